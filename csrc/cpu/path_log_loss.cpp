@@ -1,0 +1,281 @@
+// `path_log_loss` on the CPU: checks and binds the arguments, weighs the rows, splits the work over
+// threads. The arithmetic is in path_log_loss_kernel.cpp.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "isa.h"
+#include "path_log_loss_kernel.h"
+#include "scratch.h"
+
+namespace hace {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
+
+// Everything of a call but the logits' gradient.
+struct Call {
+  const Tensor& logits;
+  const Tensor& target;
+  const Tensor& ptr;
+  const Tensor& start;
+  const Tensor& stop;
+  const Tensor& weight;
+  const std::optional<Tensor>& order;
+  const std::optional<Tensor>& target_weight;
+  int64_t ignore_index;
+  int64_t reduction;
+  double eps;
+};
+
+Element element_of(const Tensor& logits) {
+  switch (logits.scalar_type()) {
+    case ScalarType::Float:
+      return Element::kFloat32;
+    case ScalarType::Double:
+      return Element::kFloat64;
+    case ScalarType::BFloat16:
+      return Element::kBFloat16;
+    case ScalarType::Half:
+      return Element::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, "path_log_loss: logits must be float32, float64, bfloat16 or float16");
+  }
+}
+
+int64_t work_size(Element element) { return element == Element::kFloat64 ? 8 : 4; }
+
+PathLogLossKernel kernel_for(Element element) {
+#if defined(__x86_64__)
+  if (best_isa() == Isa::kAvx512) return path_log_loss_kernel_avx512(element);
+  if (best_isa() == Isa::kAvx2) return path_log_loss_kernel_avx2(element);
+#endif
+  return path_log_loss_kernel_generic(element);
+}
+
+void check(const Call& call) {
+  const Tensor& logits = call.logits;
+  STD_TORCH_CHECK(logits.dim() == 2, "path_log_loss: logits must have 2 dimensions, got ",
+                  logits.dim());
+  STD_TORCH_CHECK(logits.size(1) <= 1 || logits.stride(1) == 1,
+                  "path_log_loss: logits must have unit stride along a row, got ",
+                  logits.stride(1));
+  STD_TORCH_CHECK(
+      call.target.scalar_type() == ScalarType::Long && call.target.dim() == 1 &&
+          call.target.size(0) == logits.size(0) && call.target.is_contiguous(),
+      "path_log_loss: target must be a contiguous int64 vector with one entry a row of logits");
+  STD_TORCH_CHECK(call.ptr.scalar_type() == ScalarType::Long && call.ptr.is_contiguous() &&
+                      call.start.scalar_type() == ScalarType::Int && call.start.is_contiguous() &&
+                      call.stop.scalar_type() == ScalarType::Int && call.stop.is_contiguous() &&
+                      call.weight.scalar_type() == ScalarType::Double && call.weight.is_contiguous(),
+                  "path_log_loss: the path table must be contiguous tensors: ptr int64, start and "
+                  "stop int32, weight float64");
+  STD_TORCH_CHECK(!call.order || (call.order->scalar_type() == ScalarType::Int &&
+                                  call.order->is_contiguous() &&
+                                  call.order->numel() == logits.size(1)),
+                  "path_log_loss: order must be a contiguous int32 vector with one entry a column");
+  STD_TORCH_CHECK(
+      !call.target_weight || (call.target_weight->scalar_type() == ScalarType::Double &&
+                              call.target_weight->is_contiguous() &&
+                              call.target_weight->numel() == call.ptr.numel() - 1),
+      "path_log_loss: target_weight must be a contiguous float64 vector with one entry a target");
+  STD_TORCH_CHECK(call.reduction >= kNone && call.reduction <= kSum,
+                  "path_log_loss: reduction must be 0 (none), 1 (mean) or 2 (sum), got ",
+                  call.reduction);
+}
+
+// What the targets say of the rows.
+struct Rows {
+  std::vector<double> factor;  // of the row's loss and gradient; 0: the row does not count
+  double total = 0;            // the sum of the targets' weights, which `mean` divides by
+  int64_t max_entries = 0;
+};
+
+Rows weigh_rows(const Call& call) {
+  const int64_t num_rows = call.logits.size(0);
+  const int64_t num_targets = call.ptr.numel() - 1;
+  const int64_t* target = call.target.const_data_ptr<int64_t>();
+  const int64_t* ptr = call.ptr.const_data_ptr<int64_t>();
+  const int32_t* start = call.start.const_data_ptr<int32_t>();
+  const int32_t* stop = call.stop.const_data_ptr<int32_t>();
+  const double* target_weight =
+      call.target_weight ? call.target_weight->const_data_ptr<double>() : nullptr;
+
+  Rows rows;
+  rows.factor.resize(num_rows);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const int64_t t = target[row];
+    if (t == call.ignore_index) continue;
+    STD_TORCH_CHECK(t >= 0 && t < num_targets, "target ", t, " of row ", row,
+                    " is out of range: it must be in [0, ", num_targets, ")");
+    const int64_t first = ptr[t];
+    STD_TORCH_CHECK(first == ptr[t + 1] || start[first] < stop[first], "target ", t, " of row ",
+                    row,
+                    " has no class at or below it, so its probability is 0 whatever the logits");
+    rows.max_entries = std::max(rows.max_entries, ptr[t + 1] - first);
+    rows.factor[row] = target_weight ? target_weight[t] : 1.0;
+    rows.total += rows.factor[row];
+  }
+  if (call.reduction == kMean && rows.total != 0)
+    for (double& factor : rows.factor) factor /= rows.total;
+  return rows;
+}
+
+// Stores that go past the caches pay only where the caches could not keep the gradient anyway.
+constexpr int64_t kPastCachesBytes = int64_t{32} << 20;
+
+// Rows of at least this many columns are split over threads where rows are few.
+constexpr int64_t kSplitColumns = int64_t{1} << 17;
+
+thread_local Scratch thread_values;
+thread_local Scratch thread_plan;
+
+PathLogLossWorkspace workspace_of(const PathLogLossKernel& kernel, const PathLogLossProblem& problem,
+                                  int64_t max_entries, int64_t value_size) {
+  return {thread_values.get(kernel.workspace_values(problem) * value_size),
+          thread_plan.get(kernel.workspace_plan_bytes(problem, max_entries))};
+}
+
+// The losses go to `loss` unweighted, one a row; the gradient to `grad`, unless null, weighted by
+// `rows.factor`.
+void run(const Call& call, const Rows& rows, double* loss, void* grad) {
+  const Element element = element_of(call.logits);
+  const PathLogLossKernel kernel = kernel_for(element);
+  const int64_t num_rows = call.logits.size(0);
+  const int64_t columns = call.logits.size(1);
+
+  PathLogLossProblem problem;
+  problem.logits = call.logits.const_data_ptr();
+  problem.row_stride = call.logits.stride(0);
+  problem.columns = columns;
+  problem.grad = grad;
+  problem.ptr = call.ptr.const_data_ptr<int64_t>();
+  problem.start = call.start.const_data_ptr<int32_t>();
+  problem.stop = call.stop.const_data_ptr<int32_t>();
+  problem.weight = call.weight.const_data_ptr<double>();
+  problem.order = call.order ? call.order->const_data_ptr<int32_t>() : nullptr;
+  problem.eps = call.eps;
+  problem.target = call.target.const_data_ptr<int64_t>();
+  problem.factor = rows.factor.data();
+  problem.loss = loss;
+  problem.past_caches =
+      grad && !problem.order &&
+      num_rows * columns * static_cast<int64_t>(call.logits.element_size()) > kPastCachesBytes;
+
+  const int64_t value_size = work_size(element);
+  const int64_t threads = torch::stable::get_num_threads();
+  if (threads > 1 && num_rows < 4 * threads && columns >= kSplitColumns) {
+    PathLogLossWorkspace workspace =
+        workspace_of(kernel, problem, rows.max_entries, value_size);
+    for (int64_t row = 0; row < num_rows; ++row) {
+      if (problem.factor[row] == 0) {
+        kernel.run_rows(problem, row, row + 1, workspace);
+        continue;
+      }
+      const int stages = kernel.begin_row(problem, row, workspace);
+      for (int stage = 0; stage < stages; ++stage)
+        torch::stable::parallel_for(0, kernel.stage_units(workspace, stage), 1,
+                                    [&](int64_t first, int64_t last) {
+                                      kernel.run_stage(problem, workspace, stage, first, last);
+                                    });
+    }
+    return;
+  }
+  const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(columns, 1));
+  torch::stable::parallel_for(0, num_rows, grain, [&](int64_t first, int64_t last) {
+    PathLogLossWorkspace workspace = workspace_of(kernel, problem, rows.max_entries, value_size);
+    kernel.run_rows(problem, first, last, workspace);
+  });
+}
+
+Tensor new_loss(const Call& call, const std::vector<double>& loss, const Rows& rows) {
+  const bool wide = call.logits.scalar_type() == ScalarType::Double;
+  const std::vector<int64_t> shape =
+      call.reduction == kNone ? std::vector<int64_t>{call.logits.size(0)} : std::vector<int64_t>{};
+  Tensor out =
+      torch::stable::new_empty(call.logits, shape, wide ? ScalarType::Double : ScalarType::Float);
+  const auto put = [&](int64_t i, double value) {
+    if (wide)
+      static_cast<double*>(out.mutable_data_ptr())[i] = value;
+    else
+      static_cast<float*>(out.mutable_data_ptr())[i] = static_cast<float>(value);
+  };
+  // A row of weight 0 adds nothing, whatever its loss.
+  const auto weighted = [&](int64_t row) {
+    return rows.factor[row] == 0 ? 0 : rows.factor[row] * loss[row];
+  };
+  const int64_t num_rows = call.logits.size(0);
+  if (call.reduction == kNone) {
+    for (int64_t row = 0; row < num_rows; ++row) put(row, weighted(row));
+    return out;
+  }
+  double sum = 0;
+  for (int64_t row = 0; row < num_rows; ++row) sum += weighted(row);
+  const bool mean_of_nothing = call.reduction == kMean && rows.total == 0;
+  put(0, mean_of_nothing ? std::numeric_limits<double>::quiet_NaN() : sum);
+  return out;
+}
+
+std::tuple<Tensor, Tensor> path_log_loss(const Tensor& logits, const Tensor& target,
+                                         const Tensor& ptr, const Tensor& start, const Tensor& stop,
+                                         const Tensor& weight, const std::optional<Tensor>& order,
+                                         const std::optional<Tensor>& target_weight,
+                                         int64_t ignore_index, int64_t reduction, double eps,
+                                         bool with_grad) {
+  const Call call{logits, target, ptr,          start,     stop, weight,
+                  order,  target_weight, ignore_index, reduction, eps};
+  check(call);
+  const Rows rows = weigh_rows(call);
+  std::vector<double> loss(logits.size(0));
+  const std::vector<int64_t> shape =
+      with_grad ? std::vector<int64_t>{logits.size(0), logits.size(1)} : std::vector<int64_t>{0};
+  Tensor grad = torch::stable::new_empty(logits, shape);
+  run(call, rows, loss.data(), with_grad ? grad.mutable_data_ptr() : nullptr);
+  return {new_loss(call, loss, rows), grad};
+}
+
+Tensor path_log_loss_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& target,
+                              const Tensor& ptr, const Tensor& start, const Tensor& stop,
+                              const Tensor& weight, const std::optional<Tensor>& order,
+                              const std::optional<Tensor>& target_weight, int64_t ignore_index,
+                              int64_t reduction, double eps) {
+  const Call call{logits, target, ptr,          start,     stop, weight,
+                  order,  target_weight, ignore_index, reduction, eps};
+  check(call);
+  const int64_t num_rows = logits.size(0);
+  STD_TORCH_CHECK(grad_loss.dim() == (reduction == kNone ? 1 : 0) &&
+                      (reduction != kNone || grad_loss.size(0) == num_rows),
+                  "path_log_loss_backward: grad_loss must have the loss's shape");
+  Rows rows = weigh_rows(call);
+  const int64_t step = reduction == kNone ? grad_loss.stride(0) : 0;
+  const bool wide = grad_loss.scalar_type() == ScalarType::Double;
+  for (int64_t row = 0; row < num_rows; ++row) {
+    if (rows.factor[row] == 0) continue;
+    rows.factor[row] *= wide ? grad_loss.const_data_ptr<double>()[row * step]
+                             : grad_loss.const_data_ptr<float>()[row * step];
+  }
+  std::vector<double> loss(num_rows);
+  Tensor grad = torch::stable::new_empty(logits, {num_rows, logits.size(1)});
+  run(call, rows, loss.data(), grad.mutable_data_ptr());
+  return grad;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hace_kernels, CPU, m) {
+  m.impl("path_log_loss", TORCH_BOX(&path_log_loss));
+  m.impl("path_log_loss_backward", TORCH_BOX(&path_log_loss_backward));
+}
+
+}  // namespace hace

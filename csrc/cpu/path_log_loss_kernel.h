@@ -1,0 +1,59 @@
+// What the driver of `path_log_loss` (path_log_loss.cpp) asks of the row kernels, which are compiled
+// once per instruction set (path_log_loss_kernel.cpp). Plain data and functions: no torch here.
+#pragma once
+
+#include <cstdint>
+
+namespace hace {
+
+enum class Element { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+// The rows to work on. Strides and offsets count elements and are 64-bit.
+struct PathLogLossProblem {
+  const void* logits;  // (rows, columns), unit stride along a row
+  int64_t row_stride;
+  int64_t columns;
+  void* grad;  // (rows, columns) contiguous, of the logits' type; null: the loss alone
+  // The path table: entries ptr[t] .. ptr[t + 1] hold target t's nested intervals of class
+  // positions, innermost first, and their weights.
+  const int64_t* ptr;
+  const int32_t* start;
+  const int32_t* stop;
+  const double* weight;
+  const int32_t* order;  // position -> column; null: positions are columns
+  double eps;
+  // Per row: the target, what multiplies the row's gradient (0: a row that does not count, which is
+  // not read), and where its loss goes.
+  const int64_t* target;
+  const double* factor;
+  double* loss;
+  bool past_caches;  // the gradient is too large to be worth a place in the caches
+};
+
+// Scratch for one row at a time, reused from row to row.
+struct PathLogLossWorkspace {
+  void* values;  // workspace_values() elements of the type worked in, 64-byte aligned
+  void* plan;    // workspace_plan_bytes() bytes, 64-byte aligned
+};
+
+// A row is worked on in stages; a stage's units are independent, so that either whole rows or the
+// units of one row go to different threads, with the same result to the last bit.
+struct PathLogLossKernel {
+  // Prepares the workspace for a row and returns its number of stages.
+  int (*begin_row)(const PathLogLossProblem&, int64_t row, PathLogLossWorkspace&);
+  int64_t (*stage_units)(const PathLogLossWorkspace&, int stage);
+  void (*run_stage)(const PathLogLossProblem&, PathLogLossWorkspace&, int stage, int64_t first,
+                    int64_t last);
+  // Rows [first, last) from beginning to end.
+  void (*run_rows)(const PathLogLossProblem&, int64_t first, int64_t last, PathLogLossWorkspace&);
+
+  int64_t (*workspace_values)(const PathLogLossProblem&);
+  int64_t (*workspace_plan_bytes)(const PathLogLossProblem&, int64_t max_entries);
+};
+
+// One definition per compiled instruction set.
+PathLogLossKernel path_log_loss_kernel_generic(Element);
+PathLogLossKernel path_log_loss_kernel_avx2(Element);
+PathLogLossKernel path_log_loss_kernel_avx512(Element);
+
+}  // namespace hace

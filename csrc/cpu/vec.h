@@ -1,0 +1,226 @@
+// One SIMD vector type for every instruction set, on the compilers' vector extensions.
+//
+// Files that include this are compiled once per instruction set (see isa.h), so everything here has
+// internal linkage: an inline function shared between those objects would let the linker keep, say,
+// the AVX-512 copy for all of them.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "scalar_types.h"
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+// Lanes of real numbers, and the integers of the same width that index and mask them.
+template <typename Real>
+struct Lanes;
+
+template <>
+struct Lanes<float> {
+  static constexpr int kCount = kVectorBytes / 4;
+  typedef float Vector __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t Integers __attribute__((vector_size(kVectorBytes)));
+};
+
+template <>
+struct Lanes<double> {
+  static constexpr int kCount = kVectorBytes / 8;
+  typedef double Vector __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t Integers __attribute__((vector_size(kVectorBytes)));
+};
+
+template <typename Real>
+using Vector = typename Lanes<Real>::Vector;
+template <typename Real>
+using Integers = typename Lanes<Real>::Integers;
+
+typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
+typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
+
+template <typename To, typename From>
+inline To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+template <typename Real>
+inline Vector<Real> broadcast(Real value) {
+  return value - Vector<Real>{};
+}
+
+// The second operand where either is NaN, as x86's max instructions have it.
+template <typename V>
+inline V max(V a, V b) {
+  return a > b ? a : b;
+}
+
+template <typename Real>
+inline Integers<Real> lane_indices() {
+  Integers<Real> indices;
+  for (int lane = 0; lane < Lanes<Real>::kCount; ++lane) indices[lane] = lane;
+  return indices;
+}
+
+// value in the first `count` lanes, `other` in the rest.
+template <typename Real>
+inline Vector<Real> first_lanes(Vector<Real> value, int64_t count, Real other) {
+  using Index = typename std::remove_reference<decltype(Integers<Real>{}[0])>::type;
+  return lane_indices<Real>() < static_cast<Index>(count) ? value : broadcast<Real>(other);
+}
+
+template <typename Real>
+inline Real horizontal_sum(Vector<Real> v) {
+  Real lanes[Lanes<Real>::kCount];
+  std::memcpy(lanes, &v, sizeof(v));
+  for (int width = Lanes<Real>::kCount / 2; width > 0; width /= 2)
+    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  return lanes[0];
+}
+
+// NaN lanes may be lost: the sum of exponentials that follows a maximum finds them again.
+template <typename Real>
+inline Real horizontal_max(Vector<Real> v) {
+  Real lanes[Lanes<Real>::kCount];
+  std::memcpy(lanes, &v, sizeof(v));
+  for (int width = Lanes<Real>::kCount / 2; width > 0; width /= 2)
+    for (int lane = 0; lane < width; ++lane)
+      lanes[lane] = lanes[lane] > lanes[lane + width] ? lanes[lane] : lanes[lane + width];
+  return lanes[0];
+}
+
+// ---- loads and stores, converting between the stored type and the type worked in ----
+
+template <typename Real>
+inline Vector<Real> load(const Real* from) {
+  Vector<Real> v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+template <typename Real>
+inline void store(Real* to, Vector<Real> v) {
+  std::memcpy(to, &v, sizeof(v));
+}
+
+inline Vector<float> widen(Halves halves, const BFloat16*) {
+  return bit_cast<Vector<float>>(__builtin_convertvector(halves, Words) << 16);
+}
+
+// Round to nearest even; a NaN stays one instead of rounding up to infinity.
+inline Halves narrow(Vector<float> v, const BFloat16*) {
+  Words bits = bit_cast<Words>(v);
+  Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return __builtin_convertvector(v == v ? rounded : Words{} + 0x7fc0, Halves);
+}
+
+inline Vector<float> widen(Halves halves, const Float16*) {
+#if defined(__AVX512F__)
+  return bit_cast<Vector<float>>(_mm512_cvtph_ps(bit_cast<__m256i>(halves)));
+#elif defined(__F16C__)
+  return bit_cast<Vector<float>>(_mm256_cvtph_ps(bit_cast<__m128i>(halves)));
+#else
+  Vector<float> v;
+  for (int lane = 0; lane < Lanes<float>::kCount; ++lane) v[lane] = half_to_float(halves[lane]);
+  return v;
+#endif
+}
+
+inline Halves narrow(Vector<float> v, const Float16*) {
+#if defined(__AVX512F__)
+  return bit_cast<Halves>(
+      _mm512_cvtps_ph(bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__)
+  return bit_cast<Halves>(
+      _mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  Halves halves;
+  for (int lane = 0; lane < Lanes<float>::kCount; ++lane) halves[lane] = float_to_half(v[lane]);
+  return halves;
+#endif
+}
+
+template <typename Half>
+inline Vector<float> load_half(const Half* from) {
+  Halves halves;
+  std::memcpy(&halves, from, sizeof(halves));
+  return widen(halves, from);
+}
+
+inline Vector<float> load(const BFloat16* from) { return load_half(from); }
+inline Vector<float> load(const Float16* from) { return load_half(from); }
+
+inline void store(BFloat16* to, Vector<float> v) {
+  Halves halves = narrow(v, to);
+  std::memcpy(to, &halves, sizeof(halves));
+}
+inline void store(Float16* to, Vector<float> v) {
+  Halves halves = narrow(v, to);
+  std::memcpy(to, &halves, sizeof(halves));
+}
+
+// The first `count` elements; the lanes past them are 0 and their memory is not touched.
+template <typename Stored>
+inline auto load_first(const Stored* from, int64_t count) -> decltype(load(from)) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Stored) == 4)
+    return bit_cast<Vector<float>>(_mm512_maskz_loadu_ps((1u << count) - 1, from));
+#endif
+  constexpr int kLanes = sizeof(load(from)) / sizeof(work_t<Stored>);
+  Stored elements[kLanes] = {};
+  std::memcpy(elements, from, count * sizeof(Stored));
+  return load(elements);
+}
+
+template <typename Stored, typename V>
+inline void store_first(Stored* to, V v, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Stored) == 4)
+    return _mm512_mask_storeu_ps(to, (1u << count) - 1, bit_cast<__m512>(v));
+#endif
+  constexpr int kLanes = sizeof(V) / sizeof(work_t<Stored>);
+  Stored elements[kLanes];
+  store(elements, v);
+  std::memcpy(to, elements, count * sizeof(Stored));
+}
+
+// Past the caches, without reading the line first; `to` is aligned to the stored vector.
+template <typename Stored, typename V>
+inline void store_past_caches(Stored* to, V v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Stored) == 2)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), bit_cast<__m256i>(narrow(v, to)));
+  else
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to), bit_cast<__m512i>(v));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(Stored) == 2)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to), bit_cast<__m128i>(narrow(v, to)));
+  else
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), bit_cast<__m256i>(v));
+#else
+  store(to, v);
+#endif
+}
+
+// Makes stores past the caches visible to other threads.
+inline void fence_stores() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
+}  // namespace

@@ -1,0 +1,123 @@
+// The Python module hace_kernels._layout: NumPy arrays in, NumPy arrays out, no torch.
+// hace_kernels/layout.py checks ranges before it calls, and documents every function.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "build_info.h"
+#include "paths.h"
+#include "tree.h"
+
+namespace py = pybind11;
+
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+template <typename T>
+int64_t size_of(const Array<T>& array) {
+  if (array.ndim() != 1) throw std::invalid_argument("a one-dimensional array is needed");
+  return array.size();
+}
+
+// Hands a vector's memory to NumPy without a copy.
+template <typename T>
+py::array_t<T> to_numpy(std::vector<T>&& values) {
+  auto owner = std::make_unique<std::vector<T>>(std::move(values));
+  std::vector<T>* vector = owner.get();
+  py::capsule free_when_done(vector, [](void* v) { delete static_cast<std::vector<T>*>(v); });
+  owner.release();
+  return py::array_t<T>(static_cast<py::ssize_t>(vector->size()), vector->data(), free_when_done);
+}
+
+py::tuple topological_order(const Array<int64_t>& parents) {
+  const int64_t num_nodes = size_of(parents);
+  const int64_t* data = parents.data();
+  hace::Levels levels;
+  {
+    py::gil_scoped_release release;
+    levels = hace::find_levels(data, num_nodes);
+  }
+  return py::make_tuple(to_numpy(std::move(levels.order)), to_numpy(std::move(levels.level_ptr)));
+}
+
+py::tuple lay_out(const Array<int64_t>& parents, const Array<int64_t>& classes) {
+  const int64_t num_nodes = size_of(parents), num_classes = size_of(classes);
+  const int64_t *parent_data = parents.data(), *class_data = classes.data();
+  hace::Layout layout;
+  {
+    py::gil_scoped_release release;
+    layout = hace::lay_out(parent_data, num_nodes, class_data, num_classes);
+  }
+  py::object column = py::none();
+  if (!layout.column_is_identity) column = to_numpy(std::move(layout.column));
+  return py::make_tuple(
+      to_numpy(std::move(layout.levels.depth)), to_numpy(std::move(layout.height)),
+      to_numpy(std::move(layout.levels.order)), to_numpy(std::move(layout.levels.level_ptr)),
+      to_numpy(std::move(layout.child_ptr)), to_numpy(std::move(layout.child)),
+      to_numpy(std::move(layout.start)), to_numpy(std::move(layout.stop)), column);
+}
+
+py::tuple paths(const Array<int64_t>& parents, const Array<int32_t>& depth,
+                const Array<int64_t>& nodes, int64_t max_entries) {
+  if (size_of(depth) != size_of(parents)) {
+    throw std::invalid_argument("depth does not belong to parents");
+  }
+  const int64_t num_paths = size_of(nodes);
+  const int64_t *parent_data = parents.data(), *node_data = nodes.data();
+  const int32_t* depth_data = depth.data();
+  hace::Paths result;
+  {
+    py::gil_scoped_release release;
+    result = hace::find_paths(parent_data, depth_data, node_data, num_paths, max_entries);
+  }
+  return py::make_tuple(to_numpy(std::move(result.ptr)), to_numpy(std::move(result.node)));
+}
+
+py::tuple compact_paths(const Array<int64_t>& ptr, const Array<int32_t>& start,
+                        const Array<int32_t>& stop, const Array<double>& weight,
+                        int64_t num_classes, bool keep_full) {
+  const int64_t num_paths = size_of(ptr) - 1, num_entries = size_of(start);
+  bool fits = num_paths >= 0 && size_of(stop) == num_entries && size_of(weight) == num_entries &&
+              ptr.data()[0] == 0 && ptr.data()[num_paths] == num_entries;
+  for (int64_t i = 0; fits && i < num_paths; ++i) fits = ptr.data()[i] <= ptr.data()[i + 1];
+  if (!fits) throw std::invalid_argument("ptr does not bound the entries of start, stop, weight");
+
+  const int64_t* ptr_data = ptr.data();
+  const int32_t *start_data = start.data(), *stop_data = stop.data();
+  const double* weight_data = weight.data();
+  hace::PathTable table;
+  {
+    py::gil_scoped_release release;
+    table = hace::compact_paths(ptr_data, num_paths, start_data, stop_data, weight_data,
+                                num_classes, keep_full);
+  }
+  return py::make_tuple(to_numpy(std::move(table.ptr)), to_numpy(std::move(table.start)),
+                        to_numpy(std::move(table.stop)), to_numpy(std::move(table.weight)));
+}
+
+py::dict build_info() {
+  py::dict info;
+  for (const auto& [key, value] : hace::build_info()) info[py::str(key)] = value;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_layout, m) {
+  m.doc() = "Tree layout in C++; hace_kernels.layout is its documented face.";
+  m.def("topological_order", &topological_order, py::arg("parents"));
+  m.def("lay_out", &lay_out, py::arg("parents"), py::arg("classes"));
+  m.def("paths", &paths, py::arg("parents"), py::arg("depth"), py::arg("nodes"),
+        py::arg("max_entries"));
+  m.def("compact_paths", &compact_paths, py::arg("ptr"), py::arg("start"), py::arg("stop"),
+        py::arg("weight"), py::arg("num_classes"), py::arg("keep_full"));
+  m.def("build_info", &build_info);
+  m.def("cpu_capability", &hace::cpu_capability);
+}

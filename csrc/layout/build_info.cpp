@@ -1,0 +1,50 @@
+#include "build_info.h"
+
+namespace hace {
+namespace {
+
+#if defined(__clang__)
+constexpr const char* kCompiler = "clang " __clang_version__;
+#elif defined(__GNUC__)
+constexpr const char* kCompiler = "gcc " __VERSION__;
+#else
+constexpr const char* kCompiler = "unknown";
+#endif
+
+#if defined(__OPTIMIZE__)
+constexpr const char* kBuildType = "release";
+#else
+constexpr const char* kBuildType = "debug";
+#endif
+
+#if defined(__x86_64__)
+constexpr const char* kArchitecture = "x86_64";
+#elif defined(__aarch64__)
+constexpr const char* kArchitecture = "aarch64";
+#else
+constexpr const char* kArchitecture = "other";
+#endif
+
+}  // namespace
+
+std::vector<std::pair<std::string, std::string>> build_info() {
+  return {{"compiler", kCompiler},
+          {"cxx_standard", std::to_string(__cplusplus / 100 % 100)},
+          {"build_type", kBuildType},
+          {"architecture", kArchitecture}};
+}
+
+std::string cpu_capability() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  if (avx2 && avx512) return "avx512";
+  if (avx2) return "avx2";
+#endif
+  return "generic";
+}
+
+}  // namespace hace
