@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .path_table import PathTable
+from .tree_table import TreeTable
 
-__all__ = ["path_log_loss"]
+__all__ = ["path_log_loss", "tree_log_loss", "tree_log_prob"]
 
 
 def path_log_loss(
@@ -44,7 +45,9 @@ def path_log_loss(
         log_p = (log_p.exp() + eps).log()
     loss = -(weight * log_p).sum(1)
     loss = torch.where(in_range & (start < stop).all(1), loss, torch.nan)
-    return reduce(loss, counts, row, target_weight, reduction)
+    row_weight = row_weights(counts, row, target_weight, loss.dtype)
+    loss = torch.where(row_weight != 0, row_weight * loss, 0.0)
+    return reduce(loss, row_weight.sum(), reduction)
 
 
 def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor) -> Tensor:
@@ -96,17 +99,122 @@ def _padded_entries(table: PathTable, row: Tensor, dtype: torch.dtype) -> tuple[
     return start, stop, weight
 
 
-def reduce(
-    loss: Tensor, counts: Tensor, row: Tensor, target_weight: Tensor | None, reduction: str
+def tree_log_prob(logits: Tensor, tree: TreeTable) -> Tensor:
+    """`log P_v` of every node: logits (B, C) to (B, N) by node id.
+
+    Nodes whose classes all have a logit of -inf, or that have no class, get -inf and pass no
+    gradient on.
+    """
+    log_p = _tree_log_prob(logits.to(loss_dtype(logits.dtype)), tree)
+    log_p = torch.where(log_p == -torch.inf, -torch.inf, log_p)
+    return log_p[:, tree.place]
+
+
+def tree_log_loss(
+    logits: Tensor, target: Tensor, tree: TreeTable, keep: Tensor, *, eps: float = 0.0
 ) -> Tensor:
-    """Rows that count, times their target's weight; `mean` divides by the sum of those weights."""
-    weight = counts.to(loss.dtype)
-    if target_weight is not None:
-        weight = torch.where(counts, target_weight.to(loss.dtype)[row], 0.0)
-    loss = torch.where(weight != 0, weight * loss, 0.0)
+    """Log-loss at every node for target mass that goes up the tree: `L = -sum_v q_v log P_v`.
+
+    Each node keeps a share of the mass that reaches it and hands the rest to its parent:
+    `q_v = keep_v m_v` with `m_v = t_v + sum_{children c} (1 - keep_c) m_c`. HACE with dilution d
+    has keep = d below the roots and 1 at them.
+
+    Args:
+        logits: (B, C) floating.
+        target: (B, N) floating, by node id: the mass t_v put on each node.
+        tree: the forest, on the logits' device.
+        keep: (N,) floating, by node id.
+        eps: added to each probability inside the logarithm.
+
+    Returns:
+        (B,) losses, float64 for float64 logits and float32 otherwise. 0 log 0 is 0.
+    """
+    z = logits.to(loss_dtype(logits.dtype))
+    q = _kept_mass(target.to(z.dtype)[:, tree.node], keep.to(z)[tree.node], tree)
+    log_p = _tree_log_prob(z, tree)
+    if eps:
+        log_p = (log_p.exp() + eps).log()
+    return -torch.where(q != 0, q * log_p, 0.0).sum(1)
+
+
+def _kept_mass(mass: Tensor, keep: Tensor, tree: TreeTable) -> Tensor:
+    """q of `tree_log_loss`, by place, from the mass put on each place (B, N)."""
+    levels: list[Tensor] = []
+    passed: Tensor | None = None
+    for first, last in _levels_upwards(tree):
+        reached = mass[:, first:last]
+        if passed is not None:
+            reached = reached + _sum_to_parents(passed, tree, first, last)
+        levels.append(keep[first:last] * reached)
+        passed = (1 - keep[first:last]) * reached
+    return torch.cat(levels[::-1], 1)
+
+
+def _tree_log_prob(z: Tensor, tree: TreeTable) -> Tensor:
+    """`log P_v` by place, (B, N). Where it is -inf, its gradient is spread evenly over the classes."""
+    z = z - z.detach().amax(1, keepdim=True) if z.shape[1] else z
+    own = torch.full((len(z), tree.num_nodes), -torch.inf, dtype=z.dtype, device=z.device)
+    own = own.index_copy(1, tree.class_place, z)
+    is_class = torch.zeros(tree.num_nodes, dtype=z.dtype, device=z.device)
+    is_class[tree.class_place] = 1
+
+    levels: list[Tensor] = []
+    below: tuple[Tensor, Tensor, Tensor] | None = None  # lse, sum and number of the classes' logits
+    for first, last in _levels_upwards(tree):
+        lse = own[:, first:last]
+        count = is_class[None, first:last]
+        total = torch.where(count > 0, lse, 0.0)
+        if below is not None:
+            child_lse, child_total, child_count = below
+            lse = _log_sum_exp_with_children(lse, child_lse, tree, first, last)
+            total = total + _sum_to_parents(child_total, tree, first, last)
+            count = count + _sum_to_parents(child_count, tree, first, last)
+        below = (lse, total, count)
+        mean = torch.where(count > 0, total / count.clamp(min=1), -torch.inf)
+        levels.append(torch.where(lse == -torch.inf, mean, lse))
+    return torch.cat(levels[::-1], 1) - torch.logsumexp(z, 1, keepdim=True)
+
+
+def _log_sum_exp_with_children(
+    own: Tensor, child: Tensor, tree: TreeTable, first: int, last: int
+) -> Tensor:
+    """`log(exp(own) + sum exp(child))` for the nodes at places first … last, of -inf too."""
+    parent = _parents_in_level(child, tree, first, last)
+    rows = parent.expand(len(child), -1)
+    top = own.detach().scatter_reduce(1, rows, child.detach(), "amax")
+    shift = torch.where(top == -torch.inf, 0.0, top)
+    total = (own - shift).exp().index_add(1, parent, (child - shift[:, parent]).exp())
+    alive = total != 0
+    return torch.where(alive, shift + torch.where(alive, total, 1.0).log(), -torch.inf)
+
+
+def _sum_to_parents(child: Tensor, tree: TreeTable, first: int, last: int) -> Tensor:
+    """Sums of the children's values for the nodes at places first … last."""
+    parent = _parents_in_level(child, tree, first, last)
+    return child.new_zeros(len(child), last - first).index_add(1, parent, child)
+
+
+def _parents_in_level(child: Tensor, tree: TreeTable, first: int, last: int) -> Tensor:
+    """For the children of places first … last, which follow them, their parent's index in there."""
+    return tree.parent[last : last + child.shape[1]] - first
+
+
+def _levels_upwards(tree: TreeTable) -> list[tuple[int, int]]:
+    return list(zip(tree.level_ptr[:-1], tree.level_ptr[1:], strict=True))[::-1]
+def row_weights(
+    counts: Tensor, row: Tensor, target_weight: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """What each row counts for: its target's weight, or 0 where it does not count."""
+    if target_weight is None:
+        return counts.to(dtype)
+    return torch.where(counts, target_weight.to(dtype)[row], 0.0)
+
+
+def reduce(loss: Tensor, total_weight: Tensor | int, reduction: str) -> Tensor:
+    """Weighted rows to what the caller asked for; `mean` divides by the sum of the weights."""
     if reduction == "none":
         return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / weight.sum()
+    return loss.sum() if reduction == "sum" else loss.sum() / total_weight
 
 
 def loss_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -130,7 +238,20 @@ def check_targets_have_classes(target: Tensor, bad: Tensor) -> None:
     if torch.compiler.is_compiling() or target.device.type != "cpu" or not bad.any():
         return
     row = int(bad.nonzero()[0, 0])
-    raise IndexError(
-        f"target {int(target[row])} of row {row} has no class at or below it, so its probability "
-        "is 0 whatever the logits"
+    raise IndexError(no_class(int(target[row]), row))
+
+
+def check_mass_has_classes(mass: Tensor, empty: Tensor) -> None:
+    """The same for mass (B, T) on targets, of which `empty` (T) have no class."""
+    if torch.compiler.is_compiling() or mass.device.type != "cpu" or not empty.any():
+        return
+    row, target = torch.nonzero((mass != 0) & empty, as_tuple=True)
+    if len(row):
+        raise IndexError(no_class(int(target[0]), int(row[0])))
+
+
+def no_class(value: int, row: int) -> str:
+    return (
+        f"target {value} of row {row} has no class at or below it, so its probability is 0 "
+        "whatever the logits"
     )

@@ -1,0 +1,20 @@
+"""Where the classes are in a batch, by PyTorch's conventions: (C), (N, C) or (N, C, d1, …)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["class_dim", "to_rows"]
+
+
+def class_dim(x: Tensor) -> int:
+    """0 for an unbatched (C), else 1."""
+    return 0 if x.dim() == 1 else 1
+
+
+def to_rows(x: Tensor) -> Tensor:
+    """(C), (N, C) or (N, C, d1, …) to rows (N·d1·…, C); a view where the memory allows it."""
+    if x.dim() == 2:
+        return x
+    dim = class_dim(x)
+    return x.movedim(dim, -1).reshape(-1, x.shape[dim])

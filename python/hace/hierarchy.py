@@ -1,0 +1,429 @@
+"""The hierarchy of classes: a rooted tree or forest, and which of its nodes carry a logit."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, overload
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hace_kernels.layout import Layout, lay_out
+from hace_kernels.path_table import PathTable, PathWeights, build_path_table
+from hace_kernels.tree_table import TreeTable, build_tree_table
+
+from .parsing import pack_names, parse_edges, parse_paths, read_csv_edges, unpack_names
+from .table_cache import TableCache
+from .tree_checks import checked_classes, checked_names, checked_parents, num_levels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Int64 = NDArray[np.int64]
+
+Space = Literal["classes", "nodes"]
+"""What a logit or a target is indexed by: the C classes or all N nodes."""
+
+
+class Hierarchy:
+    """A rooted tree or forest of N nodes, C of which are classes and carry a logit. Immutable.
+
+    Build one with `from_paths`, `from_edges`, `from_csv` or `from_parents`. Pickling and `save`
+    keep the tree and drop what can be computed from it.
+    """
+
+    def __init__(self, parents: Any, names: Iterable[str] | None = None, classes: Any = None):
+        """See `from_parents`."""
+        names = None if names is None else checked_names(names)
+        parents = checked_parents(parents, names)
+        depth = num_levels(parents, names) - 1
+        leaves = _leaves(parents)
+        classes = leaves if classes is None else checked_classes(classes, len(parents), names)
+        self._set(parents, classes, names, depth, len(leaves))
+
+    def _set(
+        self,
+        parents: Int64,
+        classes: Int64,
+        names: tuple[str, ...] | None,
+        depth: int,
+        num_leaves: int,
+    ) -> None:
+        self._parents = _read_only(parents)
+        self._classes = _read_only(classes)
+        self._names = names
+        self._depth = depth
+        self._num_leaves = num_leaves
+        self._layouts: dict[Space, Layout] = {}
+        self._path_tables = TableCache[PathTable]()
+        self._tree_tables = TableCache[TreeTable]()
+        self._target_nodes = TableCache[Tensor]()
+        self._depths_and_heights: tuple[Int64, Int64] | None = None
+        self._id_of_name: dict[str, int] | None = None
+        self._hash: int | None = None
+
+    @classmethod
+    def from_parents(
+        cls, parents: Any, names: Iterable[str] | None = None, classes: Any = None
+    ) -> Hierarchy:
+        """A hierarchy from each node's parent; the node ids are kept.
+
+        Args:
+            parents: N integers (list, array or tensor), -1 for a root; in any order.
+            names: N distinct strings.
+            classes: the nodes that carry a logit, in label order, by id (or by name where there
+                are names). Left out, they are the leaves in ascending id.
+
+        Raises:
+            TypeError: parents or classes that are not integers, names that are not strings.
+            ValueError: no node, a parent out of range, a self-loop or cycle, a duplicate name,
+                no class, an unknown or a duplicate class.
+        """
+        return cls(parents, names, classes)
+
+    @classmethod
+    def from_paths(cls, paths: Iterable[str], sep: str = "/") -> Hierarchy:
+        """A hierarchy from the path of each class, root first: `"animal/dog/husky"`.
+
+        The i-th path is class i and node i. The nodes above follow, by first appearance, root
+        first within a path. `names` are full paths, so last parts may repeat. A path that is a
+        prefix of another makes an inner node a class.
+
+        Args:
+            paths: C distinct strings.
+            sep: what separates the parts of a path.
+
+        Raises:
+            TypeError: a path is not a string.
+            ValueError: no path, a duplicate path, a path with an empty part.
+        """
+        names, parents, num_classes = parse_paths(paths, sep)
+        return cls(parents, names, np.arange(num_classes))
+
+    @classmethod
+    def from_edges(
+        cls, edges: Iterable[tuple[str, str]], classes: Iterable[str] | None = None
+    ) -> Hierarchy:
+        """A hierarchy from (parent, child) names; nodes by first appearance, parent before child.
+
+        Args:
+            edges: pairs of strings.
+            classes: the names that carry a logit, in label order. Left out, the leaves in
+                ascending node id.
+
+        Raises:
+            TypeError: an edge is not a pair of strings.
+            ValueError: no edge, a child with two parents or the same edge twice, a self-loop or
+                cycle, no class, an unknown or a duplicate class.
+        """
+        names, parents = parse_edges(edges)
+        return cls(parents, names, None if classes is None else _checked_class_names(classes))
+
+    @classmethod
+    def from_csv(
+        cls, path: str | os.PathLike[str], classes: Iterable[str] | None = None
+    ) -> Hierarchy:
+        """`from_edges` from a file with one `parent,child` pair a line.
+
+        A first line that reads `parent,child` is taken as a header. Blank lines are skipped, and
+        fields may be quoted as in any CSV file (UTF-8).
+
+        Raises:
+            ValueError: a line without exactly two non-empty fields, and as `from_edges`.
+        """
+        return cls.from_edges(read_csv_edges(path), classes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the hierarchy to `path` as a NumPy .npz file, without pickle."""
+        arrays: dict[str, Any] = {"parents": self._parents, "classes": self._classes}
+        if self._names is not None:
+            arrays["name_bytes"], arrays["name_ptr"] = pack_names(self._names)
+        with open(path, "wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Hierarchy:
+        """Read a hierarchy that `save` wrote.
+
+        Raises:
+            ValueError: the file is no such file.
+        """
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                names = None
+                if "name_ptr" in arrays:
+                    names = unpack_names(arrays["name_bytes"], arrays["name_ptr"])
+                parents, classes = arrays["parents"], arrays["classes"]
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+            raise ValueError(
+                f"{os.fspath(path)} was not written by Hierarchy.save: {error}"
+            ) from error
+        return cls(parents, names, classes)
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return len(self._parents)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self._classes)
+
+    @property
+    def num_leaves(self) -> int:
+        """Nodes without children."""
+        return self._num_leaves
+
+    @property
+    def depth(self) -> int:
+        """Edges from a root to the deepest node below it, at most."""
+        return self._depth
+
+    @property
+    def parents(self) -> Int64:
+        """Each node's parent, -1 at a root; int64 (N), read-only."""
+        return self._parents
+
+    @property
+    def classes(self) -> Int64:
+        """The nodes that carry a logit, in label order; int64 (C), read-only."""
+        return self._classes
+
+    @property
+    def roots(self) -> Int64:
+        """Nodes without a parent, ascending; int64, read-only."""
+        return _read_only(np.flatnonzero(self._parents < 0))
+
+    @property
+    def depths(self) -> Int64:
+        """Edges from each node to its root; int64 (N), read-only."""
+        return self._measures()[0]
+
+    @property
+    def heights(self) -> Int64:
+        """Edges from each node to the deepest leaf below it; int64 (N), read-only."""
+        return self._measures()[1]
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Each node's name, where the hierarchy has names."""
+        return self._names
+
+    def index(self, name: str) -> int:
+        """The node of that name.
+
+        Raises:
+            ValueError: no node has it.
+        """
+        if self._id_of_name is None:
+            self._id_of_name = {name: node for node, name in enumerate(self._names or ())}
+        if name not in self._id_of_name:
+            raise ValueError(f"no node is named {name!r}")
+        return self._id_of_name[name]
+
+    def path(self, node: int) -> list[int]:
+        """The node, its parent, ... up to its root.
+
+        Raises:
+            ValueError: `node` is not a node id.
+        """
+        node = self._checked_node(node)
+        path = []
+        while node >= 0:
+            path.append(node)
+            node = int(self._parents[node])
+        return path
+
+    @overload
+    def lca(self, a: int, b: int) -> int: ...
+    @overload
+    def lca(self, a: Int64, b: Int64) -> Int64: ...
+    def lca(self, a: int | Int64, b: int | Int64) -> int | Int64:
+        """The lowest common ancestor of two nodes (which may be one of them), -1 across trees.
+
+        Args:
+            a, b: node ids, or integer arrays of them that broadcast together.
+
+        Raises:
+            ValueError: not node ids.
+        """
+        if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray):
+            return int(self._lca(np.array([self._checked_node(a)]), self._checked_node(b))[0])
+        for argument, nodes in (("a", np.asarray(a)), ("b", np.asarray(b))):
+            if nodes.dtype.kind not in "iu":
+                raise TypeError(f"{argument} must be node ids, got dtype {nodes.dtype}")
+            bad = nodes[(nodes < 0) | (nodes >= self.num_nodes)]
+            if bad.size:
+                self._checked_node(bad.flat[0])
+        return self._lca(a, b)
+
+    def _lca(self, a: int | Int64, b: int | Int64) -> Int64:
+        nodes_a, nodes_b = np.broadcast_arrays(a, b)
+        x, y = nodes_a.ravel().astype(np.int64), nodes_b.ravel().astype(np.int64)
+        depths = self.depths
+        apart = np.flatnonzero(x != y)
+        while len(apart):
+            # The deeper one goes up, or both where they are level; roots go to -1.
+            dx, dy = depths[x[apart]], depths[y[apart]]
+            up_x, up_y = apart[dx >= dy], apart[dy >= dx]
+            x[up_x], y[up_y] = self._parents[x[up_x]], self._parents[y[up_y]]
+            apart = apart[x[apart] != y[apart]]
+        return x.reshape(nodes_a.shape)
+
+    def num_targets(self, targets: Space) -> int:
+        """T, the size of a target space: the C classes or the N nodes."""
+        return self.num_nodes if _checked_space("targets", targets) == "nodes" else self.num_classes
+
+    def layout(self, logits: Space = "classes") -> Layout:
+        """The hierarchy as flat arrays, with the classes or all nodes as columns; cached."""
+        if logits not in self._layouts:
+            self._layouts[logits] = lay_out(self._parents, self._nodes_of("logits", logits))
+        return self._layouts[logits]
+
+    def path_table(
+        self,
+        weights: PathWeights,
+        *,
+        logits: Space = "classes",
+        targets: Space = "classes",
+        keep_full: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> PathTable:
+        """The table of a loss, for `hace_kernels.path_log_loss`; cached for each device.
+
+        Args:
+            weights: gives each entry of a path its weight; hashable, for the cache.
+            logits: what the columns of the logits are.
+            targets: what integer targets index.
+            keep_full: keep entries that hold every class (with `eps` they add a constant).
+            device: where the table is to lie.
+
+        Raises:
+            MemoryError: the table would not fit in memory.
+        """
+        return self._path_tables.get(
+            (weights, logits, targets, keep_full),
+            device,
+            lambda: self._build_path_table(weights, logits, targets, keep_full),
+        )
+
+    def tree_table(
+        self, logits: Space = "classes", *, device: torch.device | str = "cpu"
+    ) -> TreeTable:
+        """The table of the ops over all nodes; cached for each device.
+
+        Args:
+            logits: what the columns of the logits are.
+            device: where the table is to lie.
+        """
+        return self._tree_tables.get(logits, device, lambda: self._build_tree_table(logits))
+
+    def target_nodes(
+        self, targets: Space = "classes", *, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """The node of each index of a target space, int64 (T); cached for each device."""
+        return self._target_nodes.get(
+            targets, device, lambda: torch.from_numpy(self._nodes_of("targets", targets).copy())
+        )
+
+    def _build_path_table(
+        self, weights: PathWeights, logits: Space, targets: Space, keep_full: bool
+    ) -> PathTable:
+        nodes = self._nodes_of("targets", targets)
+        num_classes = len(self._nodes_of("logits", logits))
+        return build_path_table(
+            self.layout(logits), self._parents, nodes, num_classes, weights, keep_full
+        )
+
+    def _build_tree_table(self, logits: Space) -> TreeTable:
+        classes = self._nodes_of("logits", logits)
+        return build_tree_table(self.layout(logits), self._parents, classes)
+
+    def _nodes_of(self, argument: str, space: Space) -> Int64:
+        if _checked_space(argument, space) == "nodes":
+            return np.arange(self.num_nodes)
+        return self._classes
+
+    def _measures(self) -> tuple[Int64, Int64]:
+        if self._depths_and_heights is None:
+            layout = self.layout()
+            self._depths_and_heights = (
+                _read_only(layout.depth.astype(np.int64)),
+                _read_only(layout.height.astype(np.int64)),
+            )
+        return self._depths_and_heights
+
+    def _checked_node(self, node: Any) -> int:
+        try:
+            node = operator.index(node)
+        except TypeError:
+            raise TypeError(
+                f"a node id is an integer, got {node!r} (index(name) gives the id of a name)"
+            ) from None
+        if not 0 <= node < self.num_nodes:
+            raise ValueError(f"there is no node {node}; node ids are 0 to {self.num_nodes - 1}")
+        return int(node)
+
+    def __repr__(self) -> str:
+        num_roots = len(self.roots)
+        return (
+            f"Hierarchy({self.num_nodes} nodes, {self.num_classes} classes, depth {self.depth}, "
+            f"{num_roots} root{'' if num_roots == 1 else 's'})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Hierarchy):
+            return NotImplemented
+        return self is other or (
+            np.array_equal(self._parents, other._parents)
+            and np.array_equal(self._classes, other._classes)
+            and self._names == other._names
+        )
+
+    def __hash__(self) -> int:
+        if self._hash is None:
+            tree = (self._parents.tobytes(), self._classes.tobytes(), self._names)
+            self._hash = hash(tree)
+        return self._hash
+
+    def __copy__(self) -> Hierarchy:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Hierarchy:
+        return self  # immutable: copies of a model may share it, and its tables
+
+    def __getstate__(self) -> tuple[Int64, Int64, tuple[str, ...] | None, int, int]:
+        return self._parents, self._classes, self._names, self._depth, self._num_leaves
+
+    def __setstate__(self, state: tuple[Int64, Int64, tuple[str, ...] | None, int, int]) -> None:
+        self._set(*state)
+
+
+def _leaves(parents: Int64) -> Int64:
+    is_leaf = np.ones(len(parents), np.bool_)
+    is_leaf[parents[parents >= 0]] = False
+    return np.flatnonzero(is_leaf)
+
+
+def _read_only(array: Int64) -> Int64:
+    array.setflags(write=False)
+    return array
+
+
+def _checked_space(argument: str, space: Space) -> Space:
+    if space not in ("classes", "nodes"):
+        raise ValueError(f"{argument} must be 'classes' or 'nodes', got {space!r}")
+    return space
+
+
+def _checked_class_names(classes: Iterable[str]) -> list[str]:
+    names = [classes] if isinstance(classes, str) else list(classes)
+    for label, name in enumerate(names):
+        if not isinstance(name, str) or isinstance(classes, str):
+            raise TypeError(f"classes must be a list of names; classes[{label}] is {name!r}")
+    return names

@@ -1,0 +1,61 @@
+"""What the losses of the family have in common: their keywords, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .hierarchy import Space
+
+__all__ = ["Distance", "LossOptions", "Reduction", "Smoothing"]
+
+Reduction = Literal["mean", "sum", "none"]
+Smoothing = Literal["uniform", "others"]
+Distance = Literal["height", "depth"]
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """The keywords of a loss but its class weights; see `hace.HACELoss`.
+
+    Raises:
+        ValueError: a value outside its range.
+        TypeError: `ignore_index` is not an integer.
+        NotImplementedError: `soft_labels`.
+    """
+
+    logits: Space = "classes"
+    targets: Space = "classes"
+    ignore_index: int = -100
+    reduction: Reduction = "mean"
+    label_smoothing: float = 0.0
+    smoothing: Smoothing = "uniform"
+    soft_labels: float | None = None
+    soft_label_distance: Distance = "height"
+    eps: float = 0.0
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("logits", self.logits, "classes", "nodes")
+        _check_choice("targets", self.targets, "classes", "nodes")
+        _check_choice("reduction", self.reduction, "mean", "sum", "none")
+        _check_choice("smoothing", self.smoothing, "uniform", "others")
+        _check_choice("soft_label_distance", self.soft_label_distance, "height", "depth")
+        if not isinstance(self.ignore_index, int):
+            raise TypeError(f"ignore_index must be an integer, got {self.ignore_index!r}")
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(
+                f"label_smoothing must be between 0 and 1, got {self.label_smoothing!r}"
+            )
+        if not 0 <= self.eps < float("inf"):
+            raise ValueError(f"eps must be 0 or a small positive number, got {self.eps!r}")
+        if self.soft_labels is not None:
+            raise NotImplementedError(
+                "soft_labels come with the op tree_log_loss, which this release does not have; "
+                "give the soft labels as probabilities for now"
+            )
+
+
+def _check_choice(name: str, value: object, *choices: str) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {str(choices)[1:-1]}, got {value!r}")

@@ -1,0 +1,136 @@
+"""Inputs of `path_log_loss` together with what they stand for, and the call-and-compare step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from hace_kernels.ops import path_log_loss
+from hace_kernels.path_table import PathTable
+
+import oracle
+import trees
+from conftest import Backend
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A path table, and for the oracle the same thing as matrices.
+
+    `reach` (V, C) says which classes each node holds, `weights` (T, V) each target's weights.
+    """
+
+    table: PathTable
+    reach: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        return self.table.num_classes
+
+    @property
+    def num_targets(self) -> int:
+        return len(self.weights)
+
+    def logits(self, rows: int, dtype: torch.dtype, scale: float = 2.0) -> torch.Tensor:
+        return (scale * torch.randn(rows, self.num_classes)).to(dtype)
+
+    def targets(self, rows: int) -> torch.Tensor:
+        return torch.randint(self.num_targets, (rows,))
+
+
+def tree_case(
+    tree: trees.Tree,
+    dilution: float = 0.7,
+    nodes: Sequence[int] | np.ndarray | None = None,
+    keep_full: bool = False,
+) -> Case:
+    """HACE on a tree; the targets are its classes, or the nodes given."""
+    targets = tree.classes if nodes is None else np.asarray(nodes)
+    weights = oracle.dilution_weights(tree, dilution)[targets]
+    return Case(trees.path_table(tree, weights, targets, keep_full), tree.reach(), weights)
+
+
+def interval_case(num_classes: int, paths: Sequence[Sequence[tuple[int, int, float]]]) -> Case:
+    """Any nested intervals (start, stop, weight), innermost first, of columns in their order."""
+    intervals = [(row, *entry) for row, path in enumerate(paths) for entry in path]
+    reach = np.zeros((len(intervals), num_classes), dtype=bool)
+    weights = np.zeros((len(paths), len(intervals)))
+    for index, (row, start, stop, weight) in enumerate(intervals):
+        reach[index, start:stop] = True
+        weights[row, index] = weight
+    return Case(trees.interval_table(paths, num_classes), reach, weights)
+
+
+def call(
+    case: Case,
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    backend: Backend,
+    *,
+    target_weight: torch.Tensor | None = None,
+    incoming: Any = 1.0,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and the gradient of `(incoming * loss).sum()`; the logits keep their strides."""
+    x = logits.detach().to(backend.device).requires_grad_()
+    loss = path_log_loss(
+        x,
+        target.to(backend.device),
+        case.table.to(backend.device),
+        target_weight=None if target_weight is None else target_weight.to(backend.device),
+        backend=backend.name,
+        **options,
+    )
+    factor = torch.as_tensor(incoming, dtype=loss.dtype, device=loss.device).expand(loss.shape)
+    (grad,) = torch.autograd.grad(loss, x, factor)
+    return loss.detach(), grad
+
+
+def expected(
+    case: Case,
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    reduction: str = "mean",
+    target_weight: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    eps: float = 0.0,
+    incoming: Any = 1.0,
+) -> oracle.Answer:
+    labels = target.cpu().numpy()
+    kept = labels != ignore_index
+    scale = np.ones(case.num_targets) if target_weight is None else oracle.to_real(target_weight)
+    mass = np.zeros((len(labels), len(case.reach)), dtype=oracle.REAL)
+    mass[kept] = (case.weights * scale[:, None])[labels[kept]]
+    rows = oracle.node_log_loss(logits, case.reach, mass, eps)
+    return oracle.reduce(rows, reduction, float(scale[labels[kept]].sum()), incoming)
+
+
+def check(
+    case: Case,
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    backend: Backend,
+    *,
+    roundings: float = 16,
+    **options: Any,
+) -> None:
+    """Calls the op and compares loss and gradient with the oracle; the logits stay as they were."""
+    options.setdefault("reduction", "sum")
+    before = logits.clone()
+    loss, grad = call(case, logits, target, backend, **options)
+    torch.testing.assert_close(logits, before, rtol=0, atol=0, equal_nan=True)
+    assert grad.dtype == logits.dtype
+    answer = expected(case, logits, target, **options)
+    oracle.assert_loss_close(loss, answer, logits.dtype, roundings)
+    # A gradient kept from the forward and multiplied by what comes in is rounded twice.
+    plain = isinstance(options.get("incoming", 1.0), float) and options.get("incoming", 1.0) == 1.0
+    oracle.assert_grad_close(
+        grad, answer, roundings=roundings, output_roundings=1 if plain else 2
+    )

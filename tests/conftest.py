@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from hace_kernels.backends import backends
+
+#: Where a backend's kernels run; "cpu" for those that run anywhere.
+DEVICES = {"triton": "cuda", "cuda": "cuda"}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend that can run here, and the device to give it tensors on."""
+
+    name: str
+    device: torch.device
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def runnable_backends() -> list[Backend]:
+    return [
+        Backend(name, torch.device(DEVICES.get(name, "cpu")))
+        for name, backend in backends().items()
+        if backend.available
+    ]
+
+
+@pytest.fixture(params=runnable_backends(), ids=str)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend that can run here in turn."""
+    return request.param
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "large: needs many gigabytes; run with `make test-large`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "large" in config.getoption("markexpr"):
+        return
+    large = [item for item in items if item.get_closest_marker("large")]
+    if large:
+        config.hook.pytest_deselected(items=large)
+        items[:] = [item for item in items if not item.get_closest_marker("large")]

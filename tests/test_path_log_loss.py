@@ -1,0 +1,326 @@
+"""`path_log_loss` against the oracle: every kind of tree, input, option and memory layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hace_kernels.ops import path_log_loss
+
+import trees
+from cases import DTYPES, Case, check, expected, interval_case, tree_case
+from conftest import Backend
+from oracle import assert_loss_close
+
+TREES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
+    "flat": lambda rng: trees.flat(13),
+    "flat forest": lambda rng: trees.flat(13, rooted=False),
+    "star of stars": lambda rng: trees.balanced([5, 7], rooted=True),
+    "balanced forest": lambda rng: trees.balanced([3, 2, 4]),
+    "caterpillar": lambda rng: trees.caterpillar(40),
+    "tree": lambda rng: trees.random_tree(rng, 50),
+    "forest": lambda rng: trees.random_tree(rng, 50, roots=6),
+    "inner classes": lambda rng: trees.random_tree(rng, 40, roots=2, inner=0.5),
+    "shuffled": lambda rng: trees.random_tree(rng, 50, roots=6, shuffle=True),
+    "shuffled inner classes": lambda rng: trees.random_tree(rng, 40, inner=0.5, shuffle=True),
+    "nodes": lambda rng: trees.random_tree(rng, 40, roots=2).in_node_mode(),
+}
+
+
+def some_case(rng: np.random.Generator, leaves: int = 50, shuffle: bool = False) -> Case:
+    return tree_case(trees.random_tree(rng, leaves, roots=3, shuffle=shuffle))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", TREES)
+def test_trees(backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype) -> None:
+    tree = TREES[shape](rng)
+    for dilution in (0.2, 0.7, 1.0):
+        case = tree_case(tree, dilution)
+        check(case, case.logits(9, dtype), case.targets(9), backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", ["forest", "shuffled inner classes", "nodes"])
+def test_coarse_targets(
+    backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype
+) -> None:
+    """Every node is a target: leaves, inner nodes and the roots, whose log P may be 0."""
+    tree = TREES[shape](rng)
+    case = tree_case(tree, nodes=np.arange(tree.num_nodes))
+    check(case, case.logits(tree.num_nodes, dtype), torch.arange(tree.num_nodes), backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_any_weights(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
+    """A table is a loss: weights of any size and sign, not only those of HACE."""
+    paths = []
+    for leaf in range(60):
+        widths = np.unique(rng.integers(1, 59, size=4))
+        start, stop, path = leaf, leaf + 1, []
+        for width in widths:
+            left = int(rng.integers(0, width + 1))
+            start, stop = max(0, start - left), min(60, stop + int(width) - left)
+            path.append((start, stop, float(rng.normal() * 10.0 ** rng.integers(-3, 3))))
+        paths.append(path)
+    case = interval_case(60, paths)
+    check(case, case.logits(60, dtype), torch.arange(60), backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
+def test_widths(
+    backend: Backend, rng: np.random.Generator, shuffle: bool, dtype: torch.dtype
+) -> None:
+    """Around every vector size and its remainders."""
+    for width in [*range(1, 71), *range(127, 132), 1000]:
+        tree = trees.random_tree(rng, width, roots=min(2, width), shuffle=shuffle)
+        case = tree_case(tree)
+        check(case, case.logits(3, dtype), case.targets(3), backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_interval(
+    backend: Backend, rng: np.random.Generator, dtype: torch.dtype
+) -> None:
+    """Ends of the inner interval at every offset from those of the outer and of the row."""
+    width = 40
+    paths = [
+        [(start, stop, 0.6), (min(start, 5), max(stop, 37), 0.4)]
+        for start in range(width)
+        for stop in range(start + 1, width + 1)
+        if (min(start, 5), max(stop, 37)) not in {(start, stop), (0, width)}
+    ]
+    case = interval_case(width, paths)
+    check(case, case.logits(len(paths), dtype), torch.arange(len(paths)), backend)
+
+
+def test_deep_path(backend: Backend) -> None:
+    """A path of 2,000 intervals."""
+    case = interval_case(2001, [[(0, stop, 1 / stop) for stop in range(1, 2001)]])
+    check(case, case.logits(2, torch.float32), torch.tensor([0, 0]), backend, roundings=64)
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
+@pytest.mark.parametrize("eps", [0.0, 1e-6])
+def test_options(
+    backend: Backend,
+    rng: np.random.Generator,
+    dtype: torch.dtype,
+    reduction: str,
+    shuffle: bool,
+    eps: float,
+) -> None:
+    tree = trees.random_tree(rng, 50, shuffle=shuffle)
+    case = tree_case(tree, keep_full=eps > 0)
+    weight = torch.rand(case.num_targets).to(
+        torch.float64 if dtype == torch.float64 else torch.float32
+    )
+    weight[::7] = 0
+    for target_weight in (None, weight):
+        for ignore_index in (-100, 3):
+            target = case.targets(20)
+            target[::6] = ignore_index
+            check(
+                case,
+                case.logits(20, dtype),
+                target,
+                backend,
+                reduction=reduction,
+                target_weight=target_weight,
+                ignore_index=ignore_index,
+                eps=eps,
+                incoming=torch.randn(20) if reduction == "none" else 1.0,
+            )
+
+
+def test_mean_is_the_default(backend: Backend, rng: np.random.Generator) -> None:
+    case = some_case(rng)
+    logits, target = case.logits(5, torch.float32), case.targets(5)
+    loss = path_log_loss(logits, target, case.table, backend="auto")
+    assert_loss_close(loss, expected(case, logits, target, reduction="mean"), torch.float32)
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_eps_where_it_decides(
+    backend: Backend, rng: np.random.Generator, dtype: torch.dtype, eps: float
+) -> None:
+    """Subtrees far below eps: the loss stops at -log(eps) and the gradient fades."""
+    case = tree_case(trees.balanced([2, 3, 4]), keep_full=True)
+    logits = case.logits(24, dtype)
+    target = torch.arange(24)
+    gaps = torch.tensor([0.0, 5, 14, 30, 100, 1000]).repeat(4)
+    logits[torch.arange(24), target] -= gaps.to(dtype)
+    logits[12:] -= (gaps[12:, None] * (torch.arange(24) // 12 == 1)).to(dtype)
+    check(case, logits, target, backend, eps=eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_ignored_rows_may_hold_anything(
+    backend: Backend, rng: np.random.Generator, dtype: torch.dtype
+) -> None:
+    case = some_case(rng)
+    logits, target = case.logits(6, dtype), case.targets(6)
+    clean = logits.clone()
+    logits[1], logits[3, 2], logits[4] = torch.nan, torch.inf, -torch.inf
+    target[[1, 3, 4]] = -100
+    for reduction in ("mean", "sum"):
+        loss = path_log_loss(
+            logits.to(backend.device),
+            target.to(backend.device),
+            case.table.to(backend.device),
+            reduction=reduction,
+            backend=backend.name,
+        )
+        assert_loss_close(loss, expected(case, clean, target, reduction=reduction), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [0, 4], ids=["empty", "all ignored"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_nothing_to_average(
+    backend: Backend, rng: np.random.Generator, dtype: torch.dtype, rows: int, reduction: str
+) -> None:
+    """As F.cross_entropy: the mean is NaN, the sum 0, the gradient of ignored rows 0."""
+    case = some_case(rng)
+    logits, target = case.logits(rows, dtype), torch.full((rows,), -100)
+    check(case, logits, target, backend, reduction=reduction)
+    plain = torch.nn.functional.cross_entropy(logits.float(), target, reduction=reduction)
+    answer = expected(case, logits, target, reduction=reduction)
+    np.testing.assert_array_equal(plain.numpy(), answer.loss.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("tree", [trees.chain(1), trees.chain(5), trees.flat(1, rooted=False)])
+def test_one_class(backend: Backend, tree: trees.Tree, dtype: torch.dtype) -> None:
+    """log P = 0 whatever the logit: an empty path in the table, a loss and gradient of 0."""
+    case = tree_case(tree)
+    check(case, case.logits(3, dtype), torch.zeros(3, dtype=torch.long), backend)
+
+
+# --- memory layouts -------------------------------------------------------------------------------
+
+LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "transposed": lambda x: x.t().contiguous().t(),
+    "every second row": lambda x: x.repeat_interleave(2, dim=0)[::2],
+    "every second column": lambda x: x.repeat_interleave(2, dim=1)[:, ::2],
+    "columns of a wider one": lambda x: torch.nn.functional.pad(x, (3, 5), value=9e3)[:, 3:-5],
+    "one element in": lambda x: torch.nn.functional.pad(x, (1, 0), value=9e3)[:, 1:],
+    "storage offset": lambda x: torch.cat([x.new_full((1,), 9e3), x.flatten()])[1:].view_as(x),
+    "rows all the same": lambda x: x[:1].expand_as(x),
+    "columns all the same": lambda x: x[:, :1].expand_as(x),
+    "reshaped from 3-d": lambda x: x.t().contiguous().view(x.shape[1], 2, -1).permute(1, 2, 0)[1],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
+def test_layouts(
+    backend: Backend, rng: np.random.Generator, layout: str, shuffle: bool, dtype: torch.dtype
+) -> None:
+    for leaves in (7, 50, 129):
+        case = some_case(rng, leaves, shuffle)
+        logits = LAYOUTS[layout](case.logits(6, dtype).to(backend.device))
+        check(case, logits, case.targets(len(logits)), backend, reduction="mean")
+
+
+def test_strided_targets(backend: Backend, rng: np.random.Generator) -> None:
+    case = some_case(rng)
+    pairs = torch.stack([case.targets(8), torch.full((8,), 999)], dim=1).to(backend.device)
+    check(case, case.logits(8, torch.float32), pairs[:, 0], backend)
+    check(case, case.logits(8, torch.float32), case.targets(1).expand(8), backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_many_rows_of_few_classes(
+    backend: Backend, rng: np.random.Generator, dtype: torch.dtype
+) -> None:
+    case = tree_case(trees.balanced([2, 2]))
+    target = case.targets(20_000)
+    target[rng.integers(0, 20_000, 500)] = -100
+    check(case, case.logits(20_000, dtype), target, backend, reduction="none")
+    check(case, case.logits(20_000, dtype), target, backend, reduction="mean")
+
+
+# --- wrong input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [-1, -101, 50, 51, 2**31, 2**40, -(2**40), 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_target_out_of_range(
+    backend: Backend, rng: np.random.Generator, bad: int, reduction: str
+) -> None:
+    case = some_case(rng)
+    logits = case.logits(4, torch.float32).to(backend.device)
+    target = case.targets(4).to(backend.device)
+    target[2] = bad
+    options: dict[str, Any] = dict(reduction=reduction, backend=backend.name)
+    table = case.table.to(backend.device)
+    if backend.device.type == "cpu":
+        for requires_grad in (False, True):
+            with pytest.raises(IndexError, match=rf"{bad}\b") as caught:
+                path_log_loss(logits.requires_grad_(requires_grad), target, table, **options)
+            assert "50" in str(caught.value) or "49" in str(caught.value), "names no range"
+    else:
+        loss = path_log_loss(logits, target, table, **options)
+        assert loss[2].isnan() if reduction == "none" else loss.isnan()
+
+
+def test_out_of_range_target_beside_ignored_ones(
+    backend: Backend, rng: np.random.Generator
+) -> None:
+    """-1 is fine where it is the ignore_index, and -100 is not."""
+    case = some_case(rng)
+    logits, target = case.logits(4, torch.float32), case.targets(4)
+    target[1] = -1
+    check(case, logits, target, backend, ignore_index=-1)
+    target[2] = -100
+    if backend.device.type == "cpu":
+        with pytest.raises(IndexError, match="-100"):
+            path_log_loss(logits, target, case.table, ignore_index=-1, backend=backend.name)
+
+
+def test_target_with_no_class_below_it(backend: Backend) -> None:
+    """Such a target keeps one empty interval in the table, which the op refuses."""
+    if backend.device.type != "cpu":
+        pytest.skip("accelerators give NaN without a message")
+    case = interval_case(2, [[(0, 1, 0.7)], [(1, 2, 0.7)], [(1, 1, 1.0)]])
+    logits = torch.randn(2, 2)
+    with pytest.raises(IndexError, match=r"\b2\b"):
+        path_log_loss(logits, torch.tensor([0, 2]), case.table, backend=backend.name)
+    check(case, logits, torch.tensor([0, 1]), backend)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(logits=torch.randn(4, 49)),
+        dict(logits=torch.randn(4, 51)),
+        dict(logits=torch.randn(4)),
+        dict(logits=torch.randn(5, 50)),
+        dict(target=torch.zeros(4, 1, dtype=torch.long)),
+        dict(target=torch.zeros(4)),
+        dict(logits=torch.zeros(4, 50, dtype=torch.long)),
+        dict(reduction="average"),
+        dict(target_weight=torch.ones(49)),
+        dict(backend="fortran"),
+        dict(eps=-1e-6),
+    ],
+    ids=lambda change: "-".join(map(str, change)),
+)
+def test_wrong_arguments(rng: np.random.Generator, change: dict[str, Any]) -> None:
+    case = some_case(rng)
+    arguments: dict[str, Any] = dict(logits=case.logits(4, torch.float32), target=case.targets(4))
+    arguments.update(change)
+    with pytest.raises((ValueError, TypeError)):
+        path_log_loss(table=case.table, **arguments)

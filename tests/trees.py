@@ -1,0 +1,195 @@
+"""Trees for tests: a plain description of a hierarchy, shapes that break things, and path tables.
+
+Nothing here shares code with the library: a `Tree` is two integer arrays, everything else is
+found by walking parents, and the path tables that the low-level op takes are written down from
+that walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hace_kernels.path_table import PathTable
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A tree or forest: `parents[v]` is -1 at roots; class `c` sits at the node `classes[c]`."""
+
+    parents: np.ndarray
+    classes: np.ndarray
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.parents)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def path(self, node: int) -> list[int]:
+        """The node, its parent, ... up to its root."""
+        path = [int(node)]
+        while self.parents[path[-1]] >= 0:
+            path.append(int(self.parents[path[-1]]))
+        return path
+
+    def reach(self) -> np.ndarray:
+        """The reachability matrix: `reach[v, c]` where class `c` is at or below node `v`."""
+        reach = np.zeros((self.num_nodes, self.num_classes), dtype=bool)
+        for label, node in enumerate(self.classes):
+            reach[self.path(node), label] = True
+        return reach
+
+    def leaves(self) -> np.ndarray:
+        return np.setdiff1d(np.arange(self.num_nodes), self.parents)
+
+    def leaf_labels(self) -> np.ndarray:
+        """The labels of the classes that sit at leaves."""
+        return np.flatnonzero(np.isin(self.classes, self.leaves()))
+
+    def in_node_mode(self) -> Tree:
+        """The same tree where every node is a class, labelled with its own id."""
+        return Tree(self.parents, np.arange(self.num_nodes))
+
+    def depth_first(self) -> list[int]:
+        """The nodes in an order where every subtree is contiguous, parents first."""
+        children: dict[int, list[int]] = {}
+        first = np.full(self.num_nodes, self.num_classes)
+        for label in reversed(range(self.num_classes)):
+            first[self.path(self.classes[label])] = label
+        for node in sorted(range(self.num_nodes), key=lambda node: -first[node]):
+            children.setdefault(int(self.parents[node]), []).append(node)
+        order, stack = [], list(children[-1])
+        while stack:
+            order.append(stack.pop())
+            stack.extend(children.get(order[-1], []))
+        return order
+
+
+def flat(classes: int, rooted: bool = True) -> Tree:
+    """Leaves under one root, or leaves alone."""
+    if not rooted:
+        return Tree(np.full(classes, -1), np.arange(classes))
+    return Tree(np.array([-1] + [0] * classes), np.arange(1, classes + 1))
+
+
+def chain(length: int) -> Tree:
+    """A path of `length` nodes with one class at its end."""
+    return Tree(np.arange(-1, length - 1), np.array([length - 1]))
+
+
+def caterpillar(levels: int) -> Tree:
+    """A spine of `levels` inner nodes, each with one leaf, the last with two."""
+    spine = np.arange(-1, levels - 1)
+    leaves = np.append(np.arange(levels), levels - 1)
+    return Tree(np.concatenate([spine, leaves]), np.arange(levels, 2 * levels + 1))
+
+
+def balanced(branching: Sequence[int], rooted: bool = False) -> Tree:
+    """`branching[0]` nodes at the top (under a root if `rooted`), each with `branching[1]`, ..."""
+    parents, level = ([-1], [0]) if rooted else ([], [-1])
+    for width in branching:
+        first = len(parents)
+        parents.extend(node for node in level for _ in range(width))
+        level = list(range(first, len(parents)))
+    return Tree(np.array(parents), np.array(level))
+
+
+def random_tree(
+    rng: np.random.Generator,
+    leaves: int,
+    roots: int = 1,
+    inner: float = 0.0,
+    shuffle: bool = False,
+) -> Tree:
+    """Random shape with single-child chains and node ids in any order.
+
+    Neighbouring nodes are joined under a new parent until `roots` are left, so the columns are
+    in depth-first order unless `shuffle`. `inner` is the share of inner nodes that are classes.
+    """
+    parents = [-1] * leaves
+    active = list(range(leaves))
+    spare_chains = leaves
+    while len(active) > roots:
+        width = int(rng.integers(1, 5))
+        if width == 1:
+            spare_chains -= 1
+        if spare_chains <= 0:
+            width = max(width, 2)
+        width = min(width, len(active) - roots + 1)
+        first = int(rng.integers(0, len(active) - width + 1))
+        for node in active[first : first + width]:
+            parents[node] = len(parents)
+        active[first : first + width] = [len(parents)]
+        parents.append(-1)
+    ids = rng.permutation(len(parents))
+    renamed = np.full(len(parents), -1)
+    for node, parent in enumerate(parents):
+        renamed[ids[node]] = -1 if parent < 0 else ids[parent]
+    chosen = set(ids[:leaves].tolist())
+    chosen.update(int(node) for node in ids[leaves:] if rng.random() < inner)
+    ordered = Tree(renamed, ids[:leaves]).depth_first()
+    classes = np.array([node for node in ordered if node in chosen])
+    if shuffle:
+        classes = rng.permutation(classes)
+    return Tree(renamed, classes)
+
+
+def positions(tree: Tree) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
+    """The columns in depth-first order, and each node's interval of positions in it."""
+    label = {int(node): c for c, node in enumerate(tree.classes)}
+    order: list[int] = []
+    start: dict[int, int] = {}
+    stop: dict[int, int] = {}
+    for node in tree.depth_first():
+        start[node] = len(order)
+        if node in label:
+            order.append(label[node])
+            for ancestor in tree.path(node):
+                stop[ancestor] = len(order)
+    return np.array(order), {v: (start[v], stop.get(v, start[v])) for v in start}
+
+
+def path_table(
+    tree: Tree, weights: np.ndarray, targets: Sequence[int] | np.ndarray, keep_full: bool = False
+) -> PathTable:
+    """The table of the paths of `targets` (nodes), where `weights[t, v]` is node v's on path t.
+
+    As the op wants it: entries of weight 0 go, equal intervals merge, and an interval that holds
+    every class goes too (log P = 0) unless `keep_full`, which an eps inside the logarithm needs.
+    """
+    order, interval = positions(tree)
+    rows = []
+    for row, target in enumerate(targets):
+        path: dict[tuple[int, int], float] = {}
+        for node in tree.path(target):
+            path[interval[node]] = path.get(interval[node], 0.0) + float(weights[row, node])
+        if not keep_full:
+            path.pop((0, tree.num_classes), None)
+        rows.append([(*ends, weight) for ends, weight in path.items() if weight != 0])
+    ordered = bool(np.all(order == np.arange(tree.num_classes)))
+    return interval_table(rows, tree.num_classes, None if ordered else order)
+
+
+def interval_table(
+    paths: Sequence[Sequence[tuple[int, int, float]]],
+    num_classes: int,
+    order: np.ndarray | None = None,
+) -> PathTable:
+    """The table of any nested intervals (start, stop, weight), innermost first."""
+    lengths = [len(path) for path in paths]
+    entries = np.array([entry for path in paths for entry in path]).reshape(-1, 3)
+    return PathTable(
+        ptr=torch.tensor(np.cumsum([0, *lengths])),
+        start=torch.tensor(entries[:, 0], dtype=torch.int32),
+        stop=torch.tensor(entries[:, 1], dtype=torch.int32),
+        weight=torch.tensor(entries[:, 2], dtype=torch.float64),
+        order=None if order is None else torch.tensor(order, dtype=torch.int32),
+        num_classes=num_classes,
+        max_entries=max(lengths, default=0),
+    )
