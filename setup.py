@@ -19,7 +19,8 @@ NATIVE, LAYOUT = "hace_kernels._native", "hace_kernels._layout"
 # torch's stable ABI of 2.11: the library serves every later torch, too.
 TORCH_TARGET_VERSION = "0x020b000000000000"
 
-WARNINGS = ["-Wall", "-Wextra", "-Wno-maybe-uninitialized"]  # GCC 12 warns inside its own immintrin.h
+# GCC 12 warns of its own immintrin.h, and torch's headers have unused parameters.
+WARNINGS = ["-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 BASE_FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *WARNINGS]
 KERNEL_FLAGS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 
@@ -84,8 +85,7 @@ class BuildNative(build_ext):
             objects: list[str] = self.compiler.compile(
                 [source],
                 output_dir=os.path.join(self.build_temp, folder),
-                include_dirs=[str(root / "include")],
-                extra_postargs=[*BASE_FLAGS, *flags],
+                extra_postargs=[*BASE_FLAGS, *flags, "-isystem", str(root / "include")],
                 depends=ext.depends,
             )
             return objects

@@ -1,33 +1,46 @@
-// exp(x) for x <= 0, lane by lane; results below the smallest normal number become 0.
+// exp(x) for x <= 0, lane by lane; results below the smallest normal number may become 0.
 #pragma once
 
 #include "vec.h"
 
 namespace {
 
-// exp(x) = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2) / 2. Adding kRound leaves n in the low
-// bits of the sum; shifted into the exponent field and biased they are 2^n. ln 2 is split so that
-// n * kLn2High is exact.
+// exp(x) = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2) / 2; ln 2 is split in two so that
+// n times its upper part is exact.
+
+// e^r: 1 + r + r^2 q(r), q minimax for a relative error of e^r below 3.1e-9.
+inline Vector<float> exp_of_remainder(Vector<float> r) {
+  Vector<float> e = r * 0x1.6a2434p-10f + 0x1.1239e2p-7f;
+  e = e * r + 0x1.5558f2p-5f;
+  e = e * r + 0x1.555492p-3f;
+  e = e * r + 0x1.fffffcp-2f;
+  e = e * r + 1.0f;
+  return e * r + 1.0f;
+}
 
 inline Vector<float> exp_nonpositive(Vector<float> x) {
-  constexpr float kLowest = -87.3365f;  // ln of the smallest normal number
-  constexpr float kRound = 0x1.8p23f;
   constexpr float kLn2High = 0x1.62e4p-1f;
   constexpr float kLn2Low = 0x1.7f7d1cp-20f;
-  typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
-
-  const Vector<float> clamped = max(broadcast(kLowest), x);
-  const Vector<float> rounded = clamped * 0x1.715476p0f + kRound;
+#if defined(__AVX512F__)
+  // The hardware scales by 2^n and rounds to 0 by itself; the bound keeps -inf out of r.
+  const Vector<float> bounded = max(broadcast(-126.0f), x);
+  const Vector<float> n = bit_cast<Vector<float>>(_mm512_roundscale_ps(
+      bit_cast<__m512>(bounded * 0x1.715476p0f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  const Vector<float> e = exp_of_remainder((bounded - n * kLn2High) - n * kLn2Low);
+  return bit_cast<Vector<float>>(_mm512_scalef_ps(bit_cast<__m512>(e), bit_cast<__m512>(n)));
+#else
+  // Adding kRound leaves n in the low bits of the sum; shifted into the exponent field and biased
+  // they are 2^n. Below the smallest normal number that would not hold: 0.
+  constexpr float kLowest = -87.3365f;
+  constexpr float kRound = 0x1.8p23f;
+  const Vector<float> bounded = max(broadcast(kLowest), x);
+  const Vector<float> rounded = bounded * 0x1.715476p0f + kRound;
   const Vector<float> n = rounded - kRound;
-  const Vector<float> r = (clamped - n * kLn2High) - n * kLn2Low;
-  // Minimax for (e^r - 1 - r) / r^2 weighted by r^2 / e^r: relative error of e^r below 3.1e-9.
-  Vector<float> q = r * 0x1.6a2434p-10f + 0x1.1239e2p-7f;
-  q = q * r + 0x1.5558f2p-5f;
-  q = q * r + 0x1.555492p-3f;
-  q = q * r + 0x1.fffffcp-2f;
-  const Vector<float> e = (q * r) * r + r + 1.0f;
-  const Vector<float> scale = bit_cast<Vector<float>>((bit_cast<Bits>(rounded) << 23) + (127u << 23));
+  const Vector<float> e = exp_of_remainder((bounded - n * kLn2High) - n * kLn2Low);
+  const Vector<float> scale =
+      bit_cast<Vector<float>>((bit_cast<Words>(rounded) << 23) + (127u << 23));
   return x < kLowest ? Vector<float>{} : e * scale;  // a NaN is not below anything and stays
+#endif
 }
 
 inline Vector<double> exp_nonpositive(Vector<double> x) {

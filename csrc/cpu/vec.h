@@ -63,11 +63,18 @@ inline Vector<Real> broadcast(Real value) {
   return value - Vector<Real>{};
 }
 
-// The second operand where either is NaN, as x86's max instructions have it.
-template <typename V>
-inline V max(V a, V b) {
+// The second operand where either is NaN. (Compilers turn the comparison into more than x86's max
+// instructions, which do just this.)
+inline Vector<float> max(Vector<float> a, Vector<float> b) {
+#if defined(__AVX512F__)
+  return bit_cast<Vector<float>>(_mm512_max_ps(bit_cast<__m512>(a), bit_cast<__m512>(b)));
+#elif defined(__AVX2__)
+  return bit_cast<Vector<float>>(_mm256_max_ps(bit_cast<__m256>(a), bit_cast<__m256>(b)));
+#else
   return a > b ? a : b;
+#endif
 }
+inline Vector<double> max(Vector<double> a, Vector<double> b) { return a > b ? a : b; }
 
 template <typename Real>
 inline Integers<Real> lane_indices() {
@@ -85,6 +92,9 @@ inline Vector<Real> first_lanes(Vector<Real> value, int64_t count, Real other) {
 
 template <typename Real>
 inline Real horizontal_sum(Vector<Real> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Real) == 4) return _mm512_reduce_add_ps(bit_cast<__m512>(v));
+#endif
   Real lanes[Lanes<Real>::kCount];
   std::memcpy(lanes, &v, sizeof(v));
   for (int width = Lanes<Real>::kCount / 2; width > 0; width /= 2)
@@ -95,6 +105,9 @@ inline Real horizontal_sum(Vector<Real> v) {
 // NaN lanes may be lost: the sum of exponentials that follows a maximum finds them again.
 template <typename Real>
 inline Real horizontal_max(Vector<Real> v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Real) == 4) return _mm512_reduce_max_ps(bit_cast<__m512>(v));
+#endif
   Real lanes[Lanes<Real>::kCount];
   std::memcpy(lanes, &v, sizeof(v));
   for (int width = Lanes<Real>::kCount / 2; width > 0; width /= 2)
@@ -118,6 +131,10 @@ inline void store(Real* to, Vector<Real> v) {
 }
 
 inline Vector<float> widen(Halves halves, const BFloat16*) {
+#if defined(__AVX512F__)
+  return bit_cast<Vector<float>>(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(bit_cast<__m256i>(halves)), 16));
+#endif
   return bit_cast<Vector<float>>(__builtin_convertvector(halves, Words) << 16);
 }
 
@@ -125,7 +142,11 @@ inline Vector<float> widen(Halves halves, const BFloat16*) {
 inline Halves narrow(Vector<float> v, const BFloat16*) {
   Words bits = bit_cast<Words>(v);
   Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return __builtin_convertvector(v == v ? rounded : Words{} + 0x7fc0, Halves);
+  rounded = v == v ? rounded : Words{} + 0x7fc0;
+#if defined(__AVX512F__)
+  return bit_cast<Halves>(_mm512_cvtepi32_epi16(bit_cast<__m512i>(rounded)));
+#endif
+  return __builtin_convertvector(rounded, Halves);
 }
 
 inline Vector<float> widen(Halves halves, const Float16*) {

@@ -22,8 +22,14 @@ from .data import MedicalCodes, load
 from .progress import training_progress
 from .rates import load_rates
 from .recipes import RECIPES
-from .report import Row, difference_table, draw_mistakes, own_phrase_tables
-from .report import phrase_tables, score_table
+from .report import (
+    Row,
+    difference_table,
+    draw_mistakes,
+    own_phrase_tables,
+    phrase_tables,
+    score_table,
+)
 from .train import Schedule, measure, train
 
 PHRASES_SHOWN = 6

@@ -129,8 +129,8 @@ def _phrases(node_of: dict[str, int], terms_at: list[tuple[str, list[str]]]) -> 
 
 
 def _split(terms: Phrases, seed: int) -> tuple[Phrases, Phrases, Phrases]:
-    """Test, validation and training terms: the set sizes, or at most a third and a sixth."""
+    """Test, validation and training terms: the set sizes, at most half and a quarter."""
     order = np.random.default_rng(seed).permutation(len(terms))
-    first = min(TEST_TERMS, len(terms) // 3)
-    second = first + min(VALIDATION_TERMS, len(terms) // 6)
+    first = min(TEST_TERMS, len(terms) // 2)
+    second = first + min(VALIDATION_TERMS, len(terms) // 4)
     return terms.take(order[:first]), terms.take(order[first:second]), terms.take(order[second:])

@@ -26,7 +26,7 @@ Figures = dict[str, dict[float, dict[str, float]]]
 
 
 def tune(chapter: str | None, schedule: Schedule, grid: tuple[float, ...], out: Path) -> Figures:
-    """Trains every recipe at every rate; writes the file after each, so that a stop loses little."""
+    """Trains every recipe at every rate; the file grows with each, so that a stop loses little."""
     codes = load(chapter)
     facts = {
         "chosen by": "top-1 accuracy on the validation phrases",

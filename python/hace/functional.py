@@ -122,12 +122,8 @@ def _tree_loss(
         mass = one_hot(index, counts, in_range, num_targets, dtype)
         row_weight = reference.row_weights(counts, index, weight, dtype)
 
-    mass = smoothed(
-        mass,
-        hierarchy.is_class(options.targets, device=rows.device),
-        options.label_smoothing,
-        options.smoothing,
-    )
+    is_class = torch.isin(nodes, hierarchy.target_nodes("classes", device=rows.device))
+    mass = smoothed(mass, is_class, options.label_smoothing, options.smoothing)
     if weight is not None:
         mass = mass * weight.to(dtype)
     reference.check_mass_has_classes(mass, tree.empty[tree.place[nodes]])
