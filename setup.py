@@ -1,4 +1,4 @@
-"""Builds the native parts: `hace_kernels/_native.so` (torch ops) and `hace_kernels/_layout` (trees).
+"""Builds the native parts: `hace_kernels._native` (torch ops) and `hace_kernels._layout` (trees).
 
 Without a compiler the package still installs, and the PyTorch reference serves.
 HACE_REQUIRE_NATIVE=1 turns any failure of the build into an error with the compiler's message.
@@ -91,7 +91,7 @@ class BuildNative(build_ext):
             return objects
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = sum(pool.map(compile_one, jobs), [])
+            objects = [built for job in pool.map(compile_one, jobs) for built in job]
         library = self.get_ext_fullpath(ext.name)
         os.makedirs(os.path.dirname(library), exist_ok=True)
         self.compiler.link_shared_object(
@@ -115,7 +115,7 @@ setup(
         Extension(
             LAYOUT,
             sorted(glob("csrc/layout/*.cpp")),
-            depends=sorted(glob("csrc/layout/*.h")) + ["csrc/cpu/isa.h"],
+            depends=[*sorted(glob("csrc/layout/*.h")), "csrc/cpu/isa.h"],
             language="c++",
             optional=OPTIONAL,
         ),

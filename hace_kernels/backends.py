@@ -66,7 +66,7 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
 
 
 def require_reference(name: str, what: str) -> None:
-    """Raises BackendError if a kernel is asked for by name where only the reference does the work."""
+    """Raises BackendError if a kernel is asked for where only the reference does the work."""
     if name not in ("auto", "reference"):
         raise BackendError(f"backend {name!r} does not do {what} yet: use backend='auto'")
 

@@ -19,10 +19,10 @@ def _load() -> str | None:
     if not LIBRARY.exists():
         return (
             f"{LIBRARY.name} was not built: install a C++17 compiler and run "
-            "`pip install --no-build-isolation .` (HACE_REQUIRE_NATIVE=1 shows the compiler's error)"
+            "`pip install --no-build-isolation .` (HACE_REQUIRE_NATIVE=1 shows what fails)"
         )
     try:
-        torch.ops.load_library(str(LIBRARY))
+        torch.ops.load_library(str(LIBRARY))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError) as error:
         return (
             f"{LIBRARY.name} does not load into torch {torch.__version__} (torch >= 2.11 is "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -49,10 +49,11 @@ def path_log_loss(
     Raises:
         IndexError: a target is out of range or has no class at or below it. On the CPU in eager
             mode; compiled code raises RuntimeError, an accelerator gives NaN for the row.
-        ValueError: shapes, dtypes or options that do not fit.
+        ValueError: shapes or options that do not fit.
+        TypeError: logits that are not floating point.
         BackendError: the backend asked for cannot run here.
     """
-    _check(logits, target, table, target_weight, reduction)
+    _check(logits, target, table, target_weight, reduction, eps)
     chosen = resolve(backend, logits.device, logits.dtype)
     if chosen == "reference":
         return reference.path_log_loss(
@@ -81,18 +82,25 @@ def path_log_loss(
         _gradient_in_forward(logits, reduction),
     )
     if torch.compiler.is_compiling():
-        return _path_log_loss(*args)[0]
+        return cast(Tensor, _path_log_loss(*args)[0])
     try:
         if logits.requires_grad and torch.is_grad_enabled():
-            return _PathLogLoss.apply(*args)[0]
-        return _path_log_loss(*args)[0]
+            return cast(Tensor, _PathLogLoss.apply(*args))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _path_log_loss(*args)[0])
     except RuntimeError as error:
         raise _translated(error) from None
 
 
 def _check(
-    logits: Tensor, target: Tensor, table: PathTable, target_weight: Tensor | None, reduction: str
+    logits: Tensor,
+    target: Tensor,
+    table: PathTable,
+    target_weight: Tensor | None,
+    reduction: str,
+    eps: float,
 ) -> None:
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if logits.dim() != 2 or logits.shape[1] != table.num_classes:
         raise ValueError(
             f"logits must be (B, {table.num_classes}), one column a class of the path table; "
@@ -110,8 +118,8 @@ def _check(
         )
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-    if logits.requires_grad and not logits.is_floating_point():
-        raise ValueError(f"logits must be floating point, got {logits.dtype}")
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps must be 0 or a small positive number, got {eps!r}")
 
 
 def _gradient_in_forward(logits: Tensor, reduction: str) -> bool:
@@ -142,14 +150,16 @@ if native.load_error is None:
     _path_log_loss = torch.ops.hace_kernels.path_log_loss.default
     _path_log_loss_backward = torch.ops.hace_kernels.path_log_loss_backward.default
 
-    @torch.library.register_fake("hace_kernels::path_log_loss")
+    @torch.library.register_fake("hace_kernels::path_log_loss")  # type: ignore[untyped-decorator]
     def _fake_path_log_loss(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
         reduction, with_grad = args[-3], args[-1]
         shape = logits.shape[:1] if REDUCTIONS[reduction] == "none" else ()
         loss = logits.new_empty(shape, dtype=reference.loss_dtype(logits.dtype))
         return loss, logits.new_empty(logits.shape if with_grad else (0,))
 
-    @torch.library.register_fake("hace_kernels::path_log_loss_backward")
+    @torch.library.register_fake(  # type: ignore[untyped-decorator]
+        "hace_kernels::path_log_loss_backward"
+    )
     def _fake_path_log_loss_backward(grad_loss: Tensor, logits: Tensor, *args: Any) -> Tensor:
         return logits.new_empty(logits.shape)
 
@@ -162,36 +172,57 @@ if native.load_error is None:
     def _backward(
         ctx: Any, grad_loss: Tensor | None, grad_of_grad: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        grad = None if grad_loss is None else _grad_logits(ctx, grad_loss)
-        return (grad, *[None] * 11)
+        """Of the op as graphs hold it: nothing may depend on the incoming gradient's value."""
+        *inputs, grad_logits = ctx.saved_tensors
+        if grad_loss is None:
+            grad = None
+        elif torch.is_grad_enabled():  # create_graph=True: to be differentiated again
+            grad = _differentiable_grad_logits(ctx, grad_loss, *inputs)
+        elif ctx.with_grad:
+            rows = grad_loss[:, None] if grad_loss.dim() else grad_loss
+            grad = (grad_logits * rows).to(grad_logits.dtype)
+        else:
+            grad = _grad_logits(ctx, grad_loss, *inputs)
+        return (grad, *_NO_GRADS)
 
     torch.library.register_autograd(
         "hace_kernels::path_log_loss", _backward, setup_context=_save_for_backward
     )
 
-    class _PathLogLoss(torch.autograd.Function):
-        """The same autograd by the shorter way, for eager calls: half the overhead of the op's."""
 
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-            output = _path_log_loss(*inputs)
-            _save_for_backward(ctx, inputs, output)
-            return output
-
-        backward = staticmethod(_backward)
+_NO_GRADS = (None,) * 11  # of the inputs after the logits
 
 
-def _grad_logits(ctx: Any, grad_loss: Tensor) -> Tensor:
-    *inputs, grad_logits = ctx.saved_tensors
-    if torch.is_grad_enabled():  # create_graph=True: the result is to be differentiated again
-        return _differentiable_grad_logits(ctx, grad_loss, *inputs)
-    if not ctx.with_grad:
-        return _path_log_loss_backward(
-            grad_loss, *inputs, ctx.ignore_index, ctx.reduction, ctx.eps
-        )
-    if grad_loss.is_cpu and not torch.compiler.is_compiling() and grad_loss.item() == 1.0:
-        return grad_logits
-    return (grad_logits * grad_loss).to(grad_logits.dtype)
+class _PathLogLoss(torch.autograd.Function):
+    """The same autograd for eager calls: half the overhead, and no pass over a gradient of 1."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        loss, grad_logits = _path_log_loss(*inputs)
+        *tensors, ctx.ignore_index, ctx.reduction, ctx.eps, with_grad = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.grad_logits = grad_logits if with_grad else None
+        return cast(Tensor, loss)
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        # The first backward gives the gradient away, for the caller may add to it in place; a
+        # second one makes it anew.
+        grad_logits, ctx.grad_logits = ctx.grad_logits, None
+        if torch.is_grad_enabled():  # create_graph=True: to be differentiated again
+            return (_differentiable_grad_logits(ctx, grad_loss, *ctx.saved_tensors), *_NO_GRADS)
+        if grad_logits is None:
+            return (_grad_logits(ctx, grad_loss, *ctx.saved_tensors), *_NO_GRADS)
+        if not grad_loss.is_cpu or grad_loss.item() != 1.0:
+            grad_logits *= grad_loss
+        return (grad_logits, *_NO_GRADS)
+
+
+def _grad_logits(ctx: Any, grad_loss: Tensor, *inputs: Tensor | None) -> Tensor:
+    grad: Tensor = _path_log_loss_backward(
+        grad_loss, *inputs, ctx.ignore_index, ctx.reduction, ctx.eps
+    )
+    return grad
 
 
 def _differentiable_grad_logits(

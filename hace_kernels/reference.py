@@ -10,6 +10,8 @@ a target to its root and gives each node a weight w_i. The loss of one row is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ def path_log_loss(
     reduction: str = "mean",
     eps: float = 0.0,
 ) -> Tensor:
-    """Log-loss over the nested intervals of each target's path; see `hace_kernels.path_log_loss`."""
+    """Log-loss over nested intervals; see `hace_kernels.path_log_loss`."""
     z = logits.to(loss_dtype(logits.dtype))
     counts = target != ignore_index
     in_range = (target >= 0) & (target < table.num_targets)
@@ -40,49 +42,53 @@ def path_log_loss(
 
     if table.order is not None:
         z = z[:, table.order.long()]
-    log_p = _interval_log_prob(z, start, stop)
-    if eps:
-        log_p = (log_p.exp() + eps).log()
-    loss = -(weight * log_p).sum(1)
+    log_p = _interval_log_prob(z, start, stop, eps)
+    # A row without a softmax (all -inf, a +inf, a NaN) is NaN even where its path has no entry.
+    loss = 0.0 * z.logsumexp(1) - (weight * log_p).sum(1)
     loss = torch.where(in_range & (start < stop).all(1), loss, torch.nan)
     row_weight = row_weights(counts, row, target_weight, loss.dtype)
     loss = torch.where(row_weight != 0, row_weight * loss, 0.0)
     return reduce(loss, row_weight.sum(), reduction)
 
 
-def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor) -> Tensor:
-    """`log P` of nested intervals: z (B, C), start and stop (B, K) innermost first, to (B, K).
+def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Tensor:
+    """`log(P + eps)` of nested intervals: z (B, C), start, stop (B, K) innermost first, to (B, K).
 
     Interval i is the union of the rings 0 .. i, ring i holding what interval i adds to the one
-    inside it, and ring K the columns outside them all.
+    inside it, and ring K the columns outside them all. A sum of exponentials is kept as a pair
+    (top, total) that means `exp(top) * total`, so that neither gaps between rings nor the size of
+    the logits cost digits.
     """
-    rows, num_classes = z.shape
     num_rings = start.shape[1] + 1
-    position = torch.arange(num_classes, device=z.device)
+    position = torch.arange(z.shape[1], device=z.device)
     ring = torch.zeros(z.shape, dtype=torch.int64, device=z.device)
     for first, last in zip(start.unbind(1), stop.unbind(1), strict=True):
         ring += (position < first[:, None]) | (position >= last[:, None])
 
-    # Relative to the row's maximum an lse of 1e4 keeps its fraction; a row of -inf becomes NaN.
-    z = z - z.detach().amax(1, keepdim=True) if num_classes else z
-    per_ring = z.new_zeros(rows, num_rings)
-    top = torch.full_like(per_ring, -torch.inf).scatter_reduce(1, ring, z.detach(), "amax")
-    shift = torch.where(top == -torch.inf, 0.0, top)
-    total = per_ring.scatter_add(1, ring, torch.exp(z - shift.gather(1, ring)))
-    alive = total != 0
-    ring_lse = torch.where(alive, shift + torch.where(alive, total, 1.0).log(), -torch.inf)
+    def per_ring(x: Tensor, elsewhere: float, reduce: Callable[[Tensor, int], Tensor]) -> Tensor:
+        of_ring = (torch.where(ring == r, x, elsewhere) for r in range(num_rings))
+        return torch.stack([reduce(x, 1) for x in of_ring], 1)
 
-    lse = [ring_lse[:, 0]]
-    for i in range(1, num_rings):
-        lse.append(torch.logaddexp(lse[-1], ring_lse[:, i]))
-    inner = torch.stack(lse, 1)
+    lowest = torch.finfo(z.dtype).min  # the top of a ring of -inf logits, or of none
+    ring_top = per_ring(z.detach(), lowest, torch.amax).clamp(min=lowest)
+    ring_total = per_ring((z - ring_top.gather(1, ring)).exp(), 0.0, torch.sum)
+
+    tops, totals = [ring_top[:, 0]], [ring_total[:, 0]]
+    for added_top, added in zip(ring_top.unbind(1)[1:], ring_total.unbind(1)[1:], strict=True):
+        top = torch.maximum(tops[-1], added_top)
+        totals.append(totals[-1] * (tops[-1] - top).exp() + added * (added_top - top).exp())
+        tops.append(top)
+    top, total = torch.stack(tops, 1)[:, :-1], torch.stack(totals, 1)[:, :-1]
+    all_top, all_total = tops[-1][:, None], totals[-1][:, None]
+    if eps:
+        return (total / all_total * (top - all_top).exp() + eps).log()
 
     # An interval of -inf logits has log P = -inf; its gradient is spread evenly over its columns,
     # which is the gradient of their mean.
-    count = per_ring.scatter_add(1, ring, torch.ones_like(z)).cumsum(1)
-    mean = per_ring.scatter_add(1, ring, z).cumsum(1) / count.clamp(min=1)
-    inner = torch.where(inner == -torch.inf, mean, inner)
-    return inner[:, :-1] - lse[-1][:, None]
+    dead = total == 0
+    mean = per_ring(z, 0.0, torch.sum).cumsum(1)[:, :-1] / (stop - start).clamp(min=1)
+    alive = (top - all_top) + (torch.where(dead, 1.0, total).log() - all_total.log())
+    return torch.where(dead, mean - (all_top + all_total.log()), alive)
 
 
 def _padded_entries(table: PathTable, row: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -91,7 +97,7 @@ def _padded_entries(table: PathTable, row: Tensor, dtype: torch.dtype) -> tuple[
     index = first[:, None] + torch.arange(table.max_entries, device=row.device)
     real = index < last[:, None]
     if not len(table.weight):
-        return tuple(torch.zeros_like(index) for _ in range(2)) + (index.to(dtype),)
+        return torch.zeros_like(index), torch.zeros_like(index), index.to(dtype)
     index = torch.where(real, index, 0)
     start = torch.where(real, table.start[index], 0)
     stop = torch.where(real, table.stop[index], table.num_classes)
@@ -151,7 +157,7 @@ def _kept_mass(mass: Tensor, keep: Tensor, tree: TreeTable) -> Tensor:
 
 
 def _tree_log_prob(z: Tensor, tree: TreeTable) -> Tensor:
-    """`log P_v` by place, (B, N). Where it is -inf, its gradient is spread evenly over the classes."""
+    """`log P_v` by place, (B, N); where it is -inf, its gradient is spread over the classes."""
     z = z - z.detach().amax(1, keepdim=True) if z.shape[1] else z
     own = torch.full((len(z), tree.num_nodes), -torch.inf, dtype=z.dtype, device=z.device)
     own = own.index_copy(1, tree.class_place, z)
@@ -201,6 +207,8 @@ def _parents_in_level(child: Tensor, tree: TreeTable, first: int, last: int) -> 
 
 def _levels_upwards(tree: TreeTable) -> list[tuple[int, int]]:
     return list(zip(tree.level_ptr[:-1], tree.level_ptr[1:], strict=True))[::-1]
+
+
 def row_weights(
     counts: Tensor, row: Tensor, target_weight: Tensor | None, dtype: torch.dtype
 ) -> Tensor:

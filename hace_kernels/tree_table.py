@@ -46,8 +46,14 @@ class TreeTable(NamedTuple):
 
     def to(self, device: torch.device | str) -> TreeTable:
         """The same table on `device`."""
-        *tensors, level_ptr = self
-        return TreeTable(*(tensor.to(device) for tensor in tensors), level_ptr)
+        return TreeTable(
+            self.node.to(device),
+            self.place.to(device),
+            self.parent.to(device),
+            self.class_place.to(device),
+            self.empty.to(device),
+            self.level_ptr,
+        )
 
 
 def build_tree_table(

@@ -32,12 +32,13 @@ ROUNDOFF = {
     torch.float16: 2.0**-11,
     torch.bfloat16: 2.0**-8,
 }
-#: Half the smallest subnormal number: the error of rounding something that is almost zero.
+#: What may become of numbers that are almost zero: below the working dtype's smallest normal number
+#: they may be flushed, and fp16 rounds them to multiples of 2^-24.
 UNDERFLOW = {
-    torch.float64: REAL(2) ** -1075,
-    torch.float32: 2.0**-150,
+    torch.float64: 2.0**-1022,
+    torch.float32: 2.0**-126,
     torch.float16: 2.0**-25,
-    torch.bfloat16: 2.0**-134,
+    torch.bfloat16: 2.0**-126,
 }
 
 
@@ -183,7 +184,9 @@ def hace(
             even[:, labels] = REAL(1) / len(labels)
         else:
             assert original is not None, "smoothing over the others needs an index"
-            even[:, labels] = REAL(1) / (len(labels) - 1)
+            target_is_class = np.isin(original, labels)
+            others = len(labels) - target_is_class
+            even[:, labels] = REAL(1) / others[:, None]
             even[kept, original[kept]] = 0
         mass = (1 - REAL(label_smoothing)) * mass + REAL(label_smoothing) * even
     mass = np.where(kept[:, None], mass * class_weight, 0)
@@ -217,9 +220,9 @@ def assert_grad_close(
     """Each entry is right to a few roundings of its own terms, and of its row's largest entry.
 
     An entry's terms are p_j times something: besides a few roundings each carries that of its
-    exponent z_j - max, which is as large as the gap (at 45 below the maximum a term no longer
-    counts, or is found from a maximum of its own). Numbers below 2^-60 of the row's largest may be
-    anything that small. Half precision adds `output_roundings` of the result.
+    exponent z_j - max, which is as large as the gap. Where e^-gap is below 2^-64 (a gap of 45) the
+    term no longer counts, or is found from a maximum of its own. Numbers below 2^-60 of the row's
+    largest may be anything that small. Half precision adds `output_roundings` of the result.
     """
     assert tuple(actual.shape) == answer.grad.shape, f"{actual.shape} != {answer.grad.shape}"
     unit = ROUNDOFF[working_dtype(actual.dtype)]
@@ -230,9 +233,11 @@ def assert_grad_close(
         own = unit * (roundings + np.minimum(gap, 45)) * scale + 2.0**-60 * largest_term
         size = np.abs(np.where(np.isfinite(answer.grad), answer.grad, 0))
         largest = size.max(axis=1, keepdims=True, initial=0)
+        exponent = np.where(gap <= 45, gap, 0)
+        of_row = (unit * (roundings + exponent) * size).max(axis=1, keepdims=True, initial=0)
         # Where the terms of a row's largest entry cancel (a confident, right prediction), no
         # bound holds relative to what is left of them.
-        of_row = roundings * unit * np.where(largest > largest_term / 8, largest, largest_term)
+        of_row = np.where(largest > largest_term / 8, of_row, np.inf)
         bound = np.minimum(own, of_row)
         if actual.dtype in (torch.float16, torch.bfloat16):
             bound += output_roundings * (ROUNDOFF[actual.dtype] * (size + bound))

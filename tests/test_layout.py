@@ -314,15 +314,17 @@ def hace_table(
 TWO_PAIRS = Tree(np.array([-1, 0, 0, 1, 1, 2, 2]), np.array([3, 4, 5, 6]))
 
 
+def path_entries(length: int) -> PathEntries:
+    """The entries of one path that leads `length` edges up to its root."""
+    index = np.arange(length + 1)
+    target = np.zeros_like(index)
+    return PathEntries(
+        target, node=index, index=index, length=target + length, depth=length - index, height=index
+    )
+
+
 def test_worked_example(implementation: str) -> None:
-    assert HACEWeights(0.7)(
-        PathEntries(
-            *(
-                np.array(values)
-                for values in ([0] * 3, [3, 1, 0], [0, 1, 2], [2] * 3, [2, 1, 0], [0, 1, 2])
-            )
-        )
-    ).tolist() == pytest.approx([0.7, 0.21, 0.09])
+    assert HACEWeights(0.7)(path_entries(2)).tolist() == pytest.approx([0.7, 0.21, 0.09])
 
     # The root holds every class, so its 0.09 drops out, unless it is to be kept.
     table = hace_table(TWO_PAIRS, 0.7)
@@ -481,7 +483,7 @@ def test_table_beyond_memory_is_refused_with_its_size(monkeypatch: pytest.Monkey
     assert time.perf_counter() - started < 5
     # The same paths on a chain all merge, and so fit.
     assert hace_table(chain(1_000), 1e-6, np.arange(1_000)).max_entries == 0
-    assert hace_table(caterpillar(100), 0.5).max_entries == 61
+    assert hace_table(caterpillar(100), 0.5).max_entries == 60
 
 
 # HACE's weights
@@ -504,11 +506,7 @@ def test_max_entries_beyond_any_tree_is_none(dilution: float) -> None:
 @pytest.mark.parametrize("dilution", [1.0, 0.7, 0.02, 1e-9])
 @pytest.mark.parametrize("length", [0, 1, 2, 40])
 def test_hace_weights_sum_to_one(dilution: float, length: int) -> None:
-    index = np.arange(length + 1)
-    zero = np.zeros_like(index)
-    weight = HACEWeights(dilution)(
-        PathEntries(zero, zero, index, np.full_like(index, length), zero, zero)
-    )
+    weight = HACEWeights(dilution)(path_entries(length))
     expected = [dilution * (1 - dilution) ** i for i in range(length)] + [(1 - dilution) ** length]
     assert weight.tolist() == pytest.approx(expected, rel=1e-12, abs=0)
     assert weight.sum() == pytest.approx(1)

@@ -11,9 +11,9 @@ import torch
 from hace_kernels.ops import path_log_loss
 
 import trees
-from cases import DTYPES, Case, check, expected, interval_case, tree_case
+from cases import DTYPES, Case, call, check, expected, interval_case, tree_case
 from conftest import Backend
-from oracle import assert_loss_close
+from oracle import ROUNDOFF, assert_loss_close, to_real
 
 TREES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
     "flat": lambda rng: trees.flat(13),
@@ -149,19 +149,28 @@ def test_mean_is_the_default(backend: Backend, rng: np.random.Generator) -> None
     assert_loss_close(loss, expected(case, logits, target, reduction="mean"), torch.float32)
 
 
+def eps_rows(case: Case, gaps: list[float], dtype: torch.dtype) -> torch.Tensor:
+    """Row y puts the target y, and from the middle on its top-level subtree too, a gap below."""
+    logits = case.logits(24, dtype)
+    gap = torch.tensor(gaps).repeat(24 // len(gaps))
+    logits[torch.arange(24), torch.arange(24)] -= gap.to(dtype)
+    logits[12:, 12:] -= gap[12:, None].to(dtype)
+    return logits
+
+
 @pytest.mark.parametrize("eps", [1e-6, 1e-2])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_eps_where_it_decides(
-    backend: Backend, rng: np.random.Generator, dtype: torch.dtype, eps: float
-) -> None:
+def test_eps_where_it_decides(backend: Backend, dtype: torch.dtype, eps: float) -> None:
     """Subtrees far below eps: the loss stops at -log(eps) and the gradient fades."""
     case = tree_case(trees.balanced([2, 3, 4]), keep_full=True)
-    logits = case.logits(24, dtype)
-    target = torch.arange(24)
-    gaps = torch.tensor([0.0, 5, 14, 30, 100, 1000]).repeat(4)
-    logits[torch.arange(24), target] -= gaps.to(dtype)
-    logits[12:] -= (gaps[12:, None] * (torch.arange(24) // 12 == 1)).to(dtype)
-    check(case, logits, target, backend, eps=eps)
+    check(case, eps_rows(case, [0, 5, 14, 30], dtype), torch.arange(24), backend, eps=eps)
+    logits = eps_rows(case, [60, 100, 1000], dtype)
+    loss, grad = call(case, logits, torch.arange(24), backend, reduction="none", eps=eps)
+    answer = expected(case, logits, torch.arange(24), reduction="none", eps=eps)
+    assert_loss_close(loss, answer, dtype)
+    relative = 2 * ROUNDOFF[dtype] + (1e-11 if dtype == torch.float64 else 1e-5)
+    flushed = 2.0**-25 if dtype == torch.float16 else 1e-18
+    assert (np.abs(to_real(grad) - answer.grad) <= relative * answer.grad_scale + flushed).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

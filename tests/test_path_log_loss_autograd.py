@@ -328,8 +328,11 @@ def test_compiled_target_out_of_range(backend: Backend, case: Case, bad: int) ->
     compiled = torch.compile(bound(case, backend), fullgraph=True, backend="aot_eager")
     logits, target = inputs(case, backend, 4, torch.float32)
     target[3] = bad
-    with pytest.raises((RuntimeError, IndexError), match=str(bad)):
-        compiled(logits, target)
+    if backend.name == "reference":  # PyTorch's own operations cannot raise without a sync
+        assert compiled(logits, target).isnan()
+    else:
+        with pytest.raises((RuntimeError, IndexError), match=str(bad)):
+            compiled(logits, target)
 
 
 # --- determinism ----------------------------------------------------------------------------------

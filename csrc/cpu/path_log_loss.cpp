@@ -81,6 +81,9 @@ void check(const Call& call) {
                       call.weight.scalar_type() == ScalarType::Double && call.weight.is_contiguous(),
                   "path_log_loss: the path table must be contiguous tensors: ptr int64, start and "
                   "stop int32, weight float64");
+  STD_TORCH_CHECK(call.ptr.numel() > 0 && call.start.numel() == call.stop.numel() &&
+                      call.start.numel() == call.weight.numel(),
+                  "path_log_loss: the path table's start, stop and weight must have one length");
   STD_TORCH_CHECK(!call.order || (call.order->scalar_type() == ScalarType::Int &&
                                   call.order->is_contiguous() &&
                                   call.order->numel() == logits.size(1)),
@@ -102,13 +105,29 @@ struct Rows {
   int64_t max_entries = 0;
 };
 
+// The kernels trust a path to lie in the table and its intervals to be nested and in the row.
+void check_path(const Call& call, int64_t t, int64_t row, int64_t first, int64_t last) {
+  const int32_t* start = call.start.const_data_ptr<int32_t>();
+  const int32_t* stop = call.stop.const_data_ptr<int32_t>();
+  STD_TORCH_CHECK(0 <= first && first <= last && last <= call.start.numel(),
+                  "path_log_loss: the path table has no entries ", first, " to ", last,
+                  ", which its ptr gives target ", t);
+  for (int64_t i = first; i < last; ++i) {
+    STD_TORCH_CHECK(start[i] != stop[i], "target ", t, " of row ", row,
+                    " has no class at or below it, so its probability is 0 whatever the logits");
+    const bool nested = i == first ? start[i] < stop[i]
+                                   : start[i] <= start[i - 1] && stop[i - 1] <= stop[i];
+    STD_TORCH_CHECK(nested && start[i] >= 0 && stop[i] <= call.logits.size(1),
+                    "path_log_loss: the path table's intervals for target ", t,
+                    " are not nested within the columns");
+  }
+}
+
 Rows weigh_rows(const Call& call) {
   const int64_t num_rows = call.logits.size(0);
   const int64_t num_targets = call.ptr.numel() - 1;
   const int64_t* target = call.target.const_data_ptr<int64_t>();
   const int64_t* ptr = call.ptr.const_data_ptr<int64_t>();
-  const int32_t* start = call.start.const_data_ptr<int32_t>();
-  const int32_t* stop = call.stop.const_data_ptr<int32_t>();
   const double* target_weight =
       call.target_weight ? call.target_weight->const_data_ptr<double>() : nullptr;
 
@@ -119,11 +138,8 @@ Rows weigh_rows(const Call& call) {
     if (t == call.ignore_index) continue;
     STD_TORCH_CHECK(t >= 0 && t < num_targets, "target ", t, " of row ", row,
                     " is out of range: it must be in [0, ", num_targets, ")");
-    const int64_t first = ptr[t];
-    STD_TORCH_CHECK(first == ptr[t + 1] || start[first] < stop[first], "target ", t, " of row ",
-                    row,
-                    " has no class at or below it, so its probability is 0 whatever the logits");
-    rows.max_entries = std::max(rows.max_entries, ptr[t + 1] - first);
+    check_path(call, t, row, ptr[t], ptr[t + 1]);
+    rows.max_entries = std::max(rows.max_entries, ptr[t + 1] - ptr[t]);
     rows.factor[row] = target_weight ? target_weight[t] : 1.0;
     rows.total += rows.factor[row];
   }

@@ -418,8 +418,9 @@ struct RowKernel {
     for (int64_t p = 0; p < plan.num_pieces; ++p) {
       Piece& piece = plan.pieces[p];
       const Ring& ring = rings[piece.ring];
-      double factor = ring.a * ratio({piece.max, 1}, total);
-      if (ring.b != 0) factor -= ring.b * ratio({piece.max, 1}, ring.inside);
+      double factor = 0;
+      if (piece.sum != 0) factor = ring.a * ratio({piece.max, 1}, total);
+      if (piece.sum != 0 && ring.b != 0) factor -= ring.b * ratio({piece.max, 1}, ring.inside);
       piece.factor = total.sum > 0 ? row_factor * factor : kNaN;
       piece.offset = row_factor * ring.offset;
     }

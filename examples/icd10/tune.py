@@ -20,7 +20,7 @@ from .rates import RATES, save_rates
 from .recipes import RECIPES
 from .train import SCORES, Schedule, measure, train
 
-GRID = (0.01, 0.02, 0.04, 0.08)
+GRID = (0.01, 0.014, 0.02, 0.028)
 
 Figures = dict[str, dict[float, dict[str, float]]]
 

@@ -112,7 +112,9 @@ def _tree_loss(
     num_targets, dtype = len(nodes), reference.loss_dtype(rows.dtype)
 
     if target.is_floating_point():
-        mass, counts, row_weight = to_rows(target).to(dtype), None, None
+        mass = to_rows(target).to(dtype)
+        counts = torch.ones(len(mass), dtype=torch.bool, device=mass.device)
+        total_weight: Tensor | int = len(mass)
     else:
         index = target.reshape(-1)
         counts = index != options.ignore_index
@@ -120,7 +122,7 @@ def _tree_loss(
         reference.check_targets(index, counts & ~in_range, num_targets)
         index = torch.where(in_range, index, 0)
         mass = one_hot(index, counts, in_range, num_targets, dtype)
-        row_weight = reference.row_weights(counts, index, weight, dtype)
+        total_weight = reference.row_weights(counts, index, weight, dtype).sum()
 
     is_class = torch.isin(nodes, hierarchy.target_nodes("classes", device=rows.device))
     mass = smoothed(mass, is_class, options.label_smoothing, options.smoothing)
@@ -130,9 +132,8 @@ def _tree_loss(
     mass = mass.new_zeros(len(mass), tree.num_nodes).index_copy(1, nodes, mass)
     keep = torch.where(tree.parent < 0, 1.0, path_weights.dilution).to(dtype)[tree.place]
     loss = reference.tree_log_loss(rows, mass, tree, keep, eps=options.eps)
-    if row_weight is None:
-        return reference.reduce(loss, len(rows), options.reduction)
-    return reference.reduce(torch.where(counts, loss, 0.0), row_weight.sum(), options.reduction)
+    loss = torch.where(counts, loss, 0.0)
+    return reference.reduce(loss, total_weight, options.reduction)
 
 
 def _target_shape(input: Tensor) -> torch.Size:
@@ -165,7 +166,7 @@ def _check_shapes(
     shape = _target_shape(input)
     if target.is_floating_point():
         dim = class_dim(input)
-        expected = shape[:dim] + (num_targets,) + shape[dim:]
+        expected = torch.Size((*shape[:dim], num_targets, *shape[dim:]))
         if target.shape != expected:
             raise ValueError(
                 f"target as probabilities over the {num_targets} {options.targets} must be "

@@ -370,10 +370,10 @@ class Hierarchy:
         return int(node)
 
     def __repr__(self) -> str:
-        num_roots = len(self.roots)
         return (
-            f"Hierarchy({self.num_nodes} nodes, {self.num_classes} classes, depth {self.depth}, "
-            f"{num_roots} root{'' if num_roots == 1 else 's'})"
+            f"Hierarchy({_counted(self.num_nodes, 'node')}, "
+            f"{_counted(self.num_classes, 'class', 'classes')}, depth {self.depth}, "
+            f"{_counted(len(self.roots), 'root')})"
         )
 
     def __eq__(self, other: object) -> bool:
@@ -427,3 +427,7 @@ def _checked_class_names(classes: Iterable[str]) -> list[str]:
         if not isinstance(name, str) or isinstance(classes, str):
             raise TypeError(f"classes must be a list of names; classes[{label}] is {name!r}")
     return names
+
+
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -40,6 +40,8 @@ def parse_paths(paths: Iterable[str], sep: str) -> tuple[list[str], list[int], i
                 f"path {label} and path {first} are both {path!r}; list every class once"
             )
 
+    if not ids:
+        raise ValueError("paths is empty; a hierarchy needs at least one")
     class_paths = list(ids)
     parents = [_UNRESOLVED] * len(class_paths)
     for label, path in enumerate(class_paths):
@@ -92,6 +94,8 @@ def parse_edges(edges: Iterable[tuple[str, str]]) -> tuple[list[str], list[int]]
         if parents[child] != _ROOT:
             _refuse_second_parent(list(ids), child, parents[child], parent)
         parents[child] = parent
+    if not ids:
+        raise ValueError("edges is empty; a hierarchy needs at least one (from_parents needs none)")
     return list(ids), parents
 
 

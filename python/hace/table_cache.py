@@ -36,9 +36,10 @@ class TableCache(Generic[T]):
         return self._add(key, torch.device(device), build) if table is None else table
 
     def _add(self, key: Hashable, device: torch.device, build: Callable[[], T]) -> T:
-        if device.type != "cpu" and device.index is None:
-            # "cuda" means the current device, which may be another one the next time.
-            return self.get(key, torch.empty(0, device=device).device, build)
+        # "cuda" means the current device, which may be another one the next time.
+        actual = torch.empty(0, device=device).device
+        if actual != device:
+            return self.get(key, actual, build)
         table = build() if device == _CPU else self.get(key, _CPU, build).to(device)
         latest = list(self._tables.items())[1 - _MAX_TABLES :]
         self._tables = dict([*latest, ((key, device), table)])
