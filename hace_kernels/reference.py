@@ -11,6 +11,7 @@ a target to its root and gives each node a weight w_i. The loss of one row is
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,17 +79,33 @@ def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Te
         top = torch.maximum(tops[-1], added_top)
         totals.append(totals[-1] * (tops[-1] - top).exp() + added * (added_top - top).exp())
         tops.append(top)
-    top, total = torch.stack(tops, 1)[:, :-1], torch.stack(totals, 1)[:, :-1]
-    all_top, all_total = tops[-1][:, None], totals[-1][:, None]
+    mass = _Mass(torch.stack(tops, 1)[:, :-1], torch.stack(totals, 1)[:, :-1])
+    everything = _Mass(tops[-1][:, None], totals[-1][:, None])
     if eps:
-        return (total / all_total * (top - all_top).exp() + eps).log()
-
-    # An interval of -inf logits has log P = -inf; its gradient is spread evenly over its columns,
-    # which is the gradient of their mean.
-    dead = total == 0
+        return _log_prob_with_eps(mass, everything, eps)
     mean = per_ring(z, 0.0, torch.sum).cumsum(1)[:, :-1] / (stop - start).clamp(min=1)
-    alive = (top - all_top) + (torch.where(dead, 1.0, total).log() - all_total.log())
-    return torch.where(dead, mean - (all_top + all_total.log()), alive)
+    return _log_prob(mass, everything, mean)
+
+
+class _Mass(NamedTuple):
+    """Sums of exponentials, `exp(top) * total`; total 0 stands for none."""
+
+    top: Tensor
+    total: Tensor
+
+
+def _log_prob(mass: _Mass, everything: _Mass, mean: Tensor) -> Tensor:
+    """`log P`. Where it is -inf, its gradient is spread evenly over its classes, `mean` of whose
+    logits, which is -inf too, has that gradient."""
+    dead = mass.total == 0
+    log_total = torch.where(dead, 1.0, mass.total).log()
+    alive = (mass.top - everything.top) + (log_total - everything.total.log())
+    return torch.where(dead, mean - (everything.top + everything.total.log()), alive)
+
+
+def _log_prob_with_eps(mass: _Mass, everything: _Mass, eps: float) -> Tensor:
+    p = mass.total / everything.total * (mass.top - everything.top).exp()
+    return (p + eps).log()
 
 
 def _padded_entries(table: PathTable, row: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -111,7 +128,7 @@ def tree_log_prob(logits: Tensor, tree: TreeTable) -> Tensor:
     Nodes whose classes all have a logit of -inf, or that have no class, get -inf and pass no
     gradient on.
     """
-    log_p = _tree_log_prob(logits.to(loss_dtype(logits.dtype)), tree)
+    log_p = _tree_log_prob(logits.to(loss_dtype(logits.dtype)), tree, 0.0)
     log_p = torch.where(log_p == -torch.inf, -torch.inf, log_p)
     return log_p[:, tree.place]
 
@@ -137,9 +154,7 @@ def tree_log_loss(
     """
     z = logits.to(loss_dtype(logits.dtype))
     q = _kept_mass(target.to(z.dtype)[:, tree.node], keep.to(z)[tree.node], tree)
-    log_p = _tree_log_prob(z, tree)
-    if eps:
-        log_p = (log_p.exp() + eps).log()
+    log_p = _tree_log_prob(z, tree, eps)
     return -torch.where(q != 0, q * log_p, 0.0).sum(1)
 
 
@@ -156,42 +171,44 @@ def _kept_mass(mass: Tensor, keep: Tensor, tree: TreeTable) -> Tensor:
     return torch.cat(levels[::-1], 1)
 
 
-def _tree_log_prob(z: Tensor, tree: TreeTable) -> Tensor:
-    """`log P_v` by place, (B, N); where it is -inf, its gradient is spread over the classes."""
-    z = z - z.detach().amax(1, keepdim=True) if z.shape[1] else z
-    own = torch.full((len(z), tree.num_nodes), -torch.inf, dtype=z.dtype, device=z.device)
-    own = own.index_copy(1, tree.class_place, z)
-    is_class = torch.zeros(tree.num_nodes, dtype=z.dtype, device=z.device)
-    is_class[tree.class_place] = 1
+def _tree_log_prob(z: Tensor, tree: TreeTable, eps: float) -> Tensor:
+    """`log(P_v + eps)` by place, (B, N)."""
+    lowest = torch.finfo(z.dtype).min
+    own_top = torch.full((len(z), tree.num_nodes), lowest, dtype=z.dtype, device=z.device)
+    own_top[:, tree.class_place] = z.detach().clamp(min=lowest)
+    own_total = torch.zeros_like(own_top).index_copy(
+        1, tree.class_place, (z - own_top[:, tree.class_place]).exp()
+    )
+    own_sum = torch.zeros_like(own_top).index_copy(1, tree.class_place, z)
+    own_count = torch.zeros_like(own_top[:1])
+    own_count[:, tree.class_place] = 1
 
-    levels: list[Tensor] = []
-    below: tuple[Tensor, Tensor, Tensor] | None = None  # lse, sum and number of the classes' logits
+    levels: list[tuple[Tensor, ...]] = []  # top, total, sum and number of the classes' logits
     for first, last in _levels_upwards(tree):
-        lse = own[:, first:last]
-        count = is_class[None, first:last]
-        total = torch.where(count > 0, lse, 0.0)
-        if below is not None:
-            child_lse, child_total, child_count = below
-            lse = _log_sum_exp_with_children(lse, child_lse, tree, first, last)
-            total = total + _sum_to_parents(child_total, tree, first, last)
+        here = slice(first, last)
+        top, total = own_top[:, here], own_total[:, here]
+        logit_sum, count = own_sum[:, here], own_count[:, here]
+        if levels:
+            child_top, child_total, child_sum, child_count = levels[-1]
+            parent = _parents_in_level(child_top, tree, first, last)
+            above = parent.expand(len(z), -1)
+            joint = top.scatter_reduce(1, above, child_top, "amax")
+            risen = child_total * (child_top - joint[:, parent]).exp()
+            total = total * (top - joint).exp() + _sum_to_parents(risen, tree, first, last)
+            top = joint
+            logit_sum = logit_sum + _sum_to_parents(child_sum, tree, first, last)
             count = count + _sum_to_parents(child_count, tree, first, last)
-        below = (lse, total, count)
-        mean = torch.where(count > 0, total / count.clamp(min=1), -torch.inf)
-        levels.append(torch.where(lse == -torch.inf, mean, lse))
-    return torch.cat(levels[::-1], 1) - torch.logsumexp(z, 1, keepdim=True)
+        levels.append((top, total, logit_sum, count))
 
-
-def _log_sum_exp_with_children(
-    own: Tensor, child: Tensor, tree: TreeTable, first: int, last: int
-) -> Tensor:
-    """`log(exp(own) + sum exp(child))` for the nodes at places first … last, of -inf too."""
-    parent = _parents_in_level(child, tree, first, last)
-    rows = parent.expand(len(child), -1)
-    top = own.detach().scatter_reduce(1, rows, child.detach(), "amax")
-    shift = torch.where(top == -torch.inf, 0.0, top)
-    total = (own - shift).exp().index_add(1, parent, (child - shift[:, parent]).exp())
-    alive = total != 0
-    return torch.where(alive, shift + torch.where(alive, total, 1.0).log(), -torch.inf)
+    top, total, logit_sum, count = (
+        torch.cat(parts, 1) for parts in zip(*levels[::-1], strict=True)
+    )
+    row_top = z.detach().amax(1, keepdim=True).clamp(min=lowest)
+    everything = _Mass(row_top, (z - row_top).exp().sum(1, keepdim=True))
+    if eps:
+        return _log_prob_with_eps(_Mass(top, total), everything, eps)
+    mean = torch.where(count > 0, logit_sum / count.clamp(min=1), -torch.inf)
+    return _log_prob(_Mass(top, total), everything, mean)
 
 
 def _sum_to_parents(child: Tensor, tree: TreeTable, first: int, last: int) -> Tensor:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from hace_kernels.ops import path_log_loss
-from hace_kernels.path_table import PathTable
-
 import oracle
+import torch
 import trees
 from conftest import Backend
+
+from hace_kernels.ops import path_log_loss
+from hace_kernels.path_table import PathTable
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -131,6 +131,4 @@ def check(
     oracle.assert_loss_close(loss, answer, logits.dtype, roundings)
     # A gradient kept from the forward and multiplied by what comes in is rounded twice.
     plain = isinstance(options.get("incoming", 1.0), float) and options.get("incoming", 1.0) == 1.0
-    oracle.assert_grad_close(
-        grad, answer, roundings=roundings, output_roundings=1 if plain else 2
-    )
+    oracle.assert_grad_close(grad, answer, roundings=roundings, output_roundings=1 if plain else 2)

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from trees import Tree
 
 REAL = np.longdouble
@@ -119,7 +118,7 @@ def node_log_loss(
 
 
 def dilution_weights(tree: Tree, dilution: float) -> np.ndarray:
-    """`weights[y, v]` is what HACE gives to node v for target y: d (1-d)^i, the rest at the root."""
+    """`weights[y, v]`, what HACE gives to node v for target y: d (1-d)^i, the rest at the root."""
     weights = np.zeros((tree.num_nodes, tree.num_nodes))
     for target in range(tree.num_nodes):
         path = tree.path(target)
@@ -145,9 +144,7 @@ def reduce(answer: Answer, reduction: str, divisor: float = 1.0, incoming: Any =
             loss, loss_scale = loss / REAL(divisor), loss_scale / np.abs(REAL(divisor))
         grad = np.where(answer.grad_scale == 0, 0, answer.grad * factor)
         grad_scale = np.where(answer.grad_scale == 0, 0, answer.grad_scale * np.abs(factor))
-    return replace(
-        answer, loss=loss, grad=grad, loss_scale=loss_scale, grad_scale=grad_scale
-    )
+    return replace(answer, loss=loss, grad=grad, loss_scale=loss_scale, grad_scale=grad_scale)
 
 
 def hace(
@@ -249,15 +246,18 @@ def _assert_within(found: np.ndarray, expected: np.ndarray, bound: np.ndarray) -
     """NaN and infinities in the same places, all else within the bound; names the worst entry."""
     with np.errstate(all="ignore"):
         finite = np.isfinite(expected)
-        same = np.where(finite, np.isfinite(found), (found == expected) | np.isnan(found + expected))
+        same = np.where(
+            finite, np.isfinite(found), (found == expected) | np.isnan(found + expected)
+        )
         same &= np.isnan(found) == np.isnan(expected)
         excess = np.where(finite & same, np.abs(found - expected) - bound, 0)
         excess[~same] = np.inf
     if not (excess > 0).any():
         return
     worst = np.unravel_index(np.argmax(excess), excess.shape)
+    wrong, index = int((excess > 0).sum()), list(map(int, worst))
     raise AssertionError(
-        f"{int((excess > 0).sum())} of {excess.size} entries are wrong; at {list(map(int, worst))}: "
+        f"{wrong} of {excess.size} entries are wrong; at {index}: "
         f"{float(found[worst])!r}, expected {float(expected[worst])!r} "
         f"+- {float(bound[worst]):.2g}"
     )

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hace_kernels.ops import path_log_loss
-
 import trees
 from cases import DTYPES, Case, call, check, expected, interval_case, tree_case
 from conftest import Backend
 from oracle import ROUNDOFF, assert_loss_close, to_real
+
+from hace_kernels.ops import path_log_loss
 
 TREES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
     "flat": lambda rng: trees.flat(13),
@@ -83,9 +83,7 @@ def test_widths(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_interval(
-    backend: Backend, rng: np.random.Generator, dtype: torch.dtype
-) -> None:
+def test_every_interval(backend: Backend, dtype: torch.dtype) -> None:
     """Ends of the inner interval at every offset from those of the outer and of the row."""
     width = 40
     paths = [
@@ -142,7 +140,7 @@ def test_options(
             )
 
 
-def test_mean_is_the_default(backend: Backend, rng: np.random.Generator) -> None:
+def test_mean_is_the_default(rng: np.random.Generator) -> None:
     case = some_case(rng)
     logits, target = case.logits(5, torch.float32), case.targets(5)
     loss = path_log_loss(logits, target, case.table, backend="auto")
@@ -273,7 +271,7 @@ def test_target_out_of_range(
     logits = case.logits(4, torch.float32).to(backend.device)
     target = case.targets(4).to(backend.device)
     target[2] = bad
-    options: dict[str, Any] = dict(reduction=reduction, backend=backend.name)
+    options: dict[str, Any] = {"reduction": reduction, "backend": backend.name}
     table = case.table.to(backend.device)
     if backend.device.type == "cpu":
         for requires_grad in (False, True):
@@ -313,23 +311,23 @@ def test_target_with_no_class_below_it(backend: Backend) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        dict(logits=torch.randn(4, 49)),
-        dict(logits=torch.randn(4, 51)),
-        dict(logits=torch.randn(4)),
-        dict(logits=torch.randn(5, 50)),
-        dict(target=torch.zeros(4, 1, dtype=torch.long)),
-        dict(target=torch.zeros(4)),
-        dict(logits=torch.zeros(4, 50, dtype=torch.long)),
-        dict(reduction="average"),
-        dict(target_weight=torch.ones(49)),
-        dict(backend="fortran"),
-        dict(eps=-1e-6),
+        {"logits": torch.randn(4, 49)},
+        {"logits": torch.randn(4, 51)},
+        {"logits": torch.randn(4)},
+        {"logits": torch.randn(5, 50)},
+        {"target": torch.zeros(4, 1, dtype=torch.long)},
+        {"target": torch.zeros(4)},
+        {"logits": torch.zeros(4, 50, dtype=torch.long)},
+        {"reduction": "average"},
+        {"target_weight": torch.ones(49)},
+        {"backend": "fortran"},
+        {"eps": -1e-6},
     ],
     ids=lambda change: "-".join(map(str, change)),
 )
 def test_wrong_arguments(rng: np.random.Generator, change: dict[str, Any]) -> None:
     case = some_case(rng)
-    arguments: dict[str, Any] = dict(logits=case.logits(4, torch.float32), target=case.targets(4))
+    arguments: dict[str, Any] = {"logits": case.logits(4, torch.float32), "target": case.targets(4)}
     arguments.update(change)
     with pytest.raises((ValueError, TypeError)):
         path_log_loss(table=case.table, **arguments)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hace_kernels.ops import path_log_loss
-from torch._dynamo.testing import CompileCounterWithBackend
-from torch.utils._python_dispatch import TorchDispatchMode
-
 import trees
 from cases import DTYPES, Case, call, check, expected, interval_case, tree_case
 from conftest import Backend
 from oracle import assert_grad_close, assert_loss_close
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hace_kernels.ops import path_log_loss
 
 REDUCTIONS = ["none", "mean", "sum"]
 
@@ -51,9 +51,7 @@ def inputs(case: Case, backend: Backend, rows: int, dtype: torch.dtype) -> tuple
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_second_backward(
-    backend: Backend, case: Case, reduction: str, dtype: torch.dtype
-) -> None:
+def test_second_backward(backend: Backend, case: Case, reduction: str, dtype: torch.dtype) -> None:
     """Each backward of one graph is right for its own incoming factor.
 
     The gradient handed out is the caller's: changing it in place must not reach the next one.
@@ -73,9 +71,7 @@ def test_second_backward(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_incoming_gradients_differ_by_row(
-    backend: Backend, case: Case, dtype: torch.dtype
-) -> None:
+def test_incoming_gradients_differ_by_row(backend: Backend, case: Case, dtype: torch.dtype) -> None:
     incoming = torch.tensor([1.0, 0.0, -2.0, 1e-3, 100.0, 1.0])
     check(
         case,
@@ -90,17 +86,15 @@ def test_incoming_gradients_differ_by_row(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("factor", [65536.0, 2.0**-10, 0.0])
-def test_scaled_loss(
-    backend: Backend, reduction: str, factor: float, dtype: torch.dtype
-) -> None:
+def test_scaled_loss(backend: Backend, reduction: str, factor: float, dtype: torch.dtype) -> None:
     """A GradScaler's factor comes in before the gradient is rounded: small entries stay."""
     case = tree_case(trees.balanced([4, 5]))
     rows = 64
     logits = case.logits(rows, dtype, scale=1.0)
     logits[:, :5] -= 14
     factor = factor / rows if reduction != "mean" else factor
-    options: dict[str, Any] = dict(reduction=reduction, incoming=factor)
-    loss, grad = call(case, logits, torch.arange(rows) % 15 + 5, backend, **options)
+    options: dict[str, Any] = {"reduction": reduction, "incoming": factor}
+    _loss, grad = call(case, logits, torch.arange(rows) % 15 + 5, backend, **options)
     answer = expected(case, logits, torch.arange(rows) % 15 + 5, **options)
     assert_grad_close(grad, answer, output_roundings=2)
     if factor > 1:
@@ -125,7 +119,10 @@ def test_expanded_logits_sum_their_gradient(backend: Backend, case: Case) -> Non
     bound(case, backend, reduction="sum")(row.expand(5, -1), target).backward()
     answer = expected(case, row.expand(5, -1), target, reduction="sum")
     torch.testing.assert_close(
-        row.grad[0].cpu(), torch.from_numpy(answer.grad.sum(0).astype(float)), rtol=1e-13, atol=1e-14
+        row.grad[0].cpu(),
+        torch.from_numpy(answer.grad.sum(0).astype(float)),
+        rtol=1e-13,
+        atol=1e-14,
     )
 
 
@@ -248,10 +245,10 @@ def raw_arguments(
 @pytest.mark.parametrize(
     "options",
     [
-        dict(reduction=0),
-        dict(reduction=1, weighted=True),
-        dict(reduction=2),
-        dict(reduction=1, with_grad=False),
+        {"reduction": 0},
+        {"reduction": 1, "weighted": True},
+        {"reduction": 2},
+        {"reduction": 1, "with_grad": False},
     ],
     ids=["none", "mean weighted", "sum", "without gradient"],
 )

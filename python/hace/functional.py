@@ -67,6 +67,8 @@ def loss_with_options(
     options: LossOptions,
 ) -> Tensor:
     """`hace_loss` once its keywords are checked."""
+    if not isinstance(hierarchy, Hierarchy):
+        raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
     if isinstance(target, tuple):
         raise NotImplementedError(
             "a pair (index, weight) as target comes with the op tree_log_loss, which this release "
@@ -130,7 +132,8 @@ def _tree_loss(
         mass = mass * weight.to(dtype)
     reference.check_mass_has_classes(mass, tree.empty[tree.place[nodes]])
     mass = mass.new_zeros(len(mass), tree.num_nodes).index_copy(1, nodes, mass)
-    keep = torch.where(tree.parent < 0, 1.0, path_weights.dilution).to(dtype)[tree.place]
+    keep = torch.full((tree.num_nodes,), path_weights.dilution, dtype=dtype, device=rows.device)
+    keep = torch.where(tree.parent[tree.place] < 0, 1.0, keep)
     loss = reference.tree_log_loss(rows, mass, tree, keep, eps=options.eps)
     loss = torch.where(counts, loss, 0.0)
     return reference.reduce(loss, total_weight, options.reduction)

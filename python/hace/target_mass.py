@@ -35,11 +35,11 @@ def smoothed(mass: Tensor, is_class: Tensor, epsilon: float, smoothing: Smoothin
     """
     if epsilon == 0:
         return mass
-    num_classes = is_class.sum()
-    total = mass.sum(1, keepdim=True)
+    num_classes = is_class.sum().to(mass.dtype)
     if smoothing == "uniform":
-        spread = total / num_classes
+        spread = 1 / num_classes
     else:
+        total = mass.sum(1, keepdim=True)
         on_classes = torch.where(is_class, mass, 0.0).sum(1, keepdim=True)
         of_other_classes = (on_classes - mass) / (num_classes - 1).clamp(min=1)
         spread = of_other_classes + (total - on_classes) / num_classes
