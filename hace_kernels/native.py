@@ -7,6 +7,7 @@ Python module, so `torch.ops.load_library` brings it in and its ops appear under
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -32,3 +33,10 @@ def _load() -> str | None:
 
 
 load_error: str | None = _load()
+
+if load_error is not None:
+    warnings.warn(
+        f"hace_kernels runs on its slow PyTorch reference: {load_error}",
+        RuntimeWarning,
+        stacklevel=2,
+    )

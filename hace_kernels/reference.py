@@ -74,17 +74,24 @@ def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Te
     ring_top = per_ring(z.detach(), lowest, torch.amax).clamp(min=lowest)
     ring_total = per_ring((z - ring_top.gather(1, ring)).exp(), 0.0, torch.sum)
 
-    tops, totals = [ring_top[:, 0]], [ring_total[:, 0]]
-    for added_top, added in zip(ring_top.unbind(1)[1:], ring_total.unbind(1)[1:], strict=True):
-        top = torch.maximum(tops[-1], added_top)
-        totals.append(totals[-1] * (tops[-1] - top).exp() + added * (added_top - top).exp())
-        tops.append(top)
-    mass = _Mass(torch.stack(tops, 1)[:, :-1], torch.stack(totals, 1)[:, :-1])
-    everything = _Mass(tops[-1][:, None], totals[-1][:, None])
+    inside = [_Mass(ring_top[:, 0], ring_total[:, 0])]
+    steps = []
+    for added in map(_Mass, ring_top.unbind(1)[1:], ring_total.unbind(1)[1:]):
+        steps.append(_log_one_plus_ratio(added, inside[-1]))
+        inside.append(_sum(inside[-1], added))
+    everything = inside.pop()
+    if not inside:
+        return z.new_zeros(len(z), 0)
     if eps:
-        return _log_prob_with_eps(mass, everything, eps)
+        return torch.stack([_log_prob_with_eps(mass, everything, eps) for mass in inside], 1)
+
+    # -log P_i is the sum of log(inside_{k+1} / inside_k) over k >= i, which is exact for P near 1.
+    log_p = -torch.stack(steps, 1).flip(1).cumsum(1).flip(1)
+    # An interval of -inf logits has log P = -inf; its gradient is spread evenly over its columns,
+    # which is the gradient of their mean.
+    dead = torch.stack([mass.total == 0 for mass in inside], 1)
     mean = per_ring(z, 0.0, torch.sum).cumsum(1)[:, :-1] / (stop - start).clamp(min=1)
-    return _log_prob(mass, everything, mean)
+    return torch.where(dead, mean - z.logsumexp(1, keepdim=True), log_p)
 
 
 class _Mass(NamedTuple):
@@ -92,6 +99,19 @@ class _Mass(NamedTuple):
 
     top: Tensor
     total: Tensor
+
+
+def _sum(a: _Mass, b: _Mass) -> _Mass:
+    top = torch.maximum(a.top, b.top)
+    return _Mass(top, a.total * (a.top - top).exp() + b.total * (b.top - top).exp())
+
+
+def _log_one_plus_ratio(a: _Mass, b: _Mass) -> Tensor:
+    """`log(1 + a / b)`, 0 where either is none."""
+    some = (a.total != 0) & (b.total != 0)
+    log_totals = torch.where(some, a.total, 1.0).log() - torch.where(some, b.total, 1.0).log()
+    log_ratio = torch.where(some, a.top - b.top, 0.0) + log_totals
+    return torch.where(some, torch.nn.functional.softplus(log_ratio, threshold=50), 0.0)
 
 
 def _log_prob(mass: _Mass, everything: _Mass, mean: Tensor) -> Tensor:

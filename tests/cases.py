@@ -67,6 +67,14 @@ def interval_case(num_classes: int, paths: Sequence[Sequence[tuple[int, int, flo
     return Case(trees.interval_table(paths, num_classes), reach, weights)
 
 
+def in_column_order(case: Case, order: np.ndarray) -> Case:
+    """The same intervals of positions, where position i is column `order[i]` of the logits."""
+    reach = np.zeros_like(case.reach)
+    reach[:, order] = case.reach
+    table = case.table._replace(order=torch.tensor(order, dtype=torch.int32))
+    return Case(table, reach, case.weights)
+
+
 def call(
     case: Case,
     logits: torch.Tensor,

@@ -525,6 +525,7 @@ def test_tables_are_cached_by_what_they_depend_on() -> None:
     tree = Hierarchy.from_paths(ANIMALS)
     table = tree.path_table(HACEWeights(0.7))
     assert tree.path_table(HACEWeights(0.7), device=torch.device("cpu")) is table
+    assert tree.path_table(HACEWeights(0.7), device="cpu:0") is table  # the same device
     for other in (
         tree.path_table(HACEWeights(0.6)),
         tree.path_table(HACEWeights(0.7), logits="nodes"),

@@ -486,6 +486,20 @@ def test_table_beyond_memory_is_refused_with_its_size(monkeypatch: pytest.Monkey
     assert hace_table(caterpillar(100), 0.5).max_entries == 60
 
 
+@pytest.mark.parametrize("keep_full", [False, True])
+def test_memory_is_counted_to_the_entry(monkeypatch: pytest.MonkeyPatch, keep_full: bool) -> None:
+    # Two trees: a root with two leaves, and a root with one leaf below a chain that merges.
+    tree = Tree(np.array([-1, 0, 0, -1, 3, 4]), np.array([1, 2, 5]))
+    entries = len(hace_table(tree, 1e-3, keep_full=keep_full).weight)
+    assert entries == 5
+    needed = entries * path_table_module._PEAK_BYTES_PER_ENTRY
+    monkeypatch.setattr(path_table_module, "_memory_bytes", lambda: needed)
+    assert len(hace_table(tree, 1e-3, keep_full=keep_full).weight) == entries
+    monkeypatch.setattr(path_table_module, "_memory_bytes", lambda: needed - 1)
+    with pytest.raises(MemoryError, match=r"\(5 entries for 3 targets\)"):
+        hace_table(tree, 1e-3, keep_full=keep_full)
+
+
 # HACE's weights
 
 

@@ -11,7 +11,7 @@ import torch
 import trees
 from cases import DTYPES, Case, call, check, expected, interval_case, tree_case
 from conftest import Backend
-from oracle import ROUNDOFF, assert_loss_close, to_real
+from oracle import ROUNDOFF, assert_grad_close, assert_loss_close, to_real
 
 from hace_kernels.ops import path_log_loss
 
@@ -257,6 +257,25 @@ def test_many_rows_of_few_classes(
     target[rng.integers(0, 20_000, 500)] = -100
     check(case, case.logits(20_000, dtype), target, backend, reduction="none")
     check(case, case.logits(20_000, dtype), target, backend, reduction="mean")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -> None:
+    """40 MB and more, in rows that begin at every offset: kernels may store it in another way."""
+    width, distinct = 10_007, 7
+    paths = [
+        [(leaf, leaf + 1, 0.5), (leaf - 3, leaf + 2, 0.3), (8, 9999, 0.2)] for leaf in (50, 9000)
+    ]
+    case = interval_case(width, paths)
+    copies = 42 * 2**20 // (distinct * width * dtype.itemsize)
+    few, target = case.logits(distinct, dtype), torch.arange(distinct) % 2
+    loss, grad = call(case, few.repeat(copies, 1), target.repeat(copies), backend, reduction="none")
+    answer = expected(case, few, target, reduction="none")
+    grad = grad.view(copies, distinct, width)
+    for copy in (0, 1, copies - 1):
+        assert_loss_close(loss.view(copies, distinct)[copy], answer, dtype)
+        assert_grad_close(grad[copy], answer)
+    assert torch.equal(grad, grad[:1].expand_as(grad)), "equal rows have different gradients"
 
 
 # --- wrong input ----------------------------------------------------------------------------------

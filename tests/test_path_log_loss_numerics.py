@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 import trees
-from cases import DTYPES, Case, call, check, expected, interval_case, tree_case
+from cases import DTYPES, Case, call, check, expected, in_column_order, interval_case, tree_case
 from conftest import Backend
 from oracle import ROUNDOFF, to_real, working_dtype
 
@@ -258,22 +260,36 @@ def test_as_exact_as_cross_entropy(
 
 
 @pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("order", ["ordered", "shuffled"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_few_huge_rows(backend: Backend, rows: int, dtype: torch.dtype) -> None:
-    """Rows that are split over threads, with interval ends in every part."""
+def test_a_few_huge_rows(
+    backend: Backend,
+    rng: np.random.Generator,
+    threads: Callable[[int], None],
+    rows: int,
+    count: int,
+    order: str,
+    dtype: torch.dtype,
+) -> None:
+    """Rows that are split over threads: ends, far-away intervals and -inf in every part."""
+    threads(count)
     width = 300_000
+    columns = rng.permutation(width) if order == "shuffled" else np.arange(width)
     paths = [
         [(123_456, 123_457, 0.5), (100_001, 180_003, 0.3), (5, 290_000, 0.2)],
         [(299_999, 300_000, 0.5), (299_000, 300_000, 0.5)],
         [(0, 1, 0.7), (0, 149_999, 0.3)],
     ]
     case = interval_case(width, paths)
-    logits = case.logits(rows, dtype)
-    check(case, logits, torch.arange(rows), backend, reduction="mean", roundings=32)
-    logits[:, :200_000] -= 300
-    check(case, logits, torch.arange(rows), backend, roundings=32)
-    logits[:, :150_000] = -torch.inf
-    check(case, logits, torch.arange(rows), backend, reduction="none", roundings=32)
+    if order == "shuffled":
+        case = in_column_order(case, columns)
+    logits, target = case.logits(rows, dtype), torch.arange(rows)
+    check(case, logits, target, backend, reduction="mean", roundings=32)
+    logits[:, torch.from_numpy(columns[:200_000])] -= 300
+    check(case, logits, target, backend, roundings=32)
+    logits[:, torch.from_numpy(columns[:150_000])] = -torch.inf
+    check(case, logits, target, backend, reduction="none", roundings=32)
 
 
 def test_half_precision_loss_is_not_rounded_to_half(

@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def run(codes: MedicalCodes, schedule: Schedule) -> list[Row]:
         for recipe in RECIPES:
             task = progress.add_task(recipe.name, total=schedule.steps(codes, recipe))
             rate = rates[recipe.key]
-            trained = train(codes, recipe, rate, schedule, lambda t=task: progress.advance(t))
+            trained = train(codes, recipe, rate, schedule, partial(progress.advance, task))
             best = trained.answer(codes.test.texts)
             rows.append(Row(trained, rate, best, measure(codes.tree, best, codes.test)))
     return rows

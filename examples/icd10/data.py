@@ -73,7 +73,7 @@ def load(chapter: str | None = None, seed: int = 0) -> MedicalCodes:
     """Reads the classification (one chapter of it, if named) and splits its inclusion terms."""
     entries = list(_read(chapter))
     tree = hace.Hierarchy.from_paths([entry.path for entry in entries if entry.is_leaf])
-    node_of = {name: node for node, name in enumerate(tree.names)}
+    node_of = {entry.path: tree.index(entry.path) for entry in entries}
     codes = [ROOT] * tree.num_nodes
     titles = [ROOT] * tree.num_nodes
     for entry in entries:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -41,7 +42,7 @@ def tune(chapter: str | None, schedule: Schedule, grid: tuple[float, ...], out: 
             for rate in grid:
                 steps = schedule.steps(codes, recipe)
                 task = progress.add_task(f"{recipe.name}, rate {rate}", total=steps)
-                trained = train(codes, recipe, rate, schedule, lambda t=task: progress.advance(t))
+                trained = train(codes, recipe, rate, schedule, partial(progress.advance, task))
                 best = trained.answer(codes.validation.texts)
                 tried[rate] = measure(codes.tree, best, codes.validation)
             figures[recipe.key] = tried
