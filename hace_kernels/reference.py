@@ -11,6 +11,7 @@ a target to its root and gives each node a weight w_i. The loss of one row is
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -74,24 +75,22 @@ def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Te
     ring_top = per_ring(z.detach(), lowest, torch.amax).clamp(min=lowest)
     ring_total = per_ring((z - ring_top.gather(1, ring)).exp(), 0.0, torch.sum)
 
-    inside = [_Mass(ring_top[:, 0], ring_total[:, 0])]
-    steps = []
-    for added in map(_Mass, ring_top.unbind(1)[1:], ring_total.unbind(1)[1:]):
-        steps.append(_log_one_plus_ratio(added, inside[-1]))
-        inside.append(_sum(inside[-1], added))
-    everything = inside.pop()
-    if not inside:
+    if num_rings == 1:
         return z.new_zeros(len(z), 0)
+    rings = [_Mass(*ring) for ring in zip(ring_top.unbind(1), ring_total.unbind(1), strict=True)]
+    inside = list(accumulate(rings[:-1], _sum))
+    outside = list(accumulate(rings[:0:-1], _sum))[::-1]
     if eps:
-        return torch.stack([_log_prob_with_eps(mass, everything, eps) for mass in inside], 1)
+        p = [_ratio(i, _sum(i, o)) for i, o in zip(inside, outside, strict=True)]
+        return (torch.stack(p, 1) + eps).log()
 
-    # -log P_i is the sum of log(inside_{k+1} / inside_k) over k >= i, which is exact for P near 1.
-    log_p = -torch.stack(steps, 1).flip(1).cumsum(1).flip(1)
+    # -log P = log(1 + outside / inside), which is exact for P near 0 and near 1.
+    log_p = [-_log_one_plus_ratio(o, i) for i, o in zip(inside, outside, strict=True)]
     # An interval of -inf logits has log P = -inf; its gradient is spread evenly over its columns,
     # which is the gradient of their mean.
     dead = torch.stack([mass.total == 0 for mass in inside], 1)
     mean = per_ring(z, 0.0, torch.sum).cumsum(1)[:, :-1] / (stop - start).clamp(min=1)
-    return torch.where(dead, mean - z.logsumexp(1, keepdim=True), log_p)
+    return torch.where(dead, mean - z.logsumexp(1, keepdim=True), torch.stack(log_p, 1))
 
 
 class _Mass(NamedTuple):
@@ -123,9 +122,8 @@ def _log_prob(mass: _Mass, everything: _Mass, mean: Tensor) -> Tensor:
     return torch.where(dead, mean - (everything.top + everything.total.log()), alive)
 
 
-def _log_prob_with_eps(mass: _Mass, everything: _Mass, eps: float) -> Tensor:
-    p = mass.total / everything.total * (mass.top - everything.top).exp()
-    return (p + eps).log()
+def _ratio(a: _Mass, b: _Mass) -> Tensor:
+    return a.total / b.total * (a.top - b.top).exp()
 
 
 def _padded_entries(table: PathTable, row: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -226,7 +224,7 @@ def _tree_log_prob(z: Tensor, tree: TreeTable, eps: float) -> Tensor:
     row_top = z.detach().amax(1, keepdim=True).clamp(min=lowest)
     everything = _Mass(row_top, (z - row_top).exp().sum(1, keepdim=True))
     if eps:
-        return _log_prob_with_eps(_Mass(top, total), everything, eps)
+        return (_ratio(_Mass(top, total), everything) + eps).log()
     mean = torch.where(count > 0, logit_sum / count.clamp(min=1), -torch.inf)
     return _log_prob(_Mass(top, total), everything, mean)
 

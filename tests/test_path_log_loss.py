@@ -262,6 +262,8 @@ def test_many_rows_of_few_classes(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -> None:
     """40 MB and more, in rows that begin at every offset: kernels may store it in another way."""
+    if backend.name == "reference":
+        pytest.skip("the reference leaves storing to PyTorch")
     width, distinct = 10_007, 7
     paths = [
         [(leaf, leaf + 1, 0.5), (leaf - 3, leaf + 2, 0.3), (8, 9999, 0.2)] for leaf in (50, 9000)
