@@ -23,7 +23,7 @@ $(VENV)/.hace-installed: $(VENV)/bin/python pyproject.toml setup.py $(shell find
 
 test: install
 	$(BIN)/python -m pytest -n 2
-	$(BIN)/python -m hace.verify
+	cd $(VENV) && bin/python -m hace.verify
 
 test-large: install
 	$(BIN)/python -m pytest -m large

@@ -21,7 +21,7 @@ from .rates import RATES, save_rates
 from .recipes import RECIPES
 from .train import SCORES, Schedule, measure, train
 
-GRID = (0.01, 0.014, 0.02, 0.028)
+GRID = (0.006, 0.01, 0.016, 0.025)
 
 Figures = dict[str, dict[float, dict[str, float]]]
 
