@@ -1,26 +1,36 @@
 // The instruction sets that kernels are compiled for, and the best one that this processor runs.
 #pragma once
 
+#include <cstdlib>
+#include <cstring>
+
 namespace hace {
 
 enum class Isa { kGeneric, kAvx2, kAvx512 };
 
-inline Isa best_isa() {
+inline Isa supported_isa() {
 #if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    return Isa::kAvx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c"))
+    return Isa::kAvx2;
+#endif
+  return Isa::kGeneric;
+}
+
+// HACE_CPU_CAPABILITY=generic or avx2 in the environment asks for less than the processor has.
+inline Isa best_isa() {
   static const Isa isa = [] {
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-      return Isa::kAvx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
-      return Isa::kAvx2;
-    return Isa::kGeneric;
+    const Isa supported = supported_isa();
+    const char* wanted = std::getenv("HACE_CPU_CAPABILITY");
+    if (wanted && std::strcmp(wanted, "generic") == 0) return Isa::kGeneric;
+    if (wanted && std::strcmp(wanted, "avx2") == 0 && supported != Isa::kGeneric) return Isa::kAvx2;
+    return supported;
   }();
   return isa;
-#else
-  return Isa::kGeneric;
-#endif
 }
 
 inline const char* name_of(Isa isa) {

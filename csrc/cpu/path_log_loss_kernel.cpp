@@ -300,6 +300,12 @@ struct RowKernel {
 
   static void run_stage(const PathLogLossProblem& problem, PathLogLossWorkspace& workspace,
                         int stage, int64_t first, int64_t last) {
+    run_units(problem, workspace, stage, first, last);
+    if (problem.past_caches) fence_stores();
+  }
+
+  static void run_units(const PathLogLossProblem& problem, PathLogLossWorkspace& workspace,
+                        int stage, int64_t first, int64_t last) {
     Plan& plan = plan_of(workspace);
     Real* values = values_of(workspace);
     if (plan.gathers) {
@@ -339,7 +345,7 @@ struct RowKernel {
       }
       const int stages = begin_row(problem, row, workspace);
       for (int stage = 0; stage < stages; ++stage)
-        run_stage(problem, workspace, stage, 0, stage_units(workspace, stage));
+        run_units(problem, workspace, stage, 0, stage_units(workspace, stage));
     }
     if (problem.past_caches) fence_stores();
   }

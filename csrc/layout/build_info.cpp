@@ -1,5 +1,7 @@
 #include "build_info.h"
 
+#include "../cpu/isa.h"
+
 namespace hace {
 namespace {
 
@@ -34,17 +36,6 @@ std::vector<std::pair<std::string, std::string>> build_info() {
           {"architecture", kArchitecture}};
 }
 
-std::string cpu_capability() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  if (avx2 && avx512) return "avx512";
-  if (avx2) return "avx2";
-#endif
-  return "generic";
-}
+std::string cpu_capability() { return name_of(best_isa()); }
 
 }  // namespace hace
