@@ -51,9 +51,8 @@ inline Vector<double> exp_nonpositive(Vector<double> x) {
   typedef uint64_t Bits __attribute__((vector_size(kVectorBytes)));
   // Taylor to r^13: the remainder is below 4.2e-18.
   constexpr double kInverseFactorials[] = {
-      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-      1.0 / 40320,      1.0 / 5040,      1.0 / 720,      1.0 / 120,     1.0 / 24,
-      1.0 / 6,          0.5};
+      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320,
+      1.0 / 5040,       1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5};
 
   const Vector<double> clamped = max(broadcast(kLowest), x);
   const Vector<double> rounded = clamped * 0x1.71547652b82fep0 + kRound;

@@ -78,16 +78,17 @@ void check(const Call& call) {
   STD_TORCH_CHECK(call.ptr.scalar_type() == ScalarType::Long && call.ptr.is_contiguous() &&
                       call.start.scalar_type() == ScalarType::Int && call.start.is_contiguous() &&
                       call.stop.scalar_type() == ScalarType::Int && call.stop.is_contiguous() &&
-                      call.weight.scalar_type() == ScalarType::Double && call.weight.is_contiguous(),
+                      call.weight.scalar_type() == ScalarType::Double &&
+                      call.weight.is_contiguous(),
                   "path_log_loss: the path table must be contiguous tensors: ptr int64, start and "
                   "stop int32, weight float64");
   STD_TORCH_CHECK(call.ptr.numel() > 0 && call.start.numel() == call.stop.numel() &&
                       call.start.numel() == call.weight.numel(),
                   "path_log_loss: the path table's start, stop and weight must have one length");
-  STD_TORCH_CHECK(!call.order || (call.order->scalar_type() == ScalarType::Int &&
-                                  call.order->is_contiguous() &&
-                                  call.order->numel() == logits.size(1)),
-                  "path_log_loss: order must be a contiguous int32 vector with one entry a column");
+  STD_TORCH_CHECK(
+      !call.order || (call.order->scalar_type() == ScalarType::Int && call.order->is_contiguous() &&
+                      call.order->numel() == logits.size(1)),
+      "path_log_loss: order must be a contiguous int32 vector with one entry a column");
   STD_TORCH_CHECK(
       !call.target_weight || (call.target_weight->scalar_type() == ScalarType::Double &&
                               call.target_weight->is_contiguous() &&
@@ -115,8 +116,8 @@ void check_path(const Call& call, int64_t t, int64_t row, int64_t first, int64_t
   for (int64_t i = first; i < last; ++i) {
     STD_TORCH_CHECK(start[i] != stop[i], "target ", t, " of row ", row,
                     " has no class at or below it, so its probability is 0 whatever the logits");
-    const bool nested = i == first ? start[i] < stop[i]
-                                   : start[i] <= start[i - 1] && stop[i - 1] <= stop[i];
+    const bool nested =
+        i == first ? start[i] < stop[i] : start[i] <= start[i - 1] && stop[i - 1] <= stop[i];
     STD_TORCH_CHECK(nested && start[i] >= 0 && stop[i] <= call.logits.size(1),
                     "path_log_loss: the path table's intervals for target ", t,
                     " are not nested within the columns");
@@ -157,8 +158,9 @@ constexpr int64_t kSplitColumns = int64_t{1} << 17;
 thread_local Scratch thread_values;
 thread_local Scratch thread_plan;
 
-PathLogLossWorkspace workspace_of(const PathLogLossKernel& kernel, const PathLogLossProblem& problem,
-                                  int64_t max_entries, int64_t value_size) {
+PathLogLossWorkspace workspace_of(const PathLogLossKernel& kernel,
+                                  const PathLogLossProblem& problem, int64_t max_entries,
+                                  int64_t value_size) {
   return {thread_values.get(kernel.workspace_values(problem) * value_size),
           thread_plan.get(kernel.workspace_plan_bytes(problem, max_entries))};
 }
@@ -192,8 +194,7 @@ void run(const Call& call, const Rows& rows, double* loss, void* grad) {
   const int64_t value_size = work_size(element);
   const int64_t threads = torch::stable::get_num_threads();
   if (threads > 1 && num_rows < 4 * threads && columns >= kSplitColumns) {
-    PathLogLossWorkspace workspace =
-        workspace_of(kernel, problem, rows.max_entries, value_size);
+    PathLogLossWorkspace workspace = workspace_of(kernel, problem, rows.max_entries, value_size);
     for (int64_t row = 0; row < num_rows; ++row) {
       if (problem.factor[row] == 0) {
         kernel.run_rows(problem, row, row + 1, workspace);
@@ -249,7 +250,7 @@ std::tuple<Tensor, Tensor> path_log_loss(const Tensor& logits, const Tensor& tar
                                          const std::optional<Tensor>& target_weight,
                                          int64_t ignore_index, int64_t reduction, double eps,
                                          bool with_grad) {
-  const Call call{logits, target, ptr,          start,     stop, weight,
+  const Call call{logits, target,        ptr,          start,     stop, weight,
                   order,  target_weight, ignore_index, reduction, eps};
   check(call);
   const Rows rows = weigh_rows(call);
@@ -266,7 +267,7 @@ Tensor path_log_loss_backward(const Tensor& grad_loss, const Tensor& logits, con
                               const Tensor& weight, const std::optional<Tensor>& order,
                               const std::optional<Tensor>& target_weight, int64_t ignore_index,
                               int64_t reduction, double eps) {
-  const Call call{logits, target, ptr,          start,     stop, weight,
+  const Call call{logits, target,        ptr,          start,     stop, weight,
                   order,  target_weight, ignore_index, reduction, eps};
   check(call);
   const int64_t num_rows = logits.size(0);

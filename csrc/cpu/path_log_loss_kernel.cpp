@@ -7,8 +7,8 @@
 //   L          = -sum_i w_i log P_i
 //   dL/dz_j    = p_j sum_i w_i - sum_{i: j in I_i} w_i exp(z_j - lse_i)
 //
-// For j in ring r the sum runs over i >= r. Splitting the first sum at r and pairing each w_i (i >= r)
-// with its own term leaves no difference of nearly equal numbers within a term:
+// For j in ring r the sum runs over i >= r. Splitting the first sum at r and pairing each w_i (i >=
+// r) with its own term leaves no difference of nearly equal numbers within a term:
 //
 //   dL/dz_j    = A_r exp(z_j - lse_K) - B_r exp(z_j - lse_r)
 //   A_r        = sum_{i < r} w_i
@@ -74,7 +74,7 @@ inline double log_one_plus_ratio(LogSum a, LogSum b) {
 
 // A stretch of one ring within one group.
 struct Piece {
-  int64_t begin;     // its first value in the scratch row
+  int64_t begin;  // its first value in the scratch row
   int64_t size;
   int64_t position;  // the class position of its first value
   int64_t ring;
@@ -236,7 +236,7 @@ struct RowKernel {
     int64_t position = 0;
     for (int64_t s = 0; s <= 2 * num_intervals; ++s) {
       const int64_t ring = s < num_intervals ? num_intervals - s : s - num_intervals;
-      const int64_t end = s < num_intervals ? problem.start[first + ring - 1]
+      const int64_t end = s < num_intervals      ? problem.start[first + ring - 1]
                           : ring < num_intervals ? problem.stop[first + ring]
                                                  : problem.columns;
       while (ring != left_out && position < end) {
@@ -290,7 +290,7 @@ struct RowKernel {
     const Plan& plan = plan_of(workspace);
     const int64_t gathered = plan.num_pieces - plan.num_in_place;
     if (plan.gathers) {
-      const int64_t units[] = {plan.num_in_place, gathered,          plan.num_groups, 1,
+      const int64_t units[] = {plan.num_in_place, gathered, plan.num_groups, 1,
                                plan.num_in_place, gathered};
       return units[stage];
     }
@@ -393,8 +393,9 @@ struct RowKernel {
       for (Piece* piece = pieces; piece != end; ++piece) {
         if (group_max - piece->max <= kOwnMaximumGap<Real>) piece->max = group_max;
         if (piece->max == -kInfinity) piece->max = 0;  // exponentials of -inf are 0, of NaN NaN
-        piece->sum = exp_and_sum<kStore, Real>(source + piece->begin, piece->size,
-                                               static_cast<Real>(piece->max), values + piece->begin);
+        piece->sum =
+            exp_and_sum<kStore, Real>(source + piece->begin, piece->size,
+                                      static_cast<Real>(piece->max), values + piece->begin);
       }
     }
   }
@@ -445,7 +446,8 @@ struct RowKernel {
       loss += rings[alive].weight * kInfinity;
     double offset = 0;
     for (int64_t r = num_intervals; r >= 0; --r) {
-      if (r < alive) offset -= rings[r].weight / (problem.stop[first + r] - problem.start[first + r]);
+      if (r < alive)
+        offset -= rings[r].weight / (problem.stop[first + r] - problem.start[first + r]);
       rings[r].offset = offset;
     }
 

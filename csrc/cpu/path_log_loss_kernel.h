@@ -1,5 +1,6 @@
-// What the driver of `path_log_loss` (path_log_loss.cpp) asks of the row kernels, which are compiled
-// once per instruction set (path_log_loss_kernel.cpp). Plain data and functions: no torch here.
+// What the driver of `path_log_loss` (path_log_loss.cpp) asks of the row kernels, which are
+// compiled once per instruction set (path_log_loss_kernel.cpp). Plain data and functions: no torch
+// here.
 #pragma once
 
 #include <cstdint>
