@@ -149,8 +149,10 @@ Rows weigh_rows(const Call& call) {
   return rows;
 }
 
-// Stores that go past the caches pay only where the caches could not keep the gradient anyway.
+// Stores that go past the caches pay only where the caches could not keep the gradient anyway, and
+// not in short rows, whose ends they write in parts.
 constexpr int64_t kPastCachesBytes = int64_t{32} << 20;
+constexpr int64_t kPastCachesRowBytes = int64_t{16} << 10;
 
 // Rows of at least this many columns are split over threads where rows are few.
 constexpr int64_t kSplitColumns = int64_t{1} << 17;
@@ -187,9 +189,9 @@ void run(const Call& call, const Rows& rows, double* loss, void* grad) {
   problem.target = call.target.const_data_ptr<int64_t>();
   problem.factor = rows.factor.data();
   problem.loss = loss;
-  problem.past_caches =
-      grad && !problem.order &&
-      num_rows * columns * static_cast<int64_t>(call.logits.element_size()) > kPastCachesBytes;
+  const int64_t row_bytes = columns * static_cast<int64_t>(call.logits.element_size());
+  problem.past_caches = grad && !problem.order && row_bytes >= kPastCachesRowBytes &&
+                        num_rows * row_bytes > kPastCachesBytes;
 
   const int64_t value_size = work_size(element);
   const int64_t threads = torch::stable::get_num_threads();

@@ -121,13 +121,30 @@ inline Real max_of(const Source* x, int64_t n) {
   return horizontal_max<Real>(max(max(best[0], best[1]), max(best[2], best[3])));
 }
 
+// What will be wanted soon and is asked of the memory while the exponentials keep the processor
+// busy: the logits after these, and the gradient's lines, which a store would otherwise wait for.
+// Worth a third of the time of rows that are not in the L2 cache. Null: nothing.
+struct Soon {
+  const char* read;
+  const char* written;
+
+  void fetch(int64_t first, int64_t last) const {
+    for (int64_t at = first; at < last; at += 64) {
+      if (read) __builtin_prefetch(read + at);
+      if (written) __builtin_prefetch(written + at, 1);
+    }
+  }
+};
+
 // Stores exp(x - shift) in e and returns its sum. x and e may be the same.
 template <bool kStore, typename Real, typename Source>
-inline double exp_and_sum(const Source* x, int64_t n, Real shift, Real* e) {
+inline double exp_and_sum(const Source* x, int64_t n, Real shift, Real* e, Soon soon) {
   constexpr int kLanes = Lanes<Real>::kCount;
+  constexpr int64_t kSize = sizeof(Source);
   Vector<Real> sums[2] = {};
   int64_t i = 0;
   for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    soon.fetch(i * kSize, (i + 2 * kLanes) * kSize);
     for (int k = 0; k < 2; ++k) {
       const Vector<Real> value = exp_nonpositive(load(x + i + k * kLanes) - shift);
       sums[k] += value;
@@ -315,7 +332,7 @@ struct RowKernel {
         case 1:
           return gather(problem, plan, values, first, last);
         case 2:
-          return measure<true>(plan, values, values, first, last);
+          return measure<true>(problem, plan, values, values, first, last);
         case 3:
           return resolve(problem, plan);
         case 4:
@@ -327,8 +344,8 @@ struct RowKernel {
     switch (stage) {
       case 0:
         if (problem.grad)
-          return measure<true>(plan, logits_of(problem, plan.row), values, first, last);
-        return measure<false>(plan, logits_of(problem, plan.row), values, first, last);
+          return measure<true>(problem, plan, logits_of(problem, plan.row), values, first, last);
+        return measure<false>(problem, plan, logits_of(problem, plan.row), values, first, last);
       case 1:
         return resolve(problem, plan);
       default:
@@ -380,8 +397,18 @@ struct RowKernel {
     }
   }
 
+  // The next group of a long row, or the next row at the same columns; and the row's gradient.
+  static Soon soon_after(const PathLogLossProblem& problem, const Plan& plan, int64_t column) {
+    const int64_t ahead = problem.row_stride < kGroupColumns ? problem.row_stride : kGroupColumns;
+    const Stored* read = logits_of(problem, plan.row) + column + ahead;
+    const Stored* written = nullptr;
+    if (problem.grad && !problem.past_caches) written = grad_of(problem, plan.row) + column;
+    return {reinterpret_cast<const char*>(read), reinterpret_cast<const char*>(written)};
+  }
+
   template <bool kStore, typename Source>
-  static void measure(Plan& plan, const Source* source, Real* values, int64_t first, int64_t last) {
+  static void measure(const PathLogLossProblem& problem, Plan& plan, const Source* source,
+                      Real* values, int64_t first, int64_t last) {
     for (int64_t group = first; group < last; ++group) {
       Piece* const pieces = plan.pieces + plan.group_ptr[group];
       Piece* const end = plan.pieces + plan.group_ptr[group + 1];
@@ -393,9 +420,11 @@ struct RowKernel {
       for (Piece* piece = pieces; piece != end; ++piece) {
         if (group_max - piece->max <= kOwnMaximumGap<Real>) piece->max = group_max;
         if (piece->max == -kInfinity) piece->max = 0;  // exponentials of -inf are 0, of NaN NaN
+        const Soon soon =
+            plan.gathers ? Soon{nullptr, nullptr} : soon_after(problem, plan, piece->begin);
         piece->sum =
             exp_and_sum<kStore, Real>(source + piece->begin, piece->size,
-                                      static_cast<Real>(piece->max), values + piece->begin);
+                                      static_cast<Real>(piece->max), values + piece->begin, soon);
       }
     }
   }

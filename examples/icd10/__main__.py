@@ -38,9 +38,9 @@ OWN_PHRASES = ["broken wrist", "allergic to peanuts", "baby born too early", "bi
 NOTES = """\
 Shares are in percent; severity is the mean height of the lowest common ancestor of answer and
 truth over the mistakes (lower is milder); siblings counts answers with the truth's parent. Each
-loss has its own learning rate, chosen by top-1 on validation phrases. One seed: differences
-within two standard errors, or about a point between seeds, are ties. The last row trains on more
-phrases than the others, which cross-entropy cannot use: their labels are inner nodes."""
+loss has its own learning rate, chosen on validation phrases. One seed: a difference within two
+standard errors is a tie, and another seed moves every figure a little. The last row trains on more
+phrases, whose labels are inner nodes of the tree: cross-entropy has no use for them."""
 
 
 def run(codes: MedicalCodes, schedule: Schedule) -> list[Row]:

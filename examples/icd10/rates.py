@@ -18,9 +18,10 @@ def load_rates(path: Path = RATES) -> dict[str, float]:
 def save_rates(
     path: Path, facts: dict[str, Any], figures: dict[str, dict[float, dict[str, float]]]
 ) -> dict[str, float]:
-    """Writes every rate's validation figures, by recipe, and the rate with the best top-1."""
+    """Writes every rate's validation figures, by recipe, and the best rate; returns the latter."""
     best = {
-        key: max(tried, key=lambda rate: tried[rate]["top-1"]) for key, tried in figures.items()
+        key: max(tried, key=lambda rate: tried[rate]["top-1"] + tried[rate]["top-5"])
+        for key, tried in figures.items()
     }
     losses = {
         key: {

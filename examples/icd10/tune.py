@@ -2,7 +2,8 @@
 
     python -m examples.icd10.tune
 
-The test phrases are not looked at. The rate with the best top-1 accuracy wins, for every loss.
+The test phrases are not looked at. For every loss the rate with the best mean of top-1 and top-5
+accuracy wins: top-1 alone, on so few phrases, is decided by noise.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .rates import RATES, save_rates
 from .recipes import RECIPES
 from .train import SCORES, Schedule, measure, train
 
-GRID = (0.006, 0.01, 0.016, 0.025)
+GRID = (0.01, 0.016, 0.025)
 
 Figures = dict[str, dict[float, dict[str, float]]]
 
@@ -30,7 +31,7 @@ def tune(chapter: str | None, schedule: Schedule, grid: tuple[float, ...], out: 
     """Trains every recipe at every rate; the file grows with each, so that a stop loses little."""
     codes = load(chapter)
     facts = {
-        "chosen by": "top-1 accuracy on the validation phrases",
+        "chosen by": "mean of top-1 and top-5 accuracy on the validation phrases",
         "training phrases": len(codes.train),
         "validation phrases": len(codes.validation),
         "schedule": asdict(schedule),
