@@ -34,6 +34,9 @@ namespace {
 // Columns that are measured against one maximum. Twice this in float32 stays in a 256 KiB cache.
 constexpr int64_t kGroupColumns = 16384;
 
+// Columns in no order are asked of the memory this many before they are used.
+constexpr int64_t kFetchAhead = 32;
+
 // A piece whose maximum lies further than this below its group's takes its own: what is left of the
 // exponent range then still resolves 2^-60 of the piece.
 template <typename Real>
@@ -391,18 +394,24 @@ struct RowKernel {
       const Piece& piece = plan.pieces[p];
       const int32_t* columns = problem.order + piece.position;
       Real* to = values + piece.begin;
-      for (int64_t i = 0; i < piece.size; ++i) to[i] = to_real(logits[columns[i]]);
-      for (int64_t i = 0; i < piece.size; ++i)
+      for (int64_t i = 0; i < piece.size; ++i) {
+        if (i + kFetchAhead < piece.size) {
+          __builtin_prefetch(logits + columns[i + kFetchAhead]);
+          __builtin_prefetch(values + columns[i + kFetchAhead], 1);
+        }
+        to[i] = to_real(logits[columns[i]]);
         values[columns[i]] = -std::numeric_limits<Real>::infinity();
+      }
     }
   }
 
   // The next group of a long row, or the next row at the same columns; and the row's gradient.
-  static Soon soon_after(const PathLogLossProblem& problem, const Plan& plan, int64_t column) {
+  static Soon soon_after(const PathLogLossProblem& problem, const Plan& plan, const Piece& piece) {
+    if (piece.begin >= problem.columns) return {nullptr, nullptr};  // gathered
     const int64_t ahead = problem.row_stride < kGroupColumns ? problem.row_stride : kGroupColumns;
-    const Stored* read = logits_of(problem, plan.row) + column + ahead;
+    const Stored* read = logits_of(problem, plan.row) + piece.begin + ahead;
     const Stored* written = nullptr;
-    if (problem.grad && !problem.past_caches) written = grad_of(problem, plan.row) + column;
+    if (problem.grad && !problem.past_caches) written = grad_of(problem, plan.row) + piece.begin;
     return {reinterpret_cast<const char*>(read), reinterpret_cast<const char*>(written)};
   }
 
@@ -420,8 +429,7 @@ struct RowKernel {
       for (Piece* piece = pieces; piece != end; ++piece) {
         if (group_max - piece->max <= kOwnMaximumGap<Real>) piece->max = group_max;
         if (piece->max == -kInfinity) piece->max = 0;  // exponentials of -inf are 0, of NaN NaN
-        const Soon soon =
-            plan.gathers ? Soon{nullptr, nullptr} : soon_after(problem, plan, piece->begin);
+        const Soon soon = soon_after(problem, plan, *piece);
         piece->sum =
             exp_and_sum<kStore, Real>(source + piece->begin, piece->size,
                                       static_cast<Real>(piece->max), values + piece->begin, soon);
@@ -556,8 +564,10 @@ struct RowKernel {
       const int32_t* columns = problem.order + piece.position;
       const Real* from = values + piece.begin;
       const Real factor = static_cast<Real>(piece.factor), offset = static_cast<Real>(piece.offset);
-      for (int64_t i = 0; i < piece.size; ++i)
+      for (int64_t i = 0; i < piece.size; ++i) {
+        if (i + kFetchAhead < piece.size) __builtin_prefetch(grad + columns[i + kFetchAhead], 1);
         to_stored(from[i] * factor + offset, grad + columns[i]);
+      }
     }
   }
 
