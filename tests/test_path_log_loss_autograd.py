@@ -346,7 +346,7 @@ def test_threads(
     width: int,
     dtype: torch.dtype,
 ) -> None:
-    """The same bits from run to run for a number of threads; right for each."""
+    """The same bits from run to run; from the C++ kernel, for any number of threads too."""
     middle = width // 2
     paths = [
         [(middle, middle + 1, 0.5), (middle - 7, middle + 9, 0.3), (3, width - 5, 0.2)],
@@ -355,11 +355,13 @@ def test_threads(
     case = interval_case(width, paths)
     logits, target = case.logits(rows, dtype), torch.arange(rows) % 2
     answer = expected(case, logits, target, reduction="mean")
+    first = None
     for count in (1, 2):
         threads(count)
         runs = [call(case, logits, target, backend, reduction="mean") for _ in range(3)]
+        first = first if first and backend.name == "cpu" else runs[0]
         for loss, grad in runs:
-            assert torch.equal(loss, runs[0][0])
-            assert torch.equal(grad, runs[0][1])
+            assert torch.equal(loss, first[0])
+            assert torch.equal(grad, first[1])
         assert_loss_close(runs[0][0], answer, dtype, roundings=32)
         assert_grad_close(runs[0][1], answer, roundings=32)

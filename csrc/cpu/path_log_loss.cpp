@@ -154,8 +154,14 @@ Rows weigh_rows(const Call& call) {
 constexpr int64_t kPastCachesBytes = int64_t{32} << 20;
 constexpr int64_t kPastCachesRowBytes = int64_t{16} << 10;
 
-// Rows of at least this many columns are split over threads where rows are few.
+// Rows of at least this many columns are split over the threads where whole rows would leave more
+// than a tenth of them idle.
 constexpr int64_t kSplitColumns = int64_t{1} << 17;
+
+bool splits_rows(int64_t num_rows, int64_t columns, int64_t threads) {
+  const int64_t rounds = (num_rows + threads - 1) / threads;
+  return columns >= kSplitColumns && 10 * num_rows < 9 * rounds * threads;
+}
 
 thread_local Scratch thread_values;
 thread_local Scratch thread_plan;
@@ -195,7 +201,7 @@ void run(const Call& call, const Rows& rows, double* loss, void* grad) {
 
   const int64_t value_size = work_size(element);
   const int64_t threads = torch::stable::get_num_threads();
-  if (threads > 1 && num_rows < 4 * threads && columns >= kSplitColumns) {
+  if (splits_rows(num_rows, columns, threads)) {
     PathLogLossWorkspace workspace = workspace_of(kernel, problem, rows.max_entries, value_size);
     for (int64_t row = 0; row < num_rows; ++row) {
       if (problem.factor[row] == 0) {

@@ -27,7 +27,7 @@ RECIPES = (
     Recipe("ce", "cross-entropy", lambda tree: nn.CrossEntropyLoss(), is_hace=False),
     Recipe(
         "ce-smoothing",
-        f"cross-entropy, smoothing {SMOOTHING}",
+        "cross-entropy + smoothing",
         lambda tree: nn.CrossEntropyLoss(label_smoothing=SMOOTHING),
         is_hace=False,
     ),
@@ -36,7 +36,7 @@ RECIPES = (
     # A coarse label is an inner node of the tree, so the targets are node ids.
     Recipe(
         "hace-0.5-coarse",
-        "HACE d = 0.5 + coarse phrases",
+        "HACE d = 0.5 + coarse",
         lambda tree: hace.HACELoss(tree, dilution=0.5, targets="nodes"),
         coarse=True,
     ),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -42,17 +43,21 @@ class Row:
 
 def score_table(rows: list[Row], codes: MedicalCodes) -> Table:
     """The figures of every row; the best of a column in bold."""
-    table = Table(title=f"{len(codes.test):,} held-out phrases, {codes.tree.num_classes:,} codes")
+    title = f"{len(codes.test):,} held-out phrases, {codes.tree.num_classes:,} codes"
+    table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("loss")
     for column in ("rate", *SCORES, "loss s", "all s"):
-        table.add_column(column, justify="right")
-    highest = {name: max(row.figures[name] for row in rows) for name in SCORES}
-    highest["severity"] = min(row.figures["severity"] for row in rows)
+        table.add_column(column, justify="right", no_wrap=True)
+    best = {name: max(row.figures[name] for row in rows) for name in SCORES}
+    best["severity"] = min(row.figures["severity"] for row in rows)
     for row in rows:
         table.add_row(
             row.recipe.name,
             f"{row.rate:g}",
-            *(_bold(row.figures[name], row.figures[name] == highest[name]) for name in SCORES),
+            *(
+                _bold(_figure(name, row.figures[name]), row.figures[name] == best[name])
+                for name in SCORES
+            ),
             f"{row.trained.loss_seconds:.1f}",
             f"{row.trained.seconds:.1f}",
         )
@@ -60,20 +65,21 @@ def score_table(rows: list[Row], codes: MedicalCodes) -> Table:
 
 
 def difference_table(rows: list[Row], codes: MedicalCodes) -> Table:
-    """Each HACE row against each cross-entropy row, with standard errors over the phrases.
+    """HACE against cross-entropy, and HACE with the coarse phrases against HACE without.
 
-    A difference beyond two standard errors is in colour: green where HACE is better.
+    With standard errors over the phrases; a difference beyond two is in colour, green for better.
     """
-    table = Table(title="HACE minus cross-entropy (± one standard error over the phrases)")
-    table.add_column("row")
-    table.add_column("minus")
+    table = Table(title="Differences (± one standard error over the phrases)", box=box.SIMPLE_HEAD)
+    table.add_column("")
     for column in SCORES:
-        table.add_column(column, justify="right")
-    for base in (row for row in rows if not row.recipe.is_hace):
-        for row in (row for row in rows if row.recipe.is_hace):
+        table.add_column(column, justify="right", no_wrap=True)
+    for base in rows:
+        against = [row for row in rows if _is_compared(row.recipe, base.recipe)]
+        if against:
+            table.add_row(f"minus {base.recipe.name}", style="bold")
+        for row in against:
             cells = [_difference(name, row, base, codes) for name in SCORES]
-            table.add_row(row.recipe.name, base.recipe.name, *cells)
-        table.add_section()
+            table.add_row("  " + row.recipe.name, *cells)
     return table
 
 
@@ -114,8 +120,18 @@ def draw_mistakes(rows: list[Row], codes: MedicalCodes, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _bold(value: float, is_best: bool) -> Text:
-    return Text(f"{value:.2f}", style="bold" if is_best else "")
+def _is_compared(recipe: Recipe, base: Recipe) -> bool:
+    if recipe.coarse:
+        return recipe.key == f"{base.key}-coarse"
+    return recipe.is_hace and not base.is_hace
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.2f}" if name == "severity" else f"{value:.1f}"
+
+
+def _bold(text: str, is_best: bool) -> Text:
+    return Text(text, style="bold" if is_best else "")
 
 
 def _per_phrase(row: Row, codes: MedicalCodes) -> dict[str, np.ndarray]:
@@ -150,7 +166,8 @@ def _difference(name: str, row: Row, base: Row, codes: MedicalCodes) -> Text:
         error = float((a - b).std() / math.sqrt(len(a)))
     better = difference < 0 if name == "severity" else difference > 0
     style = "" if abs(difference) <= 2 * error else "green" if better else "red"
-    return Text(f"{difference:+.2f} ±{error:.2f}", style=style)
+    sign = "-" if difference < 0 else "+"
+    return Text(f"{sign}{_figure(name, abs(difference))} ±{_figure(name, error)}", style=style)
 
 
 def _answers(

@@ -65,7 +65,9 @@ def validation_table(figures: Figures) -> Table:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m examples.icd10.tune", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.icd10.tune", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--quick", action="store_true", help="one chapter, one epoch, two rates")
     parser.add_argument("--out", type=Path, default=RATES, help="the file to write")
     options = parser.parse_args(arguments)
