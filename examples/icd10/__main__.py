@@ -22,6 +22,7 @@ from rich.console import Console
 import hace
 
 from .data import MedicalCodes, load
+from .memory import keep_freed_memory
 from .progress import training_progress
 from .rates import load_rates
 from .recipes import RECIPES
@@ -36,7 +37,7 @@ from .report import (
 from .train import Schedule, measure, train
 
 PHRASES_SHOWN = 6
-TABLE_WIDTH = 112
+TABLE_WIDTH = 120
 OWN_PHRASES = ["allergic to peanuts", "bitten by a dog", "fracture of the wrist", "kidney stone"]
 NOTES = """\
 Shares are in percent; severity is the mean height of the lowest common ancestor of answer and
@@ -106,6 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for results")
     options = parser.parse_args(arguments)
 
+    keep_freed_memory()
     started = time.perf_counter()
     console = Console()
     if console.width < TABLE_WIDTH:

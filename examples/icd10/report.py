@@ -44,8 +44,8 @@ class Row:
 def score_table(rows: list[Row], codes: MedicalCodes) -> Table:
     """The figures of every row; the best of a column in bold."""
     title = f"{len(codes.test):,} held-out phrases, {codes.tree.num_classes:,} codes"
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    table.add_column("loss")
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("loss", no_wrap=True)
     for column in ("rate", *SCORES, "loss s", "all s"):
         table.add_column(column, justify="right", no_wrap=True)
     best = {name: max(row.figures[name] for row in rows) for name in SCORES}
@@ -69,8 +69,12 @@ def difference_table(rows: list[Row], codes: MedicalCodes) -> Table:
 
     With standard errors over the phrases; a difference beyond two is in colour, green for better.
     """
-    table = Table(title="Differences (± one standard error over the phrases)", box=box.SIMPLE_HEAD)
-    table.add_column("")
+    table = Table(
+        title="Differences (± one standard error over the phrases)",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+    )
+    table.add_column("", no_wrap=True)
     for column in SCORES:
         table.add_column(column, justify="right", no_wrap=True)
     for base in rows:

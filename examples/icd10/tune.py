@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .data import load
+from .memory import keep_freed_memory
 from .progress import training_progress
 from .rates import RATES, save_rates
 from .recipes import RECIPES
@@ -71,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one chapter, one epoch, two rates")
     parser.add_argument("--out", type=Path, default=RATES, help="the file to write")
     options = parser.parse_args(arguments)
+    keep_freed_memory()
     schedule = Schedule(epochs=1) if options.quick else Schedule()
     grid = GRID[:2] if options.quick else GRID
     figures = tune("10" if options.quick else None, schedule, grid, options.out)
