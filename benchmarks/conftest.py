@@ -1,4 +1,4 @@
-"""Prints, after pytest-benchmark's own table, the ratios that the design's budget is written in."""
+"""Prints, after pytest-benchmark's own table, the ratios between the peers of each shape."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import hace
 
 from .peers import Loss, dense_hace, dense_hace_bytes
 
-# (C, B); 4 M logits is where the budget of the design begins to count.
+# (C, B). Below about 4 M logits a call is more Python than kernel.
 SHAPES = [
     *((1_000, b) for b in (1, 16, 256, 4_096, 16_384)),
     *((10_000, b) for b in (1, 16, 256, 1_600)),

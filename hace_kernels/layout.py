@@ -27,7 +27,7 @@ except ModuleNotFoundError:
     _native = None  # type: ignore[assignment]
 
 # A weight this small beside the sum of its path's weights changes neither the loss nor the
-# gradient in float64 (DESIGN section 2).
+# gradient in float64.
 WEIGHT_CUT = 2.0**-60
 
 _NO_LABEL = np.iinfo(np.int32).max
@@ -144,7 +144,7 @@ def compact_paths(
     num_classes: int,
     keep_full: bool = False,
 ) -> CompactPaths:
-    """Drop the path entries that cannot change `-Σ_i w_i · log P_i` (DESIGN section 2).
+    """Drop the path entries that cannot change `-Σ_i w_i · log P_i`.
 
     Within a path, entries with the same interval merge and their weights add. Then entries that
     hold every class go (log P = 0), entries of weight 0, and entries whose |weight| is below

@@ -310,7 +310,7 @@ def hace_table(
     return build_path_table(layout, tree.parents, targets, tree.num_classes, weights, keep_full)
 
 
-# Two pairs of leaves under a root: the worked example of DESIGN section 1.
+# Two pairs of leaves under a root: the worked example (0.7, 0.21, 0.09).
 TWO_PAIRS = Tree(np.array([-1, 0, 0, 1, 1, 2, 2]), np.array([3, 4, 5, 6]))
 
 
