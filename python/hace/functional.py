@@ -161,11 +161,7 @@ def _check_shapes(
         )
     if not input.is_floating_point():
         raise TypeError(f"input must be floating-point logits, got {input.dtype}")
-    if weight is not None and weight.shape != (num_targets,):
-        raise ValueError(
-            f"weight must be ({num_targets},), one for each of the target {options.targets}; got "
-            f"{tuple(weight.shape)}"
-        )
+    check_weight(weight, hierarchy, options.targets)
     shape = _target_shape(input)
     if target.is_floating_point():
         dim = class_dim(input)
@@ -188,4 +184,14 @@ def _check_shapes(
         raise ValueError(
             f"target must be {tuple(shape)} indices beside an input of shape {tuple(input.shape)}; "
             f"got {tuple(target.shape)}"
+        )
+
+
+def check_weight(weight: Tensor | None, hierarchy: Hierarchy, targets: Space) -> None:
+    """Raises ValueError unless `weight` has one entry for each target."""
+    num_targets = hierarchy.num_targets(targets)
+    if weight is not None and weight.shape != (num_targets,):
+        raise ValueError(
+            f"weight must be ({num_targets},), one for each of the target {targets}; got "
+            f"{tuple(weight.shape)}"
         )

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from torch import Tensor, nn
 
-from .functional import loss_with_options
+from .functional import check_weight, loss_with_options
 from .hierarchy import Hierarchy, Space
 from .options import Distance, LossOptions, Reduction, Smoothing
 from .weights import HACEWeights
@@ -103,11 +103,7 @@ class HACELoss(nn.Module):
             backend,
         )
         self.register_buffer("weight", weight)
-        if weight is not None and weight.shape != (hierarchy.num_targets(targets),):
-            raise ValueError(
-                f"weight must be ({hierarchy.num_targets(targets)},), one for each of the target "
-                f"{targets}; got {tuple(weight.shape)}"
-            )
+        check_weight(weight, hierarchy, targets)
         # Built here, where its errors belong and torch.compile does not trace it.
         hierarchy.path_table(self.path_weights, logits=logits, targets=targets, keep_full=eps > 0)
 
