@@ -15,4 +15,29 @@ STABLE_TORCH_LIBRARY(hace_kernels, m) {
       "path_log_loss_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor ptr, "
       "Tensor start, Tensor stop, Tensor weight, Tensor? order, Tensor? target_weight, "
       "int ignore_index, int reduction, float eps) -> Tensor");
+
+  // tree: [place, parent, child_ptr, child, num_columns] and level_ptr, of a TreeTable.
+  // targets: [place, keep, unit, share]; these, weight, spread and row_spread are a TargetTable;
+  // soft_labels: [] or [log_similarity, is_class, apart]. Targets are either mass (B, T) or index
+  // (B, K), with weights unless they count 1 and the rows as their targets say.
+  m.def(
+      "tree_log_loss(Tensor logits, Tensor? mass, Tensor? index, Tensor? index_weight, "
+      "Tensor[] tree, int[] level_ptr, Tensor[] targets, Tensor? weight, Tensor? spread, "
+      "float row_spread, Tensor[] soft_labels, int ignore_index, int reduction, float eps, "
+      "bool with_grad) -> (Tensor loss, Tensor grad_logits)");
+  m.def(
+      "tree_log_loss_backward(Tensor grad_loss, Tensor logits, Tensor? mass, Tensor? index, "
+      "Tensor? index_weight, Tensor[] tree, int[] level_ptr, Tensor[] targets, Tensor? weight, "
+      "Tensor? spread, float row_spread, Tensor[] soft_labels, int ignore_index, int reduction, "
+      "float eps) -> Tensor");
+
+  // (B, C) to (B, N), and the gradient of the logits.
+  m.def("tree_log_prob(Tensor logits, Tensor[] tree, int[] level_ptr) -> Tensor");
+  m.def(
+      "tree_log_prob_backward(Tensor grad_log_prob, Tensor logits, Tensor[] tree, "
+      "int[] level_ptr) -> Tensor");
+
+  // (B, C) to (B, N) and back; each is the other's transpose.
+  m.def("tree_sum_up(Tensor values, Tensor[] tree, int[] level_ptr) -> Tensor");
+  m.def("tree_sum_down(Tensor values, Tensor[] tree, int[] level_ptr) -> Tensor");
 }

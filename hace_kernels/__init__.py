@@ -1,7 +1,22 @@
 """Kernels of hierarchical classification losses, as ops on plain tensors and CSR arrays."""
 
-from .backends import Backend, BackendError, backends, require_reference
-from .ops import path_log_loss
+from .backends import Backend, BackendError, backends
+from .ops import path_log_loss, tree_log_loss, tree_log_prob, tree_sum_down, tree_sum_up
 from .path_table import PathTable
+from .target_table import SoftLabels, TargetTable
+from .tree_table import TreeTable
 
-__all__ = ["Backend", "BackendError", "PathTable", "backends", "path_log_loss", "require_reference"]
+__all__ = [
+    "Backend",
+    "BackendError",
+    "PathTable",
+    "SoftLabels",
+    "TargetTable",
+    "TreeTable",
+    "backends",
+    "path_log_loss",
+    "tree_log_loss",
+    "tree_log_prob",
+    "tree_sum_down",
+    "tree_sum_up",
+]

@@ -9,7 +9,7 @@ import torch
 
 from . import native
 
-__all__ = ["Backend", "BackendError", "backends", "require_reference", "resolve"]
+__all__ = ["Backend", "BackendError", "backends", "resolve"]
 
 NAMES = ("reference", "cpu", "triton", "cuda")
 _KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -63,12 +63,6 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
     if lack is not None:
         raise BackendError(f"backend {name!r} cannot run: {lack}")
     return name
-
-
-def require_reference(name: str, what: str) -> None:
-    """Raises BackendError if a kernel is asked for where only the reference does the work."""
-    if name not in ("auto", "reference"):
-        raise BackendError(f"backend {name!r} does not do {what} yet: use backend='auto'")
 
 
 def _fastest(device: torch.device, dtype: torch.dtype) -> str:

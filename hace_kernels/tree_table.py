@@ -1,4 +1,4 @@
-"""Tree tables: what the ops over all nodes know of a hierarchy."""
+"""Tree tables: all that the ops over a whole tree know of a hierarchy."""
 
 from __future__ import annotations
 
@@ -13,47 +13,61 @@ from .layout import Layout
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+__all__ = ["TreeTable", "build_tree_table"]
+
 
 class TreeTable(NamedTuple):
-    """A forest of N nodes, C of them classes, listed level by level from the roots down.
+    """A forest over the C columns of the logits as flat arrays; tensors on one device.
 
-    A node's *place* is its index in that list; the nodes of one level are neighbours there, and
-    parents come before their children.
+    Values are kept at P = C + I *places*. Place j < C is column j of the logits. The I others are
+    inner places, deepest level first, so that children come before their parents; the last one is a
+    virtual root above all roots, which makes one tree of any forest.
+
+    A leaf with a class is its column's place. Every other node with a class below has an inner
+    place, and where it is a class too, its own column is one more child of it. Nodes without a
+    class at or below them have no place.
 
     Attributes:
-        node: int64 (N), place → node id.
-        place: int64 (N), node id → place.
-        parent: int64 (N), the place of the parent of the node at each place; −1 at a root.
-        class_place: int64 (C), column of the logits → place of the class's node.
-        empty: bool (N), by place: the node has no class at or below it.
-        level_ptr: places level_ptr[l] … level_ptr[l + 1] are the nodes at depth l.
+        place: int32 (N), node id → place, or −1.
+        parent: int32 (P), the place above each place; −1 at the virtual root.
+        child_ptr: int32 (I + 1), bounds in `child` of the children of each inner place.
+        child: int32 (P − 1), places.
+        num_columns: int32 (P), columns at or below each place.
+        level_ptr: inner places C + level_ptr[l] … C + level_ptr[l + 1] are level l; those among
+            their children that are inner places are level l − 1.
     """
 
-    node: Tensor
     place: Tensor
     parent: Tensor
-    class_place: Tensor
-    empty: Tensor
+    child_ptr: Tensor
+    child: Tensor
+    num_columns: Tensor
     level_ptr: tuple[int, ...]
 
     @property
     def num_nodes(self) -> int:
-        return self.node.shape[0]
+        """N."""
+        return self.place.shape[0]
+
+    @property
+    def num_places(self) -> int:
+        """P."""
+        return self.parent.shape[0]
+
+    @property
+    def num_inner(self) -> int:
+        """I."""
+        return self.child_ptr.shape[0] - 1
 
     @property
     def num_classes(self) -> int:
-        return self.class_place.shape[0]
+        """C."""
+        return self.num_places - self.num_inner
 
     def to(self, device: torch.device | str) -> TreeTable:
         """The same table on `device`."""
-        return TreeTable(
-            self.node.to(device),
-            self.place.to(device),
-            self.parent.to(device),
-            self.class_place.to(device),
-            self.empty.to(device),
-            self.level_ptr,
-        )
+        *tensors, level_ptr = self
+        return TreeTable(*(tensor.to(device) for tensor in tensors), level_ptr)
 
 
 def build_tree_table(
@@ -66,15 +80,37 @@ def build_tree_table(
         parents: int64 (N), −1 at a root.
         classes: int64 (C), the nodes that the logits have as columns.
     """
-    order = layout.order
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    above = parents[order]
+    num_nodes, num_classes = len(parents), len(classes)
+    has_children = np.diff(layout.child_ptr) > 0
+    has_place = layout.start < layout.stop
+    # A node whose children all lost their places for want of classes stays an inner place.
+    inner = np.flatnonzero(has_place & has_children)
+    inner = inner[np.lexsort((layout.start[inner], -layout.depth[inner]))]
+    num_inner = len(inner) + 1
+    root = num_classes + num_inner - 1
+
+    place = np.full(num_nodes, -1, np.int32)
+    place[inner] = num_classes + np.arange(len(inner), dtype=np.int32)
+    is_leaf = ~has_children[classes]
+    place[classes[is_leaf]] = np.flatnonzero(is_leaf)
+
+    # The node that each place hangs below; the columns of inner nodes hang below these themselves.
+    above = np.concatenate([np.where(is_leaf, parents[classes], classes), parents[inner]])
+    parent = np.append(np.where(above < 0, root, place[above]), -1).astype(np.int32)
+    child = np.argsort(parent[:-1], kind="stable").astype(np.int32)
+    child_ptr = np.zeros(num_inner + 1, np.int32)
+    np.cumsum(np.bincount(parent[:-1] - num_classes, minlength=num_inner), out=child_ptr[1:])
+
+    num_columns = np.ones(num_classes + num_inner, np.int32)
+    num_columns[num_classes:-1] = (layout.stop - layout.start)[inner]
+    num_columns[-1] = num_classes
+    is_first = np.diff(layout.depth[inner], prepend=-1) != 0
+    level_ptr = [*np.flatnonzero(is_first).tolist(), len(inner), num_inner]
     return TreeTable(
-        node=torch.from_numpy(order.copy()),
         place=torch.from_numpy(place),
-        parent=torch.from_numpy(np.where(above < 0, -1, place[above])),
-        class_place=torch.from_numpy(place[classes]),
-        empty=torch.from_numpy((layout.start == layout.stop)[order]),
-        level_ptr=tuple(layout.level_ptr.tolist()),
+        parent=torch.from_numpy(parent),
+        child_ptr=torch.from_numpy(child_ptr),
+        child=torch.from_numpy(child),
+        num_columns=torch.from_numpy(num_columns),
+        level_ptr=tuple(level_ptr),
     )

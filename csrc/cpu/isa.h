@@ -33,6 +33,16 @@ inline Isa best_isa() {
   return isa;
 }
 
+// The kernels of `name` for the best instruction set and an element type.
+#if defined(__x86_64__)
+#define HACE_BEST_KERNEL(name, element)                                \
+  (::hace::best_isa() == ::hace::Isa::kAvx512 ? name##_avx512(element) \
+   : ::hace::best_isa() == ::hace::Isa::kAvx2 ? name##_avx2(element)   \
+                                              : name##_generic(element))
+#else
+#define HACE_BEST_KERNEL(name, element) name##_generic(element)
+#endif
+
 inline const char* name_of(Isa isa) {
   return isa == Isa::kAvx512 ? "avx512" : isa == Isa::kAvx2 ? "avx2" : "generic";
 }

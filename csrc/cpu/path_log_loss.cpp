@@ -2,27 +2,19 @@
 // threads. The arithmetic is in path_log_loss_kernel.cpp.
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
-#include <limits>
 #include <optional>
 #include <tuple>
 #include <vector>
 
 #include "isa.h"
 #include "path_log_loss_kernel.h"
+#include "rows.h"
 #include "scratch.h"
 
 namespace hace {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
 
 // Everything of a call but the logits' gradient.
 struct Call {
@@ -39,38 +31,11 @@ struct Call {
   double eps;
 };
 
-Element element_of(const Tensor& logits) {
-  switch (logits.scalar_type()) {
-    case ScalarType::Float:
-      return Element::kFloat32;
-    case ScalarType::Double:
-      return Element::kFloat64;
-    case ScalarType::BFloat16:
-      return Element::kBFloat16;
-    case ScalarType::Half:
-      return Element::kFloat16;
-    default:
-      STD_TORCH_CHECK(false, "path_log_loss: logits must be float32, float64, bfloat16 or float16");
-  }
-}
-
 int64_t work_size(Element element) { return element == Element::kFloat64 ? 8 : 4; }
-
-PathLogLossKernel kernel_for(Element element) {
-#if defined(__x86_64__)
-  if (best_isa() == Isa::kAvx512) return path_log_loss_kernel_avx512(element);
-  if (best_isa() == Isa::kAvx2) return path_log_loss_kernel_avx2(element);
-#endif
-  return path_log_loss_kernel_generic(element);
-}
 
 void check(const Call& call) {
   const Tensor& logits = call.logits;
-  STD_TORCH_CHECK(logits.dim() == 2, "path_log_loss: logits must have 2 dimensions, got ",
-                  logits.dim());
-  STD_TORCH_CHECK(logits.size(1) <= 1 || logits.stride(1) == 1,
-                  "path_log_loss: logits must have unit stride along a row, got ",
-                  logits.stride(1));
+  check_rows("path_log_loss", logits);
   STD_TORCH_CHECK(
       call.target.scalar_type() == ScalarType::Long && call.target.dim() == 1 &&
           call.target.size(0) == logits.size(0) && call.target.is_contiguous(),
@@ -94,15 +59,10 @@ void check(const Call& call) {
                               call.target_weight->is_contiguous() &&
                               call.target_weight->numel() == call.ptr.numel() - 1),
       "path_log_loss: target_weight must be a contiguous float64 vector with one entry a target");
-  STD_TORCH_CHECK(call.reduction >= kNone && call.reduction <= kSum,
-                  "path_log_loss: reduction must be 0 (none), 1 (mean) or 2 (sum), got ",
-                  call.reduction);
+  check_reduction("path_log_loss", call.reduction);
 }
 
-// What the targets say of the rows.
-struct Rows {
-  std::vector<double> factor;  // of the row's loss and gradient; 0: the row does not count
-  double total = 0;            // the sum of the targets' weights, which `mean` divides by
+struct PathRows : Rows {
   int64_t max_entries = 0;
 };
 
@@ -124,7 +84,7 @@ void check_path(const Call& call, int64_t t, int64_t row, int64_t first, int64_t
   }
 }
 
-Rows weigh_rows(const Call& call) {
+PathRows weigh_rows(const Call& call) {
   const int64_t num_rows = call.logits.size(0);
   const int64_t num_targets = call.ptr.numel() - 1;
   const int64_t* target = call.target.const_data_ptr<int64_t>();
@@ -132,7 +92,7 @@ Rows weigh_rows(const Call& call) {
   const double* target_weight =
       call.target_weight ? call.target_weight->const_data_ptr<double>() : nullptr;
 
-  Rows rows;
+  PathRows rows;
   rows.factor.resize(num_rows);
   for (int64_t row = 0; row < num_rows; ++row) {
     const int64_t t = target[row];
@@ -148,11 +108,6 @@ Rows weigh_rows(const Call& call) {
     for (double& factor : rows.factor) factor /= rows.total;
   return rows;
 }
-
-// Stores that go past the caches pay only where the caches could not keep the gradient anyway, and
-// not in short rows, whose ends they write in parts.
-constexpr int64_t kPastCachesBytes = int64_t{32} << 20;
-constexpr int64_t kPastCachesRowBytes = int64_t{16} << 10;
 
 // Rows of at least this many columns are split over the threads where whole rows would leave more
 // than a tenth of them idle.
@@ -175,9 +130,9 @@ PathLogLossWorkspace workspace_of(const PathLogLossKernel& kernel,
 
 // The losses go to `loss` unweighted, one a row; the gradient to `grad`, unless null, weighted by
 // `rows.factor`.
-void run(const Call& call, const Rows& rows, double* loss, void* grad) {
+void run(const Call& call, const PathRows& rows, double* loss, void* grad) {
   const Element element = element_of(call.logits);
-  const PathLogLossKernel kernel = kernel_for(element);
+  const PathLogLossKernel kernel = HACE_BEST_KERNEL(path_log_loss_kernel, element);
   const int64_t num_rows = call.logits.size(0);
   const int64_t columns = call.logits.size(1);
 
@@ -196,8 +151,7 @@ void run(const Call& call, const Rows& rows, double* loss, void* grad) {
   problem.factor = rows.factor.data();
   problem.loss = loss;
   const int64_t row_bytes = columns * static_cast<int64_t>(call.logits.element_size());
-  problem.past_caches = grad && !problem.order && row_bytes >= kPastCachesRowBytes &&
-                        num_rows * row_bytes > kPastCachesBytes;
+  problem.past_caches = grad && !problem.order && writes_past_caches(num_rows, row_bytes);
 
   const int64_t value_size = work_size(element);
   const int64_t threads = torch::stable::get_num_threads();
@@ -224,34 +178,6 @@ void run(const Call& call, const Rows& rows, double* loss, void* grad) {
   });
 }
 
-Tensor new_loss(const Call& call, const std::vector<double>& loss, const Rows& rows) {
-  const bool wide = call.logits.scalar_type() == ScalarType::Double;
-  const std::vector<int64_t> shape =
-      call.reduction == kNone ? std::vector<int64_t>{call.logits.size(0)} : std::vector<int64_t>{};
-  Tensor out =
-      torch::stable::new_empty(call.logits, shape, wide ? ScalarType::Double : ScalarType::Float);
-  const auto put = [&](int64_t i, double value) {
-    if (wide)
-      static_cast<double*>(out.mutable_data_ptr())[i] = value;
-    else
-      static_cast<float*>(out.mutable_data_ptr())[i] = static_cast<float>(value);
-  };
-  // A row of weight 0 adds nothing, whatever its loss.
-  const auto weighted = [&](int64_t row) {
-    return rows.factor[row] == 0 ? 0 : rows.factor[row] * loss[row];
-  };
-  const int64_t num_rows = call.logits.size(0);
-  if (call.reduction == kNone) {
-    for (int64_t row = 0; row < num_rows; ++row) put(row, weighted(row));
-    return out;
-  }
-  double sum = 0;
-  for (int64_t row = 0; row < num_rows; ++row) sum += weighted(row);
-  const bool mean_of_nothing = call.reduction == kMean && rows.total == 0;
-  put(0, mean_of_nothing ? std::numeric_limits<double>::quiet_NaN() : sum);
-  return out;
-}
-
 std::tuple<Tensor, Tensor> path_log_loss(const Tensor& logits, const Tensor& target,
                                          const Tensor& ptr, const Tensor& start, const Tensor& stop,
                                          const Tensor& weight, const std::optional<Tensor>& order,
@@ -261,13 +187,13 @@ std::tuple<Tensor, Tensor> path_log_loss(const Tensor& logits, const Tensor& tar
   const Call call{logits, target,        ptr,          start,     stop, weight,
                   order,  target_weight, ignore_index, reduction, eps};
   check(call);
-  const Rows rows = weigh_rows(call);
+  const PathRows rows = weigh_rows(call);
   std::vector<double> loss(logits.size(0));
   const std::vector<int64_t> shape =
       with_grad ? std::vector<int64_t>{logits.size(0), logits.size(1)} : std::vector<int64_t>{0};
   Tensor grad = torch::stable::new_empty(logits, shape);
   run(call, rows, loss.data(), with_grad ? grad.mutable_data_ptr() : nullptr);
-  return {new_loss(call, loss, rows), grad};
+  return {reduced_loss(logits, loss, rows, reduction), grad};
 }
 
 Tensor path_log_loss_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& target,
@@ -279,17 +205,8 @@ Tensor path_log_loss_backward(const Tensor& grad_loss, const Tensor& logits, con
                   order,  target_weight, ignore_index, reduction, eps};
   check(call);
   const int64_t num_rows = logits.size(0);
-  STD_TORCH_CHECK(grad_loss.dim() == (reduction == kNone ? 1 : 0) &&
-                      (reduction != kNone || grad_loss.size(0) == num_rows),
-                  "path_log_loss_backward: grad_loss must have the loss's shape");
-  Rows rows = weigh_rows(call);
-  const int64_t step = reduction == kNone ? grad_loss.stride(0) : 0;
-  const bool wide = grad_loss.scalar_type() == ScalarType::Double;
-  for (int64_t row = 0; row < num_rows; ++row) {
-    if (rows.factor[row] == 0) continue;
-    rows.factor[row] *= wide ? grad_loss.const_data_ptr<double>()[row * step]
-                             : grad_loss.const_data_ptr<float>()[row * step];
-  }
+  PathRows rows = weigh_rows(call);
+  scale_by_incoming(rows, grad_loss, reduction);
   std::vector<double> loss(num_rows);
   Tensor grad = torch::stable::new_empty(logits, {num_rows, logits.size(1)});
   run(call, rows, loss.data(), grad.mutable_data_ptr());

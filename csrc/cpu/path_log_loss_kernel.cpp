@@ -26,6 +26,7 @@
 #include <limits>
 
 #include "exp.h"
+#include "per_isa.h"
 #include "vec.h"
 
 namespace hace {
@@ -601,20 +602,8 @@ PathLogLossKernel kernel() {
 
 }  // namespace
 
-#define HACE_JOIN_(a, b) a##b
-#define HACE_JOIN(a, b) HACE_JOIN_(a, b)
-
-PathLogLossKernel HACE_JOIN(path_log_loss_kernel_, HACE_ISA)(Element element) {
-  switch (element) {
-    case Element::kFloat32:
-      return kernel<float>();
-    case Element::kFloat64:
-      return kernel<double>();
-    case Element::kBFloat16:
-      return kernel<BFloat16>();
-    default:
-      return kernel<Float16>();
-  }
+PathLogLossKernel HACE_PER_ISA(path_log_loss_kernel_)(Element element) {
+  return for_element(element, [](auto stored) { return kernel<decltype(stored)>(); });
 }
 
 }  // namespace hace

@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-namespace hace {
+#include "element.h"
 
-enum class Element { kFloat32, kFloat64, kBFloat16, kFloat16 };
+namespace hace {
 
 // The rows to work on. Strides and offsets count elements and are 64-bit.
 struct PathLogLossProblem {

@@ -90,6 +90,24 @@ inline Vector<Real> first_lanes(Vector<Real> value, int64_t count, Real other) {
   return lane_indices<Real>() < static_cast<Index>(count) ? value : broadcast<Real>(other);
 }
 
+// Whether a comparison held in some lane.
+template <typename Mask>
+inline bool any(Mask mask) {
+#if defined(__AVX512F__)
+  const __m512i bits = bit_cast<__m512i>(mask);
+  return _mm512_test_epi64_mask(bits, bits) != 0;
+#elif defined(__AVX2__)
+  const __m256i bits = bit_cast<__m256i>(mask);
+  return !_mm256_testz_si256(bits, bits);
+#else
+  uint64_t words[sizeof(mask) / 8];
+  std::memcpy(words, &mask, sizeof(mask));
+  uint64_t found = 0;
+  for (const uint64_t word : words) found |= word;
+  return found != 0;
+#endif
+}
+
 template <typename Real>
 inline Real horizontal_sum(Vector<Real> v) {
 #if defined(__AVX512F__)

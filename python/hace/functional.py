@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
 import hace_kernels
-from hace_kernels import reference
+from hace_kernels.target_table import TargetTable
 
 from .class_dim import class_dim, to_rows
 from .hierarchy import Hierarchy, Space
 from .options import Distance, LossOptions, Reduction, Smoothing
-from .target_mass import one_hot, smoothed
+from .targets import with_class_weights
 from .weights import HACEWeights
 
-__all__ = ["hace_loss"]
+__all__ = ["Target", "hace_loss", "node_log_probs"]
+
+Target: TypeAlias = Tensor | tuple[Tensor, Tensor]
+"""Indices, probabilities, or a few weighted indices a row as the pair (index, weight)."""
 
 
 def hace_loss(
     input: Tensor,
-    target: Tensor,
+    target: Target,
     hierarchy: Hierarchy,
     dilution: float = 0.7,
     *,
@@ -58,9 +63,40 @@ def hace_loss(
     return loss_with_options(input, target, hierarchy, HACEWeights(dilution), weight, options)
 
 
+def node_log_probs(
+    input: Tensor, hierarchy: Hierarchy, *, logits: Space = "classes", backend: str = "auto"
+) -> Tensor:
+    """`log P_v` of every node v, `P_v` being the softmax mass of the classes at or below it.
+
+    Differentiable. Nodes whose classes all have a logit of −inf, or that have no class, get −inf
+    and pass no gradient on; a row that is −inf throughout is NaN.
+
+    Args:
+        input: logits (C), (N, C) or (N, C, d1, …), floating.
+        hierarchy: of the classes.
+        logits: what the class dimension of the input holds: "classes", or one logit for each of the
+            hierarchy's "nodes".
+        backend: "auto", or one of `hace.backends()`.
+
+    Returns:
+        The input's shape with the hierarchy's nodes, by id, in the class dimension; float64 for
+        float64 input and float32 otherwise.
+
+    Raises:
+        ValueError: the input's shape does not fit.
+        TypeError: input that is not floating point.
+        hace.BackendError: the backend asked for cannot run.
+    """
+    _check_input(input, hierarchy, logits)
+    tree = hierarchy.tree_table(logits, device=input.device)
+    rows = hace_kernels.tree_log_prob(to_rows(input), tree, backend=backend)
+    dim = class_dim(input)
+    return rows.reshape((*_target_shape(input), tree.num_nodes)).movedim(-1, dim)
+
+
 def loss_with_options(
     input: Tensor,
-    target: Tensor,
+    target: Target,
     hierarchy: Hierarchy,
     path_weights: HACEWeights,
     weight: Tensor | None,
@@ -69,28 +105,33 @@ def loss_with_options(
     """`hace_loss` once its keywords are checked."""
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
-    if isinstance(target, tuple):
-        raise NotImplementedError(
-            "a pair (index, weight) as target comes with the op tree_log_loss, which this release "
-            "does not have; give probabilities for now"
-        )
-    _check_shapes(input, target, hierarchy, weight, options)
+    _check_input(input, hierarchy, options.logits)
+    check_weight(weight, hierarchy, options.targets)
+    _check_target(target, input, hierarchy, options)
     rows = to_rows(input)
-    if target.is_floating_point() or options.label_smoothing > 0:
-        loss = _tree_loss(rows, target, hierarchy, path_weights, weight, options)
-    else:
-        table = hierarchy.path_table(
-            path_weights,
-            logits=options.logits,
-            targets=options.targets,
-            keep_full=options.eps > 0,
-            device=input.device,
-        )
+    if isinstance(target, Tensor) and not target.is_floating_point() and not options.spreads:
         loss = hace_kernels.path_log_loss(
             rows,
             target.reshape(-1),
-            table,
+            hierarchy.path_table(
+                path_weights,
+                logits=options.logits,
+                targets=options.targets,
+                keep_full=options.eps > 0,
+                device=input.device,
+            ),
             target_weight=weight,
+            ignore_index=options.ignore_index,
+            reduction=options.reduction,
+            eps=options.eps,
+            backend=options.backend,
+        )
+    else:
+        loss = hace_kernels.tree_log_loss(
+            rows,
+            _target_rows(target),
+            hierarchy.tree_table(options.logits, device=input.device),
+            _target_table(hierarchy, path_weights, weight, options, input.device),
             ignore_index=options.ignore_index,
             reduction=options.reduction,
             eps=options.eps,
@@ -99,44 +140,24 @@ def loss_with_options(
     return loss.reshape(_target_shape(input)) if options.reduction == "none" else loss
 
 
-def _tree_loss(
-    rows: Tensor,
-    target: Tensor,
+def _target_rows(target: Target) -> Target:
+    if isinstance(target, tuple):
+        return to_rows(target[0]), to_rows(target[1])
+    return to_rows(target) if target.is_floating_point() else target.reshape(-1)
+
+
+def _target_table(
     hierarchy: Hierarchy,
     path_weights: HACEWeights,
     weight: Tensor | None,
     options: LossOptions,
-) -> Tensor:
-    """Targets that are spread over many classes: log-loss at every node, by the reference."""
-    hace_kernels.require_reference(options.backend, "label smoothing and probability targets")
-    tree = hierarchy.tree_table(logits=options.logits, device=rows.device)
-    nodes = hierarchy.target_nodes(options.targets, device=rows.device)
-    num_targets, dtype = len(nodes), reference.loss_dtype(rows.dtype)
-
-    if target.is_floating_point():
-        mass = to_rows(target).to(dtype)
-        counts = torch.ones(len(mass), dtype=torch.bool, device=mass.device)
-        total_weight: Tensor | int = len(mass)
-    else:
-        index = target.reshape(-1)
-        counts = index != options.ignore_index
-        in_range = (index >= 0) & (index < num_targets)
-        reference.check_targets(index, counts & ~in_range, num_targets)
-        index = torch.where(in_range, index, 0)
-        mass = one_hot(index, counts, in_range, num_targets, dtype)
-        total_weight = reference.row_weights(counts, index, weight, dtype).sum()
-
-    is_class = torch.isin(nodes, hierarchy.target_nodes("classes", device=rows.device))
-    mass = smoothed(mass, is_class, options.label_smoothing, options.smoothing)
-    if weight is not None:
-        mass = mass * weight.to(dtype)
-    reference.check_mass_has_classes(mass, tree.empty[tree.place[nodes]])
-    mass = mass.new_zeros(len(mass), tree.num_nodes).index_copy(1, nodes, mass)
-    keep = torch.full((tree.num_nodes,), path_weights.dilution, dtype=dtype, device=rows.device)
-    keep = torch.where(tree.parent[tree.place] < 0, 1.0, keep)
-    loss = reference.tree_log_loss(rows, mass, tree, keep, eps=options.eps)
-    loss = torch.where(counts, loss, 0.0)
-    return reference.reduce(loss, total_weight, options.reduction)
+    device: torch.device,
+) -> TargetTable:
+    table = hierarchy.target_table(path_weights, options, device=device)
+    if weight is None:
+        return table
+    classes = hierarchy.target_nodes("classes", device=device)
+    return with_class_weights(table, weight, classes if options.targets == "nodes" else None)
 
 
 def _target_shape(input: Tensor) -> torch.Size:
@@ -145,36 +166,37 @@ def _target_shape(input: Tensor) -> torch.Size:
     return input.shape[:dim] + input.shape[dim + 1 :]
 
 
-def _check_shapes(
-    input: Tensor,
-    target: Tensor,
-    hierarchy: Hierarchy,
-    weight: Tensor | None,
-    options: LossOptions,
-) -> None:
-    num_logits = hierarchy.num_targets(options.logits)
-    num_targets = hierarchy.num_targets(options.targets)
+def _check_input(input: Tensor, hierarchy: Hierarchy, logits: Space) -> None:
+    num_logits = hierarchy.num_targets(logits)
     if input.dim() == 0 or input.shape[class_dim(input)] != num_logits:
         raise ValueError(
             f"input must be logits of shape (C), (N, C) or (N, C, d1, …) with C = {num_logits}, "
-            f"one for each of the hierarchy's {options.logits}; got {tuple(input.shape)}"
+            f"one for each of the hierarchy's {logits}; got {tuple(input.shape)}"
         )
     if not input.is_floating_point():
         raise TypeError(f"input must be floating-point logits, got {input.dtype}")
-    check_weight(weight, hierarchy, options.targets)
+
+
+def _check_target(
+    target: Target, input: Tensor, hierarchy: Hierarchy, options: LossOptions
+) -> None:
+    if isinstance(target, tuple):
+        _check_pair(target, input, options)
+        return
     shape = _target_shape(input)
     if target.is_floating_point():
-        dim = class_dim(input)
-        expected = torch.Size((*shape[:dim], num_targets, *shape[dim:]))
+        num_targets = hierarchy.num_targets(options.targets)
+        expected = _with_class_dim(input, num_targets)
         if target.shape != expected:
             raise ValueError(
                 f"target as probabilities over the {num_targets} {options.targets} must be "
                 f"{tuple(expected)} beside this input; got {tuple(target.shape)}"
             )
-        if options.ignore_index >= 0:
+        _check_no_index_is_ignored(options)
+        if options.soft_labels is not None:
             raise ValueError(
-                f"ignore_index = {options.ignore_index} goes with target indices, and the target "
-                "holds probabilities; leave rows out by giving them no mass"
+                "soft_labels make probabilities of a target index, and the target holds "
+                "probabilities already; leave soft_labels out"
             )
     elif target.dtype != torch.int64:
         raise TypeError(
@@ -185,6 +207,46 @@ def _check_shapes(
             f"target must be {tuple(shape)} indices beside an input of shape {tuple(input.shape)}; "
             f"got {tuple(target.shape)}"
         )
+
+
+def _check_pair(target: tuple[Tensor, Tensor], input: Tensor, options: LossOptions) -> None:
+    if len(target) != 2:
+        raise ValueError(f"a tuple as target must be (index, weight), got {len(target)} entries")
+    index, weight = target
+    if index.dtype != torch.int64 or not weight.is_floating_point():
+        raise TypeError(
+            "a pair (index, weight) as target must hold int64 indices and floating-point weights, "
+            f"got {index.dtype} and {weight.dtype}"
+        )
+    dim = class_dim(input)
+    fits = index.dim() == input.dim() and index.shape == _with_class_dim(input, index.shape[dim])
+    if not fits or weight.shape != index.shape:
+        raise ValueError(
+            "a pair (index, weight) as target must be twice the input's shape with K weighted "
+            f"targets in the class dimension, {_shape_of_pairs(input)}; got {tuple(index.shape)} "
+            f"and {tuple(weight.shape)}"
+        )
+    _check_no_index_is_ignored(options)
+
+
+def _check_no_index_is_ignored(options: LossOptions) -> None:
+    if options.ignore_index >= 0:
+        raise ValueError(
+            f"ignore_index = {options.ignore_index} goes with target indices, and the target "
+            "holds probabilities; leave rows out by giving them no mass"
+        )
+
+
+def _with_class_dim(input: Tensor, size: int) -> torch.Size:
+    """The input's shape with `size` in its class dimension."""
+    dim = class_dim(input)
+    return torch.Size((*input.shape[:dim], size, *input.shape[dim + 1 :]))
+
+
+def _shape_of_pairs(input: Tensor) -> str:
+    sizes = [*map(str, input.shape)]
+    sizes[class_dim(input)] = "K"
+    return f"({', '.join(sizes)})"
 
 
 def check_weight(weight: Tensor | None, hierarchy: Hierarchy, targets: Space) -> None:

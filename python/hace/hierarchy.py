@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,14 +14,20 @@ from torch import Tensor
 
 from hace_kernels.layout import Layout, lay_out
 from hace_kernels.path_table import PathTable, PathWeights, build_path_table
+from hace_kernels.target_table import TargetTable
 from hace_kernels.tree_table import TreeTable, build_tree_table
 
+from .clustering import Linkage, Method, cluster_classes
 from .parsing import pack_names, parse_edges, parse_paths, read_csv_edges, unpack_names
 from .table_cache import TableCache
+from .targets import build_target_table
 from .tree_checks import checked_classes, checked_names, checked_parents, num_levels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from .options import LossOptions
+    from .weights import HACEWeights
 
     Int64 = NDArray[np.int64]
 
@@ -36,6 +42,8 @@ class Hierarchy:
     keep the tree and drop what can be computed from it.
     """
 
+    _FILE_KEY: ClassVar[str] = "parents"
+
     def __init__(self, parents: Any, names: Iterable[str] | None = None, classes: Any = None):
         """See `from_parents`."""
         names = None if names is None else checked_names(names)
@@ -47,13 +55,13 @@ class Hierarchy:
 
     def _set(
         self,
-        parents: Int64,
+        links: Int64,
         classes: Int64,
         names: tuple[str, ...] | None,
         depth: int,
         num_leaves: int,
     ) -> None:
-        self._parents = _read_only(parents)
+        self._links = _read_only(links)  # a tree's parents, a DAG's edges
         self._classes = _read_only(classes)
         self._names = names
         self._depth = depth
@@ -61,6 +69,7 @@ class Hierarchy:
         self._layouts: dict[Space, Layout] = {}
         self._path_tables = TableCache[PathTable]()
         self._tree_tables = TableCache[TreeTable]()
+        self._target_tables = TableCache[TargetTable]()
         self._target_nodes = TableCache[Tensor]()
         self._depths_and_heights: tuple[Int64, Int64] | None = None
         self._id_of_name: dict[str, int] | None = None
@@ -106,7 +115,11 @@ class Hierarchy:
 
     @classmethod
     def from_edges(
-        cls, edges: Iterable[tuple[str, str]], classes: Iterable[str] | None = None
+        cls,
+        edges: Iterable[tuple[str, str]],
+        classes: Iterable[str] | None = None,
+        *,
+        allow_multiple_parents: bool = False,
     ) -> Hierarchy:
         """A hierarchy from (parent, child) names; nodes by first appearance, parent before child.
 
@@ -114,18 +127,30 @@ class Hierarchy:
             edges: pairs of strings.
             classes: the names that carry a logit, in label order. Left out, the leaves in
                 ascending node id.
+            allow_multiple_parents: give a `hace.dag.DAG` where some child has several parents.
+                Without such a child it is a tree or forest all the same.
 
         Raises:
             TypeError: an edge is not a pair of strings.
-            ValueError: no edge, a child with two parents or the same edge twice, a self-loop or
-                cycle, no class, an unknown or a duplicate class.
+            ValueError: no edge, the same edge twice, a child with two parents that is not allowed
+                them, a self-loop or cycle, no class, an unknown or a duplicate class.
         """
-        names, parents = parse_edges(edges)
-        return cls(parents, names, None if classes is None else _checked_class_names(classes))
+        names, parents, more_edges = parse_edges(edges, allow_multiple_parents)
+        class_names = None if classes is None else _checked_class_names(classes)
+        if not more_edges:
+            return cls(parents, names, class_names)
+        from .dag import DAG  # a kind of Hierarchy, so it imports this module
+
+        first_edges = [(parent, child) for child, parent in enumerate(parents) if parent >= 0]
+        return DAG(first_edges + more_edges, names, class_names)
 
     @classmethod
     def from_csv(
-        cls, path: str | os.PathLike[str], classes: Iterable[str] | None = None
+        cls,
+        path: str | os.PathLike[str],
+        classes: Iterable[str] | None = None,
+        *,
+        allow_multiple_parents: bool = False,
     ) -> Hierarchy:
         """`from_edges` from a file with one `parent,child` pair a line.
 
@@ -135,11 +160,48 @@ class Hierarchy:
         Raises:
             ValueError: a line without exactly two non-empty fields, and as `from_edges`.
         """
-        return cls.from_edges(read_csv_edges(path), classes)
+        return cls.from_edges(
+            read_csv_edges(path), classes, allow_multiple_parents=allow_multiple_parents
+        )
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        vectors: Any,
+        names: Iterable[str] | None = None,
+        *,
+        method: Method = "cover_tree",
+        base: float = 1.3,
+        linkage: Linkage = "average",
+    ) -> Hierarchy:
+        """A tree made from a vector for each class, for classes that come without a hierarchy.
+
+        Classes with a small angle between their vectors are put together; lengths do not count.
+        Class i is leaf and node i, the inner nodes follow.
+
+        Args:
+            vectors: (C, F) numbers (array, tensor or nested lists), the i-th row for class i.
+            names: C distinct strings; inner nodes are then named "cluster 0", "cluster 1", ...
+            method: "cover_tree", where a node has any number of children, also for 100,000
+                classes; or "agglomerative", a binary tree, which needs SciPy and memory for C²
+                distances. `hace.clustering` says what each promises.
+            base: of a cover tree, the ratio of the radii of a level and the next, above 1.
+            linkage: of an agglomerative tree, the distance of clusters: "average", "complete",
+                "single" or "weighted".
+
+        Raises:
+            TypeError: vectors or a base that are not real numbers, names that are not strings.
+            ValueError: vectors of another shape, a vector that is zero or not finite, a wrong
+                number of names or a duplicate name, an option outside its range.
+            ImportError: an agglomerative tree without SciPy.
+            MemoryError: an agglomerative tree of too many classes.
+        """
+        parents, names = cluster_classes(vectors, names, method=method, base=base, linkage=linkage)
+        return cls(parents, names)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the hierarchy to `path` as a NumPy .npz file, without pickle."""
-        arrays: dict[str, Any] = {"parents": self._parents, "classes": self._classes}
+        arrays: dict[str, Any] = {self._FILE_KEY: self._links, "classes": self._classes}
         if self._names is not None:
             arrays["name_bytes"], arrays["name_ptr"] = pack_names(self._names)
         with open(path, "wb") as file:
@@ -152,17 +214,25 @@ class Hierarchy:
         Raises:
             ValueError: the file is no such file.
         """
+        from .dag import DAG  # a kind of Hierarchy, so it imports this module
+
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 names = None
                 if "name_ptr" in arrays:
                     names = unpack_names(arrays["name_bytes"], arrays["name_ptr"])
-                parents, classes = arrays["parents"], arrays["classes"]
+                kind = DAG if DAG._FILE_KEY in arrays else cls
+                links, classes = arrays[kind._FILE_KEY], arrays["classes"]
         except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
             raise ValueError(
                 f"{os.fspath(path)} was not written by Hierarchy.save: {error}"
             ) from error
-        return cls(parents, names, classes)
+        return kind(links, names, classes)
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether each node has one parent at most: False for a `hace.dag.DAG`."""
+        return True
 
     @property
     def num_nodes(self) -> int:
@@ -181,13 +251,23 @@ class Hierarchy:
 
     @property
     def depth(self) -> int:
-        """Edges from a root to the deepest node below it, at most."""
+        """Edges on the longest path down from a root."""
         return self._depth
 
     @property
     def parents(self) -> Int64:
         """Each node's parent, -1 at a root; int64 (N), read-only."""
         return self._parents
+
+    @property
+    def _parents(self) -> Int64:
+        return self._links
+
+    @property
+    def edges(self) -> Int64:
+        """(parent, child) node ids, ascending by child, then parent; int64 (E, 2), read-only."""
+        child = np.flatnonzero(self._parents >= 0)
+        return _read_only(np.stack([self._parents[child], child], 1))
 
     @property
     def classes(self) -> Int64:
@@ -201,12 +281,12 @@ class Hierarchy:
 
     @property
     def depths(self) -> Int64:
-        """Edges from each node to its root; int64 (N), read-only."""
+        """Edges on the longest path from a root to each node; int64 (N), read-only."""
         return self._measures()[0]
 
     @property
     def heights(self) -> Int64:
-        """Edges from each node to the deepest leaf below it; int64 (N), read-only."""
+        """Edges on the longest path from each node to a leaf; int64 (N), read-only."""
         return self._measures()[1]
 
     @property
@@ -232,12 +312,22 @@ class Hierarchy:
         Raises:
             ValueError: `node` is not a node id.
         """
-        node = self._checked_node(node)
+        node, parents = self._checked_node(node), self._parents
         path = []
         while node >= 0:
             path.append(node)
-            node = int(self._parents[node])
+            node = int(parents[node])
         return path
+
+    def ancestors(self, node: int) -> list[int]:
+        """The node and all nodes above it, each once.
+
+        They ascend by the fewest edges from `node`, then by id; on a tree this is its path.
+
+        Raises:
+            ValueError: `node` is not a node id.
+        """
+        return self.path(node)
 
     @overload
     def lca(self, a: int, b: int) -> int: ...
@@ -263,15 +353,15 @@ class Hierarchy:
         return self._lca(a, b)
 
     def _lca(self, a: int | Int64, b: int | Int64) -> Int64:
+        parents, depths = self._parents, self.depths
         nodes_a, nodes_b = np.broadcast_arrays(a, b)
         x, y = nodes_a.ravel().astype(np.int64), nodes_b.ravel().astype(np.int64)
-        depths = self.depths
         apart = np.flatnonzero(x != y)
         while len(apart):
             # The deeper one goes up, or both where they are level; roots go to -1.
             dx, dy = depths[x[apart]], depths[y[apart]]
             up_x, up_y = apart[dx >= dy], apart[dy >= dx]
-            x[up_x], y[up_y] = self._parents[x[up_x]], self._parents[y[up_y]]
+            x[up_x], y[up_y] = parents[x[up_x]], parents[y[up_y]]
             apart = apart[x[apart] != y[apart]]
         return x.reshape(nodes_a.shape)
 
@@ -323,6 +413,29 @@ class Hierarchy:
         """
         return self._tree_tables.get(logits, device, lambda: self._build_tree_table(logits))
 
+    def target_table(
+        self, weights: HACEWeights, options: LossOptions, *, device: torch.device | str = "cpu"
+    ) -> TargetTable:
+        """How a loss's targets go up the tree, without class weights; cached for each device.
+
+        Args:
+            weights: gives each node's share of the mass that reaches it; hashable, for the cache.
+            options: of the loss.
+            device: where the table is to lie.
+        """
+        key = (
+            weights,
+            options.logits,
+            options.targets,
+            options.label_smoothing,
+            options.smoothing,
+            options.soft_labels,
+            options.soft_label_distance,
+        )
+        return self._target_tables.get(
+            key, device, lambda: build_target_table(self, weights.keep(self._parents >= 0), options)
+        )
+
     def target_nodes(
         self, targets: Space = "classes", *, device: torch.device | str = "cpu"
     ) -> Tensor:
@@ -371,7 +484,7 @@ class Hierarchy:
 
     def __repr__(self) -> str:
         return (
-            f"Hierarchy({_counted(self.num_nodes, 'node')}, "
+            f"{type(self).__name__}({_counted(self.num_nodes, 'node')}, "
             f"{_counted(self.num_classes, 'class', 'classes')}, depth {self.depth}, "
             f"{_counted(len(self.roots), 'root')})"
         )
@@ -380,15 +493,15 @@ class Hierarchy:
         if not isinstance(other, Hierarchy):
             return NotImplemented
         return self is other or (
-            np.array_equal(self._parents, other._parents)
+            np.array_equal(self._links, other._links)
             and np.array_equal(self._classes, other._classes)
             and self._names == other._names
         )
 
     def __hash__(self) -> int:
         if self._hash is None:
-            tree = (self._parents.tobytes(), self._classes.tobytes(), self._names)
-            self._hash = hash(tree)
+            content = (self._links.tobytes(), self._classes.tobytes(), self._names)
+            self._hash = hash(content)
         return self._hash
 
     def __copy__(self) -> Hierarchy:
@@ -398,7 +511,7 @@ class Hierarchy:
         return self  # immutable: copies of a model may share it, and its tables
 
     def __getstate__(self) -> tuple[Int64, Int64, tuple[str, ...] | None, int, int]:
-        return self._parents, self._classes, self._names, self._depth, self._num_leaves
+        return self._links, self._classes, self._names, self._depth, self._num_leaves
 
     def __setstate__(self, state: tuple[Int64, Int64, tuple[str, ...] | None, int, int]) -> None:
         self._set(*state)

@@ -21,7 +21,6 @@ class LossOptions:
     Raises:
         ValueError: a value outside its range.
         TypeError: `ignore_index` is not an integer.
-        NotImplementedError: `soft_labels`.
     """
 
     logits: Space = "classes"
@@ -34,6 +33,11 @@ class LossOptions:
     soft_label_distance: Distance = "height"
     eps: float = 0.0
     backend: str = "auto"
+
+    @property
+    def spreads(self) -> bool:
+        """Whether an index target stands for more than itself."""
+        return self.label_smoothing > 0 or self.soft_labels is not None
 
     def __post_init__(self) -> None:
         _check_choice("logits", self.logits, "classes", "nodes")
@@ -49,10 +53,10 @@ class LossOptions:
             )
         if not 0 <= self.eps < float("inf"):
             raise ValueError(f"eps must be 0 or a small positive number, got {self.eps!r}")
-        if self.soft_labels is not None:
-            raise NotImplementedError(
-                "soft_labels come with the op tree_log_loss, which this release does not have; "
-                "give the soft labels as probabilities for now"
+        if self.soft_labels is not None and not 0 <= self.soft_labels < float("inf"):
+            raise ValueError(
+                f"soft_labels must be None or the β of exp(-β · distance), a number from 0 on; got "
+                f"{self.soft_labels!r}"
             )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from .tree_checks import describe
+from .tree_checks import describe, refuse_repeated_edge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,10 +74,16 @@ def _refuse_empty_part(label: int, path: str, sep: str) -> NoReturn:
     )
 
 
-def parse_edges(edges: Iterable[tuple[str, str]]) -> tuple[list[str], list[int]]:
-    """Names by first appearance and parents; see `Hierarchy.from_edges`."""
+def parse_edges(
+    edges: Iterable[tuple[str, str]], allow_multiple_parents: bool
+) -> tuple[list[str], list[int], list[tuple[int, int]]]:
+    """Names by first appearance, each node's first parent, and the edges from further parents.
+
+    See `Hierarchy.from_edges`.
+    """
     ids: dict[str, int] = {}
     parents: list[int] = []
+    more_edges: list[tuple[int, int]] = []
     for place, edge in enumerate(edges):
         if isinstance(edge, (str, bytes)) or not isinstance(edge, Iterable):
             raise TypeError(f"edge {place} must be a pair (parent, child), got {edge!r}")
@@ -91,23 +97,24 @@ def parse_edges(edges: Iterable[tuple[str, str]]) -> tuple[list[str], list[int]]
                 ids[name] = len(ids)
                 parents.append(_ROOT)
         parent, child = (ids[name] for name in pair)
-        if parents[child] != _ROOT:
+        if parents[child] == _ROOT:
+            parents[child] = parent
+        elif parents[child] == parent:
+            refuse_repeated_edge(parent, child, list(ids))
+        elif allow_multiple_parents:
+            more_edges.append((parent, child))
+        else:
             _refuse_second_parent(list(ids), child, parents[child], parent)
-        parents[child] = parent
     if not ids:
         raise ValueError("edges is empty; a hierarchy needs at least one (from_parents needs none)")
-    return list(ids), parents
+    return list(ids), parents, more_edges
 
 
 def _refuse_second_parent(names: list[str], child: int, first: int, second: int) -> NoReturn:
-    if first == second:
-        raise ValueError(
-            f"the edge from {describe(first, names)} to {describe(child, names)} is given twice; "
-            f"give every edge once"
-        )
     raise ValueError(
         f"{describe(child, names)} has two parents, {describe(first, names)} and "
-        f"{describe(second, names)}; keep one of these edges"
+        f"{describe(second, names)}; keep one of these edges, or give allow_multiple_parents=True "
+        f"for a DAG"
     )
 
 

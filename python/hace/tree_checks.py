@@ -1,4 +1,4 @@
-"""What makes an array of parents a hierarchy, and errors that name the node where it is not one."""
+"""What makes parents or edges a hierarchy, and errors that name the node where they are none."""
 
 from __future__ import annotations
 
@@ -73,10 +73,7 @@ def checked_parents(values: Any, names: Sequence[str] | None) -> Int64:
     parents = array.astype(np.int64)
     own = np.flatnonzero(parents == np.arange(num_nodes))
     if len(own):
-        raise ValueError(
-            f"{describe(int(own[0]), names)} is its own parent; a root has no parent (-1 in "
-            f"from_parents, no edge from itself in from_edges)"
-        )
+        refuse_own_parent(int(own[0]), names)
     return parents
 
 
@@ -84,15 +81,18 @@ def num_levels(parents: Int64, names: Sequence[str] | None) -> int:
     """The number of levels of a forest; raises ValueError with the nodes of a cycle."""
     order, level_ptr = topological_order(parents)
     if len(order) < len(parents):
-        _refuse_cycle(parents, order, names)
+        behind_cycle = np.ones(len(parents), np.bool_)
+        behind_cycle[order] = False
+        refuse_cycle(parents, behind_cycle, names)
     return len(level_ptr) - 1
 
 
-def _refuse_cycle(parents: Int64, order: Int64, names: Sequence[str] | None) -> NoReturn:
-    missing = np.ones(len(parents), np.bool_)
-    missing[order] = False
+def refuse_cycle(
+    parents: Int64, behind_cycle: NDArray[np.bool_], names: Sequence[str] | None
+) -> NoReturn:
+    """Names the nodes of a cycle; every node behind one (or on it) has a parent behind one."""
     step: dict[int, int] = {}
-    node = int(np.flatnonzero(missing)[0])
+    node = int(np.flatnonzero(behind_cycle)[0])
     while node not in step:
         step[node] = len(step)
         node = int(parents[node])
@@ -104,6 +104,58 @@ def _refuse_cycle(parents: Int64, order: Int64, names: Sequence[str] | None) -> 
     raise ValueError(
         f"the parents of {len(cycle)} nodes form a cycle: {' -> '.join([*parts, parts[0]])}; "
         f"remove one of these parents"
+    )
+
+
+def checked_edges(values: Any, names: Sequence[str] | None) -> Int64:
+    """Edges (E, 2) as int64, ascending by child, then parent; `names` have been checked already.
+
+    Cycles longer than one edge are left to be found.
+
+    Raises:
+        TypeError: the values are not integers.
+        ValueError: none are given, they are no pairs, a node is out of range or its own parent, or
+            an edge is given twice.
+    """
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values)
+    if array.ndim != 2 or array.shape[1] != 2 or not len(array):
+        raise ValueError(
+            f"edges must be at least one pair (parent, child) of node ids, shape (E, 2); got shape "
+            f"{array.shape}"
+        )
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"edges must be integers, got dtype {array.dtype}")
+    num_nodes = int(array.max()) + 1 if names is None else len(names)
+    bad = np.flatnonzero(((array < 0) | (array >= num_nodes)).any(1))
+    if len(bad):
+        raise ValueError(
+            f"edge {bad[0]} is {tuple(array[bad[0]].tolist())}, which is out of range; node ids "
+            f"are 0 to {num_nodes - 1}"
+        )
+    edges = array[np.lexsort((array[:, 0], array[:, 1]))].astype(np.int64)
+    own = np.flatnonzero(edges[:, 0] == edges[:, 1])
+    if len(own):
+        refuse_own_parent(int(edges[own[0], 0]), names)
+    twice = np.flatnonzero((edges[1:] == edges[:-1]).all(1))
+    if len(twice):
+        parent, child = edges[twice[0]].tolist()
+        refuse_repeated_edge(parent, child, names)
+    return edges
+
+
+def refuse_own_parent(node: int, names: Sequence[str] | None) -> NoReturn:
+    raise ValueError(
+        f"{describe(node, names)} is its own parent; a root has no parent (-1 in from_parents, no "
+        f"edge from itself in from_edges)"
+    )
+
+
+def refuse_repeated_edge(parent: int, child: int, names: Sequence[str] | None) -> NoReturn:
+    raise ValueError(
+        f"the edge from {describe(parent, names)} to {describe(child, names)} is given twice; "
+        f"give every edge once"
     )
 
 

@@ -61,6 +61,10 @@ class HACEWeights:
             entries += 1
         return entries
 
+    def keep(self, has_parent: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """What each node keeps of the mass that reaches it, the same loss seen from the tree."""
+        return np.where(has_parent, self.dilution, 1.0)
+
     def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
         below_root = entries.index < entries.length
         power = np.power(1.0 - self.dilution, entries.index)

@@ -1,0 +1,108 @@
+// What the ops over rows of logits have in common on torch's side: element types, reductions, and
+// what each row counts for.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "element.h"
+
+namespace hace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
+
+// What a loss is given in, and half precision is worked on in.
+inline ScalarType loss_type(const Tensor& logits) {
+  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Element element_of(const Tensor& rows) {
+  switch (rows.scalar_type()) {
+    case ScalarType::Float:
+      return Element::kFloat32;
+    case ScalarType::Double:
+      return Element::kFloat64;
+    case ScalarType::BFloat16:
+      return Element::kBFloat16;
+    case ScalarType::Half:
+      return Element::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, "logits and values must be float32, float64, bfloat16 or float16");
+  }
+}
+
+// The kernels take rows at any distance from each other, but no strides along a row.
+inline void check_rows(const char* op, const Tensor& rows) {
+  STD_TORCH_CHECK(rows.dim() == 2, op, ": rows must have 2 dimensions, got ", rows.dim());
+  STD_TORCH_CHECK(rows.size(1) <= 1 || rows.stride(1) == 1, op,
+                  ": rows must have unit stride, got ", rows.stride(1));
+}
+
+inline void check_reduction(const char* op, int64_t reduction) {
+  STD_TORCH_CHECK(reduction >= kNone && reduction <= kSum, op,
+                  ": reduction must be 0 (none), 1 (mean) or 2 (sum), got ", reduction);
+}
+
+// What the targets say of the rows.
+struct Rows {
+  std::vector<double> factor;  // of the row's loss and gradient; 0: the row does not count
+  double total = 0;            // what `mean` divides by
+};
+
+inline void scale_by_incoming(Rows& rows, const Tensor& grad_loss, int64_t reduction) {
+  const int64_t num_rows = static_cast<int64_t>(rows.factor.size());
+  STD_TORCH_CHECK(grad_loss.dim() == (reduction == kNone ? 1 : 0) &&
+                      (reduction != kNone || grad_loss.size(0) == num_rows),
+                  "grad_loss must have the loss's shape");
+  const int64_t step = reduction == kNone ? grad_loss.stride(0) : 0;
+  const bool wide = grad_loss.scalar_type() == ScalarType::Double;
+  for (int64_t row = 0; row < num_rows; ++row) {
+    if (rows.factor[row] == 0) continue;
+    rows.factor[row] *= wide ? grad_loss.const_data_ptr<double>()[row * step]
+                             : grad_loss.const_data_ptr<float>()[row * step];
+  }
+}
+
+// The rows' losses, which are unweighted, as the reduction wants them.
+inline Tensor reduced_loss(const Tensor& logits, const std::vector<double>& loss, const Rows& rows,
+                           int64_t reduction) {
+  const int64_t num_rows = logits.size(0);
+  const std::vector<int64_t> shape =
+      reduction == kNone ? std::vector<int64_t>{num_rows} : std::vector<int64_t>{};
+  Tensor out = torch::stable::new_empty(logits, shape, loss_type(logits));
+  const auto put = [&](int64_t i, double value) {
+    if (loss_type(logits) == ScalarType::Double)
+      static_cast<double*>(out.mutable_data_ptr())[i] = value;
+    else
+      static_cast<float*>(out.mutable_data_ptr())[i] = static_cast<float>(value);
+  };
+  // A row of weight 0 adds nothing, whatever its loss.
+  const auto weighted = [&](int64_t row) {
+    return rows.factor[row] == 0 ? 0 : rows.factor[row] * loss[row];
+  };
+  if (reduction == kNone) {
+    for (int64_t row = 0; row < num_rows; ++row) put(row, weighted(row));
+    return out;
+  }
+  double sum = 0;
+  for (int64_t row = 0; row < num_rows; ++row) sum += weighted(row);
+  const bool mean_of_nothing = reduction == kMean && rows.total == 0;
+  put(0, mean_of_nothing ? std::numeric_limits<double>::quiet_NaN() : sum);
+  return out;
+}
+
+// Stores that go past the caches pay only where the caches could not keep the result anyway, and
+// not in short rows, whose ends they write in parts.
+inline bool writes_past_caches(int64_t num_rows, int64_t row_bytes) {
+  return row_bytes >= (int64_t{16} << 10) && num_rows * row_bytes > (int64_t{32} << 20);
+}
+
+}  // namespace hace

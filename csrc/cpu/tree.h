@@ -1,0 +1,23 @@
+// A tree as the kernels see it (a TreeTable of hace_kernels/tree_table.py, which says what the
+// arrays hold) and the rows that they work on. No torch here.
+#pragma once
+
+#include <cstdint>
+
+namespace hace {
+
+struct Tree {
+  int64_t num_nodes;    // N
+  int64_t num_classes;  // C, the columns
+  int64_t num_inner;    // I, the virtual root the last
+  const int32_t* place;
+  const int32_t* parent;
+  const int32_t* child_ptr;
+  const int32_t* child;
+  const int32_t* num_columns;
+
+  int64_t num_places() const { return num_classes + num_inner; }
+  int64_t root() const { return num_places() - 1; }
+};
+
+}  // namespace hace

@@ -1,0 +1,72 @@
+// How the tree ops take a TreeTable, and share out blocks of rows.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "rows.h"
+#include "tree.h"
+
+namespace hace {
+
+inline const int32_t* int32_vector(const char* what, const Tensor& tensor) {
+  STD_TORCH_CHECK(
+      tensor.scalar_type() == ScalarType::Int && tensor.dim() == 1 && tensor.is_contiguous(), what,
+      " must be a contiguous int32 vector");
+  return tensor.const_data_ptr<int32_t>();
+}
+
+inline const double* float64_vector(const char* what, const Tensor& tensor, int64_t size) {
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double && tensor.dim() == 1 &&
+                      tensor.is_contiguous() && tensor.numel() == size,
+                  what, " must be a contiguous float64 vector of ", size, " entries");
+  return tensor.const_data_ptr<double>();
+}
+
+// `tensors` are place, parent, child_ptr, child and num_columns of a TreeTable. The kernels follow
+// its links, so every one of them is checked.
+inline Tree tree_of(const std::vector<Tensor>& tensors) {
+  STD_TORCH_CHECK(tensors.size() == 5,
+                  "a tree is the tensors place, parent, child_ptr, child and num_columns; got ",
+                  tensors.size());
+  Tree tree;
+  tree.place = int32_vector("tree.place", tensors[0]);
+  tree.parent = int32_vector("tree.parent", tensors[1]);
+  tree.child_ptr = int32_vector("tree.child_ptr", tensors[2]);
+  tree.child = int32_vector("tree.child", tensors[3]);
+  tree.num_columns = int32_vector("tree.num_columns", tensors[4]);
+  tree.num_nodes = tensors[0].numel();
+  tree.num_inner = tensors[2].numel() - 1;
+  tree.num_classes = tensors[1].numel() - tree.num_inner;
+  const int64_t num_places = tensors[1].numel();
+  bool sound = tree.num_inner > 0 && tree.num_classes >= 0 &&
+               tensors[3].numel() == num_places - 1 && tensors[4].numel() == num_places &&
+               tree.child_ptr[0] == 0 && tree.child_ptr[tree.num_inner] == num_places - 1;
+  for (int64_t v = 0; sound && v < tree.num_inner; ++v)
+    sound = tree.child_ptr[v] <= tree.child_ptr[v + 1];
+  for (int64_t v = 0; sound && v < tree.num_inner; ++v)
+    for (int32_t i = tree.child_ptr[v]; sound && i < tree.child_ptr[v + 1]; ++i)
+      sound = tree.child[i] >= 0 && tree.child[i] < tree.num_classes + v;
+  for (int64_t p = 0; sound && p < num_places - 1; ++p)
+    sound = tree.parent[p] > p && tree.parent[p] >= tree.num_classes && tree.parent[p] < num_places;
+  for (int64_t n = 0; sound && n < tree.num_nodes; ++n) sound = tree.place[n] < num_places - 1;
+  STD_TORCH_CHECK(sound,
+                  "the tree's arrays are no TreeTable: children before their parents, every "
+                  "place but the last the child of one");
+  return tree;
+}
+
+// Runs block(first, count) over all rows, `block_rows` at a time, on all threads.
+template <typename RunBlock>
+inline void for_blocks(int64_t num_rows, int64_t block_rows, RunBlock run_block) {
+  const int64_t num_blocks = (num_rows + block_rows - 1) / block_rows;
+  torch::stable::parallel_for(0, num_blocks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block)
+      run_block(block * block_rows, std::min(block_rows, num_rows - block * block_rows));
+  });
+}
+
+}  // namespace hace

@@ -1,0 +1,293 @@
+// `tree_log_loss` on the CPU: checks and binds the arguments, prepares what all rows share, splits
+// the work over threads. The arithmetic is in tree_log_loss_kernel.cpp.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "isa.h"
+#include "rows.h"
+#include "scratch.h"
+#include "tree_arguments.h"
+#include "tree_log_loss_kernel.h"
+
+namespace hace {
+namespace {
+
+// Everything of a call but the logits' gradient.
+struct Call {
+  const Tensor& logits;
+  const std::optional<Tensor>& mass;
+  const std::optional<Tensor>& index;
+  const std::optional<Tensor>& index_weight;
+  const std::vector<Tensor>& tree;
+  const std::vector<Tensor>& targets;
+  const std::optional<Tensor>& weight;
+  const std::optional<Tensor>& spread;
+  double row_spread;
+  const std::vector<Tensor>& soft_labels;
+  int64_t ignore_index;
+  int64_t reduction;
+  double eps;
+};
+
+// ---- arguments ----
+
+void bind_targets(const Call& call, TreeLogLossProblem& problem) {
+  const int64_t num_places = problem.tree.num_places();
+  STD_TORCH_CHECK(call.targets.size() == 4,
+                  "tree_log_loss: targets are the tensors place, keep, unit and share; got ",
+                  call.targets.size());
+  problem.target_place = int32_vector("targets.place", call.targets[0]);
+  const int64_t num_targets = problem.num_targets = call.targets[0].numel();
+  problem.keep = float64_vector("targets.keep", call.targets[1], num_places);
+  problem.unit = float64_vector("targets.unit", call.targets[2], num_places);
+  problem.share = float64_vector("targets.share", call.targets[3], num_targets);
+  problem.spread = call.spread ? float64_vector("spread", *call.spread, num_targets) : nullptr;
+  problem.row_spread = call.row_spread;
+  if (call.weight) float64_vector("weight", *call.weight, num_targets);
+  int64_t num_columns = 0;
+  for (int64_t target = 0; target < num_targets; ++target) {
+    const int32_t place = problem.target_place[target];
+    STD_TORCH_CHECK(place < problem.tree.root(), "tree_log_loss: target ", target, " is at place ",
+                    place, ", which no node has");
+    num_columns += place >= 0 && place < problem.tree.num_classes;
+  }
+  problem.mass_covers_columns = num_columns == problem.tree.num_classes;
+
+  STD_TORCH_CHECK(call.soft_labels.empty() || call.soft_labels.size() == 3,
+                  "tree_log_loss: soft_labels are [] or the tensors log_similarity, is_class and "
+                  "apart; got ",
+                  call.soft_labels.size());
+  if (call.soft_labels.empty()) return;
+  STD_TORCH_CHECK(call.index, "tree_log_loss: soft labels are made from indices");
+  problem.log_similarity =
+      float64_vector("soft_labels.log_similarity", call.soft_labels[0], num_places);
+  float64_vector("soft_labels.is_class", call.soft_labels[1], num_places);
+  const Tensor& apart = call.soft_labels[2];
+  STD_TORCH_CHECK(apart.scalar_type() == ScalarType::Bool && apart.is_contiguous() &&
+                      apart.numel() == num_targets,
+                  "soft_labels.apart must be a contiguous bool vector of ", num_targets,
+                  " entries");
+  problem.apart = apart.const_data_ptr<bool>();
+}
+
+void bind_rows(const Call& call, TreeLogLossProblem& problem) {
+  const int64_t num_rows = call.logits.size(0);
+  STD_TORCH_CHECK(call.mass.has_value() != call.index.has_value(),
+                  "tree_log_loss: targets are either mass or index");
+  if (call.mass) {
+    const Tensor& mass = *call.mass;
+    check_rows("tree_log_loss", mass);
+    STD_TORCH_CHECK(mass.size(0) == num_rows && mass.size(1) == problem.num_targets &&
+                        mass.scalar_type() == loss_type(call.logits),
+                    "tree_log_loss: mass must be (", num_rows, ", ", problem.num_targets,
+                    ") in the loss's dtype");
+    problem.mass = mass.const_data_ptr();
+    problem.mass_stride = mass.stride(0);
+    return;
+  }
+  const Tensor& index = *call.index;
+  STD_TORCH_CHECK(index.scalar_type() == ScalarType::Long && index.dim() == 2 &&
+                      index.size(0) == num_rows && index.is_contiguous(),
+                  "tree_log_loss: index must be a contiguous int64 (", num_rows, ", K)");
+  problem.index = index.const_data_ptr<int64_t>();
+  problem.num_indices = index.size(1);
+  problem.ignore_index = call.ignore_index;
+  if (!call.index_weight) {
+    STD_TORCH_CHECK(index.size(1) == 1, "tree_log_loss: several indices a row need weights");
+    return;
+  }
+  const Tensor& weight = *call.index_weight;
+  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Double && weight.is_contiguous() &&
+                      weight.dim() == 2 && weight.size(0) == num_rows &&
+                      weight.size(1) == index.size(1),
+                  "tree_log_loss: index_weight must be a contiguous float64 of the index's shape");
+  problem.index_weight = weight.const_data_ptr<double>();
+}
+
+TreeLogLossProblem problem_of(const Call& call) {
+  check_rows("tree_log_loss", call.logits);
+  check_reduction("tree_log_loss", call.reduction);
+  TreeLogLossProblem problem = {};
+  problem.tree = tree_of(call.tree);
+  STD_TORCH_CHECK(call.logits.size(1) == problem.tree.num_classes,
+                  "tree_log_loss: logits must have ", problem.tree.num_classes, " columns, got ",
+                  call.logits.size(1));
+  problem.logits = call.logits.const_data_ptr();
+  problem.row_stride = call.logits.stride(0);
+  problem.eps = call.eps;
+  bind_targets(call, problem);
+  bind_rows(call, problem);
+  return problem;
+}
+
+// Rows of a single index count as their targets say, all others alike.
+Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
+  const int64_t num_rows = call.logits.size(0);
+  const double* weight = call.weight ? call.weight->const_data_ptr<double>() : nullptr;
+  const bool single = problem.index && !problem.index_weight;
+  Rows rows;
+  rows.factor.resize(num_rows);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    bool counts = !single;
+    for (int64_t k = 0; k < problem.num_indices; ++k) {
+      const int64_t target = problem.index[row * problem.num_indices + k];
+      if (target == problem.ignore_index) continue;
+      STD_TORCH_CHECK(target >= 0 && target < problem.num_targets, "target ", target, " of row ",
+                      row, " is out of range: it must be in [0, ", problem.num_targets, ")");
+      STD_TORCH_CHECK(problem.target_place[target] >= 0, "target ", target, " of row ", row,
+                      " has no class at or below it, so its probability is 0 whatever the logits");
+      counts = true;
+      if (single) rows.total += weight ? weight[target] : 1.0;
+    }
+    rows.factor[row] = counts;
+  }
+  if (!single) rows.total = static_cast<double>(num_rows);
+  if (call.reduction == kMean)
+    for (double& factor : rows.factor)
+      if (factor != 0) factor = 1 / rows.total;
+  return rows;
+}
+
+// ---- what all rows share ----
+
+thread_local Scratch shared_memory;
+
+// Fills in what the targets' arrays come to on the whole tree, in the type worked in.
+template <typename Real>
+void prepare(const Call& call, TreeLogLossProblem& problem) {
+  const Tree& tree = problem.tree;
+  const int64_t num_places = tree.num_places();
+  problem.spreads = problem.spread || problem.row_spread != 0 || problem.log_similarity;
+  char* memory = static_cast<char*>(
+      shared_memory.get(num_places * (sizeof(double) + 3 * sizeof(Real) + sizeof(int32_t))));
+  double* reaching = reinterpret_cast<double*>(memory);
+  Real* kept = reinterpret_cast<Real*>(reaching + num_places);
+  Real* handed = kept + num_places;
+  Real* kept_unit = handed + num_places;
+  int32_t* classes_below = reinterpret_cast<int32_t*>(kept_unit + num_places);
+
+  if (problem.mass) {
+    for (int64_t place = 0; place < num_places; ++place) {
+      kept[place] = static_cast<Real>(problem.keep[place]);
+      handed[place] = static_cast<Real>(1 - problem.keep[place]);
+    }
+    problem.kept = kept;
+    problem.handed = handed;
+  }
+  if (problem.spreads) {
+    std::memcpy(reaching, problem.unit, num_places * sizeof(double));
+    for (int64_t place = 0; place < tree.root(); ++place) {
+      reaching[tree.parent[place]] += (1 - problem.keep[place]) * reaching[place];
+      kept_unit[place] = static_cast<Real>(problem.keep[place] * reaching[place]);
+    }
+    kept_unit[tree.root()] = 0;
+    problem.reaching = reaching;
+    problem.kept_unit = kept_unit;
+  }
+  if (problem.log_similarity) {
+    const double* is_class = call.soft_labels[1].const_data_ptr<double>();
+    for (int64_t place = 0; place < num_places; ++place) classes_below[place] = is_class[place] > 0;
+    for (int64_t place = 0; place < tree.root(); ++place)
+      classes_below[tree.parent[place]] += classes_below[place];
+    problem.classes_below = classes_below;
+  }
+}
+
+// ---- the op ----
+
+// The losses go to `loss` unweighted, one a row; the gradient to `grad`, unless null, weighted by
+// `rows.factor`.
+void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double* loss,
+         void* grad) {
+  const Element element = element_of(call.logits);
+  const TreeLogLossKernel kernel = HACE_BEST_KERNEL(tree_log_loss_kernel, element);
+  const int64_t num_rows = call.logits.size(0);
+  const int64_t row_bytes =
+      problem.tree.num_classes * static_cast<int64_t>(call.logits.element_size());
+  element == Element::kFloat64 ? prepare<double>(call, problem) : prepare<float>(call, problem);
+  problem.grad = grad;
+  problem.factor = rows.factor.data();
+  problem.loss = loss;
+  problem.past_caches = writes_past_caches(num_rows, row_bytes);
+
+  // Rows that do not count are not read.
+  std::vector<int64_t> counting;
+  counting.reserve(num_rows);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    if (rows.factor[row] != 0)
+      counting.push_back(row);
+    else if (grad)
+      std::memset(static_cast<char*>(grad) + row * row_bytes, 0, row_bytes);
+  }
+
+  TreeLogLossFault first_fault;
+  std::mutex mutex;
+  for_blocks(static_cast<int64_t>(counting.size()), kernel.block_rows,
+             [&](int64_t first, int64_t count) {
+               thread_local Scratch thread_lines;
+               TreeLogLossFault fault;
+               kernel.run(problem, counting.data() + first, count,
+                          thread_lines.get(kernel.num_lines(problem) * kernel.line_bytes), &fault);
+               if (fault.row < 0) return;
+               const std::lock_guard<std::mutex> lock(mutex);
+               if (first_fault.row < 0 || fault.row < first_fault.row) first_fault = fault;
+             });
+  STD_TORCH_CHECK(first_fault.row < 0, "target ", first_fault.target, " of row ", first_fault.row,
+                  " has no class at or below it, so its probability is 0 whatever the logits");
+}
+
+std::tuple<Tensor, Tensor> tree_log_loss(
+    const Tensor& logits, const std::optional<Tensor>& mass, const std::optional<Tensor>& index,
+    const std::optional<Tensor>& index_weight, const std::vector<Tensor>& tree,
+    const std::vector<int64_t>&, const std::vector<Tensor>& targets,
+    const std::optional<Tensor>& weight, const std::optional<Tensor>& spread, double row_spread,
+    const std::vector<Tensor>& soft_labels, int64_t ignore_index, int64_t reduction, double eps,
+    bool with_grad) {
+  const Call call{logits, mass,       index,       index_weight, tree,      targets, weight,
+                  spread, row_spread, soft_labels, ignore_index, reduction, eps};
+  TreeLogLossProblem problem = problem_of(call);
+  const Rows rows = weigh_rows(call, problem);
+  std::vector<double> loss(logits.size(0));
+  const std::vector<int64_t> shape =
+      with_grad ? std::vector<int64_t>{logits.size(0), logits.size(1)} : std::vector<int64_t>{0};
+  Tensor grad = torch::stable::new_empty(logits, shape);
+  run(call, problem, rows, loss.data(), with_grad ? grad.mutable_data_ptr() : nullptr);
+  return {reduced_loss(logits, loss, rows, reduction), grad};
+}
+
+Tensor tree_log_loss_backward(const Tensor& grad_loss, const Tensor& logits,
+                              const std::optional<Tensor>& mass, const std::optional<Tensor>& index,
+                              const std::optional<Tensor>& index_weight,
+                              const std::vector<Tensor>& tree, const std::vector<int64_t>&,
+                              const std::vector<Tensor>& targets,
+                              const std::optional<Tensor>& weight,
+                              const std::optional<Tensor>& spread, double row_spread,
+                              const std::vector<Tensor>& soft_labels, int64_t ignore_index,
+                              int64_t reduction, double eps) {
+  const Call call{logits, mass,       index,       index_weight, tree,      targets, weight,
+                  spread, row_spread, soft_labels, ignore_index, reduction, eps};
+  TreeLogLossProblem problem = problem_of(call);
+  Rows rows = weigh_rows(call, problem);
+  scale_by_incoming(rows, grad_loss, reduction);
+  std::vector<double> loss(logits.size(0));
+  Tensor grad = torch::stable::new_empty(logits, {logits.size(0), logits.size(1)});
+  run(call, problem, rows, loss.data(), grad.mutable_data_ptr());
+  return grad;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hace_kernels, CPU, m) {
+  m.impl("tree_log_loss", TORCH_BOX(&tree_log_loss));
+  m.impl("tree_log_loss_backward", TORCH_BOX(&tree_log_loss_backward));
+}
+
+}  // namespace hace

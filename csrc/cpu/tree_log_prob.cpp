@@ -1,0 +1,81 @@
+// `tree_log_prob` on the CPU: checks, outputs, threads. The arithmetic is in
+// tree_log_prob_kernel.cpp.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <vector>
+
+#include "isa.h"
+#include "rows.h"
+#include "scratch.h"
+#include "tree_arguments.h"
+#include "tree_log_prob_kernel.h"
+
+namespace hace {
+namespace {
+
+thread_local Scratch thread_lines;
+
+TreeLogProbProblem problem_of(const char* op, const Tensor& logits,
+                              const std::vector<Tensor>& tensors) {
+  check_rows(op, logits);
+  TreeLogProbProblem problem = {};
+  problem.tree = tree_of(tensors);
+  STD_TORCH_CHECK(logits.size(1) == problem.tree.num_classes, op, ": logits must have ",
+                  problem.tree.num_classes, " columns, got ", logits.size(1));
+  problem.logits = logits.const_data_ptr();
+  problem.row_stride = logits.stride(0);
+  return problem;
+}
+
+Tensor tree_log_prob(const Tensor& logits, const std::vector<Tensor>& tensors,
+                     const std::vector<int64_t>&) {
+  TreeLogProbProblem problem = problem_of("tree_log_prob", logits, tensors);
+  const Tree& tree = problem.tree;
+  const int64_t num_rows = logits.size(0);
+  Tensor out = torch::stable::new_empty(logits, {num_rows, tree.num_nodes}, loss_type(logits));
+  problem.log_prob = out.mutable_data_ptr();
+  problem.past_caches =
+      writes_past_caches(num_rows, tree.num_nodes * static_cast<int64_t>(out.element_size()));
+  const TreeLogProbKernel kernel = HACE_BEST_KERNEL(tree_log_prob_kernel, element_of(logits));
+  for_blocks(num_rows, kernel.block_rows, [&](int64_t first, int64_t count) {
+    kernel.forward(problem, first, count,
+                   thread_lines.get(kernel.forward_lines(tree) * kernel.line_bytes));
+  });
+  return out;
+}
+
+Tensor tree_log_prob_backward(const Tensor& grad, const Tensor& logits,
+                              const std::vector<Tensor>& tensors, const std::vector<int64_t>&) {
+  TreeLogProbProblem problem = problem_of("tree_log_prob_backward", logits, tensors);
+  const Tree& tree = problem.tree;
+  const int64_t num_rows = logits.size(0);
+  check_rows("tree_log_prob_backward", grad);
+  STD_TORCH_CHECK(grad.size(0) == num_rows && grad.size(1) == tree.num_nodes &&
+                      grad.scalar_type() == loss_type(logits),
+                  "tree_log_prob_backward: the gradient must have the log-probabilities' shape and "
+                  "dtype");
+  problem.grad = grad.const_data_ptr();
+  problem.grad_stride = grad.stride(0);
+  Tensor out = torch::stable::new_empty(logits, {num_rows, tree.num_classes});
+  problem.grad_logits = out.mutable_data_ptr();
+  problem.past_caches =
+      writes_past_caches(num_rows, tree.num_classes * static_cast<int64_t>(out.element_size()));
+  const TreeLogProbKernel kernel = HACE_BEST_KERNEL(tree_log_prob_kernel, element_of(logits));
+  for_blocks(num_rows, kernel.block_rows, [&](int64_t first, int64_t count) {
+    kernel.backward(problem, first, count,
+                    thread_lines.get(kernel.backward_lines(tree) * kernel.line_bytes));
+  });
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hace_kernels, CPU, m) {
+  m.impl("tree_log_prob", TORCH_BOX(&tree_log_prob));
+  m.impl("tree_log_prob_backward", TORCH_BOX(&tree_log_prob_backward));
+}
+
+}  // namespace hace

@@ -1,0 +1,53 @@
+// The block kernels of `tree_sum_up` and `tree_sum_down` for one instruction set.
+//
+// Bytes of a block of rows: values and sums once each from and to memory, and two visits to every
+// place's line.
+
+#include "tree_sum_kernel.h"
+
+#include "per_isa.h"
+#include "tree_sweeps.h"
+
+namespace hace {
+namespace {
+
+template <typename Stored>
+struct Block {
+  using Real = work_t<Stored>;
+  using Line = Vector<Real>;
+  static constexpr int64_t kRows = Lanes<Real>::kCount;
+
+  static void up(const TreeSumProblem& problem, int64_t first, int64_t count, void* lines) {
+    const Tree& tree = problem.tree;
+    const BlockRows<kRows> rows(first, count);
+    Line* line = static_cast<Line*>(lines);
+    const LaneRows<Stored> values(problem.values, problem.row_stride, rows.row, rows.count);
+    load_columns(values, tree.num_classes, [&](int64_t column, Line x) { line[column] = x; });
+    sum_up<Real>(tree, line);
+    store_columns<Stored>(
+        problem.sums, tree.num_nodes, rows.row, rows.count, problem.past_caches,
+        [&](int64_t node) { return tree.place[node] < 0 ? Line{} : line[tree.place[node]]; });
+  }
+
+  static void down(const TreeSumProblem& problem, int64_t first, int64_t count, void* lines) {
+    const Tree& tree = problem.tree;
+    const BlockRows<kRows> rows(first, count);
+    Line* line = static_cast<Line*>(lines);
+    const LaneRows<Stored> values(problem.values, problem.row_stride, rows.row, rows.count);
+    load_nodes(tree, values, line);
+    sum_down<Real>(tree, line);
+    store_columns<Stored>(problem.sums, tree.num_classes, rows.row, rows.count, problem.past_caches,
+                          [&](int64_t column) { return line[column]; });
+  }
+};
+
+}  // namespace
+
+TreeSumKernel HACE_PER_ISA(tree_sum_kernel_)(Element element) {
+  return for_element(element, [](auto stored) {
+    using Rows = Block<decltype(stored)>;
+    return TreeSumKernel{Rows::kRows, sizeof(typename Rows::Line), Rows::up, Rows::down};
+  });
+}
+
+}  // namespace hace

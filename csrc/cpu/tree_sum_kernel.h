@@ -1,0 +1,31 @@
+// What the drivers of `tree_sum_up` and `tree_sum_down` (tree_sum.cpp) ask of their kernels, which
+// are compiled once per instruction set (tree_sum_kernel.cpp).
+#pragma once
+
+#include "element.h"
+#include "tree.h"
+
+namespace hace {
+
+struct TreeSumProblem {
+  Tree tree;
+  const void* values;  // (rows, C) to go up, (rows, N) to go down; unit stride along a row
+  int64_t row_stride;
+  void* sums;  // (rows, N) or (rows, C), contiguous
+  bool past_caches;
+};
+
+// The next `count` rows from `first` on, at most `block_rows` at a time; `lines` has a line of
+// 64-byte aligned memory for each place.
+struct TreeSumKernel {
+  int64_t block_rows;
+  int64_t line_bytes;
+  void (*up)(const TreeSumProblem&, int64_t first, int64_t count, void* lines);
+  void (*down)(const TreeSumProblem&, int64_t first, int64_t count, void* lines);
+};
+
+TreeSumKernel tree_sum_kernel_generic(Element);
+TreeSumKernel tree_sum_kernel_avx2(Element);
+TreeSumKernel tree_sum_kernel_avx512(Element);
+
+}  // namespace hace

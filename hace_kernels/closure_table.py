@@ -1,0 +1,328 @@
+"""Closure tables: all that the ops over a DAG know of it.
+
+Where a node may have several parents, the columns of the logits below it are no interval, whatever
+their order. The table lists them: every column once under each node that it is at or below.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .path_table import _memory_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Bool = NDArray[np.bool_]
+    Int32 = NDArray[np.int32]
+    Int64 = NDArray[np.int64]
+
+__all__ = ["ClosureTable", "Ragged", "build_closure_table", "longest_paths"]
+
+# Lists are merged in chunks of about this many entries, so that temporaries stay small.
+_CHUNK_ENTRIES = 1 << 22
+
+# An entry is held once below a node and once above a column, int32 each.
+_BYTES_PER_ENTRY = 8
+# While the second is sorted out of the first: both, the node of each entry, and an int64 order.
+_PEAK_BYTES_PER_ENTRY = 24
+
+# Lists are read together where the longest has at most this many times the entries of the shortest.
+_LENGTHS_APART = 1.25
+
+
+class Ragged(NamedTuple):
+    """G lists of different lengths; tensors on one device.
+
+    Attributes:
+        ptr: int64 (G+1), bounds of each list in `item`.
+        item: int32, the lists one after the other.
+        by_length: int64 (G), the lists in ascending length.
+        place: int64 (G), list → where it is in `by_length`.
+        buckets: (first, last, length): by_length[first] … by_length[last] are not empty and have
+            up to `length` items.
+    """
+
+    ptr: Tensor
+    item: Tensor
+    by_length: Tensor
+    place: Tensor
+    buckets: tuple[tuple[int, int, int], ...]
+
+    @property
+    def num_lists(self) -> int:
+        """G."""
+        return self.by_length.shape[0]
+
+    def to(self, device: torch.device | str) -> Ragged:
+        """The same lists on `device`."""
+        return Ragged(
+            self.ptr.to(device),
+            self.item.to(device),
+            self.by_length.to(device),
+            self.place.to(device),
+            self.buckets,
+        )
+
+
+class ClosureTable(NamedTuple):
+    """A DAG of N nodes over the C columns of the logits as flat arrays; tensors on one device.
+
+    An edge leads from a parent to a child. The edges are listed level by level, by the height of
+    the child (edges on the longest path down from it), so that all edges out of a node come before
+    all edges into it.
+
+    Attributes:
+        below: for each node the columns at or below it, each once, ascending.
+        above: for each column the nodes that it is at or below, each once, ascending.
+        edge_parent, edge_child: int32 (E).
+        num_parents: int32 (N).
+        column_node: int32 (C), the node of each column.
+        edge_level_ptr: edges edge_level_ptr[l] … edge_level_ptr[l + 1] are level l.
+    """
+
+    below: Ragged
+    above: Ragged
+    edge_parent: Tensor
+    edge_child: Tensor
+    num_parents: Tensor
+    column_node: Tensor
+    edge_level_ptr: tuple[int, ...]
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.num_parents.shape[0]
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.column_node.shape[0]
+
+    @property
+    def ptr(self) -> Tensor:
+        """int64 (N+1), bounds of each node's columns in `column`."""
+        return self.below.ptr
+
+    @property
+    def column(self) -> Tensor:
+        """int32, the columns at or below node 0, those at or below node 1, …"""
+        return self.below.item
+
+    def to(self, device: torch.device | str) -> ClosureTable:
+        """The same table on `device`."""
+        return ClosureTable(
+            self.below.to(device),
+            self.above.to(device),
+            self.edge_parent.to(device),
+            self.edge_child.to(device),
+            self.num_parents.to(device),
+            self.column_node.to(device),
+            self.edge_level_ptr,
+        )
+
+
+def build_closure_table(edges: Int64, num_nodes: int, classes: Int64) -> ClosureTable:
+    """The table of a DAG, on the CPU.
+
+    Args:
+        edges: int64 (E, 2), distinct pairs (parent, child).
+        num_nodes: N.
+        classes: int64 (C), the nodes that the logits have as columns.
+
+    Raises:
+        MemoryError: the table would not fit in memory.
+        ValueError: the edges form a cycle.
+    """
+    parent, child = edges[:, 0], edges[:, 1]
+    depth = longest_paths(parent, child, num_nodes)
+    height = longest_paths(child, parent, num_nodes)
+    if num_nodes and min(depth.min(), height.min()) < 0:
+        raise ValueError("edges hold a cycle; longest_paths gives -1 to the nodes behind it")
+    # The nodes of a longest path are as many ancestors, all different.
+    _refuse_beyond_memory(int(depth[classes].sum()) + len(classes), num_nodes, len(classes))
+
+    by_level = np.lexsort((child, parent, height[child]))
+    ptr, column = _columns_below(edges, height, classes)
+    above_ptr = _bounds(np.bincount(column, minlength=len(classes)))
+    order = np.argsort(column, kind="stable")
+    above = np.repeat(np.arange(num_nodes, dtype=np.int32), np.diff(ptr))[order]
+    del order
+    return ClosureTable(
+        below=_ragged(ptr, column),
+        above=_ragged(above_ptr, above),
+        edge_parent=torch.from_numpy(parent[by_level].astype(np.int32)),
+        edge_child=torch.from_numpy(child[by_level].astype(np.int32)),
+        num_parents=torch.from_numpy(np.bincount(child, minlength=num_nodes).astype(np.int32)),
+        column_node=torch.from_numpy(classes.astype(np.int32)),
+        edge_level_ptr=tuple(_bounds(np.bincount(height[child])).tolist()),
+    )
+
+
+def longest_paths(tail: Int64, head: Int64, num_nodes: int) -> Int64:
+    """Edges on the longest path to each node along edges from `tail` to `head`, int64 (N).
+
+    Depths with the parents as tails, heights with the children. Nodes on a cycle, or behind one,
+    get −1.
+    """
+    by_tail = np.argsort(tail, kind="stable")
+    onwards = head[by_tail]
+    ptr = _bounds(np.bincount(tail, minlength=num_nodes))
+    waits_for = np.bincount(head, minlength=num_nodes)
+    length = np.full(num_nodes, -1, np.int64)
+    ready = np.flatnonzero(waits_for == 0)
+    steps = 0
+    while len(ready):
+        length[ready] = steps
+        reached = onwards[_ranges(ptr[ready], ptr[ready + 1])]
+        np.subtract.at(waits_for, reached, 1)
+        ready = np.unique(reached[waits_for[reached] == 0])
+        steps += 1
+    return length
+
+
+def _columns_below(edges: Int64, height: Int64, classes: Int64) -> tuple[Int64, Int32]:
+    """The columns at or below each node in CSR form: a node merges the lists of its children."""
+    num_nodes = len(height)
+    own = np.full(num_nodes, -1, np.int64)
+    own[classes] = np.arange(len(classes))
+    by_parent = np.lexsort((edges[:, 0], height[edges[:, 0]]))
+    parent, child = edges[by_parent].T
+    level = height[parent]
+
+    merged = _Lists(num_nodes, len(classes))
+    leaf = np.flatnonzero((height == 0) & (own >= 0))
+    merged.append(leaf, np.ones(len(leaf), np.int64), own[leaf])
+    first = 0
+    while first < len(parent):
+        # The edges out of one level at a time: the lists of what is below it are all there.
+        level_end = int(np.searchsorted(level, level[first], side="right"))
+        entries = np.cumsum(merged.length[child[first:level_end]])
+        last = first + int(np.searchsorted(entries, _CHUNK_ENTRIES, side="right"))
+        if last < level_end:  # whole parents only
+            last = int(np.searchsorted(parent[first:level_end], parent[last])) + first
+        if last > first:
+            _merge(merged, parent[first:last], child[first:last], own)
+        else:
+            last = first + int(np.searchsorted(parent[first:level_end], parent[first], "right"))
+            _merge_long(merged, parent[first], child[first:last], own)
+        first = last
+    return merged.joined()
+
+
+def _merge(lists: _Lists, parent: Int64, child: Int64, own: Int64) -> None:
+    """The lists of some parents, from all their edges."""
+    node, of_edge = np.unique(parent, return_inverse=True)
+    has_own = np.flatnonzero(own[node] >= 0)
+    group = np.concatenate([np.repeat(of_edge, lists.length[child]), has_own])
+    column = np.concatenate([lists.of(child), own[node[has_own]]])
+    # Distinct pairs (node, column), as one number each.
+    group, column = np.divmod(np.unique(group * len(own) + column), len(own))
+    lists.append(node, np.bincount(group, minlength=len(node)), column)
+
+
+def _merge_long(lists: _Lists, node: int, child: Int64, own: Int64) -> None:
+    """The list of one parent whose children's lists are too long to be held side by side."""
+    is_below = np.zeros(len(own), np.bool_)
+    if own[node] >= 0:
+        is_below[own[node]] = True
+    for one in child:
+        is_below[lists.of(one[None])] = True
+    column = np.flatnonzero(is_below)
+    lists.append(np.array([node]), np.array([len(column)]), column)
+
+
+class _Lists:
+    """Columns below nodes, one list after the other, in the order in which they are found."""
+
+    def __init__(self, num_nodes: int, num_classes: int):
+        self.length = np.zeros(num_nodes, np.int64)
+        self._start = np.zeros(num_nodes, np.int64)
+        self._num_classes = num_classes
+        self._column = np.empty(num_nodes, np.int32)
+        self._num_entries = 0
+
+    def of(self, nodes: Int64) -> Int32:
+        """The lists of some nodes, joined."""
+        start = self._start[nodes]
+        return self._column[_ranges(start, start + self.length[nodes])]
+
+    def append(self, nodes: Int64, length: Int64, column: Int64) -> None:
+        """Adds the lists of nodes that have none yet.
+
+        Raises:
+            MemoryError: all lists together would not fit in memory.
+        """
+        begin, end = self._num_entries, self._num_entries + len(column)
+        if end > len(self._column):
+            _refuse_beyond_memory(end, len(self.length), self._num_classes)
+            self._column = np.concatenate(
+                [self._column[:begin], np.empty(max(begin, len(column)), np.int32)]
+            )
+        self._column[begin:end] = column
+        self._num_entries = end
+        self.length[nodes] = length
+        self._start[nodes] = begin + np.cumsum(length) - length
+
+    def joined(self) -> tuple[Int64, Int32]:
+        """All lists by node id in CSR form."""
+        ptr = _bounds(self.length)
+        column = np.empty(self._num_entries, np.int32)
+        first = 0
+        while first < len(self.length):
+            last = int(np.searchsorted(ptr, ptr[first] + _CHUNK_ENTRIES, side="right")) - 1
+            last = max(last, first + 1)
+            column[ptr[first] : ptr[last]] = self.of(np.arange(first, last))
+            first = last
+        return ptr, column
+
+
+def _refuse_beyond_memory(num_entries: int, num_nodes: int, num_classes: int) -> None:
+    memory = _memory_bytes()
+    if num_entries * _PEAK_BYTES_PER_ENTRY > memory:
+        raise MemoryError(
+            f"the closure table of {num_nodes:,} nodes over {num_classes:,} columns would take at "
+            f"least {num_entries * _BYTES_PER_ENTRY / 1e9:,.1f} GB ({num_entries:,} entries, one "
+            f"for each column and each node that it is at or below), and three times that while "
+            f"it is built; this machine has {memory / 1e9:,.1f} GB; shorten the DAG's long chains, "
+            f"or give fewer classes"
+        )
+
+
+def _ragged(ptr: Int64, item: Int32) -> Ragged:
+    length = np.diff(ptr)
+    by_length = np.argsort(length, kind="stable")
+    ascending = length[by_length]
+    place = np.empty_like(by_length)
+    place[by_length] = np.arange(len(by_length))
+    buckets = []
+    first = int(np.searchsorted(ascending, 1))
+    while first < len(ascending):
+        longest = int(ascending[first] * _LENGTHS_APART)
+        last = int(np.searchsorted(ascending, longest, side="right"))
+        buckets.append((first, last, int(ascending[last - 1])))
+        first = last
+    return Ragged(
+        torch.from_numpy(ptr),
+        torch.from_numpy(item),
+        torch.from_numpy(by_length),
+        torch.from_numpy(place),
+        tuple(buckets),
+    )
+
+
+def _bounds(count: Int64) -> Int64:
+    ptr = np.zeros(len(count) + 1, np.int64)
+    np.cumsum(count, out=ptr[1:])
+    return ptr
+
+
+def _ranges(start: Int64, stop: Int64) -> Int64:
+    """start[0] … stop[0], start[1] … stop[1], … one after the other."""
+    length = stop - start
+    bounds = _bounds(length)
+    return np.repeat(start - bounds[:-1], length) + np.arange(bounds[-1])

@@ -1,0 +1,64 @@
+"""What the ops check of their arguments, and how the native checks' messages reach Python users."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "REDUCTIONS",
+    "check_options",
+    "check_rows",
+    "for_kernel",
+    "gradient_in_forward",
+    "translated",
+]
+
+REDUCTIONS = ("none", "mean", "sum")
+
+
+def check_rows(name: str, x: Tensor, width: int, columns: str) -> None:
+    """Raises unless x is floating and (B, width)."""
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    if x.dim() != 2 or x.shape[1] != width:
+        raise ValueError(
+            f"{name} must be (B, {width}), one column a {columns}; got {tuple(x.shape)}"
+        )
+
+
+def check_options(reduction: str, eps: float) -> None:
+    """Raises ValueError unless both have a meaning."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps must be 0 or a small positive number, got {eps!r}")
+
+
+def for_kernel(x: Tensor) -> Tensor:
+    """Rows as the kernels take them: any stride from row to row, none along a row."""
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
+def translated(error: RuntimeError) -> Exception:
+    """The native check's message as the exception that Python users expect."""
+    message = str(error)
+    for sign in (" is out of range: ", " has no class at or below it"):
+        if sign in message:
+            start = message.rindex("target ", 0, message.index(sign))
+            return IndexError(message[start:].splitlines()[0])
+    return error
+
+
+def gradient_in_forward(logits: Tensor, reduction: str) -> bool:
+    """Whether the gradient is best made while the row is in the cache for the loss.
+
+    It is made for an incoming gradient of 1. Where rows have incoming gradients of their own, and
+    in float16, where a loss scaler's factor must come in before rounding, the backward makes it.
+    """
+    return (
+        logits.requires_grad
+        and torch.is_grad_enabled()
+        and reduction != "none"
+        and logits.dtype != torch.float16
+    )

@@ -1,0 +1,150 @@
+"""The autograd of a native op that makes a loss and, in the same pass, its gradient.
+
+Such an op is two: `name(logits, …, reduction, eps, with_grad) -> (loss, grad_logits)`, where
+`grad_logits` is for an incoming gradient of 1, and `name_backward(grad_loss, logits, …, reduction,
+eps) -> grad_logits`, which makes it anew from the logits for any incoming one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..reference import loss_dtype
+from .checks import REDUCTIONS, translated
+
+__all__ = ["FusedLoss"]
+
+
+class FusedLoss:
+    """The op `name` as a differentiable function of its arguments.
+
+    Args:
+        name: of the native op.
+        reference: the same loss in PyTorch, from the op's arguments but the last; it gives the
+            derivatives of the gradient.
+    """
+
+    def __init__(self, name: str, reference: Callable[..., Tensor]) -> None:
+        self.forward = getattr(torch.ops.hace_kernels, name).default
+        self.backward = getattr(torch.ops.hace_kernels, f"{name}_backward").default
+        self.reference = reference
+        torch.library.register_fake(f"hace_kernels::{name}", _fake_forward)
+        torch.library.register_fake(f"hace_kernels::{name}_backward", _fake_backward)
+        torch.library.register_autograd(
+            f"hace_kernels::{name}", self._graph_backward, setup_context=self._graph_setup
+        )
+
+    def __call__(self, *args: Any) -> Tensor:
+        """The loss."""
+        if torch.compiler.is_compiling():
+            return cast(Tensor, self.forward(*args)[0])
+        try:
+            if args[0].requires_grad and torch.is_grad_enabled():
+                return cast(Tensor, _Eager.apply(self, *args))  # type: ignore[no-untyped-call]
+            return cast(Tensor, self.forward(*args)[0])
+        except RuntimeError as error:
+            raise translated(error) from None
+
+    def differentiable_grad(self, grad_loss: Tensor, *args: Any) -> Tensor:
+        """The gradient as autograd derives it from the reference, so that it has a derivative."""
+        loss = self.reference(*args[:-1])
+        (grad,) = torch.autograd.grad(loss, args[0], grad_loss, create_graph=True)
+        return grad
+
+    # ---- of the op as graphs hold it: nothing may depend on the incoming gradient's value ----
+
+    def _graph_setup(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _save(ctx, inputs, output[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    def _graph_backward(
+        self, ctx: Any, grad_loss: Tensor | None, grad_of_grad: Tensor | None
+    ) -> tuple[Any, ...]:
+        args, grad_logits = _saved(ctx)
+        if grad_loss is None:
+            grad = None
+        elif torch.is_grad_enabled():  # create_graph=True: to be differentiated again
+            grad = self.differentiable_grad(grad_loss, *args)
+        elif args[-1]:
+            rows = grad_loss[:, None] if grad_loss.dim() else grad_loss
+            grad = (grad_logits * rows).to(grad_logits.dtype)
+        else:
+            grad = self.backward(grad_loss, *args[:-1])
+        return (grad, *([None] * len(arg) if _is_tensors(arg) else None for arg in args[1:]))
+
+
+class _Eager(torch.autograd.Function):
+    """The same for eager calls: half the overhead, and no pass over a gradient of 1."""
+
+    @staticmethod
+    def forward(ctx: Any, fused: FusedLoss, *args: Any) -> Tensor:
+        loss, grad_logits = fused.forward(*args)
+        _save(ctx, args)
+        ctx.fused = fused
+        ctx.grad_logits = grad_logits if args[-1] else None
+        return cast(Tensor, loss)
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        # The first backward gives the gradient away, for the caller may add to it in place; a
+        # second one makes it anew.
+        grad, ctx.grad_logits = ctx.grad_logits, None
+        args, _ = _saved(ctx)
+        if torch.is_grad_enabled():  # create_graph=True: to be differentiated again
+            grad = ctx.fused.differentiable_grad(grad_loss, *args)
+        elif grad is None:
+            grad = ctx.fused.backward(grad_loss, *args[:-1])
+        elif not grad_loss.is_cpu or grad_loss.item() != 1.0:
+            grad *= grad_loss
+        return (None, grad, *[None] * (len(args) - 1))
+
+
+def _save(ctx: Any, args: tuple[Any, ...], *outputs: Tensor) -> None:
+    """Saves tensors and lists of them where autograd wants its tensors, the rest beside them."""
+    tensors: list[Tensor] = []
+    ctx.others = []  # the class stands in a tensor's place, its length in a list's
+    for arg in args:
+        if isinstance(arg, Tensor):
+            tensors.append(arg)
+            ctx.others.append(Tensor)
+        elif _is_tensors(arg):
+            tensors += arg
+            ctx.others.append(len(arg))
+        else:
+            ctx.others.append((arg,))
+    ctx.save_for_backward(*tensors, *outputs)
+
+
+def _saved(ctx: Any) -> tuple[list[Any], Tensor | None]:
+    """The arguments that `_save` saved, and the output, if there is one."""
+    tensors = list(ctx.saved_tensors)
+    args: list[Any] = []
+    for other in ctx.others:
+        if other is Tensor:
+            args.append(tensors.pop(0))
+        elif isinstance(other, int):
+            args.append(tensors[:other])
+            del tensors[:other]
+        else:
+            args.append(other[0])
+    return args, tensors[0] if tensors else None
+
+
+def _is_tensors(arg: Any) -> bool:
+    return isinstance(arg, list) and len(arg) > 0 and isinstance(arg[0], Tensor)
+
+
+def _fake_forward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    reduction, with_grad = args[-3], args[-1]
+    shape = logits.shape[:1] if REDUCTIONS[reduction] == "none" else ()
+    loss = logits.new_empty(shape, dtype=loss_dtype(logits.dtype))
+    return loss, logits.new_empty(logits.shape if with_grad else (0,))
+
+
+def _fake_backward(grad_loss: Tensor, logits: Tensor, *args: Any) -> Tensor:
+    return logits.new_empty(logits.shape)

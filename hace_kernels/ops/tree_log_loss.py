@@ -1,0 +1,171 @@
+"""`tree_log_loss`: soft targets over a whole tree."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import native, reference
+from ..backends import resolve
+from ..target_table import SoftLabels, TargetTable
+from ..tree_table import TreeTable
+from .checks import REDUCTIONS, check_options, check_rows, for_kernel, gradient_in_forward
+from .fused_loss import FusedLoss
+
+__all__ = ["tree_log_loss"]
+
+
+def tree_log_loss(
+    logits: Tensor,
+    target: Tensor | tuple[Tensor, Tensor],
+    tree: TreeTable,
+    table: TargetTable,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    eps: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """Log-loss at every node for mass that goes up the tree, `L = -sum_v q_v log(P_v + eps)`.
+
+    `P_v` is the softmax mass of the columns at or below node v. The target puts mass t_v on nodes;
+    each keeps a share of what reaches it and hands the rest to its parent: `q_v = keep_v m_v` with
+    `m_v = t_v + sum_{children c} (1 - keep_c) m_c`. HACE with dilution d (arXiv 2605.06274, section
+    3) has keep = d below the roots and 1 at them. 0 log 0 is 0.
+
+    Args:
+        logits: (B, C), float16, bfloat16, float32 or float64, any strides.
+        target: probabilities (B, T), floating; or indices (B,), int64; or a few weighted indices a
+            row, as the pair (index (B, K), weight (B, K)). A target that requires a gradient gets
+            one, by the reference.
+        tree: the tree over the C columns, on the logits' device.
+        table: what the T targets put where, on the logits' device.
+        ignore_index: rows with this index count for nothing; in a pair, such an entry adds nothing.
+        reduction: "none", "sum", or "mean", which divides by the rows' weights for indices (B,) and
+            by B for the others.
+        eps: added to each probability inside the logarithm.
+        backend: "auto", or one of `hace_kernels.backends()`.
+
+    Returns:
+        The loss, float64 for float64 logits and float32 otherwise: a scalar, or (B,) with "none".
+
+    Raises:
+        IndexError: a target is out of range or has no class at or below it. On the CPU in eager
+            mode; compiled code raises RuntimeError, an accelerator gives NaN for the row.
+        ValueError: shapes or options that do not fit.
+        TypeError: logits that are not floating point, targets of a wrong type.
+        BackendError: the backend asked for cannot run here.
+    """
+    _check(logits, target, tree, table)
+    check_options(reduction, eps)
+    mass, index, weight = None, None, None
+    if isinstance(target, tuple):
+        index, weight = target
+    elif target.is_floating_point():
+        mass = target
+    else:
+        index = target[:, None]
+    soft = weight if mass is None else mass
+    chosen = resolve(backend, logits.device, logits.dtype)
+    if soft is not None and soft.requires_grad and torch.is_grad_enabled():
+        chosen = "reference"
+    if chosen == "reference":
+        return reference.tree_log_loss(
+            logits,
+            target,
+            tree,
+            table,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            eps=eps,
+        )
+    return _fused(
+        for_kernel(logits),
+        None if mass is None else for_kernel(mass.to(reference.loss_dtype(logits.dtype))),
+        None if index is None else index.contiguous(),
+        None if weight is None else weight.double().contiguous(),
+        [*tree[:-1]],
+        tree.level_ptr,
+        [table.place, table.keep, table.unit, table.share],
+        table.weight,
+        table.spread,
+        table.row_spread,
+        [] if table.soft_labels is None else [*table.soft_labels],
+        ignore_index,
+        REDUCTIONS.index(reduction),
+        eps,
+        gradient_in_forward(logits, reduction),
+    )
+
+
+def _check(
+    logits: Tensor,
+    target: Tensor | tuple[Tensor, Tensor],
+    tree: TreeTable,
+    table: TargetTable,
+) -> None:
+    check_rows("logits", logits, tree.num_classes, "class of the tree")
+    rows = logits.shape[0]
+    if isinstance(target, tuple):
+        index, weight = target
+        if index.dtype != torch.int64 or not weight.is_floating_point():
+            raise TypeError(
+                f"a pair (index, weight) must be int64 and floating point, got {index.dtype} and "
+                f"{weight.dtype}"
+            )
+        if index.dim() != 2 or index.shape[0] != rows or weight.shape != index.shape:
+            raise ValueError(
+                f"a pair (index, weight) must be twice ({rows}, K), one row a row of logits; got "
+                f"{tuple(index.shape)} and {tuple(weight.shape)}"
+            )
+    elif target.is_floating_point():
+        check_rows("target", target, table.num_targets, "target")
+        if target.shape[0] != rows:
+            raise ValueError(f"target has {target.shape[0]} rows and logits have {rows}")
+        if table.soft_labels is not None:
+            raise ValueError("soft labels are made from indices, and the target is probabilities")
+    elif target.dtype != torch.int64:
+        raise TypeError(f"target must be int64 or floating point, got {target.dtype}")
+    elif target.shape != (rows,):
+        raise ValueError(
+            f"target must be ({rows},), one index a row of logits; got {tuple(target.shape)}"
+        )
+
+
+def _reference(
+    logits: Tensor,
+    mass: Tensor | None,
+    index: Tensor | None,
+    index_weight: Tensor | None,
+    tree: list[Tensor],
+    level_ptr: list[int],
+    targets: list[Tensor],
+    weight: Tensor | None,
+    spread: Tensor | None,
+    row_spread: float,
+    soft_labels: list[Tensor],
+    ignore_index: int,
+    reduction: int,
+    eps: float,
+) -> Tensor:
+    """The reference from the native op's arguments."""
+    target: Tensor | tuple[Tensor, Tensor]
+    if mass is not None:
+        target = mass
+    else:
+        assert index is not None
+        target = index[:, 0] if index_weight is None else (index, index_weight)
+    soft = SoftLabels(*soft_labels) if soft_labels else None
+    return reference.tree_log_loss(
+        logits,
+        target,
+        TreeTable(*tree, level_ptr=tuple(level_ptr)),
+        TargetTable(*targets, weight, spread, row_spread, soft),
+        ignore_index=ignore_index,
+        reduction=REDUCTIONS[reduction],
+        eps=eps,
+    )
+
+
+if native.load_error is None:
+    _fused = FusedLoss("tree_log_loss", _reference)

@@ -1,0 +1,75 @@
+"""`tree_log_prob`: the log-probability of every node."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from .. import native, reference
+from ..backends import resolve
+from ..tree_table import TreeTable
+from .checks import check_rows, for_kernel
+
+__all__ = ["tree_log_prob"]
+
+
+def tree_log_prob(logits: Tensor, tree: TreeTable, *, backend: str = "auto") -> Tensor:
+    """`log P_v` of every node v: the log-softmax of the columns, summed over each subtree.
+
+    Exact in log space: a subtree whose mass is far below the smallest float still has its
+    logarithm. Nodes whose columns are all −inf, or that have none, get −inf and pass no gradient
+    on. A row that is −inf throughout, or has a +inf or a NaN, is NaN.
+
+    Args:
+        logits: (B, C), float16, bfloat16, float32 or float64, any strides.
+        tree: the tree over the C columns, on the logits' device.
+        backend: "auto", or one of `hace_kernels.backends()`.
+
+    Returns:
+        (B, N) by node id, float64 for float64 logits and float32 otherwise.
+
+    Raises:
+        ValueError: logits of a wrong shape.
+        TypeError: logits that are not floating point.
+        BackendError: the backend asked for cannot run here.
+    """
+    check_rows("logits", logits, tree.num_classes, "class of the tree")
+    if resolve(backend, logits.device, logits.dtype) == "reference":
+        return reference.tree_log_prob(logits, tree)
+    return cast(Tensor, _forward(for_kernel(logits), [*tree[:-1]], tree.level_ptr))
+
+
+if native.load_error is None:
+    _forward = torch.ops.hace_kernels.tree_log_prob.default
+    _backward = torch.ops.hace_kernels.tree_log_prob_backward.default
+
+    @torch.library.register_fake("hace_kernels::tree_log_prob")  # type: ignore[untyped-decorator]
+    def _fake(logits: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+        shape = (logits.shape[0], tree[0].shape[0])
+        return logits.new_empty(shape, dtype=reference.loss_dtype(logits.dtype))
+
+    @torch.library.register_fake(  # type: ignore[untyped-decorator]
+        "hace_kernels::tree_log_prob_backward"
+    )
+    def _fake_backward(
+        grad: Tensor, logits: Tensor, tree: list[Tensor], level_ptr: list[int]
+    ) -> Tensor:
+        return logits.new_empty(logits.shape)
+
+    def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        logits, tree, ctx.level_ptr = inputs
+        ctx.save_for_backward(logits, *tree)
+
+    def _grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        logits, *tree = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: to be differentiated again
+            table = TreeTable(*tree, level_ptr=tuple(ctx.level_ptr))
+            log_p = reference.tree_log_prob(logits, table)
+            (result,) = torch.autograd.grad(log_p, logits, grad, create_graph=True)
+        else:
+            result = _backward(grad.contiguous(), logits, tree, ctx.level_ptr)
+        return result, [None] * len(tree), None
+
+    torch.library.register_autograd("hace_kernels::tree_log_prob", _grad, setup_context=_setup)

@@ -1,0 +1,95 @@
+"""`tree_sum_up` and `tree_sum_down`: sums over subtrees and along paths."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from .. import native, reference
+from ..backends import resolve
+from ..tree_table import TreeTable
+from .checks import check_rows, for_kernel
+
+__all__ = ["tree_sum_down", "tree_sum_up"]
+
+
+def tree_sum_up(values: Tensor, tree: TreeTable, *, backend: str = "auto") -> Tensor:
+    """For every node the sum of the columns at or below it.
+
+    It is linear, and its transpose is `tree_sum_down`, which is its backward. With a table whose
+    columns are the nodes themselves, (B, N) goes to (B, N).
+
+    Args:
+        values: (B, C), float16, bfloat16, float32 or float64, any strides.
+        tree: the tree over the C columns, on the values' device.
+        backend: "auto", or one of `hace_kernels.backends()`.
+
+    Returns:
+        (B, N) by node id, of the values' dtype; half precision is summed in float32. 0 at nodes
+        without a column.
+
+    Raises:
+        ValueError: values of a wrong shape.
+        TypeError: values that are not floating point.
+        BackendError: the backend asked for cannot run here.
+    """
+    check_rows("values", values, tree.num_classes, "class of the tree")
+    if resolve(backend, values.device, values.dtype) == "reference":
+        return reference.tree_sum_up(values, tree)
+    return cast(Tensor, _up(for_kernel(values), [*tree[:-1]], tree.level_ptr))
+
+
+def tree_sum_down(values: Tensor, tree: TreeTable, *, backend: str = "auto") -> Tensor:
+    """For every column the sum over its node and all nodes above.
+
+    It is linear, and its transpose is `tree_sum_up`, which is its backward. With one vector a node,
+    it gives each class the sum of its ancestors': the class weights of the Tree Loss (Wang &
+    Izbicki 2022).
+
+    Args:
+        values: (B, N) by node id, float16, bfloat16, float32 or float64, any strides.
+        tree: the tree over the C columns, on the values' device.
+        backend: "auto", or one of `hace_kernels.backends()`.
+
+    Returns:
+        (B, C), of the values' dtype; half precision is summed in float32.
+
+    Raises:
+        ValueError: values of a wrong shape.
+        TypeError: values that are not floating point.
+        BackendError: the backend asked for cannot run here.
+    """
+    check_rows("values", values, tree.num_nodes, "node of the tree")
+    if resolve(backend, values.device, values.dtype) == "reference":
+        return reference.tree_sum_down(values, tree)
+    return cast(Tensor, _down(for_kernel(values), [*tree[:-1]], tree.level_ptr))
+
+
+if native.load_error is None:
+    _up = torch.ops.hace_kernels.tree_sum_up.default
+    _down = torch.ops.hace_kernels.tree_sum_down.default
+
+    @torch.library.register_fake("hace_kernels::tree_sum_up")  # type: ignore[untyped-decorator]
+    def _fake_up(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+        return values.new_empty(values.shape[0], tree[0].shape[0])
+
+    @torch.library.register_fake("hace_kernels::tree_sum_down")  # type: ignore[untyped-decorator]
+    def _fake_down(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+        return values.new_empty(values.shape[0], tree[1].shape[0] - tree[2].shape[0] + 1)
+
+    def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, tree, ctx.level_ptr = inputs
+        ctx.save_for_backward(*tree)
+
+    def _grad_up(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        tree = list(ctx.saved_tensors)
+        return _down(for_kernel(grad), tree, ctx.level_ptr), [None] * len(tree), None
+
+    def _grad_down(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        tree = list(ctx.saved_tensors)
+        return _up(for_kernel(grad), tree, ctx.level_ptr), [None] * len(tree), None
+
+    torch.library.register_autograd("hace_kernels::tree_sum_up", _grad_up, setup_context=_setup)
+    torch.library.register_autograd("hace_kernels::tree_sum_down", _grad_down, setup_context=_setup)

@@ -1,0 +1,24 @@
+"""The ops in plain PyTorch: any device, any floating dtype, gradients by autograd.
+
+This is the specification that the kernels are held to. It favours being read over being fast, but
+stays exact in log space: a sum of exponentials is always taken relative to its own maximum.
+
+Notation: `P_v` is the softmax mass of the classes at or below node v; a path a_0 .. a_D leads from
+a target to its root and gives each node a weight w_i. The loss of one row is
+`L = -sum_i w_i log P_{a_i}` (Chan, D'Ascenzo, Cultrera di Montesano, arXiv 2605.06274, section 3).
+"""
+
+from .path_log_loss import path_log_loss
+from .rows import loss_dtype
+from .tree_log_loss import tree_log_loss
+from .tree_log_prob import tree_log_prob
+from .tree_sum import tree_sum_down, tree_sum_up
+
+__all__ = [
+    "loss_dtype",
+    "path_log_loss",
+    "tree_log_loss",
+    "tree_log_prob",
+    "tree_sum_down",
+    "tree_sum_up",
+]

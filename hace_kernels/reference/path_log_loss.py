@@ -1,0 +1,99 @@
+"""`path_log_loss`: log-loss at the nested intervals of each target's path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from ..path_table import PathTable
+from .log_sums import LogSum, add, log_one_plus_ratio, ratio
+from .rows import check_targets, check_targets_have_classes, loss_dtype, reduce, row_weights
+
+__all__ = ["path_log_loss"]
+
+
+def path_log_loss(
+    logits: Tensor,
+    target: Tensor,
+    table: PathTable,
+    *,
+    target_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    eps: float = 0.0,
+) -> Tensor:
+    """Log-loss over nested intervals; see `hace_kernels.path_log_loss`."""
+    z = logits.to(loss_dtype(logits.dtype))
+    counts = target != ignore_index
+    in_range = (target >= 0) & (target < table.num_targets)
+    check_targets(target, counts & ~in_range, table.num_targets)
+    row = torch.where(in_range, target, 0)
+    start, stop, weight = _padded_entries(table, row, z.dtype)
+    check_targets_have_classes(target, counts & (start == stop).any(1))
+
+    if table.order is not None:
+        z = z[:, table.order.long()]
+    log_p = _interval_log_prob(z, start, stop, eps)
+    # A row without a softmax (all -inf, a +inf, a NaN) is NaN even where its path has no entry.
+    loss = 0.0 * z.logsumexp(1) - (weight * log_p).sum(1)
+    loss = torch.where(in_range & (start < stop).all(1), loss, torch.nan)
+    row_weight = row_weights(counts, row, target_weight, loss.dtype)
+    loss = torch.where(row_weight != 0, row_weight * loss, 0.0)
+    return reduce(loss, row_weight.sum(), reduction)
+
+
+def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Tensor:
+    """`log(P + eps)` of nested intervals: z (B, C), start, stop (B, K) innermost first, to (B, K).
+
+    Interval i is the union of the rings 0 .. i, ring i holding what interval i adds to the one
+    inside it, and ring K the columns outside them all. A sum of exponentials is kept as a pair
+    (top, total) that means `exp(top) * total`, so that neither gaps between rings nor the size of
+    the logits cost digits.
+    """
+    num_rings = start.shape[1] + 1
+    position = torch.arange(z.shape[1], device=z.device)
+    ring = torch.zeros(z.shape, dtype=torch.int64, device=z.device)
+    for first, last in zip(start.unbind(1), stop.unbind(1), strict=True):
+        ring += (position < first[:, None]) | (position >= last[:, None])
+
+    def per_ring(x: Tensor, elsewhere: float, reduce: Callable[[Tensor, int], Tensor]) -> Tensor:
+        of_ring = (torch.where(ring == r, x, elsewhere) for r in range(num_rings))
+        return torch.stack([reduce(x, 1) for x in of_ring], 1)
+
+    lowest = torch.finfo(z.dtype).min  # the top of a ring of -inf logits, or of none
+    ring_top = per_ring(z.detach(), lowest, torch.amax).clamp(min=lowest)
+    ring_total = per_ring((z - ring_top.gather(1, ring)).exp(), 0.0, torch.sum)
+
+    if num_rings == 1:
+        return z.new_zeros(len(z), 0)
+    rings = [LogSum(*ring) for ring in zip(ring_top.unbind(1), ring_total.unbind(1), strict=True)]
+    inside = list(accumulate(rings[:-1], add))
+    outside = list(accumulate(rings[:0:-1], add))[::-1]
+    if eps:
+        p = [ratio(i, add(i, o)) for i, o in zip(inside, outside, strict=True)]
+        return (torch.stack(p, 1) + eps).log()
+
+    # -log P = log(1 + outside / inside), which is exact for P near 0 and near 1.
+    log_p = [-log_one_plus_ratio(o, i) for i, o in zip(inside, outside, strict=True)]
+    # An interval of -inf logits has log P = -inf; its gradient is spread evenly over its columns,
+    # which is the gradient of their mean.
+    dead = torch.stack([mass.total == 0 for mass in inside], 1)
+    mean = per_ring(z, 0.0, torch.sum).cumsum(1)[:, :-1] / (stop - start).clamp(min=1)
+    return torch.where(dead, mean - z.logsumexp(1, keepdim=True), torch.stack(log_p, 1))
+
+
+def _padded_entries(table: PathTable, row: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Each target's entries as (B, K); past its end, the interval of all classes with weight 0."""
+    first, last = table.ptr[row], table.ptr[row + 1]
+    index = first[:, None] + torch.arange(table.max_entries, device=row.device)
+    real = index < last[:, None]
+    if not len(table.weight):
+        return torch.zeros_like(index), torch.zeros_like(index), index.to(dtype)
+    index = torch.where(real, index, 0)
+    start = torch.where(real, table.start[index], 0)
+    stop = torch.where(real, table.stop[index], table.num_classes)
+    weight = torch.where(real, table.weight[index], 0.0).to(dtype)
+    return start, stop, weight

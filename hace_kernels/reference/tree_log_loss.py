@@ -1,0 +1,127 @@
+"""`tree_log_loss`: log-loss at every node, for targets that are spread over the tree."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..target_table import SoftLabels, TargetTable
+from ..tree_table import TreeTable
+from .rows import (
+    check_mass_has_classes,
+    check_targets,
+    check_targets_have_classes,
+    loss_dtype,
+    reduce,
+)
+from .tree_log_prob import log_prob_at_places
+from .tree_sum import levels_up, sum_below
+
+__all__ = ["tree_log_loss"]
+
+
+def tree_log_loss(
+    logits: Tensor,
+    target: Tensor | tuple[Tensor, Tensor],
+    tree: TreeTable,
+    table: TargetTable,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    eps: float = 0.0,
+) -> Tensor:
+    """Log-loss over a whole tree; see `hace_kernels.tree_log_loss`."""
+    z = logits.to(loss_dtype(logits.dtype))
+    counts = torch.ones(len(z), dtype=torch.bool, device=z.device)
+    total_weight: Tensor | int = len(z)
+    if isinstance(target, tuple):
+        mass = _mass_of_indices(*target, tree, table, ignore_index, z.dtype)
+    elif target.is_floating_point():
+        mass = _mass_of_probabilities(target.to(z.dtype), tree, table)
+    else:
+        counts = target != ignore_index
+        one = torch.ones_like(target, dtype=z.dtype)
+        mass = _mass_of_indices(target[:, None], one[:, None], tree, table, ignore_index, z.dtype)
+        total_weight = counts.sum()
+        if table.weight is not None:
+            row = torch.where(counts, target, 0).clamp(0, table.num_targets - 1)
+            total_weight = torch.where(counts, table.weight.to(z.dtype)[row], 0.0).sum()
+
+    keep, rest = table.keep.to(z.dtype), (1 - table.keep).to(z.dtype)
+    q = keep * sum_below(mass, tree, rest)
+    log_p = log_prob_at_places(z, tree, eps)
+    loss = -torch.where(q != 0, q * log_p, 0.0).sum(1)
+    # A row without a softmax (all −inf, a +inf, a NaN) is NaN even where it has no mass.
+    loss = torch.where(counts, loss + 0.0 * log_p[:, -1], 0.0)
+    return reduce(loss, total_weight, reduction)
+
+
+def _mass_of_probabilities(target: Tensor, tree: TreeTable, table: TargetTable) -> Tensor:
+    """Mass (B, P) before it rises, from targets (B, T)."""
+    check_mass_has_classes(target, table.place < 0)
+    on_classes = target.new_full((len(target),), table.row_spread)
+    if table.spread is not None:
+        on_classes = on_classes + target @ table.spread.to(target.dtype)
+    mass = on_classes[:, None] * table.unit.to(target.dtype)
+    place = torch.where(table.place >= 0, table.place, tree.num_places - 1).long()
+    return mass.index_add(1, place, target * table.share.to(target.dtype))
+
+
+def _mass_of_indices(
+    index: Tensor,
+    weight: Tensor,
+    tree: TreeTable,
+    table: TargetTable,
+    ignore_index: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Mass (B, P) before it rises, from K targets (B, K) a row with their weights."""
+    counts = index != ignore_index
+    in_range = (index >= 0) & (index < table.num_targets)
+    check_targets(index, counts & ~in_range, table.num_targets)
+    index = torch.where(in_range, index, 0)
+    place = table.place[index].long()
+    check_targets_have_classes(index, counts & (place < 0))
+    # Only an accelerator lets a target pass that is none; its row is NaN.
+    valid = in_range & (place >= 0)
+    weight = torch.where(valid, weight.to(dtype), torch.nan)
+    weight = torch.where(counts, weight, 0.0)
+
+    unit, share = table.unit.to(dtype), table.share.to(dtype)
+    on_classes = unit.new_full((len(index),), table.row_spread)
+    if table.spread is not None:
+        on_classes = on_classes + (weight * table.spread.to(dtype)[index]).sum(1)
+    mass = on_classes[:, None] * unit
+    if table.soft_labels is None:
+        return mass.scatter_add(1, place.clamp(min=0), weight * share[index])
+    for k in range(index.shape[1]):
+        labels = _soft_labels(index[:, k], place[:, k].clamp(min=0), tree, table.soft_labels, unit)
+        mass = mass + (weight[:, k] * share[index[:, k]])[:, None] * labels
+    return mass
+
+
+def _soft_labels(
+    index: Tensor, place: Tensor, tree: TreeTable, soft: SoftLabels, unit: Tensor
+) -> Tensor:
+    """The distribution over classes that stands for each target (B,), times `unit`, (B, P)."""
+    parent = tree.parent.long()
+    on_path = torch.zeros(len(place), tree.num_places, dtype=torch.bool, device=place.device)
+    above = place[:, None]
+    for _ in range(len(tree.level_ptr)):
+        on_path = on_path.scatter(1, above, True)
+        above = torch.where(parent[above] >= 0, parent[above], above)
+
+    # A place has the similarity of the lowest place on the path that it is at or below.
+    log_similarity = torch.where(on_path, soft.log_similarity.to(unit.dtype), 0.0)
+    for first, last in [*levels_up(tree)[-2::-1], (-tree.num_classes, 0)]:
+        here = slice(tree.num_classes + first, tree.num_classes + last)
+        inherited = log_similarity[:, parent[here]]
+        log_similarity[:, here] = torch.where(on_path[:, here], log_similarity[:, here], inherited)
+    # Relative to the nearest class, of which all may be far away.
+    apart = soft.apart[index, None]
+    nearest = log_similarity.gather(1, place[:, None])
+    similarity = (log_similarity - torch.where(apart, 0.0, nearest)).exp()
+    own = torch.where(apart, 1.0, similarity.gather(1, place[:, None]))
+    similarity = similarity.scatter(1, place[:, None], own)
+    total = (similarity * soft.is_class.to(unit.dtype)).sum(1, keepdim=True)
+    return similarity / total * unit
