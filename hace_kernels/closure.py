@@ -337,7 +337,7 @@ class _Up(torch.autograd.Function):
 
 
 def _weighted_down(weight: Tensor, z: Tensor, top: Tensor, above: Ragged) -> Tensor:
-    """`Σ_{v above j} weight_v exp(z_j − top_v)`: weight, top (N, rows), z (C, rows) to (C, rows)."""
+    """`Σ_{v above j} exp(z_j − top_v) weight_v`: weight, top (N, rows), z (C, rows) to the like."""
     z = z.index_select(0, above.by_length)
     none = top.new_zeros(1, top.shape[1])
     top, weight = torch.cat([top, none + torch.inf]), torch.cat([weight, none])

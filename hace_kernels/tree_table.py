@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -66,8 +67,18 @@ class TreeTable(NamedTuple):
 
     def to(self, device: torch.device | str) -> TreeTable:
         """The same table on `device`."""
-        *tensors, level_ptr = self
-        return TreeTable(*(tensor.to(device) for tensor in tensors), level_ptr)
+        return self.of_tensors([tensor.to(device) for tensor in self.tensors], self.level_ptr)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All but `level_ptr`, as the native ops take them."""
+        return [self.place, self.parent, self.child_ptr, self.child, self.num_columns]
+
+    @classmethod
+    def of_tensors(cls, tensors: Sequence[Tensor], level_ptr: Sequence[int]) -> TreeTable:
+        """The table from its `tensors`."""
+        place, parent, child_ptr, child, num_columns = tensors
+        return cls(place, parent, child_ptr, child, num_columns, tuple(level_ptr))
 
 
 def build_tree_table(

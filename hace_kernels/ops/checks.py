@@ -11,6 +11,7 @@ __all__ = [
     "check_rows",
     "for_kernel",
     "gradient_in_forward",
+    "no_grad_of",
     "translated",
 ]
 
@@ -62,3 +63,10 @@ def gradient_in_forward(logits: Tensor, reduction: str) -> bool:
         and reduction != "none"
         and logits.dtype != torch.float16
     )
+
+
+def no_grad_of(arg: object) -> list[None] | None:
+    """An argument's gradient where it has none: torch.library wants lists for lists of tensors."""
+    if isinstance(arg, list) and not any(isinstance(item, int) for item in arg):
+        return [None] * len(arg)
+    return None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..reference import loss_dtype
-from .checks import REDUCTIONS, translated
+from .checks import REDUCTIONS, no_grad_of, translated
 
 __all__ = ["FusedLoss"]
 
@@ -52,6 +52,7 @@ class FusedLoss:
     def differentiable_grad(self, grad_loss: Tensor, *args: Any) -> Tensor:
         """The gradient as autograd derives it from the reference, so that it has a derivative."""
         loss = self.reference(*args[:-1])
+        grad: Tensor
         (grad,) = torch.autograd.grad(loss, args[0], grad_loss, create_graph=True)
         return grad
 
@@ -70,12 +71,12 @@ class FusedLoss:
             grad = None
         elif torch.is_grad_enabled():  # create_graph=True: to be differentiated again
             grad = self.differentiable_grad(grad_loss, *args)
-        elif args[-1]:
+        elif grad_logits is not None and args[-1]:
             rows = grad_loss[:, None] if grad_loss.dim() else grad_loss
             grad = (grad_logits * rows).to(grad_logits.dtype)
         else:
             grad = self.backward(grad_loss, *args[:-1])
-        return (grad, *([None] * len(arg) if _is_tensors(arg) else None for arg in args[1:]))
+        return (grad, *map(no_grad_of, args[1:]))
 
 
 class _Eager(torch.autograd.Function):

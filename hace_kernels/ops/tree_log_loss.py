@@ -84,7 +84,7 @@ def tree_log_loss(
         None if mass is None else for_kernel(mass.to(reference.loss_dtype(logits.dtype))),
         None if index is None else index.contiguous(),
         None if weight is None else weight.double().contiguous(),
-        [*tree[:-1]],
+        tree.tensors,
         tree.level_ptr,
         [table.place, table.keep, table.unit, table.share],
         table.weight,
@@ -155,12 +155,13 @@ def _reference(
     else:
         assert index is not None
         target = index[:, 0] if index_weight is None else (index, index_weight)
+    place, keep, unit, share = targets
     soft = SoftLabels(*soft_labels) if soft_labels else None
     return reference.tree_log_loss(
         logits,
         target,
-        TreeTable(*tree, level_ptr=tuple(level_ptr)),
-        TargetTable(*targets, weight, spread, row_spread, soft),
+        TreeTable.of_tensors(tree, level_ptr),
+        TargetTable(place, keep, unit, share, weight, spread, row_spread, soft),
         ignore_index=ignore_index,
         reduction=REDUCTIONS[reduction],
         eps=eps,

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import native, reference
 from ..backends import resolve
 from ..tree_table import TreeTable
-from .checks import check_rows, for_kernel
+from .checks import check_rows, for_kernel, no_grad_of
 
 __all__ = ["tree_log_prob"]
 
@@ -38,7 +38,7 @@ def tree_log_prob(logits: Tensor, tree: TreeTable, *, backend: str = "auto") -> 
     check_rows("logits", logits, tree.num_classes, "class of the tree")
     if resolve(backend, logits.device, logits.dtype) == "reference":
         return reference.tree_log_prob(logits, tree)
-    return cast(Tensor, _forward(for_kernel(logits), [*tree[:-1]], tree.level_ptr))
+    return cast(Tensor, _forward(for_kernel(logits), tree.tensors, tree.level_ptr))
 
 
 if native.load_error is None:
@@ -65,11 +65,11 @@ if native.load_error is None:
     def _grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         logits, *tree = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: to be differentiated again
-            table = TreeTable(*tree, level_ptr=tuple(ctx.level_ptr))
+            table = TreeTable.of_tensors(tree, ctx.level_ptr)
             log_p = reference.tree_log_prob(logits, table)
             (result,) = torch.autograd.grad(log_p, logits, grad, create_graph=True)
         else:
             result = _backward(grad.contiguous(), logits, tree, ctx.level_ptr)
-        return result, [None] * len(tree), None
+        return result, no_grad_of(tree), None
 
     torch.library.register_autograd("hace_kernels::tree_log_prob", _grad, setup_context=_setup)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import native, reference
 from ..backends import resolve
 from ..tree_table import TreeTable
-from .checks import check_rows, for_kernel
+from .checks import check_rows, for_kernel, no_grad_of
 
 __all__ = ["tree_sum_down", "tree_sum_up"]
 
@@ -38,7 +38,7 @@ def tree_sum_up(values: Tensor, tree: TreeTable, *, backend: str = "auto") -> Te
     check_rows("values", values, tree.num_classes, "class of the tree")
     if resolve(backend, values.device, values.dtype) == "reference":
         return reference.tree_sum_up(values, tree)
-    return cast(Tensor, _up(for_kernel(values), [*tree[:-1]], tree.level_ptr))
+    return cast(Tensor, _up(for_kernel(values), tree.tensors, tree.level_ptr))
 
 
 def tree_sum_down(values: Tensor, tree: TreeTable, *, backend: str = "auto") -> Tensor:
@@ -64,7 +64,7 @@ def tree_sum_down(values: Tensor, tree: TreeTable, *, backend: str = "auto") -> 
     check_rows("values", values, tree.num_nodes, "node of the tree")
     if resolve(backend, values.device, values.dtype) == "reference":
         return reference.tree_sum_down(values, tree)
-    return cast(Tensor, _down(for_kernel(values), [*tree[:-1]], tree.level_ptr))
+    return cast(Tensor, _down(for_kernel(values), tree.tensors, tree.level_ptr))
 
 
 if native.load_error is None:
@@ -85,11 +85,19 @@ if native.load_error is None:
 
     def _grad_up(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         tree = list(ctx.saved_tensors)
-        return _down(for_kernel(grad), tree, ctx.level_ptr), [None] * len(tree), None
+        return (
+            _down(for_kernel(grad), tree, ctx.level_ptr),
+            no_grad_of(tree),
+            None,
+        )
 
     def _grad_down(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         tree = list(ctx.saved_tensors)
-        return _up(for_kernel(grad), tree, ctx.level_ptr), [None] * len(tree), None
+        return (
+            _up(for_kernel(grad), tree, ctx.level_ptr),
+            no_grad_of(tree),
+            None,
+        )
 
     torch.library.register_autograd("hace_kernels::tree_sum_up", _grad_up, setup_context=_setup)
     torch.library.register_autograd("hace_kernels::tree_sum_down", _grad_down, setup_context=_setup)

@@ -106,6 +106,7 @@ class HACELoss(nn.Module):
         check_weight(weight, hierarchy, targets)
         # Built here, where its errors belong and torch.compile does not trace it.
         hierarchy.path_table(self.path_weights, logits=logits, targets=targets, keep_full=eps > 0)
+        hierarchy.target_table(self.path_weights, self.options)
 
     @property
     def dilution(self) -> float:
