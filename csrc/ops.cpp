@@ -8,13 +8,13 @@ STABLE_TORCH_LIBRARY(hace_kernels, m) {
   // grad_logits: d loss / d logits for an incoming gradient of 1, or (0,) unless with_grad.
   m.def(
       "path_log_loss(Tensor logits, Tensor target, Tensor ptr, Tensor start, Tensor stop, "
-      "Tensor weight, Tensor? order, Tensor? target_weight, int ignore_index, int reduction, "
-      "float eps, bool with_grad) -> (Tensor loss, Tensor grad_logits)");
+      "Tensor weight, Tensor? order, Tensor? target_weight, float entropy, int ignore_index, "
+      "int reduction, float eps, bool with_grad) -> (Tensor loss, Tensor grad_logits)");
   // The gradient for any incoming one, computed anew from the logits.
   m.def(
       "path_log_loss_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor ptr, "
       "Tensor start, Tensor stop, Tensor weight, Tensor? order, Tensor? target_weight, "
-      "int ignore_index, int reduction, float eps) -> Tensor");
+      "float entropy, int ignore_index, int reduction, float eps) -> Tensor");
 
   // tree: [place, parent, child_ptr, child, num_columns] and level_ptr, of a TreeTable.
   // targets: [place, keep, unit, share]; these, weight, spread and row_spread are a TargetTable;

@@ -26,6 +26,7 @@ struct Call {
   const Tensor& weight;
   const std::optional<Tensor>& order;
   const std::optional<Tensor>& target_weight;
+  double entropy;
   int64_t ignore_index;
   int64_t reduction;
   double eps;
@@ -146,6 +147,7 @@ void run(const Call& call, const PathRows& rows, double* loss, void* grad) {
   problem.stop = call.stop.const_data_ptr<int32_t>();
   problem.weight = call.weight.const_data_ptr<double>();
   problem.order = call.order ? call.order->const_data_ptr<int32_t>() : nullptr;
+  problem.entropy = call.entropy;
   problem.eps = call.eps;
   problem.target = call.target.const_data_ptr<int64_t>();
   problem.factor = rows.factor.data();
@@ -181,11 +183,11 @@ void run(const Call& call, const PathRows& rows, double* loss, void* grad) {
 std::tuple<Tensor, Tensor> path_log_loss(const Tensor& logits, const Tensor& target,
                                          const Tensor& ptr, const Tensor& start, const Tensor& stop,
                                          const Tensor& weight, const std::optional<Tensor>& order,
-                                         const std::optional<Tensor>& target_weight,
+                                         const std::optional<Tensor>& target_weight, double entropy,
                                          int64_t ignore_index, int64_t reduction, double eps,
                                          bool with_grad) {
-  const Call call{logits, target,        ptr,          start,     stop, weight,
-                  order,  target_weight, ignore_index, reduction, eps};
+  const Call call{logits, target,        ptr,     start,        stop,      weight,
+                  order,  target_weight, entropy, ignore_index, reduction, eps};
   check(call);
   const PathRows rows = weigh_rows(call);
   std::vector<double> loss(logits.size(0));
@@ -199,10 +201,10 @@ std::tuple<Tensor, Tensor> path_log_loss(const Tensor& logits, const Tensor& tar
 Tensor path_log_loss_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& target,
                               const Tensor& ptr, const Tensor& start, const Tensor& stop,
                               const Tensor& weight, const std::optional<Tensor>& order,
-                              const std::optional<Tensor>& target_weight, int64_t ignore_index,
-                              int64_t reduction, double eps) {
-  const Call call{logits, target,        ptr,          start,     stop, weight,
-                  order,  target_weight, ignore_index, reduction, eps};
+                              const std::optional<Tensor>& target_weight, double entropy,
+                              int64_t ignore_index, int64_t reduction, double eps) {
+  const Call call{logits, target,        ptr,     start,        stop,      weight,
+                  order,  target_weight, entropy, ignore_index, reduction, eps};
   check(call);
   const int64_t num_rows = logits.size(0);
   PathRows rows = weigh_rows(call);

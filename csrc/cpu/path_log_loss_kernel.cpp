@@ -17,6 +17,9 @@
 // so the gradient is exp(z_j - m) times a factor that is constant between interval ends. Nothing is
 // ever divided by P, which may be far below the smallest float.
 //
+// With a negative entropy E = sum_j p_j log p_j of weight lambda beside it, dL/dz_j has
+// lambda p_j (log p_j - E) more, and both passes look at the logits besides the exponentials.
+//
 // Bytes of a row, fp32: the logits are read once from memory (4C), their exponentials live in a
 // scratch row in the cache, and the gradient is written once (4C).
 
@@ -84,7 +87,12 @@ struct Piece {
   int64_t ring;
   double max;     // exponentials are relative to this
   double sum;     // of the exponentials
-  double factor;  // the gradient is factor * exponential + offset
+  double moment;  // of exponential times (logit - max), with entropy
+  // The gradient is (factor + slope * (logit - middle)) * exponential + offset; slope is 0 without
+  // entropy.
+  double factor;
+  double slope;
+  double middle;
   double offset;
 };
 
@@ -140,29 +148,55 @@ struct Soon {
   }
 };
 
-// Stores exp(x - shift) in e and returns its sum. x and e may be the same.
-template <bool kStore, typename Real, typename Source>
-inline double exp_and_sum(const Source* x, int64_t n, Real shift, Real* e, Soon soon) {
+template <typename Real>
+struct Sums {
+  Vector<Real> exps = {};
+  Vector<Real> moments = {};
+};
+
+// Stores exp(x - shift) in e and sums it into the piece. x and e may be the same.
+template <bool kStore, bool kEntropy, typename Real, typename Source>
+inline void exp_and_sum(const Source* x, int64_t n, Real shift, Real* e, Soon soon, Piece& piece) {
   constexpr int kLanes = Lanes<Real>::kCount;
   constexpr int64_t kSize = sizeof(Source);
-  Vector<Real> sums[2] = {};
+  Sums<Real> sums[2];
+  const auto add = [](Vector<Real> value, Vector<Real> gap, Sums<Real>& to) {
+    to.exps += value;
+    if constexpr (kEntropy) to.moments += value == 0 ? Vector<Real>{} : value * gap;
+  };
   int64_t i = 0;
   for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
     soon.fetch(i * kSize, (i + 2 * kLanes) * kSize);
     for (int k = 0; k < 2; ++k) {
-      const Vector<Real> value = exp_nonpositive(load(x + i + k * kLanes) - shift);
-      sums[k] += value;
+      const Vector<Real> gap = load(x + i + k * kLanes) - shift;
+      const Vector<Real> value = exp_nonpositive(gap);
+      add(value, gap, sums[k]);
       if constexpr (kStore) store(e + i + k * kLanes, value);
     }
   }
   for (; i < n; i += kLanes) {
     const int64_t left = n - i < kLanes ? n - i : kLanes;
-    Vector<Real> value = exp_nonpositive(load_first(x + i, left) - shift);
-    value = first_lanes<Real>(value, left, 0);
-    sums[0] += value;
+    const Vector<Real> gap = load_first(x + i, left) - shift;
+    const Vector<Real> value = first_lanes<Real>(exp_nonpositive(gap), left, 0);
+    add(value, gap, sums[0]);
     if constexpr (kStore) store_first(e + i, value, left);
   }
-  return horizontal_sum<Real>(sums[0] + sums[1]);
+  piece.sum = horizontal_sum<Real>(sums[0].exps + sums[1].exps);
+  if constexpr (kEntropy) piece.moment = horizontal_sum<Real>(sums[0].moments + sums[1].moments);
+}
+
+// g = (factor + slope (z - middle)) e + offset.
+template <typename Real, typename Stored>
+inline void scale_by_logits(const Real* e, const Stored* z, const Piece& piece, Stored* g) {
+  constexpr int kLanes = Lanes<Real>::kCount;
+  const Real factor = static_cast<Real>(piece.factor), slope = static_cast<Real>(piece.slope);
+  const Real middle = static_cast<Real>(piece.middle), offset = static_cast<Real>(piece.offset);
+  for (int64_t i = 0; i < piece.size; i += kLanes) {
+    const int64_t left = piece.size - i < kLanes ? piece.size - i : kLanes;
+    const Vector<Real> value = load_first(e + i, left);
+    const Vector<Real> tilt = value * ((load_first(z + i, left) - middle) * slope);
+    store_first(g + i, value * factor + (value == 0 ? Vector<Real>{} : tilt) + offset, left);
+  }
 }
 
 // g = factor * e + offset.
@@ -336,7 +370,7 @@ struct RowKernel {
         case 1:
           return gather(problem, plan, values, first, last);
         case 2:
-          return measure<true>(problem, plan, values, values, first, last);
+          return measure(problem, plan, values, values, first, last);
         case 3:
           return resolve(problem, plan);
         case 4:
@@ -347,9 +381,7 @@ struct RowKernel {
     }
     switch (stage) {
       case 0:
-        if (problem.grad)
-          return measure<true>(problem, plan, logits_of(problem, plan.row), values, first, last);
-        return measure<false>(problem, plan, logits_of(problem, plan.row), values, first, last);
+        return measure(problem, plan, logits_of(problem, plan.row), values, first, last);
       case 1:
         return resolve(problem, plan);
       default:
@@ -416,7 +448,18 @@ struct RowKernel {
     return {reinterpret_cast<const char*>(read), reinterpret_cast<const char*>(written)};
   }
 
-  template <bool kStore, typename Source>
+  template <typename Source>
+  static void measure(const PathLogLossProblem& problem, Plan& plan, const Source* source,
+                      Real* values, int64_t first, int64_t last) {
+    if (problem.entropy != 0)
+      measure<true, true>(problem, plan, source, values, first, last);
+    else if (problem.grad)
+      measure<true, false>(problem, plan, source, values, first, last);
+    else
+      measure<false, false>(problem, plan, source, values, first, last);
+  }
+
+  template <bool kStore, bool kEntropy, typename Source>
   static void measure(const PathLogLossProblem& problem, Plan& plan, const Source* source,
                       Real* values, int64_t first, int64_t last) {
     for (int64_t group = first; group < last; ++group) {
@@ -431,9 +474,9 @@ struct RowKernel {
         if (group_max - piece->max <= kOwnMaximumGap<Real>) piece->max = group_max;
         if (piece->max == -kInfinity) piece->max = 0;  // exponentials of -inf are 0, of NaN NaN
         const Soon soon = soon_after(problem, plan, *piece);
-        piece->sum =
-            exp_and_sum<kStore, Real>(source + piece->begin, piece->size,
-                                      static_cast<Real>(piece->max), values + piece->begin, soon);
+        exp_and_sum<kStore, kEntropy, Real>(source + piece->begin, piece->size,
+                                            static_cast<Real>(piece->max), values + piece->begin,
+                                            soon, *piece);
       }
     }
   }
@@ -456,6 +499,8 @@ struct RowKernel {
       problem.loss[plan.row] = resolve_with_eps(problem, plan);
     else
       problem.loss[plan.row] = resolve_exactly(problem, plan);
+    const double entropy = problem.entropy != 0 ? negative_entropy(plan, total) : 0;
+    problem.loss[plan.row] += problem.entropy * entropy;
     if (!(total.sum > 0)) problem.loss[plan.row] = kNaN;
     if (!problem.grad) return;
 
@@ -468,7 +513,24 @@ struct RowKernel {
       if (piece.sum != 0 && ring.b != 0) factor -= ring.b * ratio({piece.max, 1}, ring.inside);
       piece.factor = total.sum > 0 ? row_factor * factor : kNaN;
       piece.offset = row_factor * ring.offset;
+      if (problem.entropy == 0) continue;
+      piece.slope = row_factor * problem.entropy;
+      if (piece.sum != 0) piece.slope *= ratio({piece.max, 1}, total);
+      piece.middle = total.max + std::log(total.sum) + entropy;
     }
+  }
+
+  // sum_j p_j log p_j: with M = lse - log S the total's max, the moments about each piece's own
+  // max are first moved to M.
+  static double negative_entropy(const Plan& plan, LogSum total) {
+    double moment = 0;
+    for (int64_t p = 0; p < plan.num_pieces; ++p) {
+      const Piece& piece = plan.pieces[p];
+      if (piece.sum == 0) continue;
+      const double gap = piece.max - total.max;
+      moment += std::exp(gap) * (piece.moment + gap * piece.sum);
+    }
+    return moment / total.sum - std::log(total.sum);
   }
 
   static double resolve_exactly(const PathLogLossProblem& problem, Plan& plan) {
@@ -552,6 +614,11 @@ struct RowKernel {
     Stored* grad = grad_of(problem, plan.row);
     for (int64_t p = first; p < last; ++p) {
       const Piece& piece = plan.pieces[p];
+      if (problem.entropy != 0) {
+        scale_by_logits(values + piece.begin, logits_of(problem, plan.row) + piece.begin, piece,
+                        grad + piece.begin);
+        continue;
+      }
       scale(values + piece.begin, piece.size, static_cast<Real>(piece.factor),
             static_cast<Real>(piece.offset), grad + piece.begin, problem.past_caches);
     }
@@ -560,6 +627,7 @@ struct RowKernel {
   static void scatter(const PathLogLossProblem& problem, const Plan& plan, const Real* values,
                       int64_t first, int64_t last) {
     Stored* grad = grad_of(problem, plan.row);
+    const Stored* logits = logits_of(problem, plan.row);
     for (int64_t p = plan.num_in_place + first; p < plan.num_in_place + last; ++p) {
       const Piece& piece = plan.pieces[p];
       const int32_t* columns = problem.order + piece.position;
@@ -567,7 +635,11 @@ struct RowKernel {
       const Real factor = static_cast<Real>(piece.factor), offset = static_cast<Real>(piece.offset);
       for (int64_t i = 0; i < piece.size; ++i) {
         if (i + kFetchAhead < piece.size) __builtin_prefetch(grad + columns[i + kFetchAhead], 1);
-        to_stored(from[i] * factor + offset, grad + columns[i]);
+        Real tilt = 0;
+        if (problem.entropy != 0 && from[i] != 0)
+          tilt = static_cast<Real>(piece.slope) *
+                 (to_real(logits[columns[i]]) - static_cast<Real>(piece.middle));
+        to_stored(from[i] * (factor + tilt) + offset, grad + columns[i]);
       }
     }
   }

@@ -28,6 +28,7 @@ def path_log_loss(
     target_weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    entropy: float = 0.0,
     eps: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
@@ -44,6 +45,7 @@ def path_log_loss(
         target_weight: (T,) floating; multiplies each row's loss.
         ignore_index: rows with this target count for nothing.
         reduction: "none", "sum", or "mean", which divides by the sum of the rows' target weights.
+        entropy: λ; adds `λ sum_c p_c log p_c` over all C columns to each row's loss (0 log 0 is 0).
         eps: added to each probability inside the logarithm.
         backend: "auto", or one of `hace_kernels.backends()`.
 
@@ -68,6 +70,7 @@ def path_log_loss(
             target_weight=target_weight,
             ignore_index=ignore_index,
             reduction=reduction,
+            entropy=entropy,
             eps=eps,
         )
     return _fused(
@@ -79,6 +82,7 @@ def path_log_loss(
         table.weight,
         table.order,
         None if target_weight is None else target_weight.double().contiguous(),
+        entropy,
         ignore_index,
         REDUCTIONS.index(reduction),
         eps,
@@ -114,6 +118,7 @@ def _reference(
     weight: Tensor,
     order: Tensor | None,
     target_weight: Tensor | None,
+    entropy: float,
     ignore_index: int,
     reduction: int,
     eps: float,
@@ -127,6 +132,7 @@ def _reference(
         target_weight=target_weight,
         ignore_index=ignore_index,
         reduction=REDUCTIONS[reduction],
+        entropy=entropy,
         eps=eps,
     )
 

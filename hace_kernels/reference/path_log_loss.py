@@ -23,6 +23,7 @@ def path_log_loss(
     target_weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    entropy: float = 0.0,
     eps: float = 0.0,
 ) -> Tensor:
     """Log-loss over nested intervals; see `hace_kernels.path_log_loss`."""
@@ -39,6 +40,9 @@ def path_log_loss(
     log_p = _interval_log_prob(z, start, stop, eps)
     # A row without a softmax (all -inf, a +inf, a NaN) is NaN even where its path has no entry.
     loss = 0.0 * z.logsumexp(1) - (weight * log_p).sum(1)
+    if entropy:
+        log_p = z.log_softmax(1)
+        loss = loss + entropy * (log_p.exp() * torch.where(log_p > -torch.inf, log_p, 0.0)).sum(1)
     loss = torch.where(in_range & (start < stop).all(1), loss, torch.nan)
     row_weight = row_weights(counts, row, target_weight, loss.dtype)
     loss = torch.where(row_weight != 0, row_weight * loss, 0.0)
