@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .closure_table import ClosureTable, Ragged
-from .reference import loss_dtype
+from .reference.rows import loss_dtype
 
 __all__ = ["closure_kept_mass", "closure_log_prob", "closure_sum_down", "closure_sum_up"]
 
@@ -101,10 +101,12 @@ def closure_kept_mass(mass: Tensor, keep: Tensor, table: ClosureTable) -> Tensor
     if keep.requires_grad:
         raise ValueError("keep requires grad, and there is none for it; give keep.detach()")
     mass = mass.to(loss_dtype(mass.dtype))
-    keep = keep.to(mass.dtype)
+    # 1 − keep has the digits of the wider of the two.
+    keep = keep.to(torch.promote_types(keep.dtype, mass.dtype))
     child = table.edge_child.long()
-    share = (1 - keep[child]) / table.num_parents[child]
-    return keep * cast(Tensor, _Risen.apply(mass, share, table))  # type: ignore[no-untyped-call]
+    share = ((1 - keep[child]) / table.num_parents[child]).to(mass.dtype)
+    risen = cast(Tensor, _Risen.apply(mass, share, table))  # type: ignore[no-untyped-call]
+    return keep.to(mass.dtype) * risen
 
 
 def _check(name: str, x: Tensor, width: int, columns: str) -> None:

@@ -104,6 +104,17 @@ class ClosureTable(NamedTuple):
         return self.column_node.shape[0]
 
     @property
+    def num_places(self) -> int:
+        """N: values are kept at the nodes themselves, where a `TreeTable` has places for them."""
+        return self.num_nodes
+
+    @property
+    def place(self) -> Tensor:
+        """int32 (N), the node itself, or −1 where no column is at or below it."""
+        node = torch.arange(self.num_nodes, dtype=torch.int32, device=self.ptr.device)
+        return torch.where(self.ptr.diff() > 0, node, -1)
+
+    @property
     def ptr(self) -> Tensor:
         """int64 (N+1), bounds of each node's columns in `column`."""
         return self.below.ptr

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..backends import BackendError, resolve
+from ..closure_table import ClosureTable
+from ..tree_table import TreeTable
+
 __all__ = [
     "REDUCTIONS",
     "check_options",
@@ -12,6 +16,7 @@ __all__ = [
     "for_kernel",
     "gradient_in_forward",
     "no_grad_of",
+    "resolve_for",
     "translated",
 ]
 
@@ -63,6 +68,18 @@ def gradient_in_forward(logits: Tensor, reduction: str) -> bool:
         and reduction != "none"
         and logits.dtype != torch.float16
     )
+
+
+def resolve_for(tree: TreeTable | ClosureTable, backend: str, rows: Tensor) -> str:
+    """The backend of an op over a whole tree or DAG; no kernel does DAGs."""
+    if isinstance(tree, TreeTable):
+        return resolve(backend, rows.device, rows.dtype)
+    if backend not in ("auto", "reference"):
+        raise BackendError(
+            f"backend {backend!r} does not do DAGs, whose nodes have several parents: use "
+            "backend='auto'"
+        )
+    return "reference"
 
 
 def no_grad_of(arg: object) -> list[None] | None:

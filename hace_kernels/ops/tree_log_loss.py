@@ -6,10 +6,17 @@ import torch
 from torch import Tensor
 
 from .. import native, reference
-from ..backends import resolve
+from ..closure_table import ClosureTable
 from ..target_table import SoftLabels, TargetTable
 from ..tree_table import TreeTable
-from .checks import REDUCTIONS, check_options, check_rows, for_kernel, gradient_in_forward
+from .checks import (
+    REDUCTIONS,
+    check_options,
+    check_rows,
+    for_kernel,
+    gradient_in_forward,
+    resolve_for,
+)
 from .fused_loss import FusedLoss
 
 __all__ = ["tree_log_loss"]
@@ -18,7 +25,7 @@ __all__ = ["tree_log_loss"]
 def tree_log_loss(
     logits: Tensor,
     target: Tensor | tuple[Tensor, Tensor],
-    tree: TreeTable,
+    tree: TreeTable | ClosureTable,
     table: TargetTable,
     *,
     ignore_index: int = -100,
@@ -38,7 +45,8 @@ def tree_log_loss(
         target: probabilities (B, T), floating; or indices (B,), int64; or a few weighted indices a
             row, as the pair (index (B, K), weight (B, K)). A target that requires a gradient gets
             one, by the reference.
-        tree: the tree over the C columns, on the logits' device.
+        tree: the tree over the C columns, or the DAG, on the logits' device. On a DAG a node hands
+            the rest of its mass to its parents in equal parts, and it runs by the reference.
         table: what the T targets put where, on the logits' device.
         ignore_index: rows with this index count for nothing; in a pair, such an entry adds nothing.
         reduction: "none", "sum", or "mean", which divides by the rows' weights for indices (B,) and
@@ -66,10 +74,10 @@ def tree_log_loss(
     else:
         index = target[:, None]
     soft = weight if mass is None else mass
-    chosen = resolve(backend, logits.device, logits.dtype)
+    chosen = resolve_for(tree, backend, logits)
     if soft is not None and soft.requires_grad and torch.is_grad_enabled():
         chosen = "reference"
-    if chosen == "reference":
+    if chosen == "reference" or isinstance(tree, ClosureTable):
         return reference.tree_log_loss(
             logits,
             target,
@@ -101,7 +109,7 @@ def tree_log_loss(
 def _check(
     logits: Tensor,
     target: Tensor | tuple[Tensor, Tensor],
-    tree: TreeTable,
+    tree: TreeTable | ClosureTable,
     table: TargetTable,
 ) -> None:
     check_rows("logits", logits, tree.num_classes, "class of the tree")

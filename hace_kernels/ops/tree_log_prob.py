@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from .. import native, reference
-from ..backends import resolve
+from ..closure import closure_log_prob
+from ..closure_table import ClosureTable
 from ..tree_table import TreeTable
-from .checks import check_rows, for_kernel, no_grad_of
+from .checks import check_rows, for_kernel, no_grad_of, resolve_for
 
 __all__ = ["tree_log_prob"]
 
 
-def tree_log_prob(logits: Tensor, tree: TreeTable, *, backend: str = "auto") -> Tensor:
+def tree_log_prob(
+    logits: Tensor, tree: TreeTable | ClosureTable, *, backend: str = "auto"
+) -> Tensor:
     """`log P_v` of every node v: the log-softmax of the columns, summed over each subtree.
 
     Exact in log space: a subtree whose mass is far below the smallest float still has its
@@ -24,7 +27,7 @@ def tree_log_prob(logits: Tensor, tree: TreeTable, *, backend: str = "auto") -> 
 
     Args:
         logits: (B, C), float16, bfloat16, float32 or float64, any strides.
-        tree: the tree over the C columns, on the logits' device.
+        tree: the tree over the C columns, or the DAG, on the logits' device.
         backend: "auto", or one of `hace_kernels.backends()`.
 
     Returns:
@@ -36,7 +39,10 @@ def tree_log_prob(logits: Tensor, tree: TreeTable, *, backend: str = "auto") -> 
         BackendError: the backend asked for cannot run here.
     """
     check_rows("logits", logits, tree.num_classes, "class of the tree")
-    if resolve(backend, logits.device, logits.dtype) == "reference":
+    chosen = resolve_for(tree, backend, logits)
+    if isinstance(tree, ClosureTable):
+        return closure_log_prob(logits, tree, spread_dead=False)
+    if chosen == "reference":
         return reference.tree_log_prob(logits, tree)
     return cast(Tensor, _forward(for_kernel(logits), tree.tensors, tree.level_ptr))
 

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from .. import native, reference
-from ..backends import resolve
+from ..closure import closure_sum_down, closure_sum_up
+from ..closure_table import ClosureTable
 from ..tree_table import TreeTable
-from .checks import check_rows, for_kernel, no_grad_of
+from .checks import check_rows, for_kernel, no_grad_of, resolve_for
 
 __all__ = ["tree_sum_down", "tree_sum_up"]
 
 
-def tree_sum_up(values: Tensor, tree: TreeTable, *, backend: str = "auto") -> Tensor:
+def tree_sum_up(values: Tensor, tree: TreeTable | ClosureTable, *, backend: str = "auto") -> Tensor:
     """For every node the sum of the columns at or below it.
 
     It is linear, and its transpose is `tree_sum_down`, which is its backward. With a table whose
@@ -23,7 +24,8 @@ def tree_sum_up(values: Tensor, tree: TreeTable, *, backend: str = "auto") -> Te
 
     Args:
         values: (B, C), float16, bfloat16, float32 or float64, any strides.
-        tree: the tree over the C columns, on the values' device.
+        tree: the tree over the C columns, or the DAG, on the values' device. On a DAG every column
+            and every node counts once.
         backend: "auto", or one of `hace_kernels.backends()`.
 
     Returns:
@@ -36,12 +38,17 @@ def tree_sum_up(values: Tensor, tree: TreeTable, *, backend: str = "auto") -> Te
         BackendError: the backend asked for cannot run here.
     """
     check_rows("values", values, tree.num_classes, "class of the tree")
-    if resolve(backend, values.device, values.dtype) == "reference":
+    chosen = resolve_for(tree, backend, values)
+    if isinstance(tree, ClosureTable):
+        return closure_sum_up(values, tree)
+    if chosen == "reference":
         return reference.tree_sum_up(values, tree)
     return cast(Tensor, _up(for_kernel(values), tree.tensors, tree.level_ptr))
 
 
-def tree_sum_down(values: Tensor, tree: TreeTable, *, backend: str = "auto") -> Tensor:
+def tree_sum_down(
+    values: Tensor, tree: TreeTable | ClosureTable, *, backend: str = "auto"
+) -> Tensor:
     """For every column the sum over its node and all nodes above.
 
     It is linear, and its transpose is `tree_sum_up`, which is its backward. With one vector a node,
@@ -50,7 +57,8 @@ def tree_sum_down(values: Tensor, tree: TreeTable, *, backend: str = "auto") -> 
 
     Args:
         values: (B, N) by node id, float16, bfloat16, float32 or float64, any strides.
-        tree: the tree over the C columns, on the values' device.
+        tree: the tree over the C columns, or the DAG, on the values' device. On a DAG every column
+            and every node counts once.
         backend: "auto", or one of `hace_kernels.backends()`.
 
     Returns:
@@ -62,7 +70,10 @@ def tree_sum_down(values: Tensor, tree: TreeTable, *, backend: str = "auto") -> 
         BackendError: the backend asked for cannot run here.
     """
     check_rows("values", values, tree.num_nodes, "node of the tree")
-    if resolve(backend, values.device, values.dtype) == "reference":
+    chosen = resolve_for(tree, backend, values)
+    if isinstance(tree, ClosureTable):
+        return closure_sum_down(values, tree)
+    if chosen == "reference":
         return reference.tree_sum_down(values, tree)
     return cast(Tensor, _down(for_kernel(values), tree.tensors, tree.level_ptr))
 

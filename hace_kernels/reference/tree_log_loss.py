@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..closure import closure_kept_mass, closure_log_prob
+from ..closure_table import ClosureTable
 from ..target_table import SoftLabels, TargetTable
 from ..tree_table import TreeTable
 from .rows import (
@@ -23,7 +25,7 @@ __all__ = ["tree_log_loss"]
 def tree_log_loss(
     logits: Tensor,
     target: Tensor | tuple[Tensor, Tensor],
-    tree: TreeTable,
+    tree: TreeTable | ClosureTable,
     table: TargetTable,
     *,
     ignore_index: int = -100,
@@ -47,18 +49,35 @@ def tree_log_loss(
             row = torch.where(counts, target, 0).clamp(0, table.num_targets - 1)
             total_weight = torch.where(counts, table.weight.to(z.dtype)[row], 0.0).sum()
 
-    keep, rest = table.keep.to(z.dtype), (1 - table.keep).to(z.dtype)
-    q = keep * sum_below(mass, tree, rest)
-    log_p = log_prob_at_places(z, tree, eps)
+    q, log_p = _kept(mass, table.keep, tree), _log_prob(z, tree, eps)
     loss = -torch.where(q != 0, q * log_p, 0.0).sum(1)
     # A row without a softmax (all −inf, a +inf, a NaN) is NaN even where it has no mass.
-    loss = torch.where(counts, loss + 0.0 * log_p[:, -1], 0.0)
+    loss = torch.where(counts, loss + 0.0 * z.logsumexp(1), 0.0)
     return reduce(loss, total_weight, reduction)
 
 
-def _mass_of_probabilities(target: Tensor, tree: TreeTable, table: TargetTable) -> Tensor:
+def _kept(mass: Tensor, keep: Tensor, tree: TreeTable | ClosureTable) -> Tensor:
+    """`q_v = keep_v m_v`, from the mass t_v put on each place."""
+    if isinstance(tree, ClosureTable):
+        return closure_kept_mass(mass, keep, tree)
+    return keep.to(mass.dtype) * sum_below(mass, tree, (1 - keep).to(mass.dtype))
+
+
+def _log_prob(z: Tensor, tree: TreeTable | ClosureTable, eps: float) -> Tensor:
+    """`log(P_v + eps)` by place."""
+    if isinstance(tree, ClosureTable):
+        log_p = closure_log_prob(z, tree, spread_dead=True)
+        return (log_p.exp() + eps).log() if eps else log_p
+    return log_prob_at_places(z, tree, eps)
+
+
+def _mass_of_probabilities(
+    target: Tensor, tree: TreeTable | ClosureTable, table: TargetTable
+) -> Tensor:
     """Mass (B, P) before it rises, from targets (B, T)."""
     check_mass_has_classes(target, table.place < 0)
+    # Only an accelerator lets mass pass that is on no class; its row is NaN.
+    target = torch.where((table.place < 0) & (target != 0), torch.nan, target)
     on_classes = target.new_full((len(target),), table.row_spread)
     if table.spread is not None:
         on_classes = on_classes + target @ table.spread.to(target.dtype)
@@ -70,7 +89,7 @@ def _mass_of_probabilities(target: Tensor, tree: TreeTable, table: TargetTable) 
 def _mass_of_indices(
     index: Tensor,
     weight: Tensor,
-    tree: TreeTable,
+    tree: TreeTable | ClosureTable,
     table: TargetTable,
     ignore_index: int,
     dtype: torch.dtype,
@@ -94,6 +113,7 @@ def _mass_of_indices(
     mass = on_classes[:, None] * unit
     if table.soft_labels is None:
         return mass.scatter_add(1, place.clamp(min=0), weight * share[index])
+    assert isinstance(tree, TreeTable), "soft labels are made of lowest common ancestors"
     for k in range(index.shape[1]):
         labels = _soft_labels(index[:, k], place[:, k].clamp(min=0), tree, table.soft_labels, unit)
         mass = mass + (weight[:, k] * share[index[:, k]])[:, None] * labels

@@ -48,15 +48,21 @@ def sum_below(own: Tensor, tree: TreeTable, share: Tensor | None = None) -> Tens
         return total if share is None else total * share[..., first:last]
 
     from_columns = handed_up(own[:, :num_classes], 0, num_classes)
-    inner = own[:, num_classes:].index_add(1, parent[:num_classes], from_columns)
+    if tree.num_inner == 1:
+        inner = own[:, num_classes:] + from_columns.sum(1, keepdim=True)
+    else:
+        inner = own[:, num_classes:].index_add(1, parent[:num_classes], from_columns)
     levels: list[Tensor] = []
     start = 0
     for first, last in levels_up(tree):
         here = inner[:, first:last]
         if levels:
             risen = handed_up(levels[-1], num_classes + start, num_classes + first)
-            below = parent[num_classes + start : num_classes + first] - first
-            here = here.index_add(1, below, risen)
+            if last - first == 1:  # Inductor does not compile index_add into one element
+                here = here + risen.sum(1, keepdim=True)
+            else:
+                below = parent[num_classes + start : num_classes + first] - first
+                here = here.index_add(1, below, risen)
         levels.append(here)
         start = first
     return torch.cat([own[:, :num_classes], *levels], 1)

@@ -96,7 +96,7 @@ def cover_tree(vectors: Any, base: float = 1.3) -> Int64:
     Class 0 is the topmost centre and nets are filled in class order: the same vectors give the same
     tree, the same vectors in another order may give another.
 
-    Computes at most C^2 / 2 distances, never more than 24 MB of them at a time.
+    Computes about C^2 / 2 distances at most, never more than 24 MB of them at a time.
 
     Args:
         vectors: (C, F) numbers, a row for each class; array, tensor or nested lists.

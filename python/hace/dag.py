@@ -10,7 +10,7 @@ import torch
 
 from hace_kernels.closure_table import ClosureTable, build_closure_table, longest_paths
 
-from .hierarchy import Hierarchy, Space, _read_only
+from .hierarchy import Columns, Hierarchy, _read_only
 from .table_cache import TableCache
 from .tree_checks import checked_classes, checked_edges, checked_names, refuse_cycle
 
@@ -115,7 +115,7 @@ class DAG(Hierarchy):
         return list(found)
 
     def closure_table(
-        self, logits: Space = "classes", *, device: torch.device | str = "cpu"
+        self, logits: Columns = "classes", *, device: torch.device | str = "cpu"
     ) -> ClosureTable:
         """The table of the ops over a DAG, `hace_kernels.closure`; cached for each device.
 
@@ -133,6 +133,15 @@ class DAG(Hierarchy):
                 self._links, self.num_nodes, self._nodes_of("logits", logits)
             ),
         )
+
+    def node_table(
+        self, logits: Columns = "classes", *, device: torch.device | str = "cpu"
+    ) -> ClosureTable:
+        """The `closure_table`."""
+        return self.closure_table(logits, device=device)
+
+    def _has_parent(self) -> NDArray[np.bool_]:
+        return np.diff(self._parent_ptr) > 0
 
     def _parents_of(self, node: int) -> list[int]:
         edges = self._links[self._parent_ptr[node] : self._parent_ptr[node + 1]]

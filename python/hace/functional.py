@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 import hace_kernels
+from hace_kernels.path_table import PathWeights
 from hace_kernels.target_table import TargetTable
 
 from .class_dim import class_dim, to_rows
-from .hierarchy import Hierarchy, Space
+from .hierarchy import Columns, Hierarchy, Space
 from .options import Distance, LossOptions, Reduction, Smoothing
 from .targets import with_class_weights
 from .weights import HACEWeights
@@ -28,7 +29,7 @@ def hace_loss(
     hierarchy: Hierarchy,
     dilution: float = 0.7,
     *,
-    logits: Space = "classes",
+    logits: Columns = "classes",
     targets: Space = "classes",
     weight: Tensor | None = None,
     ignore_index: int = -100,
@@ -64,7 +65,7 @@ def hace_loss(
 
 
 def node_log_probs(
-    input: Tensor, hierarchy: Hierarchy, *, logits: Space = "classes", backend: str = "auto"
+    input: Tensor, hierarchy: Hierarchy, *, logits: Columns = "classes", backend: str = "auto"
 ) -> Tensor:
     """`log P_v` of every node v, `P_v` being the softmax mass of the classes at or below it.
 
@@ -74,8 +75,8 @@ def node_log_probs(
     Args:
         input: logits (C), (N, C) or (N, C, d1, …), floating.
         hierarchy: of the classes.
-        logits: what the class dimension of the input holds: "classes", or one logit for each of the
-            hierarchy's "nodes".
+        logits: what the class dimension of the input holds: "classes", one logit for each of the
+            hierarchy's "nodes", or the classes in "depth_first" order.
         backend: "auto", or one of `hace.backends()`.
 
     Returns:
@@ -87,32 +88,35 @@ def node_log_probs(
         TypeError: input that is not floating point.
         hace.BackendError: the backend asked for cannot run.
     """
-    _check_input(input, hierarchy, logits)
-    tree = hierarchy.tree_table(logits, device=input.device)
+    check_input(input, hierarchy, logits)
+    tree = hierarchy.node_table(logits, device=input.device)
     rows = hace_kernels.tree_log_prob(to_rows(input), tree, backend=backend)
     dim = class_dim(input)
-    return rows.reshape((*_target_shape(input), tree.num_nodes)).movedim(-1, dim)
+    return rows.reshape((*shape_of_targets(input), tree.num_nodes)).movedim(-1, dim)
 
 
 def loss_with_options(
     input: Tensor,
     target: Target,
     hierarchy: Hierarchy,
-    path_weights: HACEWeights,
+    path_weights: PathWeights,
     weight: Tensor | None,
     options: LossOptions,
 ) -> Tensor:
-    """`hace_loss` once its keywords are checked."""
+    """A loss of the family once its keywords are checked."""
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
-    _check_input(input, hierarchy, options.logits)
+    check_input(input, hierarchy, options.logits)
     check_weight(weight, hierarchy, options.targets)
-    _check_target(target, input, hierarchy, options)
-    rows = to_rows(input)
-    if isinstance(target, Tensor) and not target.is_floating_point() and not options.spreads:
+    check_target(target, input, hierarchy, options)
+    rows, target = to_rows(input), _target_rows(target)
+    if goes_up_the_tree(target, hierarchy, options):
+        loss = _tree_loss(rows, target, hierarchy, path_weights, weight, options)
+    else:
+        assert isinstance(target, Tensor)
         loss = hace_kernels.path_log_loss(
             rows,
-            target.reshape(-1),
+            target,
             hierarchy.path_table(
                 path_weights,
                 logits=options.logits,
@@ -123,21 +127,65 @@ def loss_with_options(
             target_weight=weight,
             ignore_index=options.ignore_index,
             reduction=options.reduction,
+            entropy=options.entropy,
             eps=options.eps,
             backend=options.backend,
         )
-    else:
-        loss = hace_kernels.tree_log_loss(
-            rows,
-            _target_rows(target),
-            hierarchy.tree_table(options.logits, device=input.device),
-            _target_table(hierarchy, path_weights, weight, options, input.device),
-            ignore_index=options.ignore_index,
-            reduction=options.reduction,
-            eps=options.eps,
-            backend=options.backend,
+    return loss.reshape(shape_of_targets(input)) if options.reduction == "none" else loss
+
+
+def goes_up_the_tree(target: Target, hierarchy: Hierarchy, options: LossOptions) -> bool:
+    """Whether a target is more than one path: several targets a row, spread ones, or a DAG."""
+    single = isinstance(target, Tensor) and not target.is_floating_point()
+    return not single or options.spreads or not hierarchy.is_tree
+
+
+def _tree_loss(
+    rows: Tensor,
+    target: Target,
+    hierarchy: Hierarchy,
+    path_weights: PathWeights,
+    weight: Tensor | None,
+    options: LossOptions,
+) -> Tensor:
+    if options.entropy:
+        raise ValueError(
+            "the entropy of RegularizedCrossEntropyLoss goes with target indices on a tree, one a "
+            "row; got probabilities, a pair, or a DAG"
         )
-    return loss.reshape(_target_shape(input)) if options.reduction == "none" else loss
+    if not isinstance(path_weights, HACEWeights):
+        raise ValueError(
+            f"{path_weights} weighs single paths: give target indices on a tree, one a row. "
+            "Probabilities, pairs and DAGs go with HACELoss, CrossEntropyLoss and SoftLabelLoss"
+        )
+    return hace_kernels.tree_log_loss(
+        rows,
+        target,
+        hierarchy.node_table(options.logits, device=rows.device),
+        _target_table(hierarchy, path_weights, weight, options, rows.device),
+        ignore_index=options.ignore_index,
+        reduction=options.reduction,
+        eps=options.eps,
+        backend=options.backend,
+    )
+
+
+def prepare_tables(hierarchy: Hierarchy, path_weights: PathWeights, options: LossOptions) -> None:
+    """Builds the tables that `loss_with_options` will look up.
+
+    Raises:
+        MemoryError: they would not fit.
+    """
+    if hierarchy.is_tree:
+        hierarchy.path_table(
+            path_weights,
+            logits=options.logits,
+            targets=options.targets,
+            keep_full=options.eps > 0,
+        )
+    if isinstance(path_weights, HACEWeights):
+        hierarchy.node_table(options.logits)
+        hierarchy.target_table(path_weights, options)
 
 
 def _target_rows(target: Target) -> Target:
@@ -160,30 +208,31 @@ def _target_table(
     return with_class_weights(table, weight, classes if options.targets == "nodes" else None)
 
 
-def _target_shape(input: Tensor) -> torch.Size:
-    """The input's shape without its class dimension."""
+def shape_of_targets(input: Tensor) -> torch.Size:
+    """The input's shape without its class dimension: that of index targets."""
     dim = class_dim(input)
     return input.shape[:dim] + input.shape[dim + 1 :]
 
 
-def _check_input(input: Tensor, hierarchy: Hierarchy, logits: Space) -> None:
-    num_logits = hierarchy.num_targets(logits)
+def check_input(input: Tensor, hierarchy: Hierarchy, logits: Columns) -> None:
+    """Raises unless `input` is logits of the hierarchy."""
+    num_logits = hierarchy.num_columns(logits)
+    kind = "nodes" if logits == "nodes" else "classes"
     if input.dim() == 0 or input.shape[class_dim(input)] != num_logits:
         raise ValueError(
             f"input must be logits of shape (C), (N, C) or (N, C, d1, …) with C = {num_logits}, "
-            f"one for each of the hierarchy's {logits}; got {tuple(input.shape)}"
+            f"one for each of the hierarchy's {kind}; got {tuple(input.shape)}"
         )
     if not input.is_floating_point():
         raise TypeError(f"input must be floating-point logits, got {input.dtype}")
 
 
-def _check_target(
-    target: Target, input: Tensor, hierarchy: Hierarchy, options: LossOptions
-) -> None:
+def check_target(target: Target, input: Tensor, hierarchy: Hierarchy, options: LossOptions) -> None:
+    """Raises unless `target` is one of the three kinds, and fits."""
     if isinstance(target, tuple):
         _check_pair(target, input, options)
         return
-    shape = _target_shape(input)
+    shape = shape_of_targets(input)
     if target.is_floating_point():
         num_targets = hierarchy.num_targets(options.targets)
         expected = _with_class_dim(input, num_targets)

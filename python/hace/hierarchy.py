@@ -26,13 +26,19 @@ from .tree_checks import checked_classes, checked_names, checked_parents, num_le
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from hace_kernels.closure_table import ClosureTable
+
     from .options import LossOptions
     from .weights import HACEWeights
 
     Int64 = NDArray[np.int64]
 
 Space = Literal["classes", "nodes"]
-"""What a logit or a target is indexed by: the C classes or all N nodes."""
+"""What a target is indexed by: the C classes or all N nodes."""
+
+Columns = Literal["classes", "nodes", "depth_first"]
+"""What the columns of the logits are: the classes in label order, all nodes by id, or the classes
+in depth-first order (`Hierarchy.depth_first_classes`), which the kernels read fastest."""
 
 
 class Hierarchy:
@@ -66,7 +72,7 @@ class Hierarchy:
         self._names = names
         self._depth = depth
         self._num_leaves = num_leaves
-        self._layouts: dict[Space, Layout] = {}
+        self._layouts: dict[Columns, Layout] = {}
         self._path_tables = TableCache[PathTable]()
         self._tree_tables = TableCache[TreeTable]()
         self._target_tables = TableCache[TargetTable]()
@@ -369,7 +375,18 @@ class Hierarchy:
         """T, the size of a target space: the C classes or the N nodes."""
         return self.num_nodes if _checked_space("targets", targets) == "nodes" else self.num_classes
 
-    def layout(self, logits: Space = "classes") -> Layout:
+    def num_columns(self, logits: Columns) -> int:
+        """The width of the logits: the C classes or the N nodes."""
+        return self.num_classes if logits == "depth_first" else self.num_targets(logits)
+
+    @property
+    def depth_first_classes(self) -> Int64:
+        """The classes' labels in depth-first order: subtrees are neighbours; int64 (C)."""
+        column = self.layout().column
+        labels = np.arange(self.num_classes) if column is None else column.astype(np.int64)
+        return _read_only(labels)
+
+    def layout(self, logits: Columns = "classes") -> Layout:
         """The hierarchy as flat arrays, with the classes or all nodes as columns; cached."""
         if logits not in self._layouts:
             self._layouts[logits] = lay_out(self._parents, self._nodes_of("logits", logits))
@@ -379,7 +396,7 @@ class Hierarchy:
         self,
         weights: PathWeights,
         *,
-        logits: Space = "classes",
+        logits: Columns = "classes",
         targets: Space = "classes",
         keep_full: bool = False,
         device: torch.device | str = "cpu",
@@ -403,7 +420,7 @@ class Hierarchy:
         )
 
     def tree_table(
-        self, logits: Space = "classes", *, device: torch.device | str = "cpu"
+        self, logits: Columns = "classes", *, device: torch.device | str = "cpu"
     ) -> TreeTable:
         """The table of the ops over all nodes; cached for each device.
 
@@ -412,6 +429,12 @@ class Hierarchy:
             device: where the table is to lie.
         """
         return self._tree_tables.get(logits, device, lambda: self._build_tree_table(logits))
+
+    def node_table(
+        self, logits: Columns = "classes", *, device: torch.device | str = "cpu"
+    ) -> TreeTable | ClosureTable:
+        """What the ops over all nodes take: a tree's `tree_table`, a DAG's `closure_table`."""
+        return self.tree_table(logits, device=device)
 
     def target_table(
         self, weights: HACEWeights, options: LossOptions, *, device: torch.device | str = "cpu"
@@ -433,7 +456,7 @@ class Hierarchy:
             options.soft_label_distance,
         )
         return self._target_tables.get(
-            key, device, lambda: build_target_table(self, weights.keep(self._parents >= 0), options)
+            key, device, lambda: build_target_table(self, weights.keep(self._has_parent()), options)
         )
 
     def target_nodes(
@@ -445,7 +468,7 @@ class Hierarchy:
         )
 
     def _build_path_table(
-        self, weights: PathWeights, logits: Space, targets: Space, keep_full: bool
+        self, weights: PathWeights, logits: Columns, targets: Space, keep_full: bool
     ) -> PathTable:
         nodes = self._nodes_of("targets", targets)
         num_classes = len(self._nodes_of("logits", logits))
@@ -453,11 +476,17 @@ class Hierarchy:
             self.layout(logits), self._parents, nodes, num_classes, weights, keep_full
         )
 
-    def _build_tree_table(self, logits: Space) -> TreeTable:
+    def _build_tree_table(self, logits: Columns) -> TreeTable:
         classes = self._nodes_of("logits", logits)
         return build_tree_table(self.layout(logits), self._parents, classes)
 
-    def _nodes_of(self, argument: str, space: Space) -> Int64:
+    def _has_parent(self) -> NDArray[np.bool_]:
+        return self._parents >= 0
+
+    def _nodes_of(self, argument: str, space: Columns) -> Int64:
+        """The node of each index of a target space, or of each column of the logits."""
+        if argument == "logits" and space == "depth_first":
+            return self._classes[self.depth_first_classes]
         if _checked_space(argument, space) == "nodes":
             return np.arange(self.num_nodes)
         return self._classes
@@ -528,7 +557,7 @@ def _read_only(array: Int64) -> Int64:
     return array
 
 
-def _checked_space(argument: str, space: Space) -> Space:
+def _checked_space(argument: str, space: Columns) -> Columns:
     if space not in ("classes", "nodes"):
         raise ValueError(f"{argument} must be 'classes' or 'nodes', got {space!r}")
     return space

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from .hierarchy import Space
+from .hierarchy import Columns, Space
 
 __all__ = ["Distance", "LossOptions", "Reduction", "Smoothing"]
 
@@ -18,12 +18,14 @@ Distance = Literal["height", "depth"]
 class LossOptions:
     """The keywords of a loss but its class weights; see `hace.HACELoss`.
 
+    `entropy` is λ of `hace.RegularizedCrossEntropyLoss`.
+
     Raises:
         ValueError: a value outside its range.
         TypeError: `ignore_index` is not an integer.
     """
 
-    logits: Space = "classes"
+    logits: Columns = "classes"
     targets: Space = "classes"
     ignore_index: int = -100
     reduction: Reduction = "mean"
@@ -33,14 +35,23 @@ class LossOptions:
     soft_label_distance: Distance = "height"
     eps: float = 0.0
     backend: str = "auto"
+    entropy: float = 0.0
 
     @property
     def spreads(self) -> bool:
         """Whether an index target stands for more than itself."""
         return self.label_smoothing > 0 or self.soft_labels is not None
 
+    def differing(self, but: tuple[str, ...] = ()) -> list[str]:
+        """The keywords that differ from their defaults, as `name=value`."""
+        return [
+            f"{field.name}={getattr(self, field.name)!r}"
+            for field in fields(self)
+            if field.name not in but and getattr(self, field.name) != field.default
+        ]
+
     def __post_init__(self) -> None:
-        _check_choice("logits", self.logits, "classes", "nodes")
+        _check_choice("logits", self.logits, "classes", "nodes", "depth_first")
         _check_choice("targets", self.targets, "classes", "nodes")
         _check_choice("reduction", self.reduction, "mean", "sum", "none")
         _check_choice("smoothing", self.smoothing, "uniform", "others")
@@ -53,6 +64,8 @@ class LossOptions:
             )
         if not 0 <= self.eps < float("inf"):
             raise ValueError(f"eps must be 0 or a small positive number, got {self.eps!r}")
+        if not abs(self.entropy) < float("inf"):
+            raise ValueError(f"entropy must be a finite number, got {self.entropy!r}")
         if self.soft_labels is not None and not 0 <= self.soft_labels < float("inf"):
             raise ValueError(
                 f"soft_labels must be None or the β of exp(-β · distance), a number from 0 on; got "

@@ -34,7 +34,7 @@ def build_target_table(
         keep: float64 (N), the share of the mass reaching a node that stays there.
         options: of the loss.
     """
-    tree = hierarchy.tree_table(options.logits)
+    tree = hierarchy.node_table(options.logits)
     place = tree.place.numpy()
     nodes = hierarchy.target_nodes(options.targets).numpy()
     is_class = np.zeros(hierarchy.num_nodes)
@@ -83,6 +83,11 @@ def _soft_labels(
     beta = options.soft_labels
     if beta is None:
         return None
+    if not hierarchy.is_tree:
+        raise ValueError(
+            "soft_labels are made of lowest common ancestors, which a DAG does not have; give the "
+            "soft labels as probabilities"
+        )
     # A forest has a virtual root above its roots, at distance 1.
     forest = int(len(hierarchy.roots) > 1)
     if options.soft_label_distance == "height":

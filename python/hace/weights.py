@@ -1,12 +1,16 @@
-"""Path weights: a loss of the family `L = -Σ_i w_i · log P_i` is how it weighs a path."""
+"""Path weights: a loss of the family `L = -Σ_i w_i · log P_i` is how it weighs a path.
+
+On the path a_0 … a_D of a target, a_0 is the target itself and a_D its root.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,6 +19,20 @@ from hace_kernels.path_table import PathEntries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from .hierarchy import Hierarchy
+
+__all__ = [
+    "CallableWeights",
+    "HACEWeights",
+    "HXEWeights",
+    "NodeWeights",
+    "Scheme",
+    "SuperclassWeights",
+    "remaining_mass",
+]
+
+Scheme = Literal["balanced", "power", "lazy"]
 
 
 @dataclass(frozen=True)
@@ -69,3 +87,122 @@ class HACEWeights:
         below_root = entries.index < entries.length
         power = np.power(1.0 - self.dilution, entries.index)
         return power * np.where(below_root, self.dilution, 1.0)
+
+
+@dataclass(frozen=True)
+class HXEWeights:
+    """HXE's weights, from `L = −Σ_v λ_v log(P_v / P_parent(v))` with `λ_v = exp(−α · depth(v))`.
+
+    Collecting each log P_v gives `w_0 = λ_0` to the target and `w_i = λ_i − λ_{i−1}` to the nodes
+    above it, which is negative for α < 0. Source: Bertinetto et al., *Making Better Mistakes*, CVPR
+    2020, section 3.1.
+
+    Args:
+        alpha: α.
+        scale: multiplies every λ.
+    """
+
+    alpha: float
+    scale: float = 1.0
+    max_entries: None = None
+
+    def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
+        weight = self.scale * np.exp(-self.alpha * entries.depth)
+        below = self.scale * np.exp(-self.alpha * (entries.depth + 1))
+        weights: NDArray[np.float64] = np.where(entries.index == 0, weight, weight - below)
+        return weights
+
+
+@dataclass(frozen=True, eq=False)
+class CallableWeights:
+    """Weights by a function of arrays (target, node, depth, height), int64 (E), for E entries."""
+
+    function: Callable[..., NDArray[np.float64]]
+    max_entries: None = None
+
+    def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
+        return self.function(entries.target, entries.node, entries.depth, entries.height)
+
+
+@dataclass(frozen=True, eq=False)
+class NodeWeights:
+    """One weight a node, whatever the path that it is on, float64 (N)."""
+
+    weight: NDArray[np.float64]
+    max_entries: None = None
+
+    def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
+        return self.weight[entries.node]
+
+
+@dataclass(frozen=True, eq=False)
+class SuperclassWeights:
+    """A mass of 1 handed down the path from below the root; the target takes what is left.
+
+    A node of height h (edges to the deepest leaf below it) takes, of the m that reaches it,
+    `"balanced"` m/(h+1), `"power"` |1−q| m / |1−q^(h+1)|, which is the former at q = 1; `"lazy"`
+    gives 1/H to each inner node, H being the hierarchy's height. In a forest the roots are below a
+    virtual root, which adds 1 to H. Source: Urbani et al. 2024, arXiv 2411.16438.
+
+    Attributes:
+        own: float64 (N), what a node takes as the target.
+        passing: float64 (N), what it takes of the mass for a target below it.
+        name: of the scheme.
+    """
+
+    own: NDArray[np.float64]
+    passing: NDArray[np.float64]
+    name: str
+    max_entries: None = None
+
+    @classmethod
+    def of(cls, hierarchy: Hierarchy, scheme: Scheme, q: float = 2.0) -> SuperclassWeights:
+        """The weights of a hierarchy; `q` > 0 is of "power".
+
+        Raises:
+            ValueError: an unknown scheme, or a q that is not positive.
+        """
+        forest = len(hierarchy.roots) > 1
+        below_root = hierarchy.depths + forest > 0
+        if scheme == "lazy":
+            step = 1 / max(1, hierarchy.depth + forest)
+            above = np.maximum(hierarchy.depths + forest - 1, 0)
+            return cls(1 - step * above, np.where(below_root, step, 0.0), scheme)
+        if scheme == "balanced":
+            share = 1 / (hierarchy.heights + 1)
+        elif scheme == "power":
+            share = _power_shares(q, hierarchy.heights)
+        else:
+            raise ValueError(f"scheme must be 'balanced', 'power' or 'lazy', got {scheme!r}")
+        share = np.where(below_root, share, 0.0)
+        own = remaining_mass(hierarchy, share)
+        return cls(own, share * own, scheme)
+
+    def __repr__(self) -> str:
+        return f"SuperclassWeights({self.name!r})"
+
+    def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
+        return np.where(entries.index == 0, self.own[entries.node], self.passing[entries.node])
+
+
+def _power_shares(q: float, height: NDArray[np.int64]) -> NDArray[np.float64]:
+    """|1−q| / |1−q^(h+1)| = 1 / (1 + q + … + q^h)."""
+    if not 0 < q < float("inf"):
+        raise ValueError(f"q must be a positive number, got {q!r}")
+    log_q = abs(math.log(q))
+    if log_q == 0:
+        return 1 / (height + 1)
+    # With r = min(q, 1/q), so that nothing overflows: (1 − r) / (1 − r^(h+1)), times r^h if q > 1.
+    share: NDArray[np.float64] = np.expm1(-log_q) / np.expm1(-log_q * (height + 1))
+    return share * np.exp(-log_q * height) if q > 1 else share
+
+
+def remaining_mass(hierarchy: Hierarchy, share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What reaches each node of a mass of 1 at its root, of which each node takes its share (N)."""
+    reaching = np.ones(hierarchy.num_nodes)
+    layout, parents = hierarchy.layout(), hierarchy.parents
+    for first, last in zip(layout.level_ptr[1:-1], layout.level_ptr[2:], strict=True):
+        node = layout.order[first:last]
+        above = parents[node]
+        reaching[node] = reaching[above] * (1 - share[above])
+    return reaching

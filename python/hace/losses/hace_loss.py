@@ -1,20 +1,18 @@
-"""The losses as modules, drop-ins for `torch.nn.CrossEntropyLoss`."""
+"""Hierarchy-Aware Cross-Entropy."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from torch import Tensor
 
-from torch import Tensor, nn
-
-from .functional import check_weight, loss_with_options
-from .hierarchy import Hierarchy, Space
-from .options import Distance, LossOptions, Reduction, Smoothing
-from .weights import HACEWeights
+from ..hierarchy import Columns, Hierarchy, Space
+from ..options import Distance, LossOptions, Reduction, Smoothing
+from ..weights import HACEWeights
+from .path_loss import PathLoss
 
 __all__ = ["HACELoss"]
 
 
-class HACELoss(nn.Module):
+class HACELoss(PathLoss):
     """Hierarchy-Aware Cross-Entropy: log-loss at the target and at each of its ancestors.
 
     `L = −Σ_i w_i log P_{a_i}`, where `P_v` is the softmax mass of the classes at or below node v
@@ -28,32 +26,41 @@ class HACELoss(nn.Module):
     superclasses are the topmost nodes and take that share. A flat tree under a root gives d times
     the cross-entropy, the same classes without a root the cross-entropy itself.
 
-    Index targets run in the fused kernels. Label smoothing and probability targets run in the
-    PyTorch reference, with O(B·N) memory.
+    Soft targets go up the tree as mass: each node keeps the share d of what reaches it, q_v, and
+    hands the rest to its parent; then `L = −Σ_v q_v log P_v` over all nodes. They are label
+    smoothing, distance-based soft labels, probabilities, and the few weighted targets of mixup.
+    On a DAG, a node hands the rest to its parents in equal parts, and every class counts once in
+    P_v; soft labels are not defined there.
 
     Args:
         hierarchy: of the classes; its class i is logit i.
         dilution: d in (0, 1], the share of its mass that a node keeps; the rest goes to its parent.
         logits: what the class dimension of the input holds: the hierarchy's C "classes", or one
-            logit for each of its N "nodes", each of which then counts as a class of its own.
+            logit for each of its N "nodes", each of which then counts as a class of its own, or
+            the classes in "depth_first" order, that of `hierarchy.depth_first_classes`.
         targets: what targets are, T in number: "classes", or "nodes", so that coarse labels
             (which stand for their whole subtree) mix with fine ones.
         weight: (T,), multiplies each target's mass before it goes up the tree.
-        ignore_index: rows with this target count for nothing (index targets only).
+        ignore_index: rows with this target count for nothing; in a pair (index, weight) such an
+            entry adds nothing, and with probabilities it has no meaning.
         reduction: "none", "sum", or "mean", which divides by `Σ weight[y]` for indices and by the
-            number of rows for probabilities.
+            number of rows for probabilities and pairs.
         label_smoothing: the share of each target's mass that is spread over the C classes.
         smoothing: "uniform" spreads it over all C (PyTorch), "others" over those that are not the
             target (the paper's code).
-        soft_labels: β of distance-based soft labels; not in this release.
-        soft_label_distance: "height" or "depth", for `soft_labels`.
+        soft_labels: β, for which target y stands for the distribution `q_c ∝ exp(−β · dist(c, y))`
+            over the classes (Bertinetto et al., *Making Better Mistakes*, CVPR 2020, section 3.2).
+        soft_label_distance: "height", the height of the lowest common ancestor over the tree's
+            (Bertinetto et al.), or "depth", 1 − its depth over the greatest, and 0 from a class to
+            itself (the paper's code). A forest is measured under a virtual root.
         eps: added to each P_v inside the logarithm; 1e-6 reproduces the paper's code.
         backend: "auto", or one of `hace.backends()`.
 
     Shape:
         - Input: (C), (N, C) or (N, C, d1, …), floating.
         - Target: (), (N) or (N, d1, …) int64 indices; or floating probabilities with the T targets
-          in the class dimension.
+          in the class dimension; or the pair (index, weight), both with K weighted targets a row in
+          the class dimension.
         - Output: a scalar, or with reduction "none" the shape of index targets; float64 for
           float64 input, float32 otherwise.
 
@@ -66,14 +73,14 @@ class HACELoss(nn.Module):
         MemoryError: at construction: the tree's path table would not fit in memory.
     """
 
-    weight: Tensor | None
+    path_weights: HACEWeights
 
     def __init__(
         self,
         hierarchy: Hierarchy,
         dilution: float = 0.7,
         *,
-        logits: Space = "classes",
+        logits: Columns = "classes",
         targets: Space = "classes",
         weight: Tensor | None = None,
         ignore_index: int = -100,
@@ -85,12 +92,7 @@ class HACELoss(nn.Module):
         eps: float = 0.0,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        if not isinstance(hierarchy, Hierarchy):
-            raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
-        self.hierarchy = hierarchy
-        self.path_weights = HACEWeights(dilution)
-        self.options = LossOptions(
+        options = LossOptions(
             logits,
             targets,
             ignore_index,
@@ -102,28 +104,12 @@ class HACELoss(nn.Module):
             eps,
             backend,
         )
-        self.register_buffer("weight", weight)
-        check_weight(weight, hierarchy, targets)
-        # Built here, where its errors belong and torch.compile does not trace it.
-        hierarchy.path_table(self.path_weights, logits=logits, targets=targets, keep_full=eps > 0)
-        hierarchy.target_table(self.path_weights, self.options)
+        super().__init__(hierarchy, HACEWeights(dilution), options, weight)
 
     @property
     def dilution(self) -> float:
         """d."""
         return self.path_weights.dilution
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of `input` against `target`; see the class."""
-        return loss_with_options(
-            input, target, self.hierarchy, self.path_weights, self.weight, self.options
-        )
-
-    def extra_repr(self) -> str:
-        """The hierarchy's size, the dilution, and what differs from the defaults."""
-        differing = [
-            f", {field.name}={getattr(self.options, field.name)!r}"
-            for field in fields(self.options)
-            if getattr(self.options, field.name) != field.default
-        ]
-        return f"{self.hierarchy!r}, dilution={self.dilution}{''.join(differing)}"
+    def _own_repr(self) -> str:
+        return f"dilution={self.dilution}"

@@ -1,0 +1,76 @@
+"""Hierarchical cross-entropy of conditional probabilities."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from ..hierarchy import Columns, Hierarchy, Space
+from ..options import LossOptions, Reduction
+from ..weights import HXEWeights
+from .path_loss import PathLoss
+
+__all__ = ["HXELoss"]
+
+
+class HXELoss(PathLoss):
+    """HXE: cross-entropy at every step down the tree, `L = −Σ_v λ_v log(P_v / P_parent(v))`.
+
+    v runs over the target's path, `λ_v = exp(−α · depth)`, and the step to a root is from 1. λ
+    falls with the depth from the root, so that early wrong turns cost most; with α = 0 it is
+    cross-entropy. Source: Bertinetto et al., *Making Better Mistakes*, CVPR 2020, section 3.1.
+
+    Args:
+        hierarchy: of the classes; a tree or forest.
+        alpha: α.
+        depth: "node", the depth of v, 0 at a root; or "parent", one less, which multiplies the loss
+            by exp(α).
+        normalize: divide the λ by their sum over all nodes, as the authors' code does.
+        logits, targets, weight, ignore_index, reduction, eps, backend: as in `hace.HACELoss`.
+            Targets are indices.
+
+    Raises:
+        ValueError: at construction: an option outside its range; at call: shapes that do not fit,
+            or a target that is no index.
+        TypeError, IndexError, hace.BackendError, MemoryError: as `hace.HACELoss`.
+    """
+
+    path_weights: HXEWeights
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        alpha: float = 0.1,
+        *,
+        depth: Literal["node", "parent"] = "node",
+        normalize: bool = False,
+        logits: Columns = "classes",
+        targets: Space = "classes",
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        eps: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        if not abs(alpha) < float("inf"):
+            raise ValueError(f"alpha must be a finite number, got {alpha!r}")
+        if depth not in ("node", "parent"):
+            raise ValueError(f"depth must be 'node' or 'parent', got {depth!r}")
+        scale = 1.0
+        if normalize:  # the two conventions differ by a factor, which goes
+            scale = 1 / float(np.exp(-alpha * hierarchy.depths).sum())
+        elif depth == "parent":
+            scale = float(np.exp(alpha))
+        self.depth, self.normalize = depth, normalize
+        options = LossOptions(logits, targets, ignore_index, reduction, eps=eps, backend=backend)
+        super().__init__(hierarchy, HXEWeights(float(alpha), scale), options, weight)
+
+    @property
+    def alpha(self) -> float:
+        """α."""
+        return self.path_weights.alpha
+
+    def _own_repr(self) -> str:
+        return f"alpha={self.alpha}, depth={self.depth!r}, normalize={self.normalize}"

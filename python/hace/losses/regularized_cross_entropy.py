@@ -1,0 +1,53 @@
+"""Cross-entropy with a penalty on confidence."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..hierarchy import Columns, Hierarchy, Space
+from ..options import LossOptions, Reduction
+from ..weights import HACEWeights
+from .path_loss import PathLoss
+
+__all__ = ["RegularizedCrossEntropyLoss"]
+
+
+class RegularizedCrossEntropyLoss(PathLoss):
+    """r-CE: cross-entropy less the entropy, `L = −log P_y + λ Σ_c p_c log p_c`.
+
+    c runs over the columns of the logits; both terms come from one pass over them. Source: the
+    poster "Loss in Layers". As with cross-entropy, a target may be any node.
+
+    Args:
+        hierarchy: of the classes; a tree or forest.
+        strength: λ; above 0 it rewards entropy.
+        logits, targets, weight, ignore_index, reduction, backend: as in `hace.HACELoss`; a weight
+            multiplies both terms. Targets are indices.
+
+    Raises:
+        ValueError: at construction: an option outside its range; at call: shapes that do not fit,
+            or a target that is no index.
+        TypeError, IndexError, hace.BackendError, MemoryError: as `hace.HACELoss`.
+    """
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        strength: float = 0.1,
+        *,
+        logits: Columns = "classes",
+        targets: Space = "classes",
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        backend: str = "auto",
+    ) -> None:
+        options = LossOptions(
+            logits, targets, ignore_index, reduction, backend=backend, entropy=strength
+        )
+        super().__init__(hierarchy, HACEWeights(1.0), options, weight)
+
+    @property
+    def strength(self) -> float:
+        """λ."""
+        return self.options.entropy

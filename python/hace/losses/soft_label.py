@@ -1,0 +1,56 @@
+"""Cross-entropy with distance-based soft labels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..hierarchy import Columns, Hierarchy, Space
+from ..options import Distance, LossOptions, Reduction, Smoothing
+from ..weights import HACEWeights
+from .path_loss import PathLoss
+
+__all__ = ["SoftLabelLoss"]
+
+
+class SoftLabelLoss(PathLoss):
+    """Cross-entropy with soft labels, `−Σ_c q_c log p_c` with `q_c ∝ exp(−β · dist(c, y))`.
+
+    dist is the height of the lowest common ancestor over the tree's. Source: Bertinetto et al.,
+    *Making Better Mistakes*, CVPR 2020, section 3.2. It is `hace.HACELoss` with dilution 1 and
+    `soft_labels=β`, whose other arguments, shapes and errors it has.
+
+    Args:
+        hierarchy: of the classes; a tree or forest.
+        beta: β; from 4 (soft) to 30 (almost hard) in the paper.
+        distance: "height", or "depth", as `soft_label_distance` there.
+    """
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        beta: float = 10.0,
+        *,
+        distance: Distance = "height",
+        logits: Columns = "classes",
+        targets: Space = "classes",
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        smoothing: Smoothing = "uniform",
+        eps: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        options = LossOptions(
+            logits,
+            targets,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            smoothing,
+            beta,
+            distance,
+            eps,
+            backend,
+        )
+        super().__init__(hierarchy, HACEWeights(1.0), options, weight)

@@ -1,0 +1,6 @@
+"""Layers for models over a hierarchy."""
+
+from .classifier import HierarchicalClassifier, Prediction
+from .tree_linear import TreeLinear
+
+__all__ = ["HierarchicalClassifier", "Prediction", "TreeLinear"]

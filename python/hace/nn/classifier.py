@@ -1,0 +1,126 @@
+"""A last layer and a loss in one, whose rows lie as the kernels want them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import Target
+from ..hierarchy import Hierarchy
+from ..losses import CrossEntropyLoss, HACELoss
+from ..losses.path_loss import PathLoss
+
+__all__ = ["HierarchicalClassifier", "Prediction"]
+
+
+class Prediction(NamedTuple):
+    """What a forward pass of `HierarchicalClassifier` gives.
+
+    Attributes:
+        output: (N), each row's log-probability of its target; for a coarse target that of its whole
+            subtree. Only for index targets, else None.
+        loss: a scalar, or as the loss's reduction says.
+    """
+
+    output: Tensor | None
+    loss: Tensor
+
+
+class HierarchicalClassifier(nn.Module):
+    """A linear layer and a hierarchical loss, in the manner of `nn.AdaptiveLogSoftmaxWithLoss`.
+
+    Inside, the layer's rows are in depth-first order of the tree, where every subtree is a run of
+    neighbouring columns and the loss kernel needs no gather. Outside, labels are the hierarchy's.
+
+    Args:
+        in_features: F.
+        hierarchy: of the C classes; a tree or forest.
+        loss: a loss of this package over the same hierarchy with a logit for each class; left out,
+            `hace.HACELoss(hierarchy)`.
+        bias: whether the layer has one.
+        device, dtype: of the layer.
+
+    Shape:
+        - Input: (N, F) or (F). Target: as the loss takes it.
+
+    Attributes:
+        linear: the layer; its row i is class `hierarchy.depth_first_classes[i]`.
+
+    Raises:
+        TypeError: `loss` is no loss of the path family (h-CE is not: it needs node logits).
+        ValueError: `loss` is over another hierarchy, or takes a logit for each node.
+    """
+
+    label: Tensor
+    column: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        hierarchy: Hierarchy,
+        loss: PathLoss | None = None,
+        *,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        loss = HACELoss(hierarchy) if loss is None else loss
+        if not isinstance(loss, PathLoss):
+            raise TypeError(f"loss must be a loss like hace.HACELoss, got {type(loss).__name__}")
+        if loss.hierarchy != hierarchy:
+            raise ValueError(
+                f"loss is over {loss.hierarchy!r}, another hierarchy than the one given, "
+                f"{hierarchy!r}"
+            )
+        self.hierarchy = hierarchy
+        self.loss = loss.for_depth_first_logits()
+        self.linear = nn.Linear(
+            in_features, hierarchy.num_classes, bias=bias, device=device, dtype=dtype
+        )
+        self.target_log_loss = CrossEntropyLoss(
+            hierarchy,
+            logits="depth_first",
+            targets=loss.options.targets,
+            ignore_index=loss.options.ignore_index,
+            reduction="none",
+            backend=loss.options.backend,
+        )
+        labels = torch.from_numpy(hierarchy.depth_first_classes.copy())
+        self.register_buffer("label", labels.to(device), persistent=False)
+        self.register_buffer("column", labels.argsort().to(device), persistent=False)
+
+    def forward(self, input: Tensor, target: Target) -> Prediction:
+        """The loss, and for index targets their log-probabilities."""
+        logits = self.linear(input)
+        loss = self.loss(logits, target)
+        is_index = isinstance(target, Tensor) and not target.is_floating_point()
+        return Prediction(-self.target_log_loss(logits, target) if is_index else None, loss)
+
+    def log_prob(self, input: Tensor) -> Tensor:
+        """Every class's log-probability, (N, C) in label order."""
+        logits = self.linear(input)
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        return logits.log_softmax(-1, dtype=dtype).index_select(-1, self.column)
+
+    def predict(self, input: Tensor) -> Tensor:
+        """The label of the most probable class, (N) int64."""
+        return self.label[self.linear(input).argmax(-1)]
+
+    def to_linear(self) -> nn.Linear:
+        """An ordinary `nn.Linear` with the logits in label order."""
+        linear = nn.utils.skip_init(
+            nn.Linear,
+            self.linear.in_features,
+            self.linear.out_features,
+            bias=self.linear.bias is not None,
+            device=self.linear.weight.device,
+            dtype=self.linear.weight.dtype,
+        )
+        with torch.no_grad():
+            linear.weight.copy_(self.linear.weight[self.column])
+            if self.linear.bias is not None:
+                linear.bias.copy_(self.linear.bias[self.column])
+        return linear

@@ -1,0 +1,126 @@
+"""The Tree Loss: a linear layer whose classes share the vectors of their ancestors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+import hace_kernels
+
+from ..hierarchy import Hierarchy
+from ..weights import remaining_mass
+
+__all__ = ["TreeLinear"]
+
+
+class TreeLinear(nn.Module):
+    """`nn.Linear` whose weight of class c is the sum of one vector for each node on its path.
+
+    `logits_c = Σ_{v ∈ path(c)} (v_v · x + b_v)`: the N products are summed down the tree, and the
+    (C, F) matrix of class weights is never built. Classes that share ancestors share what these
+    learn, so rare classes learn from common ones. Followed by cross-entropy it is the Tree Loss of
+    Wang & Izbicki 2022, *The Tree Loss: Improving Generalization with Many Classes*; it goes with
+    every loss here. Where there is no tree, `Hierarchy.from_embeddings` makes one.
+
+    On a DAG, path(c) is the class's node and all nodes above it, each once.
+
+    Args:
+        in_features: F.
+        hierarchy: of the C classes.
+        bias: whether nodes have a bias b_v.
+        device, dtype: of the parameters.
+        backend: "auto", or one of `hace.backends()`.
+
+    Shape:
+        - Input: (…, F). Output: (…, C), in label order.
+
+    Attributes:
+        weight: (N, F), one vector a node, by node id.
+        bias: (N), or None.
+
+    Raises:
+        TypeError: `hierarchy` is none.
+        hace.BackendError: at call: the backend asked for cannot run.
+    """
+
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        hierarchy: Hierarchy,
+        bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if not isinstance(hierarchy, Hierarchy):
+            raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
+        self.in_features = in_features
+        self.out_features = hierarchy.num_classes
+        self.hierarchy = hierarchy
+        self.backend = backend
+        num_nodes = hierarchy.num_nodes
+        self.weight = nn.Parameter(torch.empty(num_nodes, in_features, device=device, dtype=dtype))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(num_nodes, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        hierarchy.node_table()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters so that a leaf's sums have the variance of `nn.Linear`'s weights.
+
+        `nn.Linear` draws from ±1/√F. Of that variance each node takes a share on the way down: the
+        h-th part where the deepest leaf is h nodes below, a leaf what is left.
+        """
+        bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
+        share = 1 / (self.hierarchy.heights + 1)
+        if self.hierarchy.is_tree:
+            share = share * remaining_mass(self.hierarchy, share)
+        scale = torch.from_numpy(share).sqrt().to(self.weight)
+        nn.init.uniform_(self.weight, -bound, bound)
+        with torch.no_grad():
+            self.weight.mul_(scale[:, None])
+            if self.bias is not None:
+                nn.init.uniform_(self.bias, -bound, bound)
+                self.bias.mul_(scale)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The logits; see the class."""
+        of_nodes = F.linear(input, self.weight, self.bias)
+        logits = self._sum_down(of_nodes.reshape(-1, of_nodes.shape[-1]))
+        return logits.reshape(*of_nodes.shape[:-1], self.out_features)
+
+    def to_linear(self) -> nn.Linear:
+        """An ordinary `nn.Linear` with the same outputs, for inference."""
+        linear = nn.utils.skip_init(
+            nn.Linear,
+            self.in_features,
+            self.out_features,
+            bias=self.bias is not None,
+            device=self.weight.device,
+            dtype=self.weight.dtype,
+        )
+        with torch.no_grad():
+            linear.weight.copy_(self._sum_down(self.weight.T).T)
+            if self.bias is not None:
+                linear.bias.copy_(self._sum_down(self.bias[None])[0])
+        return linear
+
+    def _sum_down(self, of_nodes: Tensor) -> Tensor:
+        table = self.hierarchy.node_table(device=of_nodes.device)
+        return hace_kernels.tree_sum_down(of_nodes, table, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        """The sizes."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, {self.hierarchy!r}"
+        )

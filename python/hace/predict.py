@@ -1,0 +1,51 @@
+"""From logits to predicted classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .class_dim import class_dim
+from .functional import check_input
+from .hierarchy import Columns, Hierarchy, Space
+
+__all__ = ["predict"]
+
+
+def predict(
+    input: Tensor,
+    hierarchy: Hierarchy,
+    *,
+    logits: Columns = "classes",
+    targets: Space = "classes",
+) -> Tensor:
+    """The most probable class of each row.
+
+    With a logit for each node, only those of the classes (the leaves, unless the hierarchy says
+    otherwise) are compared, as in the evaluation of arXiv 2605.06274.
+
+    Args:
+        input: logits (C), (N, C) or (N, C, d1, …).
+        hierarchy: of the classes.
+        logits: what the class dimension of the input holds: "classes", one logit for each of the
+            hierarchy's "nodes", or the classes in "depth_first" order.
+        targets: what is returned: labels of "classes", or ids of "nodes".
+
+    Returns:
+        int64, the input's shape without its class dimension.
+
+    Raises:
+        ValueError: the input's shape does not fit.
+        TypeError: input that is not floating point.
+    """
+    check_input(input, hierarchy, logits)
+    dim = class_dim(input)
+    if logits == "nodes":
+        classes = hierarchy.target_nodes("classes", device=input.device)
+        input = input.index_select(dim, classes)
+    label = input.argmax(dim)
+    if logits == "depth_first":
+        label = torch.from_numpy(hierarchy.depth_first_classes.copy()).to(label.device)[label]
+    if targets == "nodes":
+        label = hierarchy.target_nodes("classes", device=label.device)[label]
+    return label
