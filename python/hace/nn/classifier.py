@@ -11,6 +11,7 @@ from ..functional import Target
 from ..hierarchy import Hierarchy
 from ..losses import CrossEntropyLoss, HACELoss
 from ..losses.path_loss import PathLoss
+from .linear import linear_of
 
 __all__ = ["HierarchicalClassifier", "Prediction"]
 
@@ -101,26 +102,17 @@ class HierarchicalClassifier(nn.Module):
 
     def log_prob(self, input: Tensor) -> Tensor:
         """Every class's log-probability, (N, C) in label order."""
-        logits = self.linear(input)
+        logits: Tensor = self.linear(input)
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         return logits.log_softmax(-1, dtype=dtype).index_select(-1, self.column)
 
     def predict(self, input: Tensor) -> Tensor:
         """The label of the most probable class, (N) int64."""
-        return self.label[self.linear(input).argmax(-1)]
+        logits: Tensor = self.linear(input)
+        return self.label[logits.argmax(-1)]
 
     def to_linear(self) -> nn.Linear:
         """An ordinary `nn.Linear` with the logits in label order."""
-        linear = nn.utils.skip_init(
-            nn.Linear,
-            self.linear.in_features,
-            self.linear.out_features,
-            bias=self.linear.bias is not None,
-            device=self.linear.weight.device,
-            dtype=self.linear.weight.dtype,
-        )
-        with torch.no_grad():
-            linear.weight.copy_(self.linear.weight[self.column])
-            if self.linear.bias is not None:
-                linear.bias.copy_(self.linear.bias[self.column])
-        return linear
+        bias: Tensor | None = self.linear.bias
+        weight = self.linear.weight[self.column]
+        return linear_of(weight, None if bias is None else bias[self.column])

@@ -12,6 +12,7 @@ import hace_kernels
 
 from ..hierarchy import Hierarchy
 from ..weights import remaining_mass
+from .linear import linear_of
 
 __all__ = ["TreeLinear"]
 
@@ -100,19 +101,10 @@ class TreeLinear(nn.Module):
 
     def to_linear(self) -> nn.Linear:
         """An ordinary `nn.Linear` with the same outputs, for inference."""
-        linear = nn.utils.skip_init(
-            nn.Linear,
-            self.in_features,
-            self.out_features,
-            bias=self.bias is not None,
-            device=self.weight.device,
-            dtype=self.weight.dtype,
-        )
         with torch.no_grad():
-            linear.weight.copy_(self._sum_down(self.weight.T).T)
-            if self.bias is not None:
-                linear.bias.copy_(self._sum_down(self.bias[None])[0])
-        return linear
+            weight = self._sum_down(self.weight.T).T.contiguous()
+            bias = None if self.bias is None else self._sum_down(self.bias[None])[0]
+        return linear_of(weight, bias)
 
     def _sum_down(self, of_nodes: Tensor) -> Tensor:
         table = self.hierarchy.node_table(device=of_nodes.device)
