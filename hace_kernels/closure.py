@@ -205,7 +205,7 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, table: ClosureTable, spread_dead: bool) -> Tensor:
         log_p = z.new_empty(len(z), table.num_nodes)
-        num_columns = table.ptr.diff()[:, None].to(z.dtype)
+        num_columns = table.ptr.diff().clamp(min=1)[:, None].to(z.dtype)
         tops, totals = [], []
         for rows in _row_blocks(len(z)):
             node = _sums_of_exp(z[rows], table.below)
@@ -275,8 +275,8 @@ def _finite(top: Tensor) -> Tensor:
 class _Shares(NamedTuple):
     """`s_vj = exp(z_j − top_v) / total_v` for the columns j at or below v.
 
-    Where top_v is −inf the exponential counts as 1 and the total is the number of columns, so that
-    the shares are even.
+    Where top_v is −inf the exponential counts as 1 and the total is the number of columns (at least
+    1), so that the shares are even.
 
     Attributes:
         table: the DAG.

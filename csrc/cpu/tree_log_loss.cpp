@@ -5,7 +5,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <optional>
 #include <tuple>
@@ -52,14 +54,19 @@ void bind_targets(const Call& call, TreeLogLossProblem& problem) {
   problem.spread = call.spread ? float64_vector("spread", *call.spread, num_targets) : nullptr;
   problem.row_spread = call.row_spread;
   if (call.weight) float64_vector("weight", *call.weight, num_targets);
+  std::vector<bool> taken(num_places);
   int64_t num_columns = 0;
+  bool distinct = true;
   for (int64_t target = 0; target < num_targets; ++target) {
     const int32_t place = problem.target_place[target];
     STD_TORCH_CHECK(place < problem.tree.root(), "tree_log_loss: target ", target, " is at place ",
                     place, ", which no node has");
-    num_columns += place >= 0 && place < problem.tree.num_classes;
+    if (place < 0) continue;
+    num_columns += place < problem.tree.num_classes;
+    distinct = distinct && !taken[place];
+    taken[place] = true;
   }
-  problem.mass_covers_columns = num_columns == problem.tree.num_classes;
+  problem.mass_covers_columns = distinct && num_columns == problem.tree.num_classes;
 
   STD_TORCH_CHECK(call.soft_labels.empty() || call.soft_labels.size() == 3,
                   "tree_log_loss: soft_labels are [] or the tensors log_similarity, is_class and "
@@ -136,23 +143,27 @@ Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
   Rows rows;
   rows.factor.resize(num_rows);
   for (int64_t row = 0; row < num_rows; ++row) {
-    bool counts = !single;
+    bool counts = !single, not_a_number = false;
     for (int64_t k = 0; k < problem.num_indices; ++k) {
-      const int64_t target = problem.index[row * problem.num_indices + k];
+      const int64_t at = row * problem.num_indices + k;
+      const int64_t target = problem.index[at];
       if (target == problem.ignore_index) continue;
       STD_TORCH_CHECK(target >= 0 && target < problem.num_targets, "target ", target, " of row ",
                       row, " is out of range: it must be in [0, ", problem.num_targets, ")");
       STD_TORCH_CHECK(problem.target_place[target] >= 0, "target ", target, " of row ", row,
                       " has no class at or below it, so its probability is 0 whatever the logits");
       counts = true;
+      // No number, no loss: the kernels keep NaN for columns that no target has.
+      if (std::isnan(problem.share[target]) || (!single && std::isnan(problem.index_weight[at])))
+        not_a_number = true;
       if (single) rows.total += weight ? weight[target] : 1.0;
     }
-    rows.factor[row] = counts;
+    rows.factor[row] = not_a_number ? std::numeric_limits<double>::quiet_NaN() : counts;
   }
   if (!single) rows.total = static_cast<double>(num_rows);
   if (call.reduction == kMean)
     for (double& factor : rows.factor)
-      if (factor != 0) factor = 1 / rows.total;
+      if (factor != 0) factor /= rows.total;
   return rows;
 }
 

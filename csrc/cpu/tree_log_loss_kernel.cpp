@@ -45,6 +45,7 @@ constexpr double kCut = 0x1p-60;
 enum class Kind {
   kOnPaths,      // indices: inner places have mass, columns none but the targets' own
   kOnAllPlaces,  // indices that put alpha on every class too
+  kByColumn,     // the same, but the targets' own columns have lines of mass, the others NaN there
   kRising,       // probabilities
 };
 
@@ -52,6 +53,7 @@ enum class Kind {
 template <Kind kKind, bool kLoss, typename Real>
 struct LossMass {
   using Line = Vector<Real>;
+  static constexpr bool kOfIndices = kKind == Kind::kOnAllPlaces || kKind == Kind::kByColumn;
 
   const Tree& tree;
   const Real* kept;
@@ -66,7 +68,7 @@ struct LossMass {
   Line run_total = {}, run_loss = {}, run_handed_up = {}, alpha_here = {};
 
   void begin(int64_t v) {
-    if constexpr (kKind == Kind::kOnAllPlaces) alpha_here = alpha[v * alpha_step];
+    if constexpr (kOfIndices) alpha_here = alpha[v * alpha_step];
     if constexpr (kKind == Kind::kRising) {
       alpha_here = alpha[0];
       handed_up = {};
@@ -77,6 +79,10 @@ struct LossMass {
     if constexpr (kKind == Kind::kOnPaths) return;
     Line q;
     if constexpr (kKind == Kind::kOnAllPlaces) q = alpha_here * kept_unit[c];
+    if constexpr (kKind == Kind::kByColumn) {
+      const Line spread = kept_unit ? alpha_here * kept_unit[c] : Line{};
+      mass[c] = q = mass[c] == mass[c] ? mass[c] : spread;
+    }
     if constexpr (kKind == Kind::kRising) q = keeps(c);
     run_total += q;
     if constexpr (kLoss) run_loss += weighted(q, logit - row_top);
@@ -98,7 +104,8 @@ struct LossMass {
     if (v == tree.num_inner - 1) return;  // the virtual root, where log P = 0
     const int64_t place = tree.num_classes + v;
     Line q = mass[place];
-    if constexpr (kKind == Kind::kOnAllPlaces) mass[place] = q = q + alpha_here * kept_unit[place];
+    if constexpr (kOfIndices)
+      if (kept_unit) mass[place] = q = q + alpha_here * kept_unit[place];
     if constexpr (kKind == Kind::kRising) {
       mass[place] = q = q + handed_up.narrow();
       q = q * kept[place];
@@ -129,11 +136,11 @@ struct Block {
   using Line = Vector<Real>;
   static constexpr int kRows = Lanes<Real>::kCount;
 
-  // A share of a target's mass that stays on the target's own column.
+  // Mass that a target puts on its own column.
   struct OnColumn {
     int lane;
     int32_t column;
-    double mass;
+    double reached;
   };
 
   const TreeLogLossProblem& problem;
@@ -192,6 +199,8 @@ struct Block {
     });
     if (problem.mass)
       sweep_up<Kind::kRising>(row_top);
+    else if (by_column())
+      sweep_up<Kind::kByColumn>(row_top);
     else if (problem.spreads)
       sweep_up<Kind::kOnAllPlaces>(row_top);
     else
@@ -204,27 +213,42 @@ struct Block {
     if (problem.grad) write_gradient();
   }
 
+  // Whether a target's own column may not be accounted for apart: what it gets and what smoothing
+  // takes from it may cancel, and with eps a mass counts by its probability.
+  bool by_column() const { return problem.eps > 0 || problem.spread; }
+
   // ---- targets ----
 
   void load_mass(TreeLogLossFault* fault) {
     const int64_t first = problem.mass_covers_columns ? tree.num_classes : 0;
     for (int64_t place = first; place < tree.num_places(); ++place) mass[place] = Line{};
-    alpha[0] = broadcast(static_cast<Real>(problem.row_spread));
+    WideSum<Real> on_every_class;
+    Line run = {};
     const LaneRows<Real> targets(problem.mass, problem.mass_stride, rows, count);
     load_columns(targets, problem.num_targets, [&](int64_t target, Line t) {
-      if (problem.spread) alpha[0] += t * static_cast<Real>(problem.spread[target]);
+      if (problem.spread) run += t * static_cast<Real>(problem.spread[target]);
+      if (target % kRun == kRun - 1) {
+        on_every_class.add(run);
+        run = Line{};
+      }
       const int32_t place = problem.target_place[target];
-      if (place >= 0)
-        mass[place] = t * static_cast<Real>(problem.share[target]);
+      const Line put = t * static_cast<Real>(problem.share[target]);
+      if (place >= first)
+        mass[place] += put;
+      else if (place >= 0)
+        mass[place] = put;
       else
         for (int lane = 0; lane < count; ++lane)
           if (t[lane] != 0) *fault = {rows[lane], target};
     });
+    on_every_class.add(run);
+    alpha[0] = on_every_class.narrow() + static_cast<Real>(problem.row_spread);
   }
 
   void place_indices() {
-    const int64_t first = problem.eps > 0 ? 0 : tree.num_classes;
-    for (int64_t place = first; place < tree.num_places(); ++place) mass[place] = Line{};
+    const Line none = broadcast(static_cast<Real>(kNaN));
+    for (int64_t c = 0; by_column() && c < tree.num_classes; ++c) mass[c] = none;
+    for (int64_t place = tree.num_classes; place < tree.num_places(); ++place) mass[place] = Line{};
     const int64_t num_alphas = problem.log_similarity ? tree.num_inner : 1;
     for (int64_t v = 0; v < num_alphas; ++v) alpha[v] = Line{};
 
@@ -247,12 +271,25 @@ struct Block {
     if (problem.log_similarity)
       for (int64_t v = tree.num_inner - 2; v >= 0; --v)
         alpha[v] += alpha[tree.parent[tree.num_classes + v] - tree.num_classes];
+    if (by_column()) put_on_columns();
+  }
+
+  // Adds the targets' own mass to what their columns get as any class does.
+  void put_on_columns() {
+    for (const OnColumn& own : on_columns) {
+      const int64_t v = problem.log_similarity ? tree.parent[own.column] - tree.num_classes : 0;
+      const double before = alpha[v][own.lane] * problem.unit[own.column];
+      Real& here = reinterpret_cast<Real*>(&mass[own.column])[own.lane];
+      const double kept = problem.keep[own.column];
+      here = static_cast<Real>((here == here ? here : kept * before) + kept * own.reached);
+    }
+    on_columns.clear();
   }
 
   void put_on_path(int lane, int32_t place, double reached) {
-    const double cut = kCut * std::fabs(reached);
-    for (; place < tree.root() && std::fabs(reached) > cut; place = tree.parent[place]) {
-      keep_at(lane, place, problem.keep[place] * reached);
+    const double cut = std::isfinite(reached) ? kCut * std::fabs(reached) : 0;
+    for (; place < tree.root() && !(std::fabs(reached) <= cut); place = tree.parent[place]) {
+      put_at(lane, place, reached);
       reached *= 1 - problem.keep[place];
     }
   }
@@ -282,17 +319,17 @@ struct Block {
       else
         excess += delta * problem.unit[place];
       if (place == tree.root()) break;
-      keep_at(lane, place, problem.keep[place] * excess);
+      put_at(lane, place, excess);
       if (place >= tree.num_classes) excess += delta * problem.reaching[place];
       excess *= 1 - problem.keep[place];
     }
   }
 
-  void keep_at(int lane, int32_t place, double kept) {
-    if (place < tree.num_classes && !(problem.eps > 0))
-      on_columns.push_back({lane, place, kept});
+  void put_at(int lane, int32_t place, double reached) {
+    if (place < tree.num_classes)
+      on_columns.push_back({lane, place, reached});
     else
-      mass[place][lane] += static_cast<Real>(kept);
+      mass[place][lane] += static_cast<Real>(problem.keep[place] * reached);
   }
 
   // ---- sweeps ----
@@ -328,8 +365,9 @@ struct Block {
     }
     for (const OnColumn& own : on_columns) {
       const Real logit = load_first(logits.row[own.lane] + own.column, 1)[0];
-      totals[own.lane] += own.mass;
-      if (own.mass != 0) losses[own.lane] -= own.mass * (double(logit) - row_top[own.lane]);
+      const double kept = problem.keep[own.column] * own.reached;
+      totals[own.lane] += kept;
+      if (kept != 0) losses[own.lane] -= kept * (double(logit) - row_top[own.lane]);
     }
     for (int lane = 0; lane < count; ++lane) {
       const double all = sum[tree.num_inner - 1][lane];
@@ -342,18 +380,15 @@ struct Block {
   // q P / (P + eps).
   void lose_with_eps() {
     const Real eps = static_cast<Real>(problem.eps);
-    const bool by_column = !problem.mass && problem.spreads;
     WideSum<Real> losses, totals;
     const Line all = sum[tree.num_inner - 1];
     p[tree.num_inner - 1] = all > 0 ? broadcast(Real(1)) : broadcast(static_cast<Real>(kNaN));
     for (int64_t v = tree.num_inner - 1; v >= 0; --v) {
       const Line scale = sum[v] == 0 ? Line{} : p[v] / sum[v];
-      const Line alpha_here = alpha[problem.log_similarity ? v : 0];
       Line run_loss = {}, run_total = {};
       for (int32_t i = tree.child_ptr[v]; i < tree.child_ptr[v + 1]; ++i) {
         const int32_t c = tree.child[i];
-        Line q = mass[c];
-        if (by_column && c < tree.num_classes) q = q + alpha_here * kept_unit[c];
+        const Line q = mass[c];
         const Line probability = line[c] * scale;
         if (c >= tree.num_classes) p[c - tree.num_classes] = probability;
         run_loss += q == 0 ? Line{} : q * log_of<Real>(probability + eps);
@@ -373,7 +408,7 @@ struct Block {
 
   void write_gradient() {
     const Line pull = line[tree.root()];
-    if (problem.mass || problem.eps > 0)
+    if (problem.mass || by_column())
       pull_down<Real>(tree, line, sum, mass, pull,
                       [&](int32_t column, int64_t) { return mass[column]; });
     else if (problem.spreads)
@@ -383,7 +418,7 @@ struct Block {
     else
       pull_down<Real>(tree, line, sum, mass, pull, [](int32_t, int64_t) { return Line{}; });
     for (const OnColumn& own : on_columns)
-      line[own.column][own.lane] -= static_cast<Real>(own.mass);
+      line[own.column][own.lane] -= static_cast<Real>(problem.keep[own.column] * own.reached);
 
     Line factor = {};
     for (int lane = 0; lane < count; ++lane)

@@ -39,7 +39,7 @@ struct TreeLogLossProblem {
   // Targets: mass (rows, T) in the type worked in, or index (rows, K) with weights (null: 1).
   const void* mass;
   int64_t mass_stride;
-  bool mass_covers_columns;  // every column is the place of a target
+  bool mass_covers_columns;  // every column is the place of one target, and no place is of two
   const int64_t* index;
   const double* index_weight;
   int64_t num_indices;

@@ -37,20 +37,22 @@ def tree_log_loss(
     counts = torch.ones(len(z), dtype=torch.bool, device=z.device)
     total_weight: Tensor | int = len(z)
     if isinstance(target, tuple):
-        mass = _mass_of_indices(*target, tree, table, ignore_index, z.dtype)
+        mass = _mass_of_indices(*target, tree, table, ignore_index).to(z.dtype)
     elif target.is_floating_point():
         mass = _mass_of_probabilities(target.to(z.dtype), tree, table)
     else:
         counts = target != ignore_index
-        one = torch.ones_like(target, dtype=z.dtype)
-        mass = _mass_of_indices(target[:, None], one[:, None], tree, table, ignore_index, z.dtype)
+        one = torch.ones_like(target, dtype=torch.float64)
+        mass = _mass_of_indices(target[:, None], one[:, None], tree, table, ignore_index)
+        mass = mass.to(z.dtype)
         total_weight = counts.sum()
         if table.weight is not None:
             row = torch.where(counts, target, 0).clamp(0, table.num_targets - 1)
             total_weight = torch.where(counts, table.weight.to(z.dtype)[row], 0.0).sum()
 
     q, log_p = _kept(mass, table.keep, tree), _log_prob(z, tree, eps)
-    loss = -torch.where(q != 0, q * log_p, 0.0).sum(1)
+    # 0 log 0 is 0; elsewhere the target has a gradient at q = 0, too.
+    loss = -(q * torch.where((q == 0) & (log_p == -torch.inf), 0.0, log_p)).sum(1)
     # A row without a softmax (all −inf, a +inf, a NaN) is NaN even where it has no mass.
     loss = torch.where(counts, loss + 0.0 * z.logsumexp(1), 0.0)
     return reduce(loss, total_weight, reduction)
@@ -92,9 +94,11 @@ def _mass_of_indices(
     tree: TreeTable | ClosureTable,
     table: TargetTable,
     ignore_index: int,
-    dtype: torch.dtype,
 ) -> Tensor:
-    """Mass (B, P) before it rises, from K targets (B, K) a row with their weights."""
+    """Mass (B, P) before it rises, from K targets (B, K) a row with their weights.
+
+    In float64, so that what smoothing gives to a target and takes from it may cancel.
+    """
     counts = index != ignore_index
     in_range = (index >= 0) & (index < table.num_targets)
     check_targets(index, counts & ~in_range, table.num_targets)
@@ -103,13 +107,13 @@ def _mass_of_indices(
     check_targets_have_classes(index, counts & (place < 0))
     # Only an accelerator lets a target pass that is none; its row is NaN.
     valid = in_range & (place >= 0)
-    weight = torch.where(valid, weight.to(dtype), torch.nan)
+    weight = torch.where(valid, weight.double(), torch.nan)
     weight = torch.where(counts, weight, 0.0)
 
-    unit, share = table.unit.to(dtype), table.share.to(dtype)
+    unit, share = table.unit, table.share
     on_classes = unit.new_full((len(index),), table.row_spread)
     if table.spread is not None:
-        on_classes = on_classes + (weight * table.spread.to(dtype)[index]).sum(1)
+        on_classes = on_classes + (weight * table.spread[index]).sum(1)
     mass = on_classes[:, None] * unit
     if table.soft_labels is None:
         return mass.scatter_add(1, place.clamp(min=0), weight * share[index])
