@@ -1,21 +1,23 @@
 """`python -m hace.verify`: is what was installed here right?
 
 Every backend that can run is held to the float64 reference, in loss and gradient, over trees,
-dtypes and both kinds of logits, and its derivatives to finite differences. Prints a table of the
-largest errors and exits with 1 if one is beyond its bound.
+dtypes, both kinds of logits and three kinds of targets, and its derivatives to finite differences.
+Prints a table of the largest errors and exits with 1 if one is beyond its bound.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
 
 import hace
 
-from .hierarchy import Hierarchy, Space
+from .functional import Target
+from .hierarchy import Columns, Hierarchy
 
 # Bounds on the errors below: some units in the last place of what each dtype's loss and gradient
 # are rounded to (float32 for the loss of half-precision logits).
@@ -25,6 +27,8 @@ _BOUNDS = {
     torch.bfloat16: (2e-6, 2**-8),
     torch.float16: (2e-6, 2**-10),
 }
+_SPACES: tuple[Columns, ...] = ("classes", "nodes")
+_KINDS = ("index", "smoothed", "mixup")
 _ROWS = 24
 
 
@@ -36,19 +40,22 @@ def main() -> int:
     for backend in hace.backends().values():
         print(f"{backend.name:<10} {'available' if backend.available else 'absent'}: "
               f"{backend.reason}")  # fmt: skip
-    print(f"\n{'backend':<10} {'dtype':<9} {'logits':<8} {'tree':<28} {'loss':>8} {'gradient':>9}")
+    print(
+        f"\n{'backend':<10} {'dtype':<9} {'logits':<8} {'target':<9} {'tree':<24} {'loss':>8} "
+        f"{'gradient':>9}"
+    )
     for backend in hace.backends().values():
         if not backend.available:
             continue
         device = "cuda" if backend.name in ("triton", "cuda") else "cpu"
         for dtype, bounds in _BOUNDS.items():
-            for space in ("classes", "nodes"):
+            for space, kind in product(_SPACES, _KINDS):
                 for name, tree in _trees():
-                    errors = _errors(tree, space, dtype, backend.name, device)
+                    errors = _errors(tree, space, kind, dtype, backend.name, device)
                     ok = all(e <= bound for e, bound in zip(errors, bounds, strict=True))
                     failed += not ok
                     print(
-                        f"{backend.name:<10} {str(dtype)[6:]:<9} {space:<8} {name:<28} "
+                        f"{backend.name:<10} {str(dtype)[6:]:<9} {space:<8} {kind:<9} {name:<24} "
                         f"{errors[0]:8.1e} {errors[1]:9.1e} {'' if ok else ' FAILED'}"
                     )
         ok = _derivatives_agree(backend.name, device)
@@ -75,30 +82,47 @@ def _trees() -> Iterator[tuple[str, Hierarchy]]:
 
 
 def _errors(
-    tree: Hierarchy, space: Space, dtype: torch.dtype, backend: str, device: str
+    tree: Hierarchy, space: Columns, kind: str, dtype: torch.dtype, backend: str, device: str
 ) -> tuple[float, float]:
     """The largest relative error of a row's loss, and of its gradient beside the row's largest."""
     has_class = tree.layout("classes").stop > tree.layout("classes").start
     nodes = torch.from_numpy(has_class.nonzero()[0])
-    target = nodes[torch.randint(len(nodes), (_ROWS,))]
-    logits = 4 * torch.randn(_ROWS, tree.num_targets(space))
+    index = nodes[torch.randint(len(nodes), (_ROWS,))]
+    target: Target = index
+    if kind == "mixup":
+        weight = torch.rand(_ROWS, 1, dtype=torch.float64)
+        others = nodes[torch.randint(len(nodes), (_ROWS,))]
+        target = torch.stack([index, others], 1), torch.cat([weight, 1 - weight], 1)
+    logits = 4 * torch.randn(_ROWS, tree.num_columns(space))
     logits[::3] *= 100  # far below the smallest float
     logits = logits.to(dtype)
-    loss_fn = hace.HACELoss(
-        tree, 0.6, logits=space, targets="nodes", reduction="none", backend=backend
-    )
-    loss, grad = _loss_and_grad(loss_fn, logits.to(device), target.to(device))
-    loss_fn = hace.HACELoss(
-        tree, 0.6, logits=space, targets="nodes", reduction="none", backend="reference"
-    )
-    true_loss, true_grad = _loss_and_grad(loss_fn, logits.double(), target)
+
+    def loss_fn(backend: str) -> hace.HACELoss:
+        return hace.HACELoss(
+            tree,
+            0.6,
+            logits=space,
+            targets="nodes",
+            reduction="none",
+            label_smoothing=0.1 if kind == "smoothed" else 0.0,
+            backend=backend,
+        )
+
+    loss, grad = _loss_and_grad(loss_fn(backend), logits.to(device), _to(target, device))
+    true_loss, true_grad = _loss_and_grad(loss_fn("reference"), logits.double(), target)
     tiny = torch.finfo(dtype).tiny
     loss_error = (loss - true_loss).abs() / true_loss.abs().clamp(min=tiny)
     grad_error = (grad - true_grad).abs().amax(1) / true_grad.abs().amax(1).clamp(min=tiny)
     return float(loss_error.max()), float(grad_error.max())
 
 
-def _loss_and_grad(loss_fn: hace.HACELoss, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _to(target: Target, device: str) -> Target:
+    if isinstance(target, tuple):
+        return target[0].to(device), target[1].to(device)
+    return target.to(device)
+
+
+def _loss_and_grad(loss_fn: hace.HACELoss, logits: Tensor, target: Target) -> tuple[Tensor, Tensor]:
     logits.requires_grad_()
     loss = loss_fn(logits, target)
     (grad,) = torch.autograd.grad(loss.sum(), logits)
