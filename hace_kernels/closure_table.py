@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .path_table import _memory_bytes
+from .memory import memory_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -293,7 +293,7 @@ class _Lists:
 
 
 def _refuse_beyond_memory(num_entries: int, num_nodes: int, num_classes: int) -> None:
-    memory = _memory_bytes()
+    memory = memory_bytes()
     if num_entries * _PEAK_BYTES_PER_ENTRY > memory:
         raise MemoryError(
             f"the closure table of {num_nodes:,} nodes over {num_classes:,} columns would take at "

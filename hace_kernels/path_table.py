@@ -6,10 +6,8 @@ is `L = -Σ_i w_i · log P_i`, with `P_i` the softmax mass in the interval.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .layout import Layout, compact_paths, paths, sum_to_root
+from .memory import memory_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -220,7 +219,7 @@ def _refuse_beyond_memory(
     count: NDArray[np.int64],
     keep_full: bool,
 ) -> None:
-    memory = _memory_bytes()
+    memory = memory_bytes()
     if int(count.sum()) * _PEAK_BYTES_PER_ENTRY <= memory:
         return
     # Single-child chains and entries that hold every class will go: count without them.
@@ -239,18 +238,6 @@ def _refuse_beyond_memory(
             f"too deep for weights that fall so slowly: use a larger dilution, or weights with a "
             f"smaller max_entries (now {weights.max_entries})"
         )
-
-
-def _memory_bytes() -> int:
-    """Memory that this process may use at most: the machine's, or its container's."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 62  # the platform does not tell
-    try:
-        return min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        return memory
 
 
 def _join(parts: list[NDArray[Number]], dtype: type[Number]) -> Tensor:

@@ -88,8 +88,8 @@ struct Piece {
   double max;     // exponentials are relative to this
   double sum;     // of the exponentials
   double moment;  // of exponential times (logit - max), with entropy
-  // The gradient is (factor + slope * (logit - middle)) * exponential + offset; slope is 0 without
-  // entropy.
+  // The gradient is (factor + slope * (logit - max - middle)) * exponential + offset; slope is 0
+  // without entropy.
   double factor;
   double slope;
   double middle;
@@ -185,16 +185,17 @@ inline void exp_and_sum(const Source* x, int64_t n, Real shift, Real* e, Soon so
   if constexpr (kEntropy) piece.moment = horizontal_sum<Real>(sums[0].moments + sums[1].moments);
 }
 
-// g = (factor + slope (z - middle)) e + offset.
+// g = (factor + slope (z - max - middle)) e + offset.
 template <typename Real, typename Stored>
 inline void scale_by_logits(const Real* e, const Stored* z, const Piece& piece, Stored* g) {
   constexpr int kLanes = Lanes<Real>::kCount;
   const Real factor = static_cast<Real>(piece.factor), slope = static_cast<Real>(piece.slope);
   const Real middle = static_cast<Real>(piece.middle), offset = static_cast<Real>(piece.offset);
+  const Real max = static_cast<Real>(piece.max);
   for (int64_t i = 0; i < piece.size; i += kLanes) {
     const int64_t left = piece.size - i < kLanes ? piece.size - i : kLanes;
     const Vector<Real> value = load_first(e + i, left);
-    const Vector<Real> tilt = value * ((load_first(z + i, left) - middle) * slope);
+    const Vector<Real> tilt = value * ((load_first(z + i, left) - max - middle) * slope);
     store_first(g + i, value * factor + (value == 0 ? Vector<Real>{} : tilt) + offset, left);
   }
 }
@@ -513,10 +514,10 @@ struct RowKernel {
       if (piece.sum != 0 && ring.b != 0) factor -= ring.b * ratio({piece.max, 1}, ring.inside);
       piece.factor = total.sum > 0 ? row_factor * factor : kNaN;
       piece.offset = row_factor * ring.offset;
-      if (problem.entropy == 0) continue;
-      piece.slope = row_factor * problem.entropy;
-      if (piece.sum != 0) piece.slope *= ratio({piece.max, 1}, total);
-      piece.middle = total.max + std::log(total.sum) + entropy;
+      piece.slope = 0;
+      if (problem.entropy == 0 || piece.sum == 0) continue;
+      piece.slope = row_factor * problem.entropy * ratio({piece.max, 1}, total);
+      piece.middle = (total.max - piece.max) + std::log(total.sum) + entropy;
     }
   }
 
@@ -528,6 +529,7 @@ struct RowKernel {
       const Piece& piece = plan.pieces[p];
       if (piece.sum == 0) continue;
       const double gap = piece.max - total.max;
+      if (std::exp(gap) == 0) continue;  // and the gap itself may be infinite
       moment += std::exp(gap) * (piece.moment + gap * piece.sum);
     }
     return moment / total.sum - std::log(total.sum);
@@ -614,7 +616,7 @@ struct RowKernel {
     Stored* grad = grad_of(problem, plan.row);
     for (int64_t p = first; p < last; ++p) {
       const Piece& piece = plan.pieces[p];
-      if (problem.entropy != 0) {
+      if (piece.slope != 0) {
         scale_by_logits(values + piece.begin, logits_of(problem, plan.row) + piece.begin, piece,
                         grad + piece.begin);
         continue;
@@ -636,9 +638,10 @@ struct RowKernel {
       for (int64_t i = 0; i < piece.size; ++i) {
         if (i + kFetchAhead < piece.size) __builtin_prefetch(grad + columns[i + kFetchAhead], 1);
         Real tilt = 0;
-        if (problem.entropy != 0 && from[i] != 0)
+        if (piece.slope != 0 && from[i] != 0)
           tilt = static_cast<Real>(piece.slope) *
-                 (to_real(logits[columns[i]]) - static_cast<Real>(piece.middle));
+                 (to_real(logits[columns[i]]) - static_cast<Real>(piece.max) -
+                  static_cast<Real>(piece.middle));
         to_stored(from[i] * (factor + tilt) + offset, grad + columns[i]);
       }
     }

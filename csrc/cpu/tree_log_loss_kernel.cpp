@@ -327,9 +327,19 @@ struct Block {
 
   void put_at(int lane, int32_t place, double reached) {
     if (place < tree.num_classes)
-      on_columns.push_back({lane, place, reached});
+      put_on_column(lane, place, reached);
     else
       mass[place][lane] += static_cast<Real>(problem.keep[place] * reached);
+  }
+
+  // A row's targets are few; equal ones are added up before they are rounded.
+  void put_on_column(int lane, int32_t column, double reached) {
+    for (auto own = on_columns.rbegin(); own != on_columns.rend() && own->lane == lane; ++own)
+      if (own->column == column) {
+        own->reached += reached;
+        return;
+      }
+    on_columns.push_back({lane, column, reached});
   }
 
   // ---- sweeps ----

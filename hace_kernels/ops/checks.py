@@ -33,8 +33,10 @@ def check_rows(name: str, x: Tensor, width: int, columns: str) -> None:
         )
 
 
-def check_options(reduction: str, eps: float) -> None:
-    """Raises ValueError unless both have a meaning."""
+def check_options(reduction: str, eps: float, entropy: float = 0.0) -> None:
+    """Raises ValueError unless all have a meaning."""
+    if not abs(entropy) < float("inf"):
+        raise ValueError(f"entropy must be a finite number, got {entropy!r}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     if not 0 <= eps < float("inf"):

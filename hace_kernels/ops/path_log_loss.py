@@ -60,7 +60,7 @@ def path_log_loss(
         BackendError: the backend asked for cannot run here.
     """
     _check(logits, target, table, target_weight)
-    check_options(reduction, eps)
+    check_options(reduction, eps, entropy)
     chosen = resolve(backend, logits.device, logits.dtype)
     if chosen == "reference":
         return reference.path_log_loss(

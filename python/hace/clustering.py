@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from hace_kernels.path_table import _memory_bytes
+from hace_kernels.memory import memory_bytes
 
 from .tree_checks import checked_names
 
@@ -142,7 +142,7 @@ def agglomerative(vectors: Any, linkage: Linkage = "average") -> Int64:
     num_classes = len(unit)
     if num_classes == 1:
         return np.array([-1])
-    needed, memory = num_classes * (num_classes - 1) // 2 * _BYTES_PER_PAIR, _memory_bytes()
+    needed, memory = num_classes * (num_classes - 1) // 2 * _BYTES_PER_PAIR, memory_bytes()
     if needed > memory:
         raise MemoryError(
             f"the distances between {num_classes:,} classes would take {needed / 1e9:,.1f} GB, and "

@@ -12,7 +12,7 @@ from hace_kernels.path_table import PathWeights
 from hace_kernels.target_table import TargetTable
 
 from .class_dim import class_dim, to_rows
-from .hierarchy import Columns, Hierarchy, Space
+from .hierarchy import Columns, Hierarchy, Space, check_hierarchy
 from .options import Distance, LossOptions, Reduction, Smoothing
 from .targets import with_class_weights
 from .weights import HACEWeights
@@ -104,8 +104,6 @@ def loss_with_options(
     options: LossOptions,
 ) -> Tensor:
     """A loss of the family once its keywords are checked."""
-    if not isinstance(hierarchy, Hierarchy):
-        raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
     check_input(input, hierarchy, options.logits)
     check_weight(weight, hierarchy, options.targets)
     check_target(target, input, hierarchy, options)
@@ -155,8 +153,8 @@ def _tree_loss(
         )
     if not isinstance(path_weights, HACEWeights):
         raise ValueError(
-            f"{path_weights} weighs single paths: give target indices on a tree, one a row. "
-            "Probabilities, pairs and DAGs go with HACELoss, CrossEntropyLoss and SoftLabelLoss"
+            f"{path_weights} weighs single paths: give target indices, one a row. Probabilities "
+            "and pairs go with HACELoss, CrossEntropyLoss and SoftLabelLoss"
         )
     return hace_kernels.tree_log_loss(
         rows,
@@ -216,6 +214,7 @@ def shape_of_targets(input: Tensor) -> torch.Size:
 
 def check_input(input: Tensor, hierarchy: Hierarchy, logits: Columns) -> None:
     """Raises unless `input` is logits of the hierarchy."""
+    check_hierarchy(hierarchy)
     num_logits = hierarchy.num_columns(logits)
     kind = "nodes" if logits == "nodes" else "classes"
     if input.dim() == 0 or input.shape[class_dim(input)] != num_logits:

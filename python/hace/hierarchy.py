@@ -373,11 +373,11 @@ class Hierarchy:
 
     def num_targets(self, targets: Space) -> int:
         """T, the size of a target space: the C classes or the N nodes."""
-        return self.num_nodes if _checked_space("targets", targets) == "nodes" else self.num_classes
+        return self.num_nodes if _checked_space(targets) == "nodes" else self.num_classes
 
     def num_columns(self, logits: Columns) -> int:
         """The width of the logits: the C classes or the N nodes."""
-        return self.num_classes if logits == "depth_first" else self.num_targets(logits)
+        return self.num_nodes if _checked_columns(logits) == "nodes" else self.num_classes
 
     @property
     def depth_first_classes(self) -> Int64:
@@ -485,11 +485,11 @@ class Hierarchy:
 
     def _nodes_of(self, argument: str, space: Columns) -> Int64:
         """The node of each index of a target space, or of each column of the logits."""
-        if argument == "logits" and space == "depth_first":
+        if argument == "logits" and _checked_columns(space) == "depth_first":
             return self._classes[self.depth_first_classes]
-        if _checked_space(argument, space) == "nodes":
-            return np.arange(self.num_nodes)
-        return self._classes
+        if argument == "targets":
+            _checked_space(space)
+        return np.arange(self.num_nodes) if space == "nodes" else self._classes
 
     def _measures(self) -> tuple[Int64, Int64]:
         if self._depths_and_heights is None:
@@ -557,10 +557,33 @@ def _read_only(array: Int64) -> Int64:
     return array
 
 
-def _checked_space(argument: str, space: Columns) -> Columns:
+def check_hierarchy(hierarchy: object) -> None:
+    """Raises TypeError unless it is one."""
+    if not isinstance(hierarchy, Hierarchy):
+        raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
+
+
+def check_tree(hierarchy: object, what: str) -> None:
+    """Raises TypeError unless it is a hierarchy, ValueError where it is a DAG."""
+    check_hierarchy(hierarchy)
+    assert isinstance(hierarchy, Hierarchy)
+    if not hierarchy.is_tree:
+        raise ValueError(
+            f"{what} weighs the one path from a target to its root, and in {hierarchy!r} there may "
+            "be several; on a DAG use HACELoss, CrossEntropyLoss or HierarchicalCrossEntropyLoss"
+        )
+
+
+def _checked_space(space: Columns) -> Columns:
     if space not in ("classes", "nodes"):
-        raise ValueError(f"{argument} must be 'classes' or 'nodes', got {space!r}")
+        raise ValueError(f"targets must be 'classes' or 'nodes', got {space!r}")
     return space
+
+
+def _checked_columns(columns: Columns) -> Columns:
+    if columns not in ("classes", "nodes", "depth_first"):
+        raise ValueError(f"logits must be 'classes', 'nodes' or 'depth_first', got {columns!r}")
+    return columns
 
 
 def _checked_class_names(classes: Iterable[str]) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Literal
 
 from .hierarchy import Columns, Space
 
-__all__ = ["Distance", "LossOptions", "Reduction", "Smoothing"]
+__all__ = ["Distance", "LossOptions", "Reduction", "Smoothing", "check_finite"]
 
 Reduction = Literal["mean", "sum", "none"]
 Smoothing = Literal["uniform", "others"]
@@ -64,13 +66,19 @@ class LossOptions:
             )
         if not 0 <= self.eps < float("inf"):
             raise ValueError(f"eps must be 0 or a small positive number, got {self.eps!r}")
-        if not abs(self.entropy) < float("inf"):
-            raise ValueError(f"entropy must be a finite number, got {self.entropy!r}")
         if self.soft_labels is not None and not 0 <= self.soft_labels < float("inf"):
             raise ValueError(
                 f"soft_labels must be None or the β of exp(-β · distance), a number from 0 on; got "
                 f"{self.soft_labels!r}"
             )
+
+
+def check_finite(name: str, value: object) -> None:
+    """Raises unless it is a finite number."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
 def _check_choice(name: str, value: object, *choices: str) -> None:

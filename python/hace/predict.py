@@ -39,6 +39,7 @@ def predict(
         TypeError: input that is not floating point.
     """
     check_input(input, hierarchy, logits)
+    hierarchy.num_targets(targets)  # raises for a space that is none
     dim = class_dim(input)
     if logits == "nodes":
         classes = hierarchy.target_nodes("classes", device=input.device)

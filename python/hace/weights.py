@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from hace_kernels.layout import WEIGHT_CUT
 from hace_kernels.path_table import PathEntries
+
+from .options import check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,7 +106,7 @@ class HXEWeights:
 
     alpha: float
     scale: float = 1.0
-    max_entries: None = None
+    max_entries: ClassVar[None] = None
 
     def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
         weight = self.scale * np.exp(-self.alpha * entries.depth)
@@ -118,24 +120,35 @@ class CallableWeights:
     """Weights by a function of arrays (target, node, depth, height), int64 (E), for E entries."""
 
     function: Callable[..., NDArray[np.float64]]
-    max_entries: None = None
+    max_entries: ClassVar[None] = None
 
     def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
         return self.function(entries.target, entries.node, entries.depth, entries.height)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class NodeWeights:
-    """One weight a node, whatever the path that it is on, float64 (N)."""
+    """One weight a node, whatever the path that it is on.
 
-    weight: NDArray[np.float64]
-    max_entries: None = None
+    Attributes:
+        key: the weights' bytes, which compare.
+        weight: float64 (N).
+    """
+
+    key: bytes = field(repr=False)
+    weight: NDArray[np.float64] = field(repr=False, compare=False)
+    max_entries: ClassVar[None] = None
+
+    @classmethod
+    def of(cls, weight: NDArray[np.float64]) -> NodeWeights:
+        """The weights of a hierarchy's nodes."""
+        return cls(weight.tobytes(), weight)
 
     def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
         return self.weight[entries.node]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class SuperclassWeights:
     """A mass of 1 handed down the path from below the root; the target takes what is left.
 
@@ -145,15 +158,18 @@ class SuperclassWeights:
     virtual root, which adds 1 to H. Source: Urbani et al. 2024, arXiv 2411.16438.
 
     Attributes:
+        scheme: "balanced", "power" or "lazy".
+        q: of "power".
         own: float64 (N), what a node takes as the target.
         passing: float64 (N), what it takes of the mass for a target below it.
-        name: of the scheme.
     """
 
-    own: NDArray[np.float64]
-    passing: NDArray[np.float64]
-    name: str
-    max_entries: None = None
+    scheme: Scheme
+    q: float
+    # Of the hierarchy, whose tables they are the keys of: not compared.
+    own: NDArray[np.float64] = field(repr=False, compare=False)
+    passing: NDArray[np.float64] = field(repr=False, compare=False)
+    max_entries: ClassVar[None] = None
 
     @classmethod
     def of(cls, hierarchy: Hierarchy, scheme: Scheme, q: float = 2.0) -> SuperclassWeights:
@@ -167,7 +183,7 @@ class SuperclassWeights:
         if scheme == "lazy":
             step = 1 / max(1, hierarchy.depth + forest)
             above = np.maximum(hierarchy.depths + forest - 1, 0)
-            return cls(1 - step * above, np.where(below_root, step, 0.0), scheme)
+            return cls(scheme, q, 1 - step * above, np.where(below_root, step, 0.0))
         if scheme == "balanced":
             share = 1 / (hierarchy.heights + 1)
         elif scheme == "power":
@@ -176,10 +192,7 @@ class SuperclassWeights:
             raise ValueError(f"scheme must be 'balanced', 'power' or 'lazy', got {scheme!r}")
         share = np.where(below_root, share, 0.0)
         own = remaining_mass(hierarchy, share)
-        return cls(own, share * own, scheme)
-
-    def __repr__(self) -> str:
-        return f"SuperclassWeights({self.name!r})"
+        return cls(scheme, q, own, share * own)
 
     def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
         return np.where(entries.index == 0, self.own[entries.node], self.passing[entries.node])
@@ -187,7 +200,8 @@ class SuperclassWeights:
 
 def _power_shares(q: float, height: NDArray[np.int64]) -> NDArray[np.float64]:
     """|1−q| / |1−q^(h+1)| = 1 / (1 + q + … + q^h)."""
-    if not 0 < q < float("inf"):
+    check_finite("q", q)
+    if q <= 0:
         raise ValueError(f"q must be a positive number, got {q!r}")
     log_q = abs(math.log(q))
     if log_q == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from hace_kernels.reference.rows import check_targets, reduce, row_weights
 
 from ..class_dim import to_rows
 from ..functional import check_input, check_target, check_weight, shape_of_targets
-from ..hierarchy import Hierarchy, Space
+from ..hierarchy import Hierarchy, Space, check_hierarchy
 from ..options import LossOptions, Reduction
 
 __all__ = ["HierarchicalCrossEntropyLoss"]
@@ -62,6 +64,7 @@ class HierarchicalCrossEntropyLoss(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
+        check_hierarchy(hierarchy)
         self.hierarchy = hierarchy
         self.options = LossOptions("nodes", targets, ignore_index, reduction, backend=backend)
         self.register_buffer("weight", weight)
@@ -69,6 +72,10 @@ class HierarchicalCrossEntropyLoss(nn.Module):
         is_internal = torch.from_numpy(hierarchy.heights > 0)
         self.register_buffer("is_internal", is_internal, persistent=False)
         hierarchy.node_table("nodes")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.hierarchy.node_table("nodes")  # a hierarchy is pickled without its tables
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of `input` against `target`; see the class."""

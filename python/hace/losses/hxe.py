@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from ..hierarchy import Columns, Hierarchy, Space
-from ..options import LossOptions, Reduction
+from ..hierarchy import Columns, Hierarchy, Space, check_tree
+from ..options import LossOptions, Reduction, check_finite
 from ..weights import HXEWeights
 from .path_loss import PathLoss
 
@@ -54,8 +54,8 @@ class HXELoss(PathLoss):
         eps: float = 0.0,
         backend: str = "auto",
     ) -> None:
-        if not abs(alpha) < float("inf"):
-            raise ValueError(f"alpha must be a finite number, got {alpha!r}")
+        check_tree(hierarchy, "HXELoss")
+        check_finite("alpha", alpha)
         if depth not in ("node", "parent"):
             raise ValueError(f"depth must be 'node' or 'parent', got {depth!r}")
         scale = 1.0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from torch import Tensor
 
 from hace_kernels.path_table import PathWeights
 
-from ..hierarchy import Columns, Hierarchy, Space
+from ..hierarchy import Columns, Hierarchy, Space, check_tree
 from ..options import LossOptions, Reduction
 from ..weights import CallableWeights, NodeWeights, Scheme, SuperclassWeights
 from .path_loss import PathLoss
@@ -61,6 +61,7 @@ class PathLogLoss(PathLoss):
         eps: float = 0.0,
         backend: str = "auto",
     ) -> None:
+        check_tree(hierarchy, "PathLogLoss")
         options = LossOptions(logits, targets, ignore_index, reduction, eps=eps, backend=backend)
         super().__init__(hierarchy, _path_weights(hierarchy, weights, q), options, weight)
 
@@ -69,14 +70,17 @@ class PathLogLoss(PathLoss):
 
 
 def _path_weights(hierarchy: Hierarchy, weights: Any, q: float) -> PathWeights:
-    if isinstance(weights, str):
-        return SuperclassWeights.of(hierarchy, weights, q)  # type: ignore[arg-type]
+    if isinstance(weights, str) and weights in get_args(Scheme):
+        return SuperclassWeights.of(hierarchy, cast(Scheme, weights), q)
     if callable(weights):
         return CallableWeights(weights)
+    expected = (
+        f"weights must be 'balanced', 'power', 'lazy', a function, or ({hierarchy.num_nodes},) "
+        "numbers, one for each node of the hierarchy"
+    )
+    if isinstance(weights, str):
+        raise ValueError(f"{expected}; got {weights!r}")
     of_nodes = np.array(weights, np.float64)
     if of_nodes.shape != (hierarchy.num_nodes,):
-        raise ValueError(
-            f"weights must be 'balanced', 'power', 'lazy', a function, or ({hierarchy.num_nodes},) "
-            f"numbers, one for each node of the hierarchy; got shape {of_nodes.shape}"
-        )
-    return NodeWeights(of_nodes)
+        raise ValueError(f"{expected}; got shape {of_nodes.shape}")
+    return NodeWeights.of(of_nodes)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from hace_kernels.path_table import PathWeights
 
 from ..functional import Target, check_weight, loss_with_options, prepare_tables
-from ..hierarchy import Hierarchy
+from ..hierarchy import Hierarchy, check_hierarchy
 from ..options import LossOptions
 
 if TYPE_CHECKING:
@@ -42,14 +42,13 @@ class PathLoss(nn.Module):
         weight: Tensor | None,
     ) -> None:
         super().__init__()
-        if not isinstance(hierarchy, Hierarchy):
-            raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
+        check_hierarchy(hierarchy)
         self.hierarchy = hierarchy
         self.path_weights = path_weights
         self.options = options
         self.register_buffer("weight", weight)
         check_weight(weight, hierarchy, options.targets)
-        # Built here, where its errors belong and torch.compile does not trace it.
+        # Built here, where their errors belong and torch.compile does not trace it.
         prepare_tables(hierarchy, path_weights, options)
 
     def forward(self, input: Tensor, target: Target) -> Tensor:
@@ -57,6 +56,11 @@ class PathLoss(nn.Module):
         return loss_with_options(
             input, target, self.hierarchy, self.path_weights, self.weight, self.options
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # A hierarchy is pickled without its tables.
+        prepare_tables(self.hierarchy, self.path_weights, self.options)
 
     def for_depth_first_logits(self) -> Self:
         """The same loss of logits whose columns are the classes in depth-first order.
@@ -69,7 +73,7 @@ class PathLoss(nn.Module):
                 f"{type(self).__name__} takes a logit for each node here, and depth-first order is "
                 'one of the classes: make it with logits="classes"'
             )
-        loss = copy.copy(self)
+        loss = copy.deepcopy(self)
         loss.options = replace(self.options, logits="depth_first")
         prepare_tables(loss.hierarchy, loss.path_weights, loss.options)
         return loss

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..hierarchy import Columns, Hierarchy, Space
-from ..options import LossOptions, Reduction
+from ..hierarchy import Columns, Hierarchy, Space, check_tree
+from ..options import LossOptions, Reduction, check_finite
 from ..weights import HACEWeights
 from .path_loss import PathLoss
 
@@ -42,6 +42,8 @@ class RegularizedCrossEntropyLoss(PathLoss):
         reduction: Reduction = "mean",
         backend: str = "auto",
     ) -> None:
+        check_tree(hierarchy, "RegularizedCrossEntropyLoss")
+        check_finite("strength", strength)
         options = LossOptions(
             logits, targets, ignore_index, reduction, backend=backend, entropy=strength
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..hierarchy import Columns, Hierarchy, Space
-from ..options import Distance, LossOptions, Reduction, Smoothing
+from ..options import Distance, LossOptions, Reduction, Smoothing, check_finite
 from ..weights import HACEWeights
 from .path_loss import PathLoss
 
@@ -41,6 +41,9 @@ class SoftLabelLoss(PathLoss):
         eps: float = 0.0,
         backend: str = "auto",
     ) -> None:
+        check_finite("beta", beta)
+        if beta < 0:
+            raise ValueError(f"beta must not be negative, got {beta!r}")
         options = LossOptions(
             logits,
             targets,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import Target
-from ..hierarchy import Hierarchy
+from ..hierarchy import Hierarchy, check_hierarchy
 from ..losses import CrossEntropyLoss, HACELoss
 from ..losses.path_loss import PathLoss
 from .linear import linear_of
@@ -68,6 +68,7 @@ class HierarchicalClassifier(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_hierarchy(hierarchy)
         loss = HACELoss(hierarchy) if loss is None else loss
         if not isinstance(loss, PathLoss):
             raise TypeError(f"loss must be a loss like hace.HACELoss, got {type(loss).__name__}")

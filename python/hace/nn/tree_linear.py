@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 import hace_kernels
 
-from ..hierarchy import Hierarchy
+from ..hierarchy import Hierarchy, check_hierarchy
 from ..weights import remaining_mass
 from .linear import linear_of
 
@@ -60,8 +61,7 @@ class TreeLinear(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if not isinstance(hierarchy, Hierarchy):
-            raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
+        check_hierarchy(hierarchy)
         self.in_features = in_features
         self.out_features = hierarchy.num_classes
         self.hierarchy = hierarchy
@@ -74,6 +74,10 @@ class TreeLinear(nn.Module):
             self.register_parameter("bias", None)
         hierarchy.node_table()
         self.reset_parameters()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.hierarchy.node_table()  # a hierarchy is pickled without its tables
 
     def reset_parameters(self) -> None:
         """Draws the parameters so that a leaf's sums have the variance of `nn.Linear`'s weights.
