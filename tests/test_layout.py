@@ -476,7 +476,7 @@ def test_weights_must_be_finite_and_one_an_entry() -> None:
 
 
 def test_table_beyond_memory_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(path_table_module, "_memory_bytes", lambda: 1_000_000)
+    monkeypatch.setattr(path_table_module, "memory_bytes", lambda: 1_000_000)
     started = time.perf_counter()
     with pytest.raises(MemoryError, match=r"up to 80\.0 GB \(5,000,150,000 entries"):
         hace_table(caterpillar(100_000), 1e-6)
@@ -493,9 +493,9 @@ def test_memory_is_counted_to_the_entry(monkeypatch: pytest.MonkeyPatch, keep_fu
     entries = len(hace_table(tree, 1e-3, keep_full=keep_full).weight)
     assert entries == 5
     needed = entries * path_table_module._PEAK_BYTES_PER_ENTRY
-    monkeypatch.setattr(path_table_module, "_memory_bytes", lambda: needed)
+    monkeypatch.setattr(path_table_module, "memory_bytes", lambda: needed)
     assert len(hace_table(tree, 1e-3, keep_full=keep_full).weight) == entries
-    monkeypatch.setattr(path_table_module, "_memory_bytes", lambda: needed - 1)
+    monkeypatch.setattr(path_table_module, "memory_bytes", lambda: needed - 1)
     with pytest.raises(MemoryError, match=r"\(5 entries for 3 targets\)"):
         hace_table(tree, 1e-3, keep_full=keep_full)
 
