@@ -41,6 +41,20 @@ struct Call {
 
 // ---- arguments ----
 
+// Whether every column is the place of one target, and no place is of two.
+bool covers_columns(const TreeLogLossProblem& problem) {
+  std::vector<bool> taken(problem.tree.num_places());
+  int64_t num_columns = 0;
+  for (int64_t target = 0; target < problem.num_targets; ++target) {
+    const int32_t place = problem.target_place[target];
+    if (place < 0) continue;
+    if (taken[place]) return false;
+    taken[place] = true;
+    num_columns += place < problem.tree.num_classes;
+  }
+  return num_columns == problem.tree.num_classes;
+}
+
 void bind_targets(const Call& call, TreeLogLossProblem& problem) {
   const int64_t num_places = problem.tree.num_places();
   STD_TORCH_CHECK(call.targets.size() == 4,
@@ -54,19 +68,9 @@ void bind_targets(const Call& call, TreeLogLossProblem& problem) {
   problem.spread = call.spread ? float64_vector("spread", *call.spread, num_targets) : nullptr;
   problem.row_spread = call.row_spread;
   if (call.weight) float64_vector("weight", *call.weight, num_targets);
-  std::vector<bool> taken(num_places);
-  int64_t num_columns = 0;
-  bool distinct = true;
-  for (int64_t target = 0; target < num_targets; ++target) {
-    const int32_t place = problem.target_place[target];
-    STD_TORCH_CHECK(place < problem.tree.root(), "tree_log_loss: target ", target, " is at place ",
-                    place, ", which no node has");
-    if (place < 0) continue;
-    num_columns += place < problem.tree.num_classes;
-    distinct = distinct && !taken[place];
-    taken[place] = true;
-  }
-  problem.mass_covers_columns = distinct && num_columns == problem.tree.num_classes;
+  STD_TORCH_CHECK(all_within(problem.target_place, num_targets, -1, problem.tree.root()),
+                  "tree_log_loss: a target is at a place that no node has");
+  problem.mass_covers_columns = call.mass && covers_columns(problem);
 
   STD_TORCH_CHECK(call.soft_labels.empty() || call.soft_labels.size() == 3,
                   "tree_log_loss: soft_labels are [] or the tensors log_similarity, is_class and "
@@ -171,6 +175,18 @@ Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
 
 thread_local Scratch shared_memory;
 
+// total[place] = own(place) + the sum of handed(child) over its children, children first.
+template <typename Number, typename Own, typename Handed>
+void sum_from_children(const Tree& tree, Number* total, Own own, Handed handed) {
+  for (int64_t place = 0; place < tree.num_classes; ++place) total[place] = own(place);
+  for (int64_t v = 0; v < tree.num_inner; ++v) {
+    Number sum = own(tree.num_classes + v);
+    for (int32_t i = tree.child_ptr[v]; i < tree.child_ptr[v + 1]; ++i)
+      sum += handed(tree.child[i]);
+    total[tree.num_classes + v] = sum;
+  }
+}
+
 // Fills in what the targets' arrays come to on the whole tree, in the type worked in.
 template <typename Real>
 void prepare(const Call& call, TreeLogLossProblem& problem) {
@@ -194,20 +210,21 @@ void prepare(const Call& call, TreeLogLossProblem& problem) {
     problem.handed = handed;
   }
   if (problem.spreads) {
-    std::memcpy(reaching, problem.unit, num_places * sizeof(double));
-    for (int64_t place = 0; place < tree.root(); ++place) {
-      reaching[tree.parent[place]] += (1 - problem.keep[place]) * reaching[place];
+    sum_from_children(
+        tree, reaching, [&](int64_t place) { return problem.unit[place]; },
+        [&](int64_t child) { return (1 - problem.keep[child]) * reaching[child]; });
+    for (int64_t place = 0; place < num_places; ++place)
       kept_unit[place] = static_cast<Real>(problem.keep[place] * reaching[place]);
-    }
     kept_unit[tree.root()] = 0;
     problem.reaching = reaching;
     problem.kept_unit = kept_unit;
   }
   if (problem.log_similarity) {
     const double* is_class = call.soft_labels[1].const_data_ptr<double>();
-    for (int64_t place = 0; place < num_places; ++place) classes_below[place] = is_class[place] > 0;
-    for (int64_t place = 0; place < tree.root(); ++place)
-      classes_below[tree.parent[place]] += classes_below[place];
+    sum_from_children(
+        tree, classes_below,
+        [&](int64_t place) { return static_cast<int32_t>(is_class[place] > 0); },
+        [&](int64_t child) { return classes_below[child]; });
     problem.classes_below = classes_below;
   }
 }
