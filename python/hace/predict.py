@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .arguments import check_input
 from .class_dim import class_dim
-from .functional import check_input
 from .hierarchy import Columns, Hierarchy, Space
 
 __all__ = ["predict"]

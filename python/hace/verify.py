@@ -16,7 +16,7 @@ from torch import Tensor
 
 import hace
 
-from .functional import Target
+from .arguments import Target
 from .hierarchy import Columns, Hierarchy
 
 # Bounds on the errors below: some units in the last place of what each dtype's loss and gradient

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 import hace_kernels
 from hace_kernels.reference.rows import check_targets, reduce, row_weights
 
+from ..arguments import check_input, check_target, check_weight, shape_of_targets
 from ..class_dim import to_rows
-from ..functional import check_input, check_target, check_weight, shape_of_targets
 from ..hierarchy import Hierarchy, Space, check_hierarchy
 from ..options import LossOptions, Reduction
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from hace_kernels.path_table import PathWeights
 
-from ..functional import Target, check_weight, loss_with_options, prepare_tables
+from ..arguments import Target, check_weight
+from ..functional import loss_with_options, prepare_tables
 from ..hierarchy import Hierarchy, check_hierarchy
 from ..options import LossOptions
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..functional import Target
+from ..arguments import Target
 from ..hierarchy import Hierarchy, check_hierarchy
 from ..losses import CrossEntropyLoss, HACELoss
 from ..losses.path_loss import PathLoss

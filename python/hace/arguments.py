@@ -1,0 +1,118 @@
+"""What the losses take: kinds and shapes of logits, targets and class weights, and their checks."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .class_dim import class_dim
+from .hierarchy import Columns, Hierarchy, Space, check_hierarchy
+from .options import LossOptions
+
+__all__ = ["Target", "check_input", "check_target", "check_weight", "shape_of_targets"]
+
+Target: TypeAlias = Tensor | tuple[Tensor, Tensor]
+"""Indices, probabilities, or a few weighted indices a row as the pair (index, weight)."""
+
+
+def shape_of_targets(input: Tensor) -> torch.Size:
+    """The input's shape without its class dimension: that of index targets."""
+    dim = class_dim(input)
+    return input.shape[:dim] + input.shape[dim + 1 :]
+
+
+def check_input(input: Tensor, hierarchy: Hierarchy, logits: Columns) -> None:
+    """Raises unless `input` is logits of the hierarchy."""
+    check_hierarchy(hierarchy)
+    num_logits = hierarchy.num_columns(logits)
+    kind = "nodes" if logits == "nodes" else "classes"
+    if input.dim() == 0 or input.shape[class_dim(input)] != num_logits:
+        raise ValueError(
+            f"input must be logits of shape (C), (N, C) or (N, C, d1, …) with C = {num_logits}, "
+            f"one for each of the hierarchy's {kind}; got {tuple(input.shape)}"
+        )
+    if not input.is_floating_point():
+        raise TypeError(f"input must be floating-point logits, got {input.dtype}")
+
+
+def check_target(target: Target, input: Tensor, hierarchy: Hierarchy, options: LossOptions) -> None:
+    """Raises unless `target` is one of the three kinds, and fits."""
+    if isinstance(target, tuple):
+        _check_pair(target, input, options)
+        return
+    shape = shape_of_targets(input)
+    if target.is_floating_point():
+        num_targets = hierarchy.num_targets(options.targets)
+        expected = _with_class_dim(input, num_targets)
+        if target.shape != expected:
+            raise ValueError(
+                f"target as probabilities over the {num_targets} {options.targets} must be "
+                f"{tuple(expected)} beside this input; got {tuple(target.shape)}"
+            )
+        _check_no_index_is_ignored(options)
+        if options.soft_labels is not None:
+            raise ValueError(
+                "soft_labels make probabilities of a target index, and the target holds "
+                "probabilities already; leave soft_labels out"
+            )
+    elif target.dtype != torch.int64:
+        raise TypeError(
+            f"target must hold int64 indices or floating-point probabilities, got {target.dtype}"
+        )
+    elif target.shape != shape:
+        raise ValueError(
+            f"target must be {tuple(shape)} indices beside an input of shape {tuple(input.shape)}; "
+            f"got {tuple(target.shape)}"
+        )
+
+
+def _check_pair(target: tuple[Tensor, Tensor], input: Tensor, options: LossOptions) -> None:
+    if len(target) != 2:
+        raise ValueError(f"a tuple as target must be (index, weight), got {len(target)} entries")
+    index, weight = target
+    if index.dtype != torch.int64 or not weight.is_floating_point():
+        raise TypeError(
+            "a pair (index, weight) as target must hold int64 indices and floating-point weights, "
+            f"got {index.dtype} and {weight.dtype}"
+        )
+    dim = class_dim(input)
+    fits = index.dim() == input.dim() and index.shape == _with_class_dim(input, index.shape[dim])
+    if not fits or weight.shape != index.shape:
+        raise ValueError(
+            "a pair (index, weight) as target must be twice the input's shape with K weighted "
+            f"targets in the class dimension, {_shape_of_pairs(input)}; got {tuple(index.shape)} "
+            f"and {tuple(weight.shape)}"
+        )
+    _check_no_index_is_ignored(options)
+
+
+def _check_no_index_is_ignored(options: LossOptions) -> None:
+    if options.ignore_index >= 0:
+        raise ValueError(
+            f"ignore_index = {options.ignore_index} goes with target indices, and the target "
+            "holds probabilities; leave rows out by giving them no mass"
+        )
+
+
+def _with_class_dim(input: Tensor, size: int) -> torch.Size:
+    """The input's shape with `size` in its class dimension."""
+    dim = class_dim(input)
+    return torch.Size((*input.shape[:dim], size, *input.shape[dim + 1 :]))
+
+
+def _shape_of_pairs(input: Tensor) -> str:
+    sizes = [*map(str, input.shape)]
+    sizes[class_dim(input)] = "K"
+    return f"({', '.join(sizes)})"
+
+
+def check_weight(weight: Tensor | None, hierarchy: Hierarchy, targets: Space) -> None:
+    """Raises ValueError unless `weight` has one entry for each target."""
+    num_targets = hierarchy.num_targets(targets)
+    if weight is not None and weight.shape != (num_targets,):
+        raise ValueError(
+            f"weight must be ({num_targets},), one for each of the target {targets}; got "
+            f"{tuple(weight.shape)}"
+        )
