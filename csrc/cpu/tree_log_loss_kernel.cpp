@@ -252,36 +252,34 @@ struct Block {
     const int64_t num_alphas = problem.log_similarity ? tree.num_inner : 1;
     for (int64_t v = 0; v < num_alphas; ++v) alpha[v] = Line{};
 
-    Line& everywhere = alpha[num_alphas - 1];
+    double on_every_class[kRows];
     for (int lane = 0; lane < count; ++lane) {
-      double on_every_class = problem.row_spread;
+      on_every_class[lane] = problem.row_spread;
       for (int64_t k = 0; k < problem.num_indices; ++k) {
         const int64_t at = rows[lane] * problem.num_indices + k;
         const int64_t target = problem.index[at];
         const double weight = problem.index_weight ? problem.index_weight[at] : 1;
         if (target == problem.ignore_index || weight == 0) continue;
-        if (problem.spread) on_every_class += weight * problem.spread[target];
+        if (problem.spread) on_every_class[lane] += weight * problem.spread[target];
         if (problem.log_similarity)
           put_soft_label(lane, target, weight * problem.share[target]);
         else
           put_on_path(lane, problem.target_place[target], weight * problem.share[target]);
       }
-      everywhere[lane] += static_cast<Real>(on_every_class);
+      alpha[num_alphas - 1][lane] += static_cast<Real>(on_every_class[lane]);
     }
     if (problem.log_similarity)
       for (int64_t v = tree.num_inner - 2; v >= 0; --v)
         alpha[v] += alpha[tree.parent[tree.num_classes + v] - tree.num_classes];
-    if (by_column()) put_on_columns();
-  }
-
-  // Adds the targets' own mass to what their columns get as any class does.
-  void put_on_columns() {
+    if (!by_column()) return;
+    // The targets' own mass, and what their columns get as any class does.
     for (const OnColumn& own : on_columns) {
-      const int64_t v = problem.log_similarity ? tree.parent[own.column] - tree.num_classes : 0;
-      const double before = alpha[v][own.lane] * problem.unit[own.column];
-      Real& here = reinterpret_cast<Real*>(&mass[own.column])[own.lane];
-      const double kept = problem.keep[own.column];
-      here = static_cast<Real>((here == here ? here : kept * before) + kept * own.reached);
+      const double spread = problem.log_similarity
+                                ? alpha[tree.parent[own.column] - tree.num_classes][own.lane]
+                                : on_every_class[own.lane];
+      const volatile double as_any = spread * problem.unit[own.column];  // rounded, as reached is
+      const double reached = as_any + own.reached;
+      mass[own.column][own.lane] = static_cast<Real>(problem.keep[own.column] * reached);
     }
     on_columns.clear();
   }

@@ -42,6 +42,11 @@ def check_target(target: Target, input: Tensor, hierarchy: Hierarchy, options: L
     if isinstance(target, tuple):
         _check_pair(target, input, options)
         return
+    if not isinstance(target, Tensor):
+        raise TypeError(
+            "target must be a tensor of indices or probabilities, or a pair (index, weight) as a "
+            f"tuple; got {type(target).__name__}"
+        )
     shape = shape_of_targets(input)
     if target.is_floating_point():
         num_targets = hierarchy.num_targets(options.targets)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 __all__ = ["class_dim", "to_rows"]
@@ -17,4 +19,5 @@ def to_rows(x: Tensor) -> Tensor:
     if x.dim() == 2:
         return x
     dim = class_dim(x)
-    return x.movedim(dim, -1).reshape(-1, x.shape[dim])
+    num_rows = math.prod(x.shape[:dim] + x.shape[dim + 1 :])
+    return x.movedim(dim, -1).reshape(num_rows, x.shape[dim])

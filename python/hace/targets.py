@@ -51,10 +51,11 @@ def build_target_table(
     if options.smoothing == "uniform":
         row_spread = epsilon / num_classes
     elif epsilon > 0:
-        # ε/(C−1) on all classes, and as much less on the target.
+        # ε/(C−1) on all classes, and as much less on the target; soft labels are all on classes.
         to_each = epsilon / max(1, num_classes - 1)
-        share = np.where(is_class[nodes] > 0, share - to_each, share)
-        spread = torch.from_numpy(np.where(is_class[nodes] > 0, to_each, epsilon / num_classes))
+        on_classes = (is_class[nodes] > 0) | (options.soft_labels is not None)
+        share = np.where(on_classes, share - to_each, share)
+        spread = torch.from_numpy(np.where(on_classes, to_each, epsilon / num_classes))
 
     return TargetTable(
         place=torch.from_numpy(place[nodes]),
