@@ -386,6 +386,12 @@ class Hierarchy:
         labels = np.arange(self.num_classes) if column is None else column.astype(np.int64)
         return _read_only(labels)
 
+    def depth_first_labels(self, *, device: torch.device | str = "cpu") -> Tensor:
+        """`depth_first_classes` as a tensor; cached for each device."""
+        return self._target_nodes.get(
+            "depth_first", device, lambda: torch.from_numpy(self.depth_first_classes.copy())
+        )
+
     def layout(self, logits: Columns = "classes") -> Layout:
         """The hierarchy as flat arrays, with the classes or all nodes as columns; cached."""
         if logits not in self._layouts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .arguments import check_input
@@ -46,7 +45,7 @@ def predict(
         input = input.index_select(dim, classes)
     label = input.argmax(dim)
     if logits == "depth_first":
-        label = torch.from_numpy(hierarchy.depth_first_classes.copy()).to(label.device)[label]
+        label = hierarchy.depth_first_labels(device=label.device)[label]
     if targets == "nodes":
         label = hierarchy.target_nodes("classes", device=label.device)[label]
     return label

@@ -90,8 +90,8 @@ class HierarchicalClassifier(nn.Module):
             reduction="none",
             backend=loss.options.backend,
         )
-        labels = torch.from_numpy(hierarchy.depth_first_classes.copy())
-        self.register_buffer("label", labels.to(device), persistent=False)
+        labels = hierarchy.depth_first_labels()
+        self.register_buffer("label", labels.clone().to(device), persistent=False)
         self.register_buffer("column", labels.argsort().to(device), persistent=False)
 
     def forward(self, input: Tensor, target: Target) -> Prediction:
