@@ -1,0 +1,47 @@
+"""What glibc's malloc is told, so that times are those of the losses and not of fresh pages.
+
+By default it gives the buffers of a step back to the system and waits, at the next step, for pages
+that the system clears first, which takes longer than any of the losses. The settings are read once,
+when a process starts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import sys
+
+__all__ = ["default_environment", "ensure_kept", "give_back", "is_kept"]
+
+KEEP = {
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
+
+
+def is_kept() -> bool:
+    """Whether freed memory stays in this process; other C libraries are left as they are."""
+    return platform.libc_ver()[0] != "glibc" or KEEP.keys() <= os.environ.keys()
+
+
+def ensure_kept(module: str) -> None:
+    """Starts this `python -m module` again, with freed memory kept, unless it is already."""
+    if not is_kept():
+        arguments = [sys.executable, "-m", module, *sys.argv[1:]]
+        os.execve(sys.executable, arguments, os.environ | KEEP)
+
+
+def default_environment() -> dict[str, str]:
+    """The environment without the settings: for a process whose memory is to be measured."""
+    return {name: value for name, value in os.environ.items() if name not in KEEP}
+
+
+def give_back() -> None:
+    """Collects garbage and returns all free memory to the system, where glibc can."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

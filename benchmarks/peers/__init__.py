@@ -1,0 +1,34 @@
+"""The contestants, by name: this package's losses, and what each is measured against.
+
+Every peer is written from its formula, and has to give our loss and gradient before it is timed.
+"""
+
+from .hxe import HXE_MASKS
+from .levels import INDEX_ADD, MASKED
+from .ours import HACE, HACE_ORDERED, HACE_SHUFFLED, HACE_TREE, HXE
+from .peer import Peer, Step, WrongAnswerError, check_answer, training_step
+from .plain import CLONE, COMPILED, CROSS_ENTROPY, LIGER, QUACK
+from .published import DENSE, SPARSE
+
+__all__ = ["PEERS", "Peer", "Step", "WrongAnswerError", "check_answer", "training_step"]
+
+PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        CLONE,
+        CROSS_ENTROPY,
+        COMPILED,
+        LIGER,
+        QUACK,
+        HACE,
+        HACE_ORDERED,
+        HACE_SHUFFLED,
+        HACE_TREE,
+        INDEX_ADD,
+        SPARSE,
+        MASKED,
+        DENSE,
+        HXE,
+        HXE_MASKS,
+    )
+}

@@ -1,0 +1,50 @@
+"""This package's losses as contestants; the tests hold them to the formulas."""
+
+from __future__ import annotations
+
+import hace
+import hace_kernels
+from hace.options import LossOptions
+from hace.weights import HACEWeights
+
+from .. import trees
+from ..problem import ALPHA, DILUTION, Loss, Problem
+from .peer import Peer
+
+__all__ = ["HACE", "HACE_ORDERED", "HACE_SHUFFLED", "HACE_TREE", "HXE"]
+
+
+def _hace(problem: Problem) -> Loss:
+    return hace.HACELoss(problem.tree, DILUTION, **problem.options)
+
+
+def _ordered(problem: Problem) -> Loss:
+    """Of logits whose columns are in depth-first order, whatever the order of the classes."""
+    return hace.HACELoss(problem.tree, DILUTION, logits="depth_first", **problem.options)
+
+
+def _shuffled(problem: Problem) -> Loss:
+    return hace.HACELoss(trees.shuffled(problem.tree), DILUTION, **problem.options)
+
+
+def _tree_op(problem: Problem) -> Loss:
+    """The op for soft targets, which passes over the whole tree, for any kind of target."""
+    options = LossOptions(**problem.options)
+    tree = problem.tree.tree_table(device=problem.device)
+    table = problem.tree.target_table(HACEWeights(DILUTION), options, device=problem.device)
+    return lambda logits, target: hace_kernels.tree_log_loss(logits, target, tree, table)
+
+
+def _hxe(problem: Problem) -> Loss:
+    return hace.HXELoss(problem.tree, ALPHA)
+
+
+def _needs(problem: Problem) -> int:
+    return problem.logits_bytes
+
+
+HACE = Peer("hace", "hace.HACELoss", _hace, _needs)
+HACE_ORDERED = Peer("hace_ordered", "hace.HACELoss, ordered columns", _ordered, _needs)
+HACE_SHUFFLED = Peer("hace_shuffled", "hace.HACELoss, shuffled columns", _shuffled, _needs)
+HACE_TREE = Peer("hace_tree", "hace_kernels.tree_log_loss", _tree_op, _needs)
+HXE = Peer("hxe", "hace.HXELoss", _hxe, _needs, beside="hxe")
