@@ -7,7 +7,8 @@ TORCH = torch==2.13.0
 
 export HACE_REQUIRE_NATIVE = 1
 
-.PHONY: install test test-large lint format demo demo-tune bench
+.PHONY: install test test-large test-gpu lint format demo demo-tune
+.PHONY: bench bench-quick bench-gpu bench-micro bench-check
 
 # Compiles when a source is newer than the library; python files are used in place.
 install: $(VENV)/.hace-installed
@@ -28,6 +29,13 @@ test: install
 test-large: install
 	$(BIN)/python -m pytest -m large
 
+# In an environment that is there, with torch for GPUs, triton, numpy, pytest and hypothesis; nothing
+# is installed or compiled.
+test-gpu:
+	PYTHONPATH=.:python $(PYTHON) -m pytest -m gpu tests/test_triton_gpu.py
+	PYTHONPATH=.:python $(PYTHON) -m pytest -k triton tests/test_path_log_loss.py \
+		tests/test_path_log_loss_autograd.py tests/test_path_log_loss_numerics.py
+
 lint: install
 	$(BIN)/pip install -q --no-build-isolation -e ".[dev]"
 	$(BIN)/ruff check .
@@ -47,10 +55,25 @@ demo: install
 demo-tune: install
 	$(BIN)/python -m examples.icd10.tune
 
-# glibc would give the buffers of a step back to the system and wait, at the next step, for fresh
-# pages, which takes longer than any of the losses: here everyone keeps what was freed.
-bench: export MALLOC_MMAP_THRESHOLD_ = 8589934592
-bench: export MALLOC_TRIM_THRESHOLD_ = 17179869184
-bench: export MALLOC_TOP_PAD_ = 268435456
+# The full report: every claim beside its peers, in benchmarks/results.
 bench: install
+	$(BIN)/python -m benchmarks
+
+bench-quick: install
+	$(BIN)/python -m benchmarks --quick
+
+bench-gpu: install
+	$(BIN)/python -m benchmarks --device cuda
+
+# Each op and backend alone. glibc would give the buffers of a step back to the system and wait, at
+# the next step, for fresh pages, which takes longer than any of the losses: here everyone keeps
+# what was freed. The suite sees to that by itself.
+bench-micro: export MALLOC_MMAP_THRESHOLD_ = 8589934592
+bench-micro: export MALLOC_TRIM_THRESHOLD_ = 17179869184
+bench-micro: export MALLOC_TOP_PAD_ = 268435456
+bench-micro: install
 	$(BIN)/python -m pytest benchmarks -p no:xdist --benchmark-columns=median,iqr,rounds
+
+# Fails when a ratio of times exceeds its limit in benchmarks/limits.json.
+bench-check: install
+	$(BIN)/python -m benchmarks.gate

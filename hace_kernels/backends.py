@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import native
+from . import native, triton
 
 __all__ = ["Backend", "BackendError", "backends", "resolve"]
 
@@ -37,14 +37,19 @@ def backends() -> dict[str, Backend]:
     found = (
         Backend("reference", True, "pure PyTorch, any device and floating dtype"),
         Backend("cpu", cpu, "compiled C++ for CPU tensors" if cpu else str(native.load_error)),
-        Backend("triton", False, "the Triton kernels are not part of this release"),
+        Backend("triton", triton.lack() is None, triton.lack() or _of_triton()),
         Backend("cuda", False, "the CUDA kernels are not part of this release"),
     )
     return {backend.name: backend for backend in found}
 
 
-def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The backend that a call with `backend=name` uses for logits of this device and dtype.
+def _of_triton() -> str:
+    where = "in its interpreter for CPU tensors" if triton.interpreted else "for GPU tensors"
+    return f"Triton kernels of {', '.join(triton.OPS)}, {where}"
+
+
+def resolve(name: str, device: torch.device, dtype: torch.dtype, op: str = "") -> str:
+    """The backend that a call of `op` with `backend=name` uses for this device and dtype.
 
     `"auto"` takes the fastest that is built and fits; `HACE_BACKEND` in the environment overrides
     auto, and only auto.
@@ -56,29 +61,37 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
     if name == "auto":
         name = os.environ.get("HACE_BACKEND", "auto")
         if name == "auto":
-            return _fastest(device, dtype)
+            return _fastest(device, dtype, op)
     if name not in NAMES:
         raise ValueError(f"unknown backend {name!r}: choose one of 'auto', {str(NAMES)[1:-1]}")
-    lack = _lack(name, device, dtype)
+    lack = _lack(name, device, dtype, op)
     if lack is not None:
         raise BackendError(f"backend {name!r} cannot run: {lack}")
     return name
 
 
-def _fastest(device: torch.device, dtype: torch.dtype) -> str:
-    return "cpu" if _lack("cpu", device, dtype) is None else "reference"
+def _fastest(device: torch.device, dtype: torch.dtype, op: str) -> str:
+    for name in ("cpu", "triton"):
+        if _lack(name, device, dtype, op) is None:
+            return name
+    return "reference"
 
 
-def _lack(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+def _lack(name: str, device: torch.device, dtype: torch.dtype, op: str) -> str | None:
     """What keeps a backend from running on this device and dtype, or None."""
     if name == "reference":
         return None
-    if name != "cpu":
+    if name == "cuda":
         return backends()[name].reason
-    if native.load_error is not None:
-        return native.load_error
-    if device.type != "cpu":
-        return f"it takes CPU tensors and the logits are on {device}; use backend='auto'"
+    takes = "cpu" if name == "cpu" else triton.device_type
+    missing = native.load_error if name == "cpu" else triton.load_error
+    if missing is not None:
+        return missing
+    if name == "triton" and op not in triton.OPS:
+        return f"it does {', '.join(triton.OPS)} and not this op; use backend='auto'"
+    if device.type != takes:
+        kind = {"cpu": "CPU", "cuda": "GPU"}[takes]
+        return f"it takes {kind} tensors and the logits are on {device}; use backend='auto'"
     if dtype not in _KERNEL_DTYPES:
         return f"it takes {', '.join(map(str, _KERNEL_DTYPES))} and the logits are {dtype}"
     return None

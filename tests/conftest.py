@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from hace_kernels import triton
 from hace_kernels.backends import backends
 
 #: Where a backend's kernels run; "cpu" for those that run anywhere.
-DEVICES = {"triton": "cuda", "cuda": "cuda"}
+DEVICES = {"triton": triton.device_type, "cuda": "cuda"}
 
 
 @dataclass(frozen=True)

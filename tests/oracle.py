@@ -16,6 +16,7 @@ exp(z_j - lse_v) is spread evenly over its classes. A row that is -inf throughou
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,12 @@ def log_sum_exp(z: np.ndarray) -> np.ndarray:
     return (shift + np.log(np.exp(z - shift).sum(axis=1, keepdims=True)))[:, 0]
 
 
+def below_largest(z: np.ndarray) -> np.ndarray:
+    """Rows less their largest: even 80 bits lose log 2 beside the lowest float32."""
+    top = z.max(axis=1, keepdims=True, initial=-np.inf)
+    return z - np.where(np.isfinite(top), top, 0)
+
+
 def node_log_loss(
     logits: torch.Tensor | np.ndarray,
     reach: np.ndarray,
@@ -85,7 +92,7 @@ def node_log_loss(
     eps: float = 0.0,
 ) -> Answer:
     """Row by row: logits (B, C), reachability (V, C), target mass over the nodes (B, V)."""
-    z = to_real(logits)
+    z = below_largest(to_real(logits))
     grad, scale = np.zeros_like(z), np.zeros_like(z)
     loss, loss_scale = np.zeros(len(z), dtype=REAL), np.zeros(len(z), dtype=REAL)
     with np.errstate(all="ignore"):
@@ -106,7 +113,9 @@ def node_log_loss(
                 log_prob = lse - whole[rows]
                 pull = np.ones_like(q)
                 empty = (lse == -np.inf)[:, None]
-                share = np.where(empty, REAL(1) / len(columns), np.exp(z[block] - lse[:, None]))
+                inside = below_largest(z[block])
+                share = np.exp(inside - log_sum_exp(inside)[:, None])
+                share = np.where(empty, REAL(1) / len(columns), share)
             loss[rows] -= q * log_prob
             loss_scale[rows] += np.abs(q) * (1 + np.abs(log_prob))
             grad[rows] += (q * pull)[:, None] * p[rows]
@@ -126,6 +135,11 @@ def dilution_weights(tree: Tree, dilution: float) -> np.ndarray:
             weights[target, node] = dilution * (1 - dilution) ** steps
         weights[target, path[-1]] = (1 - dilution) ** (len(path) - 1)
     return weights
+
+
+def rows_of(answer: Answer, rows: slice) -> Answer:
+    """Some rows of an unreduced answer."""
+    return Answer(**{name: array[rows] for name, array in vars(answer).items()})
 
 
 def reduce(answer: Answer, reduction: str, divisor: float = 1.0, incoming: Any = 1.0) -> Answer:
@@ -150,46 +164,198 @@ def reduce(answer: Answer, reduction: str, divisor: float = 1.0, incoming: Any =
 def hace(
     tree: Tree,
     logits: torch.Tensor,
-    target: torch.Tensor,
+    target: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
     dilution: float,
     *,
     logits_space: str = "classes",
+    eps: float = 0.0,
+    **target_options: Any,
+) -> tuple[Answer, float]:
+    """HACE's rows for logits (B, C or N) and the targets of `target_mass`, and `mean`'s divisor."""
+    mass, divisor = target_mass(tree, target, **target_options)
+    reach = (tree if logits_space == "classes" else tree.in_node_mode()).reach()
+    return node_log_loss(logits, reach, mass @ dilution_weights(tree, dilution), eps), divisor
+
+
+def target_mass(
+    tree: Tree,
+    target: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+    *,
     targets: str = "classes",
     weight: torch.Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     smoothing: str = "uniform",
-    eps: float = 0.0,
-) -> tuple[Answer, float]:
-    """HACE's rows for logits (B, C or N) and targets (B,) or (B, T), and the divisor of `mean`."""
+    soft_labels: float | None = None,
+    soft_label_distance: str = "height",
+) -> tuple[np.ndarray, float]:
+    """What targets put on the nodes before it rises, (B, N), and what `mean` divides by.
+
+    Targets are indices (B,), pairs (index, weight) of (B, K) each, or probabilities (B, T).
+    """
     space = tree.classes if targets == "classes" else np.arange(tree.num_nodes)
     class_weight = np.ones(len(space)) if weight is None else to_real(weight)
-    if target.is_floating_point():
-        mass, divisor = to_real(target), float(len(target))
-        kept = np.ones(len(target), dtype=bool)
-        original = None
+    kept = np.ones(len(target[0] if isinstance(target, tuple) else target), dtype=bool)
+    divisor = float(len(kept))
+    if isinstance(target, tuple):
+        index, share = target[0].numpy(), to_real(target[1])
+        mass = np.zeros((len(index), len(space)), dtype=REAL)
+        row, k = np.nonzero(index != ignore_index)
+        np.add.at(mass, (row, index[row, k]), share[row, k])
+    elif target.is_floating_point():
+        mass = to_real(target)
     else:
-        original = target.numpy()
-        kept = original != ignore_index
-        mass = np.zeros((len(original), len(space)), dtype=REAL)
-        mass[kept, original[kept]] = 1
-        divisor = float(class_weight[original[kept]].sum())
+        index = target.numpy()
+        kept = index != ignore_index
+        mass = np.zeros((len(index), len(space)), dtype=REAL)
+        mass[kept, index[kept]] = 1
+        divisor = float(class_weight[index[kept]].sum())
+
+    labels = tree.classes if targets == "nodes" else np.arange(tree.num_classes)
+    if soft_labels is not None:
+        shares = soft_label_shares(tree, soft_labels, soft_label_distance)[space]
+        softened = np.zeros_like(mass)
+        softened[:, labels] = mass @ shares
+        mass = softened
     if label_smoothing:
-        labels = tree.classes if targets == "nodes" else np.arange(tree.num_classes)
         even = np.zeros_like(mass)
         if smoothing == "uniform":
             even[:, labels] = REAL(1) / len(labels)
         else:
-            assert original is not None, "smoothing over the others needs an index"
-            target_is_class = np.isin(original, labels)
-            others = len(labels) - target_is_class
-            even[:, labels] = REAL(1) / others[:, None]
-            even[kept, original[kept]] = 0
+            on_classes = mass[:, labels]
+            in_all = on_classes.sum(1, keepdims=True)
+            elsewhere = mass.sum(1, keepdims=True) - in_all
+            others = (in_all - on_classes) / max(1, len(labels) - 1)
+            even[:, labels] = others + elsewhere / len(labels)
         mass = (1 - REAL(label_smoothing)) * mass + REAL(label_smoothing) * even
-    mass = np.where(kept[:, None], mass * class_weight, 0)
-    weights = dilution_weights(tree, dilution)[space]
-    reach = (tree if logits_space == "classes" else tree.in_node_mode()).reach()
-    return node_log_loss(logits, reach, mass @ weights, eps), divisor
+    on_nodes = np.zeros((len(mass), tree.num_nodes), dtype=REAL)
+    on_nodes[:, space] = np.where(kept[:, None], mass * class_weight, 0)
+    return on_nodes, divisor
+
+
+def soft_label_shares(tree: Tree, beta: float, distance: str = "height") -> np.ndarray:
+    """`shares[y, c]`, class c's share in target node y, proportional to exp(-beta distance)."""
+    paths = [tree.path(node) for node in range(tree.num_nodes)]
+    forest = int((tree.parents < 0).sum() > 1)
+    depth = np.array([len(path) - 1 for path in paths])
+    height = np.zeros(tree.num_nodes)
+    for path in paths:
+        for steps, node in enumerate(path):
+            height[node] = max(height[node], steps)
+    far = np.ones((tree.num_nodes, tree.num_classes), dtype=REAL)  # LCA is the virtual root
+    for y, path in enumerate(paths):
+        on_path = set(path)
+        for label, node in enumerate(tree.classes):
+            lca = next((above for above in paths[node] if above in on_path), None)
+            if lca is None:
+                continue
+            if distance == "height":
+                far[y, label] = REAL(height[lca]) / max(1, height.max() + forest)
+            elif node == y:
+                far[y, label] = 0
+            else:
+                far[y, label] = 1 - REAL(depth[lca] + forest) / max(1, depth.max() + forest)
+    near = np.exp(-REAL(beta) * (far - far.min(axis=1, keepdims=True)))
+    return near / near.sum(axis=1, keepdims=True)
+
+
+# --- all nodes ------------------------------------------------------------------------------------
+
+
+def node_log_probs(logits: torch.Tensor, reach: np.ndarray) -> np.ndarray:
+    """log P_v, (B, V): -inf without a class or where all are -inf, NaN in rows without softmax."""
+    z = below_largest(to_real(logits))
+    found = np.full((len(z), len(reach)), -np.inf, dtype=REAL)
+    with np.errstate(all="ignore"):
+        whole = log_sum_exp(z)
+        for node in np.flatnonzero(reach.any(axis=1)):
+            found[:, node] = log_sum_exp(z[:, reach[node]]) - whole
+    found[~np.isfinite(whole)] = np.nan
+    return found
+
+
+def node_log_probs_grad(
+    logits: torch.Tensor, reach: np.ndarray, incoming: torch.Tensor | np.ndarray
+) -> Answer:
+    """The gradient for incoming ones (B, V); those at nodes of log P = -inf are dropped."""
+    passed = np.where(node_log_probs(logits, reach) == -np.inf, 0, to_real(incoming))
+    return node_log_loss(logits, reach, -passed)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The same by sums level by level, in linear space: for trees whose matrices nobody can hold.
+
+    80-bit numbers go down to e^-11000, so a softmax needs no care up to gaps of that size.
+    """
+
+    tree: Tree
+
+    @cached_property
+    def levels(self) -> list[np.ndarray]:
+        """The nodes of each depth, the roots first."""
+        by_parent = np.argsort(self.tree.parents, kind="stable")
+        above = self.tree.parents[by_parent]
+        levels = [by_parent[above < 0]]
+        while len(levels[-1]):
+            first = np.searchsorted(above, levels[-1], "left")
+            last = np.searchsorted(above, levels[-1], "right")
+            children = [by_parent[a:b] for a, b in zip(first, last, strict=True)]
+            levels.append(np.concatenate(children))
+        return levels[:-1]
+
+    def up(self, values: np.ndarray, share: np.ndarray | None = None) -> np.ndarray:
+        """Values (B, N), each with the `share` (N) that its children hand on: sums over subtrees.
+
+        All is handed on unless there is a `share`.
+        """
+        total = values.astype(REAL).T.copy()
+        share = np.ones(self.tree.num_nodes) if share is None else share
+        for level in self.levels[:0:-1]:  # siblings are neighbours there
+            parents = self.tree.parents[level]
+            first = np.flatnonzero(np.diff(parents, prepend=-1))
+            below = share[level, None] * total[level]
+            total[parents[first]] += np.add.reduceat(below, first, axis=0)
+        return total.T
+
+    def down(self, values: np.ndarray) -> np.ndarray:
+        """Values (B, N), each with those of all nodes above: sums along paths."""
+        total = values.astype(REAL).T.copy()
+        for level in self.levels[1:]:
+            total[level] += total[self.tree.parents[level]]
+        return total.T
+
+    def risen(self, mass: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        """q_v = keep_v m_v, where m_v = t_v + sum of (1 - keep_c) m_c over v's children."""
+        keep = to_real(keep)
+        return keep * self.up(mass, 1 - keep)
+
+    def on_nodes(self, columns: np.ndarray) -> np.ndarray:
+        """Values of the classes (B, C) at their nodes, (B, N)."""
+        found = np.zeros((len(columns), self.tree.num_nodes), dtype=REAL)
+        found[:, self.tree.classes] = columns
+        return found
+
+    def log_probs(self, logits: torch.Tensor) -> np.ndarray:
+        """log P_v, (B, N)."""
+        z = to_real(logits)
+        with np.errstate(divide="ignore"):
+            return np.log(self.up(self.on_nodes(np.exp(z - log_sum_exp(z)[:, None]))))
+
+    def log_loss(self, logits: torch.Tensor, q: np.ndarray) -> Answer:
+        """`node_log_loss` without -inf logits and without eps, q (B, N)."""
+        z = to_real(logits)
+        p = np.exp(z - log_sum_exp(z)[:, None])
+        prob = np.where(q != 0, self.up(self.on_nodes(p)), 1)
+        above = self.down(q / prob)[:, self.tree.classes]
+        size = self.down(np.abs(q) / prob)[:, self.tree.classes]
+        return Answer(
+            -(q * np.log(prob)).sum(1),
+            p * (q.sum(1, keepdims=True) - above),
+            (np.abs(q) * (1 + np.abs(np.log(prob)))).sum(1),
+            p * (np.abs(q).sum(1, keepdims=True) + size),
+            z.max(axis=1, keepdims=True) - z,
+        )
 
 
 # --- the comparison -------------------------------------------------------------------------------
@@ -205,6 +371,38 @@ def assert_loss_close(
     found = np.atleast_1d(to_real(actual))
     unit = ROUNDOFF[working_dtype(dtype)]
     _assert_within(found, expected, roundings * unit * np.where(np.isfinite(scale), scale, 0))
+
+
+def assert_sums_close(
+    actual: torch.Tensor,
+    expected: np.ndarray,
+    scale: np.ndarray,
+    *,
+    roundings: float | np.ndarray = 16,
+) -> None:
+    """Each entry is right to a few roundings of `scale`, what its terms sum to by size.
+
+    Half precision adds a rounding of the result.
+    """
+    assert tuple(actual.shape) == expected.shape, f"{actual.shape} != {expected.shape}"
+    unit = ROUNDOFF[working_dtype(actual.dtype)]
+    bound = roundings * unit * np.where(np.isfinite(scale), scale, 0)
+    if actual.dtype in (torch.float16, torch.bfloat16):
+        size = np.abs(np.where(np.isfinite(expected), expected, 0))
+        bound = bound + ROUNDOFF[actual.dtype] * (size + bound)
+    _assert_within(to_real(actual), expected, bound + UNDERFLOW[actual.dtype])
+
+
+def assert_log_probs_close(
+    actual: torch.Tensor,
+    expected: np.ndarray,
+    dtype: torch.dtype,
+    *,
+    roundings: float | np.ndarray = 16,
+) -> None:
+    """Each log P is right to a few roundings of 1 + |log P|, in the working dtype of `dtype`."""
+    assert actual.dtype == working_dtype(dtype), f"log P is {actual.dtype}"
+    assert_sums_close(actual, expected, 1 + np.abs(expected), roundings=roundings)
 
 
 def assert_grad_close(
@@ -234,7 +432,7 @@ def assert_grad_close(
         of_row = (unit * (roundings + exponent) * size).max(axis=1, keepdims=True, initial=0)
         # Where the terms of a row's largest entry cancel (a confident, right prediction), no
         # bound holds relative to what is left of them.
-        of_row = np.where(largest > largest_term / 8, of_row, np.inf)
+        of_row = np.where(largest > largest_term / 2, of_row, np.inf)
         bound = np.minimum(own, of_row)
         if actual.dtype in (torch.float16, torch.bfloat16):
             bound += output_roundings * (ROUNDOFF[actual.dtype] * (size + bound))

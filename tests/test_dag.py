@@ -400,7 +400,9 @@ def test_closure_table_of_each_space() -> None:
         for node in range(table.num_nodes):
             found[node, table.column[table.ptr[node] : table.ptr[node + 1]]] = True
         assert found.tolist() == described.reach().tolist()
-    with pytest.raises(ValueError, match="logits must be 'classes', 'nodes' or 'depth_first', got 'leaves'"):
+    with pytest.raises(
+        ValueError, match="logits must be 'classes', 'nodes' or 'depth_first', got 'leaves'"
+    ):
         hierarchy.closure_table("leaves")  # type: ignore[arg-type]
 
 

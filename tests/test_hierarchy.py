@@ -517,7 +517,7 @@ def test_path_table_of_each_space(logits: Space, targets: Space) -> None:
     ],
 )
 def test_unknown_space(ask: Callable[[Hierarchy], object]) -> None:
-    with pytest.raises(ValueError, match="must be 'classes'.* got 'leaves'"):
+    with pytest.raises(ValueError, match=r"must be 'classes'.* got 'leaves'"):
         ask(Hierarchy.from_paths(ANIMALS))
 
 

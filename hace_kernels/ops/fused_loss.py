@@ -26,12 +26,19 @@ class FusedLoss:
         name: of the native op.
         reference: the same loss in PyTorch, from the op's arguments but the last; it gives the
             derivatives of the gradient.
+        scale: multiplies a gradient by a number in place, and costs little where it is 1.
     """
 
-    def __init__(self, name: str, reference: Callable[..., Tensor]) -> None:
+    def __init__(
+        self,
+        name: str,
+        reference: Callable[..., Tensor],
+        scale: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         self.forward = getattr(torch.ops.hace_kernels, name).default
         self.backward = getattr(torch.ops.hace_kernels, f"{name}_backward").default
         self.reference = reference
+        self.scale = _scale if scale is None else scale
         torch.library.register_fake(f"hace_kernels::{name}", _fake_forward)
         torch.library.register_fake(f"hace_kernels::{name}_backward", _fake_backward)
         torch.library.register_autograd(
@@ -100,9 +107,15 @@ class _Eager(torch.autograd.Function):
             grad = ctx.fused.differentiable_grad(grad_loss, *args)
         elif grad is None:
             grad = ctx.fused.backward(grad_loss, *args[:-1])
-        elif not grad_loss.is_cpu or grad_loss.item() != 1.0:
-            grad *= grad_loss
+        else:
+            grad = ctx.fused.scale(grad, grad_loss)
         return (None, grad, *[None] * (len(args) - 1))
+
+
+def _scale(grad: Tensor, factor: Tensor) -> Tensor:
+    if not factor.is_cpu or factor.item() != 1.0:
+        grad *= factor
+    return grad
 
 
 def _save(ctx: Any, args: tuple[Any, ...], *outputs: Tensor) -> None:

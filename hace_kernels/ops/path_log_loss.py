@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .. import native, reference
+from .. import native, reference, triton
 from ..backends import resolve
 from ..path_table import PathTable
 from .checks import (
@@ -61,7 +63,7 @@ def path_log_loss(
     """
     _check(logits, target, table, target_weight)
     check_options(reduction, eps, entropy)
-    chosen = resolve(backend, logits.device, logits.dtype)
+    chosen = resolve(backend, logits.device, logits.dtype, "path_log_loss")
     if chosen == "reference":
         return reference.path_log_loss(
             logits,
@@ -73,7 +75,7 @@ def path_log_loss(
             entropy=entropy,
             eps=eps,
         )
-    return _fused(
+    before = (
         for_kernel(logits),
         target.contiguous(),
         table.ptr,
@@ -81,6 +83,8 @@ def path_log_loss(
         table.stop,
         table.weight,
         table.order,
+    )
+    after = (
         None if target_weight is None else target_weight.double().contiguous(),
         entropy,
         ignore_index,
@@ -88,6 +92,9 @@ def path_log_loss(
         eps,
         gradient_in_forward(logits, reduction),
     )
+    if chosen == "triton":
+        return _fused_triton(*before, table.max_entries, *after)
+    return _fused(*before, *after)
 
 
 def _check(
@@ -122,9 +129,11 @@ def _reference(
     ignore_index: int,
     reduction: int,
     eps: float,
+    max_entries: int | None = None,
 ) -> Tensor:
     """The reference from the native op's arguments."""
-    max_entries = int(ptr.diff().max()) if len(ptr) > 1 else 0
+    if max_entries is None:
+        max_entries = int(ptr.diff().max()) if len(ptr) > 1 else 0
     return reference.path_log_loss(
         logits,
         target,
@@ -137,5 +146,15 @@ def _reference(
     )
 
 
+def _reference_of_triton(*args: Any) -> Tensor:
+    """The reference from the Triton op's arguments."""
+    max_entries_last = [*args[:7], *args[8:], args[7]]
+    return _reference(*max_entries_last)
+
+
 if native.load_error is None:
     _fused = FusedLoss("path_log_loss", _reference)
+if triton.load_error is None:
+    from ..triton.path_log_loss import scale_in_place
+
+    _fused_triton = FusedLoss("triton_path_log_loss", _reference_of_triton, scale_in_place)

@@ -1,0 +1,60 @@
+"""The kernels of NVIDIA and AMD GPUs, in Triton: one file an op, as in csrc/cpu/.
+
+Triton is optional and takes half a second to import, so that it is looked for only where torch can
+use a GPU, and where `TRITON_INTERPRET=1` asks for Triton's interpreter, which runs the kernels on
+CPU tensors (slowly: it is for tests).
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+__all__ = ["OPS", "device_type", "interpreted", "lack", "load_error"]
+
+#: The ops that have kernels here.
+OPS = ("path_log_loss",)
+
+interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+#: Of the tensors that the kernels take; torch calls AMD's GPUs "cuda" too.
+device_type = "cpu" if interpreted else "cuda"
+
+
+def _load() -> str | None:
+    """Registers the ops; returns why it could not, or None."""
+    if not interpreted and torch.version.cuda is None and torch.version.hip is None:
+        return (
+            f"torch {torch.__version__} is built for CPUs only: install a CUDA or ROCm build of "
+            "torch (TRITON_INTERPRET=1 runs the kernels on CPU tensors, slowly, for tests)"
+        )
+    try:
+        from . import path_log_loss
+    except ImportError as error:
+        return f"Triton cannot be imported: `pip install triton` ({error})"
+    library = torch.library.Library("hace_kernels", "FRAGMENT")  # type: ignore[no-untyped-call]
+    _libraries.append(library)
+    key = "CPU" if interpreted else "CUDA"
+    for name, (schema, implementation) in path_log_loss.OPS.items():
+        library.define(f"{name}{schema}")  # type: ignore[no-untyped-call]
+        library.impl(name, implementation, key)  # type: ignore[no-untyped-call]
+    return None
+
+
+# A library takes its ops with it.
+_libraries: list[torch.library.Library] = []
+
+load_error: str | None = _load()
+
+
+def lack() -> str | None:
+    """What keeps the kernels from running on this machine, or None."""
+    if load_error is not None or interpreted:
+        return load_error
+    if not torch.cuda.is_available():
+        return (
+            "torch finds no GPU (TRITON_INTERPRET=1 runs the kernels on CPU tensors, slowly, for "
+            "tests)"
+        )
+    return None

@@ -1,0 +1,314 @@
+"""`path_log_loss` on a GPU: sizes, scratch memory, launches, and the op."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import triton
+from torch import Tensor
+
+from ..reference import loss_dtype
+from .path_log_loss_kernel import (
+    RING_FIELDS,
+    measure_kernel,
+    reduce_kernel,
+    resolve_kernel,
+    row_kernel,
+    scale_kernel,
+    weigh_kernel,
+    write_kernel,
+)
+
+__all__ = ["OPS", "path_log_loss", "path_log_loss_backward", "scale_in_place"]
+
+# The native op's arguments, and the length of the longest path: nobody wants to wait for the device
+# to tell it.
+_ARGUMENTS = (
+    "Tensor logits, Tensor target, Tensor ptr, Tensor start, Tensor stop, Tensor weight, "
+    "Tensor? order, int max_entries, Tensor? target_weight, float entropy, int ignore_index, "
+    "int reduction, float eps"
+)
+
+_MEAN, _NONE = 1, 0
+
+# Rows of more bytes of working type are split, for a program's registers hold no more: in general,
+# with entropy, eps or in float64, and where columns are in another order.
+_ROW_BYTES, _ROW_BYTES_WITH_MORE, _ROW_BYTES_SHUFFLED = 65536, 32768, 16384
+
+# Of a GPU whose L2 cache torch cannot tell.
+_L2_BYTES = 32 * 2**20
+
+_REDUCED_AT_ONCE = 1024
+_SCALED_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a row is laid over programs: few values, so that few kernels are compiled.
+
+    Attributes:
+        columns: C.
+        wide: whether the working type is float64.
+        shuffled: whether the columns are not in the order of the class positions.
+        more: whether there is entropy or eps.
+        max_entries: of the longest path.
+    """
+
+    columns: int
+    wide: bool
+    shuffled: bool
+    more: bool
+    max_entries: int
+
+    @property
+    def _work_item(self) -> int:
+        return 8 if self.wide else 4
+
+    @property
+    def splits(self) -> bool:
+        """Whether a row is too long for one program."""
+        limit = _ROW_BYTES_WITH_MORE if self.more or self.wide else _ROW_BYTES
+        if self.shuffled:
+            limit = _ROW_BYTES_SHUFFLED
+        return self.columns * self._work_item > limit
+
+    @cached_property
+    def block(self) -> int:
+        """Columns that a program holds at once."""
+        if self.splits:
+            return 4096
+        return max(64, 1 << (self.columns - 1).bit_length())
+
+    @cached_property
+    def strip(self) -> int:
+        """Columns of a strip: few enough for cheap pieces, and never many strips a program."""
+        if self.splits:
+            return 512
+        return min(max(32, self.block // 128), 256)
+
+    @property
+    def strips(self) -> int:
+        """Strips that a program holds at once."""
+        return self.block // self.strip
+
+    @property
+    def num_strips(self) -> int:
+        """Of a whole row."""
+        return -(-self.columns // self.strip)
+
+    @property
+    def num_warps(self) -> int:
+        """32 floats a thread, or 16 where pieces or the columns' order take as much."""
+        few = self.shuffled or self.block <= 2048
+        return min(max(1, self.block * self._work_item // (2048 if few else 4096)), 16)
+
+    @property
+    def registers(self) -> dict[str, int]:
+        """Bounds on them that cost no spills: two programs share a multiprocessor at least."""
+        bounded = not (self.wide or self.more or self.shuffled) and self.num_warps > 1
+        return {"maxnreg": 128} if bounded and torch.version.hip is None else {}
+
+    @property
+    def steps(self) -> int:
+        """Of a bisection among the intervals of the longest path."""
+        return max(2, self.max_entries.bit_length())
+
+    @property
+    def rings(self) -> int:
+        """Rings that are looked at together."""
+        return min(1 << self.steps, 16)
+
+    @property
+    def ring_step(self) -> int:
+        """Places for the rings of a path, and at least the four values of a row."""
+        return max(4, self.max_entries + 1)
+
+
+def path_log_loss(
+    logits: Tensor,
+    target: Tensor,
+    ptr: Tensor,
+    start: Tensor,
+    stop: Tensor,
+    weight: Tensor,
+    order: Tensor | None,
+    max_entries: int,
+    target_weight: Tensor | None,
+    entropy: float,
+    ignore_index: int,
+    reduction: int,
+    eps: float,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    """The loss, and its gradient for an incoming one of 1 unless it was not asked for."""
+    num_rows = logits.shape[0]
+    row_loss = logits.new_empty(num_rows, dtype=loss_dtype(logits.dtype))
+    grad = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_grad else None
+    divisor = None
+    if reduction == _MEAN:
+        divisor = _divisor(target, ptr, target_weight, ignore_index)
+    if num_rows:
+        _launch(
+            logits, target, ptr, start, stop, weight, order, max_entries, target_weight, entropy,
+            ignore_index, eps, divisor if with_grad else None, None, row_loss, grad,
+        )  # fmt: skip
+    loss = row_loss
+    if reduction != _NONE:
+        loss = row_loss.new_empty(())
+        reduce_kernel[(1,)](row_loss, divisor, loss, num_rows, ROWS=_REDUCED_AT_ONCE)
+    return loss, logits.new_empty(0) if grad is None else grad
+
+
+def path_log_loss_backward(
+    grad_loss: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    ptr: Tensor,
+    start: Tensor,
+    stop: Tensor,
+    weight: Tensor,
+    order: Tensor | None,
+    max_entries: int,
+    target_weight: Tensor | None,
+    entropy: float,
+    ignore_index: int,
+    reduction: int,
+    eps: float,
+) -> Tensor:
+    """The gradient for any incoming one, made anew from the logits."""
+    grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    divisor = None
+    if reduction == _MEAN:
+        divisor = _divisor(target, ptr, target_weight, ignore_index)
+    if logits.shape[0]:
+        _launch(
+            logits, target, ptr, start, stop, weight, order, max_entries, target_weight, entropy,
+            ignore_index, eps, divisor, grad_loss, None, grad,
+        )  # fmt: skip
+    return grad
+
+
+def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:
+    """`grad *= factor` for one factor on the device; nothing is moved where it is 1."""
+    if grad.numel():
+        programs = triton.cdiv(grad.numel(), _SCALED_AT_ONCE)
+        scale_kernel[(programs,)](grad, factor, grad.numel(), BLOCK=_SCALED_AT_ONCE, num_warps=8)
+    return grad
+
+
+def _divisor(
+    target: Tensor, ptr: Tensor, target_weight: Tensor | None, ignore_index: int
+) -> Tensor:
+    divisor = target.new_empty((), dtype=torch.float64)
+    weigh_kernel[(1,)](
+        target, ptr, target_weight, divisor, len(target), len(ptr) - 1, ignore_index,
+        ROWS=_REDUCED_AT_ONCE,
+    )  # fmt: skip
+    return divisor
+
+
+def _launch(
+    logits: Tensor,
+    target: Tensor,
+    ptr: Tensor,
+    start: Tensor,
+    stop: Tensor,
+    weight: Tensor,
+    order: Tensor | None,
+    max_entries: int,
+    target_weight: Tensor | None,
+    entropy: float,
+    ignore_index: int,
+    eps: float,
+    divisor: Tensor | None,
+    grad_loss: Tensor | None,
+    row_loss: Tensor | None,
+    grad: Tensor | None,
+) -> None:
+    num_rows, columns = logits.shape
+    wide = logits.dtype == torch.float64
+    shape = Shape(columns, wide, order is not None, entropy != 0 or eps > 0, max_entries)
+    vector = _vector(logits, grad)
+    rows = num_rows
+    if shape.splits:
+        row_bytes = columns * logits.element_size()
+        rows = min(num_rows, max(1, _l2_bytes(logits.device) // 2 // row_bytes))
+    work = loss_dtype(logits.dtype)
+    rings = logits.new_empty(rows * RING_FIELDS * shape.ring_step, dtype=work)
+    grad_loss_step = 0 if grad_loss is None or grad_loss.dim() == 0 else grad_loss.stride(0)
+    row_vectors, column_vectors = logits.stride(0) // vector, columns // vector
+    entropy_bits, eps_bits = _bits(entropy), _bits(eps)
+    has_entropy = entropy_bits is not None
+    num_targets = len(ptr) - 1
+    if not shape.splits:
+        row_kernel[(num_rows,)](
+            logits, grad, row_loss, target, ptr, start, stop, weight, order, target_weight,
+            divisor, grad_loss, rings, row_vectors, column_vectors, grad_loss_step, num_targets,
+            ignore_index, shape.ring_step, entropy_bits, eps_bits,
+            VECTOR=vector, STRIP=shape.strip, STRIPS=shape.strips, RINGS=shape.rings,
+            STEPS=shape.steps, num_warps=shape.num_warps, **(shape.registers if vector > 1 else {}),
+        )  # fmt: skip
+        return
+
+    fields = 3 if has_entropy else 2
+    strips = logits.new_empty(rows * fields * shape.num_strips, dtype=work)
+    programs = triton.cdiv(shape.num_strips, shape.strips)
+    sizes = {"VECTOR": vector, "STRIP": shape.strip, "STRIPS": shape.strips, "FIELDS": fields}
+    for first in range(0, num_rows, rows):
+        count = min(rows, num_rows - first)
+        measure_kernel[(programs, count)](
+            logits, order, strips, target, first, row_vectors, column_vectors, shape.num_strips,
+            ignore_index, **sizes, HAS_ENTROPY=has_entropy, num_warps=shape.num_warps,
+        )  # fmt: skip
+        resolve_kernel[(count,)](
+            logits, grad, row_loss, target, ptr, start, stop, weight, order, target_weight,
+            divisor, grad_loss, rings, strips, first, row_vectors, column_vectors,
+            shape.num_strips, grad_loss_step, num_targets, ignore_index, shape.ring_step,
+            entropy_bits, eps_bits, **{**sizes, "STRIPS": 256}, RINGS=shape.rings,
+            STEPS=shape.steps, num_warps=8,
+        )  # fmt: skip
+        if grad is not None:
+            write_kernel[(programs, count)](
+                logits, grad, target, ptr, start, stop, order, rings, strips, first, row_vectors,
+                column_vectors, shape.num_strips, num_targets, ignore_index, shape.ring_step,
+                **sizes, STEPS=shape.steps, HAS_ENTROPY=has_entropy, num_warps=shape.num_warps,
+            )  # fmt: skip
+
+
+def _vector(logits: Tensor, grad: Tensor | None) -> int:
+    """Columns that 16 bytes hold, where rows begin at multiples of 16 bytes; else 1."""
+    vector = 16 // logits.element_size()
+    buffers = [logits] if grad is None else [logits, grad]
+    aligned = all(x.data_ptr() % 16 == 0 and x.stride(0) % vector == 0 for x in buffers)
+    return vector if aligned and logits.shape[1] % vector == 0 else 1
+
+
+def _bits(number: float) -> int | None:
+    """A float64 as an integer, for Triton hands floats to kernels in float32; None for 0."""
+    if number == 0:
+        return None
+    bits: int = struct.unpack("<q", struct.pack("<d", number))[0]
+    return bits
+
+
+def _l2_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _L2_BYTES
+    size: int = torch.cuda.get_device_properties(device).L2_cache_size
+    return size or _L2_BYTES
+
+
+#: Ops by name, with their schemas.
+OPS = {
+    "triton_path_log_loss": (
+        f"({_ARGUMENTS}, bool with_grad) -> (Tensor loss, Tensor grad_logits)",
+        path_log_loss,
+    ),
+    "triton_path_log_loss_backward": (
+        f"(Tensor grad_loss, {_ARGUMENTS}) -> Tensor",
+        path_log_loss_backward,
+    ),
+}

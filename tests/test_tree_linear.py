@@ -1,0 +1,469 @@
+"""`hace.nn.TreeLinear`: one vector a node, and each class has the sum of those on its path."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import dags
+import numpy as np
+import oracle
+import pytest
+import torch
+import trees
+from torch.utils._python_dispatch import TorchDispatchMode
+from tree_cases import SHAPES
+
+import hace
+from hace.nn import TreeLinear
+
+PATHS = ["animal/dog/husky", "animal/dog/pug", "animal/cat/siamese", "vehicle/car", "vehicle/bus"]
+
+
+def hierarchy_of(tree: trees.Tree) -> hace.Hierarchy:
+    return hace.Hierarchy.from_parents(tree.parents, classes=tree.classes)
+
+
+def hierarchy_of_dag(dag: dags.Dag) -> hace.DAG:
+    return hace.DAG(dag.edge_array(), classes=dag.classes)
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Those that run on the CPU: a layer is the same code on all, and the ops' tests try all."""
+    found = hace.backends()[request.param]
+    if not found.available:
+        pytest.skip(found.reason)
+    return found.name
+
+
+@pytest.fixture
+def animals() -> hace.Hierarchy:
+    return hace.Hierarchy.from_paths(PATHS)
+
+
+def check(layer: TreeLinear, reach: np.ndarray, input: torch.Tensor) -> None:
+    """Output and gradients next to the class weights written out, `reach.T @ weight`.
+
+    A product is right to a rounding for each feature, and is rounded to the layer's dtype; so is
+    the sum of the products, one for each node on the path.
+    """
+    x = input.detach().requires_grad_()
+    output = layer(x)
+    assert output.dtype == input.dtype
+    assert output.shape == (*input.shape[:-1], reach.shape[1])
+    incoming = torch.randn(output.shape).to(output.dtype)
+    parameters = list(layer.parameters())
+    grads = torch.autograd.grad(output, [x, *parameters], incoming)
+
+    rows = oracle.to_real(input.reshape(-1, input.shape[-1]))
+    grad_rows = oracle.to_real(incoming.reshape(len(rows), reach.shape[1]))
+    weight = oracle.to_real(layer.weight)
+    bias = np.zeros(len(weight)) if layer.bias is None else oracle.to_real(layer.bias)
+    up = reach.astype(oracle.REAL)
+    of_nodes = rows @ weight.T + bias
+    sizes = np.abs(rows) @ np.abs(weight).T + np.abs(bias)
+    grad_of_nodes, grad_sizes = grad_rows @ up.T, np.abs(grad_rows) @ up.T
+    expected = [
+        (output.detach(), of_nodes @ up, sizes @ up),
+        (grads[0], grad_of_nodes @ weight, grad_sizes @ np.abs(weight)),
+        (grads[1], grad_of_nodes.T @ rows, grad_sizes.T @ np.abs(rows)),
+    ]
+    if layer.bias is not None:
+        expected.append((grads[2], grad_of_nodes.sum(0), grad_sizes.sum(0)))
+    for found, value, size in expected:
+        terms = input.shape[-1] + max(reach.shape)
+        assert_sums_close(found.reshape(value.shape), value, size, terms)
+
+
+def assert_sums_close(
+    found: torch.Tensor, expected: np.ndarray, size: np.ndarray, terms: int
+) -> None:
+    """Within what rounding `terms` terms of that size makes, and their sum in the dtype twice."""
+    unit = oracle.ROUNDOFF[oracle.working_dtype(found.dtype)]
+    stored = oracle.ROUNDOFF[found.dtype]
+    bound = ((8 + math.sqrt(terms)) * unit + 3 * stored) * size + oracle.UNDERFLOW[found.dtype]
+    error = np.abs(oracle.to_real(found) - expected)
+    assert (error <= bound).all(), (
+        f"{float((error / np.maximum(bound, 1e-300)).max())} of the bound"
+    )
+
+
+# --- output and gradients -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_trees(backend: str, rng: np.random.Generator, shape: str, dtype: torch.dtype) -> None:
+    """Inner classes, forests, shuffled columns, and nodes that no class is below."""
+    tree = SHAPES[shape](rng)
+    for bias in (True, False):
+        layer = TreeLinear(7, hierarchy_of(tree), bias, dtype=dtype, backend=backend)
+        check(layer, tree.reach(), torch.randn(5, 7, dtype=dtype))
+
+
+@pytest.mark.parametrize("shape", dags.SHAPES)
+def test_dags(shape: str) -> None:
+    """The class's node and all nodes above it, each once, by however many paths."""
+    dag = dags.SHAPES[shape]
+    for dtype in (torch.float64, torch.float32):
+        layer = TreeLinear(7, hierarchy_of_dag(dag), dtype=dtype)
+        check(layer, dag.reach(), torch.randn(5, 7, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", ["caterpillar", "forest", "shuffled inner classes"])
+def test_half_precision(
+    backend: str, rng: np.random.Generator, shape: str, dtype: torch.dtype
+) -> None:
+    """Parameters, output and gradients have it; paths are summed in float32."""
+    tree = SHAPES[shape](rng)
+    layer = TreeLinear(16, hierarchy_of(tree), dtype=dtype, backend=backend)
+    assert layer.weight.dtype == layer.bias.dtype == dtype
+    check(layer, tree.reach(), torch.randn(6, 16).to(dtype))
+    assert layer.to_linear().weight.dtype == dtype
+
+
+def test_long_paths_keep_their_digits(backend: str) -> None:
+    """2,000 equal terms: summed in bfloat16 they would stop at 256."""
+    layer = TreeLinear(
+        1, hace.Hierarchy.from_parents(np.arange(-1, 1999)), dtype=torch.bfloat16, backend=backend
+    )
+    torch.nn.init.ones_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    assert layer(torch.ones(1, 1, dtype=torch.bfloat16)).item() == 2000
+    assert layer.to_linear().weight.item() == 2000
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (3,), (2, 3), (2, 0, 3), (2, 1, 2, 2)], ids=str)
+def test_leading_dimensions(backend: str, animals: hace.Hierarchy, shape: tuple[int, ...]) -> None:
+    """(…, F) goes to (…, C), as through nn.Linear, also when it is not contiguous."""
+    layer = TreeLinear(6, animals, backend=backend)
+    reach = np.array([[node in animals.path(v) for v in animals.classes] for node in range(9)])
+    check(layer, reach, torch.randn(*shape, 6))
+    strided = torch.randn(6, *shape).movedim(0, -1)
+    check(layer, reach, strided)
+    assert layer(strided).shape == layer.to_linear()(strided).shape
+
+
+def test_gradcheck(backend: str, rng: np.random.Generator) -> None:
+    tree = trees.random_tree(rng, 4, roots=2, inner=0.5, shuffle=True)
+    layer = TreeLinear(3, hierarchy_of(tree), dtype=torch.float64, backend=backend)
+
+    def outputs(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        names = [name for name, _ in layer.named_parameters()]
+        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))
+
+    inputs = (torch.randn(2, 3, dtype=torch.float64).requires_grad_(), *layer.parameters())
+    assert torch.autograd.gradcheck(outputs, inputs)
+    assert torch.autograd.gradgradcheck(outputs, inputs)
+
+
+def test_shared_ancestors_learn_from_each_class(animals: hace.Hierarchy) -> None:
+    """What a husky teaches reaches the pug by way of the dog, and not the car."""
+    layer = TreeLinear(4, animals)
+    before = layer.to_linear().weight.detach()
+    x = torch.randn(1, 4)
+    layer(x)[0, 0].backward()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter -= parameter.grad
+    moved = (layer.to_linear().weight - before).detach() / x
+    expected = -torch.tensor([3.0, 2, 1, 0, 0])[:, None].expand(5, 4)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5)
+
+
+class Allocated(TorchDispatchMode):
+    """Keeps the sizes of what operations make that is no view of `known`."""
+
+    def __init__(self, known: torch.Tensor) -> None:
+        super().__init__()
+        self.known = known.untyped_storage().data_ptr()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        outputs = result if isinstance(result, (tuple, list)) else (result,)
+        for output in outputs:
+            if output.untyped_storage().data_ptr() != self.known:
+                self.sizes.append(output.numel())
+        return result
+
+
+@pytest.mark.parametrize("kind", ["tree", "DAG"])
+def test_class_weights_are_never_built(rng: np.random.Generator, kind: str) -> None:
+    """The (C, F) matrix would be many times what two rows need."""
+    tree = trees.random_tree(rng, 500, shuffle=True)
+    hierarchy = hierarchy_of(tree)
+    if kind == "DAG":
+        hierarchy = hierarchy_of_dag(dags.from_tree(tree))
+    layer, x = TreeLinear(64, hierarchy), torch.randn(2, 64)
+    with Allocated(layer.weight) as made:
+        layer(x)
+    assert 2 * tree.num_nodes in made.sizes
+    assert max(made.sizes) < 500 * 64 / 8
+
+
+# --- the same as an nn.Linear ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_to_linear(backend: str, rng: np.random.Generator, shape: str, bias: bool) -> None:
+    tree = SHAPES[shape](rng)
+    layer = TreeLinear(7, hierarchy_of(tree), bias, dtype=torch.float64, backend=backend)
+    linear = layer.to_linear()
+    assert type(linear) is torch.nn.Linear
+    assert (linear.in_features, linear.out_features) == (7, tree.num_classes)
+    reach = torch.from_numpy(tree.reach().astype(float))
+    torch.testing.assert_close(linear.weight, reach.T @ layer.weight, rtol=1e-14, atol=1e-15)
+    x = torch.randn(5, 7, dtype=torch.float64)
+    torch.testing.assert_close(linear(x), layer(x), rtol=1e-12, atol=1e-14)
+    if bias:
+        torch.testing.assert_close(linear.bias, reach.T @ layer.bias, rtol=1e-14, atol=1e-15)
+    else:
+        assert linear.bias is None
+    for parameter in linear.parameters():
+        assert parameter.is_leaf
+        assert parameter.requires_grad
+        assert parameter.is_contiguous()
+
+
+def test_to_linear_of_a_dag() -> None:
+    for dag in dags.SHAPES.values():
+        layer = TreeLinear(7, hierarchy_of_dag(dag), dtype=torch.float64)
+        x = torch.randn(5, 7, dtype=torch.float64)
+        torch.testing.assert_close(layer.to_linear()(x), layer(x), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("tree", [trees.flat(5, rooted=False), trees.flat(1, rooted=False)])
+def test_to_linear_is_a_copy(tree: trees.Tree) -> None:
+    """Even where each class is its whole path: training one leaves the other as it was."""
+    layer = TreeLinear(3, hierarchy_of(tree))
+    linear = layer.to_linear()
+    assert torch.equal(linear.weight, layer.weight)
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.zero_()
+    assert layer.weight.abs().sum() > 0
+    assert layer.bias.abs().sum() > 0
+
+
+def test_flat_forest_is_nn_linear() -> None:
+    """No ancestors, nothing to share: with the same parameters to the bit."""
+    layer = TreeLinear(9, hierarchy_of(trees.flat(6, rooted=False)))
+    plain = torch.nn.Linear(9, 6)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(4, 9)
+    assert torch.equal(layer(x), plain(x))
+
+
+# --- initialisation -------------------------------------------------------------------------------
+
+INIT_TREES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
+    "flat": lambda rng: trees.flat(30),
+    "flat forest": lambda rng: trees.flat(30, rooted=False),
+    "shallow": lambda rng: trees.balanced([3, 4]),
+    "deep": lambda rng: trees.balanced([2, 2, 2, 2], rooted=True),
+    "chain": lambda rng: trees.chain(9),
+    "caterpillar": lambda rng: trees.caterpillar(20),
+    "unbalanced": lambda rng: trees.random_tree(rng, 25, roots=2, inner=0.3, shuffle=True),
+}
+
+
+@pytest.mark.parametrize("shape", INIT_TREES)
+def test_leaves_have_the_variance_of_nn_linear(rng: np.random.Generator, shape: str) -> None:
+    """1/(3F), whatever the depth: over 20,000 weights the estimate is good to about 1 %."""
+    tree, features = INIT_TREES[shape](rng), 20_000
+    weight = TreeLinear(features, hierarchy_of(tree)).to_linear().weight.detach().double()
+    leaves = weight[tree.leaf_labels()]
+    relative = 3 * features * leaves.square().mean(1)
+    torch.testing.assert_close(relative, torch.ones_like(relative), rtol=0, atol=0.06)
+    assert (leaves.mean(1).abs() * math.sqrt(3) * features < 5).all()
+    inner = np.setdiff1d(np.arange(tree.num_classes), tree.leaf_labels())
+    assert (3 * features * weight[inner].square().mean(1) < 1).all(), "not the whole of its path"
+
+
+@pytest.mark.parametrize("shape", INIT_TREES)
+def test_shares_of_the_variance_sum_to_1(rng: np.random.Generator, shape: str) -> None:
+    """Each vector is uniform between bounds, whose squares add up to nn.Linear's along a path."""
+    tree, features = INIT_TREES[shape](rng), 20_000
+    layer = TreeLinear(features, hierarchy_of(tree))
+    bound = layer.weight.detach().abs().amax(1)
+    for leaf in tree.leaves():
+        path = tree.path(leaf)
+        assert features * bound[path].square().sum().item() == pytest.approx(1, rel=2e-3)
+        shares = features * bound[path].square()
+        assert (shares > 0).all(), "each node has a part"
+
+
+@pytest.mark.parametrize("shape", ["deep", "unbalanced"])
+def test_biases_are_drawn_alike(rng: np.random.Generator, shape: str) -> None:
+    tree = INIT_TREES[shape](rng)
+    layer = TreeLinear(3, hierarchy_of(tree))
+    reach = torch.from_numpy(tree.reach()[:, tree.leaf_labels()]).float()
+    drawn = []
+    for _ in range(2000):
+        layer.reset_parameters()
+        drawn.append(layer.bias.detach() @ reach)
+    relative = 3 * 3 * torch.stack(drawn).square().mean(0)
+    torch.testing.assert_close(relative, torch.ones_like(relative), rtol=0, atol=0.15)
+
+
+def test_logits_start_alike_on_deep_and_flat_trees() -> None:
+    """So that a learning rate that suits nn.Linear suits this layer."""
+    x = torch.randn(200, 256)
+    plain = torch.nn.Linear(256, 64)(x).std()
+    for tree in (trees.balanced([2] * 6), trees.balanced([8, 8], rooted=True), trees.flat(64)):
+        ratio = TreeLinear(256, hierarchy_of(tree))(x).std() / plain
+        assert ratio.item() == pytest.approx(1, abs=0.1)
+
+
+def test_reset_parameters(animals: hace.Hierarchy) -> None:
+    """Draws anew from torch's generator; one seed, one layer."""
+    layer = TreeLinear(4, animals)
+    first = layer.weight.detach().clone()
+    layer.reset_parameters()
+    assert not torch.equal(layer.weight, first)
+    torch.manual_seed(3)
+    layer.reset_parameters()
+    torch.manual_seed(3)
+    assert torch.equal(TreeLinear(4, animals).weight, layer.weight)
+
+
+# --- the module -----------------------------------------------------------------------------------
+
+
+def test_parameters(animals: hace.Hierarchy) -> None:
+    layer = TreeLinear(4, animals)
+    assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == {
+        "weight": (9, 4),
+        "bias": (9,),
+    }
+    assert (layer.in_features, layer.out_features) == (4, 5)
+    without = TreeLinear(4, animals, bias=False)
+    assert without.bias is None
+    assert [name for name, _ in without.named_parameters()] == ["weight"]
+    assert list(without.state_dict()) == ["weight"]
+
+
+def test_state_dict(animals: hace.Hierarchy) -> None:
+    layer, other = TreeLinear(4, animals), TreeLinear(4, animals)
+    assert list(layer.state_dict()) == ["weight", "bias"], "tables are no state"
+    x = torch.randn(3, 4)
+    assert not torch.equal(layer(x), other(x))
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x), other(x))
+
+
+def through_pickle(module: torch.nn.Module) -> torch.nn.Module:
+    return pickle.loads(pickle.dumps(module))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, through_pickle])
+def test_copies(animals: hace.Hierarchy, duplicate: Callable[[Any], Any]) -> None:
+    layer, x = TreeLinear(4, animals), torch.randn(3, 4)
+    copied = duplicate(layer)
+    expected = layer(x).detach()
+    assert torch.equal(copied(x), expected)
+    with torch.no_grad():
+        layer.weight.zero_()
+    assert torch.equal(copied(x), expected)
+
+
+def test_dtype_and_device(animals: hace.Hierarchy) -> None:
+    assert TreeLinear(4, animals, dtype=torch.float64).bias.dtype == torch.float64
+    meta = TreeLinear(4, animals, device="meta")
+    assert meta.weight.is_meta
+    layer = TreeLinear(4, animals).double()
+    assert layer(torch.randn(2, 4, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_repr(animals: hace.Hierarchy) -> None:
+    text = repr(TreeLinear(4, animals, bias=False))
+    for part in ("TreeLinear(", "in_features=4", "out_features=5", "bias=False", "9 nodes"):
+        assert part in text
+
+
+def test_autocast(animals: hace.Hierarchy) -> None:
+    layer = TreeLinear(8, animals)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = layer(torch.randn(3, 8))
+        assert output.dtype == torch.bfloat16
+        loss = hace.HACELoss(animals)(output, torch.tensor([0, 2, 4]))
+    loss.backward()
+    assert layer.weight.grad.dtype == torch.float32
+    assert (layer.weight.grad.abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("pickled", [False, True], ids=["new", "pickled"])
+def test_compiled(animals: hace.Hierarchy, pickled: bool) -> None:
+    torch._dynamo.reset()
+    layer, x = TreeLinear(4, animals), torch.randn(3, 4)
+    model = through_pickle(layer) if pickled else layer
+    output = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(output, layer(x), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("make", [hace.HACELoss, hace.CrossEntropyLoss, hace.HXELoss])
+def test_training_decreases_the_loss(
+    animals: hace.Hierarchy, make: Callable[..., Any], threads: Callable[[int], None]
+) -> None:
+    """It goes with every loss."""
+    threads(1)  # the steps are too small to be worth splitting
+    features, target = torch.randn(32, 16), torch.randint(5, (32,))
+    layer, loss_fn = TreeLinear(16, animals), make(animals)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.2)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = loss_fn(layer(features), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses))
+    assert losses[-1] < losses[0] / 2
+
+
+# --- wrong arguments ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hierarchy", [[-1, 0, 0], "animal/dog", None, 5], ids=str)
+def test_not_a_hierarchy(hierarchy: Any) -> None:
+    with pytest.raises(TypeError, match="Hierarchy"):
+        TreeLinear(4, hierarchy)
+
+
+def test_input_of_a_wrong_width(animals: hace.Hierarchy) -> None:
+    with pytest.raises(RuntimeError, match="5"):
+        TreeLinear(4, animals)(torch.randn(3, 5))
+
+
+def test_backends(animals: hace.Hierarchy) -> None:
+    x = torch.randn(3, 4, dtype=torch.float64)
+    layer = TreeLinear(4, animals, dtype=torch.float64, backend="reference")
+    expected = layer(x)
+    for backend in hace.backends().values():
+        layer.backend = backend.name
+        if backend.available and backend.name not in ("triton", "cuda"):
+            torch.testing.assert_close(layer(x), expected, rtol=1e-13, atol=1e-15)
+        else:
+            with pytest.raises(hace.BackendError, match=backend.name):
+                layer(x)
+    dag = TreeLinear(4, hierarchy_of_dag(dags.diamond()), backend="cpu")
+    with pytest.raises(hace.BackendError, match="DAG"):
+        dag(torch.randn(3, 4))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_no_features(animals: hace.Hierarchy) -> None:
+    """As nn.Linear(0, C): the biases are left."""
+    layer = TreeLinear(0, animals)
+    torch.nn.init.ones_(layer.bias)
+    expected = torch.tensor([[3.0, 3, 3, 2, 2]]).expand(2, 5)
+    assert torch.equal(layer(torch.randn(2, 0)), expected)
+    assert torch.equal(layer.to_linear()(torch.randn(2, 0)), expected)

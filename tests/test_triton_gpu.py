@@ -1,0 +1,212 @@
+"""The Triton kernels on a GPU: `make test-gpu`, on a machine with torch, triton and pytest.
+
+The suite beside this file covers parity there too: `backend` is every backend that can run.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import DTYPES, Case, check, expected, in_column_order, interval_case
+from conftest import Backend
+from oracle import assert_grad_close, assert_loss_close
+
+from hace_kernels import backends
+from hace_kernels.ops import path_log_loss
+
+pytestmark = pytest.mark.gpu
+
+ROWS, WIDTH = 65_600, 32_768
+
+
+@pytest.fixture(autouse=True)
+def gpu() -> None:
+    """An error rather than a skip: whoever asks for these tests wants to know."""
+    assert torch.cuda.is_available(), (
+        "make test-gpu needs a GPU that torch can use; torch.cuda.is_available() is False here"
+    )
+    backend = backends()["triton"]
+    assert backend.available, backend.reason
+
+
+@pytest.fixture
+def backend(gpu: None) -> Backend:
+    return Backend("triton", torch.device("cuda"))
+
+
+def some_case(width: int) -> Case:
+    middle = width // 2
+    return interval_case(
+        width,
+        [
+            [(middle, middle + 1, 0.5), (middle - 7, middle + 9, 0.3), (3, width - 5, 0.2)],
+            [(0, 1, 0.5), (0, width - 1, 0.5)],
+            [(width - 1, width, 1.0)],
+        ],
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("order", ["ordered", "shuffled"])
+@pytest.mark.parametrize("width", [40, 1000, 4096, 10_007, 16_384, 16_388, 300_000, 1_000_000])
+def test_sizes(backend: Backend, width: int, order: str, dtype: torch.dtype) -> None:
+    """Whole rows and split ones, aligned and not, in chunks and not."""
+    case = some_case(width)
+    if order == "shuffled":
+        case = in_column_order(case, torch.randperm(width).numpy())
+    for rows in (1, 5):
+        logits, target = case.logits(rows, dtype), torch.arange(rows) % 3
+        check(case, logits, target, backend, reduction="mean", roundings=32)
+        logits[:, : width // 3] -= 300
+        check(case, logits, target, backend, reduction="none", roundings=32)
+
+
+def test_auto_takes_it(backend: Backend) -> None:
+    case = some_case(1000)
+    logits = case.logits(4, torch.float32).cuda()
+    target = (torch.arange(4) % 3).cuda()
+    table = case.table.to("cuda")
+    auto = path_log_loss(logits, target, table)
+    assert torch.equal(auto, path_log_loss(logits, target, table, backend="triton"))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+@pytest.mark.parametrize("width", [9, 9000])
+def test_gradcheck(backend: Backend, width: int, reduction: str) -> None:
+    case = interval_case(width, [[(3, 4, 0.5), (2, 7, 0.3)]])
+    free = torch.randn(2, 9, dtype=torch.float64, device="cuda", requires_grad=True)
+    rest = torch.randn(2, width - 9, dtype=torch.float64, device="cuda")
+    target, table = torch.zeros(2, dtype=torch.long, device="cuda"), case.table.to("cuda")
+
+    def loss_of(free: torch.Tensor) -> torch.Tensor:
+        logits = torch.cat([free, rest], 1)
+        return path_log_loss(logits, target, table, reduction=reduction, backend="triton")
+
+    assert torch.autograd.gradcheck(loss_of, (free,), nondet_tol=0)
+    assert torch.autograd.gradgradcheck(loss_of, (free,))
+
+
+@pytest.mark.parametrize("reduction", [0, 1])
+def test_opcheck(backend: Backend, reduction: int) -> None:
+    case = some_case(1000)
+    table = case.table.to("cuda")
+    arguments = (
+        case.logits(3, torch.float32).cuda().requires_grad_(), torch.arange(3, device="cuda"),
+        table.ptr, table.start, table.stop, table.weight, table.order, table.max_entries, None,
+        0.0, -100, reduction, 0.0, True,
+    )  # fmt: skip
+    torch.library.opcheck(torch.ops.hace_kernels.triton_path_log_loss.default, arguments)
+
+
+@pytest.mark.parametrize("width", [1000, 200_000])
+def test_compiled(backend: Backend, width: int) -> None:
+    case = some_case(width)
+    table, target = case.table.to("cuda"), torch.arange(3, device="cuda")
+
+    def step(logits: torch.Tensor) -> torch.Tensor:
+        return 3 * path_log_loss(logits.tanh() * 4, target, table) + 1
+
+    logits = case.logits(3, torch.float32).cuda().requires_grad_()
+    eager = step(logits)
+    (eager_grad,) = torch.autograd.grad(eager, logits)
+    loss = torch.compile(step, fullgraph=True)(logits)
+    (grad,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(loss, eager, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(grad, eager_grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("width", [1000, 200_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_graph_capture(backend: Backend, width: int, dtype: torch.dtype) -> None:
+    """Nothing waits for the device or copies to it: a training step can be captured."""
+    case = some_case(width)
+    table, target = case.table.to("cuda"), torch.arange(3, device="cuda")
+    logits = case.logits(3, dtype).cuda().requires_grad_()
+
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        loss = path_log_loss(logits, target, table)
+        return loss, torch.autograd.grad(loss, logits)[0]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss, grad = step()
+    with torch.no_grad():
+        logits.copy_(case.logits(3, dtype))
+    target.copy_(torch.tensor([2, 0, 1]))
+    graph.replay()
+    torch.cuda.synchronize()
+    answer = expected(case, logits, target.cpu(), reduction="mean")
+    assert_loss_close(loss.detach(), answer, dtype, roundings=32)
+    assert_grad_close(grad, answer, roundings=32, output_roundings=2)
+
+
+def test_no_synchronisation(backend: Backend) -> None:
+    case = some_case(1000)
+    table, target = case.table.to("cuda"), torch.tensor([0, 1, 10**6], device="cuda")
+    logits = case.logits(3, torch.float32).cuda().requires_grad_()
+    path_log_loss(logits, target, table).backward()  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss = path_log_loss(logits, target, table)
+        loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert loss.isnan(), "a target out of range went unnoticed"
+
+
+@pytest.mark.parametrize(("rows", "width"), [(4096, 1000), (3, 1_000_000)])
+def test_same_bits_again(backend: Backend, rows: int, width: int) -> None:
+    case = some_case(width)
+    table, target = case.table.to("cuda"), torch.arange(rows, device="cuda") % 3
+    logits = case.logits(rows, torch.float32).cuda().requires_grad_()
+    runs = []
+    for _ in range(5):
+        loss = path_log_loss(logits, target, table)
+        runs.append((loss.detach(), torch.autograd.grad(loss, logits)[0]))
+    for loss, grad in runs[1:]:
+        assert torch.equal(loss, runs[0][0])
+        assert torch.equal(grad, runs[0][1])
+
+
+@pytest.mark.parametrize(("rows", "width"), [(4096, 4096), (64, 262_144)])
+def test_memory(backend: Backend, rows: int, width: int) -> None:
+    """One gradient buffer, and little besides."""
+    case = some_case(width)
+    table, target = case.table.to("cuda"), torch.arange(rows, device="cuda") % 3
+    logits = torch.randn(rows, width, device="cuda", requires_grad=True)
+    path_log_loss(logits, target, table).backward()
+    logits.grad = None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    path_log_loss(logits, target, table).backward()
+    torch.cuda.synchronize()
+    used = torch.cuda.max_memory_allocated() - before
+    assert used <= 1.05 * logits.numel() * 4 + 2**21
+
+
+def test_more_than_two_to_the_31_logits(backend: Backend) -> None:
+    assert ROWS * WIDTH > 2**31
+    needed = 10e9
+    free = torch.cuda.mem_get_info()[0]
+    if free < needed:
+        pytest.skip(f"needs {needed / 1e9:.0f} GB of free GPU memory and found {free / 1e9:.1f}")
+    case = some_case(WIDTH)
+    crossing = 2**31 // WIDTH
+    rows = torch.tensor([0, 1, crossing - 1, crossing, crossing + 1, ROWS - 2, ROWS - 1])
+    logits = torch.zeros(ROWS, WIDTH, dtype=torch.bfloat16, device="cuda")
+    logits[rows.cuda()] = (2 * torch.randn(len(rows), WIDTH)).bfloat16().cuda()
+    target = torch.arange(ROWS) % 3
+    logits.requires_grad_()
+    loss = path_log_loss(
+        logits, target.cuda(), case.table.to("cuda"), reduction="none", backend="triton"
+    )
+    (grad,) = torch.autograd.grad(loss, logits, torch.ones_like(loss))
+    answer = expected(case, logits[rows.cuda()], target[rows], reduction="none")
+    assert_loss_close(loss[rows.cuda()].detach(), answer, torch.bfloat16, roundings=32)
+    assert_grad_close(grad[rows.cuda()], answer, roundings=32)

@@ -1,0 +1,294 @@
+"""Trees as the ops over all nodes take them, with what the oracle needs, and target tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import torch
+import trees
+from conftest import Backend
+
+import hace
+from hace.options import LossOptions
+from hace.targets import with_class_weights
+from hace.weights import HACEWeights
+from hace_kernels import TargetTable, TreeTable, tree_log_loss
+
+#: Numbers of rows around the blocks that kernels work on, of 4 to 16 rows.
+ROWS = [0, 1, 3, 15, 16, 17, 33]
+
+
+def without_classes(tree: trees.Tree, rng: np.random.Generator, share: float = 0.4) -> trees.Tree:
+    """The same nodes where a share of the classes are none: whole subtrees have no column."""
+    kept = rng.random(tree.num_classes) >= share
+    kept[0] = True
+    return trees.Tree(tree.parents, tree.classes[kept])
+
+
+#: An inner class (1) whose children have no class, one (4) that is a root, and lonely nodes.
+STUBS = trees.Tree(np.array([-1, 0, 1, 1, -1, 4, 5, 4, -1, 8]), np.array([4, 1, 6]))
+
+SHAPES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
+    "one class": lambda rng: trees.flat(1, rooted=False),
+    "flat": lambda rng: trees.flat(13),
+    "flat forest": lambda rng: trees.flat(13, rooted=False),
+    "chain": lambda rng: trees.chain(6),
+    "chain of classes": lambda rng: trees.chain(9).in_node_mode(),
+    "caterpillar": lambda rng: trees.caterpillar(40),
+    "star of stars": lambda rng: trees.balanced([5, 7], rooted=True),
+    "balanced forest": lambda rng: trees.balanced([3, 2, 4]),
+    "tree": lambda rng: trees.random_tree(rng, 50),
+    "forest": lambda rng: trees.random_tree(rng, 50, roots=6),
+    "inner classes": lambda rng: trees.random_tree(rng, 40, roots=2, inner=0.5),
+    "shuffled": lambda rng: trees.random_tree(rng, 50, roots=6, shuffle=True),
+    "shuffled inner classes": lambda rng: trees.random_tree(rng, 40, inner=0.5, shuffle=True),
+    "nodes": lambda rng: trees.random_tree(rng, 40, roots=2).in_node_mode(),
+    "nodes without classes": lambda rng: without_classes(
+        trees.random_tree(rng, 60, roots=5, inner=0.3, shuffle=True), rng
+    ),
+    "stubs": lambda rng: STUBS,
+}
+
+#: One of each kind, for what need not be tried on every shape.
+FEW = ["caterpillar", "balanced forest", "shuffled inner classes", "nodes without classes"]
+
+
+@dataclass(frozen=True)
+class TreeCase:
+    """A tree whose classes are the columns, as a table, and for the oracle as a matrix."""
+
+    tree: trees.Tree
+
+    @cached_property
+    def hierarchy(self) -> hace.Hierarchy:
+        return hace.Hierarchy.from_parents(self.tree.parents, classes=self.tree.classes)
+
+    @cached_property
+    def table(self) -> TreeTable:
+        return self.hierarchy.tree_table()
+
+    @cached_property
+    def reach(self) -> np.ndarray:
+        return self.tree.reach()
+
+    @cached_property
+    def sweep(self) -> oracle.Sweep:
+        return oracle.Sweep(self.tree)
+
+    @cached_property
+    def depth(self) -> int:
+        return max(len(self.tree.path(node)) for node in range(self.tree.num_nodes))
+
+    @property
+    def num_classes(self) -> int:
+        return self.tree.num_classes
+
+    @property
+    def num_nodes(self) -> int:
+        return self.tree.num_nodes
+
+    def logits(self, rows: int, dtype: torch.dtype, scale: float = 2.0) -> torch.Tensor:
+        return (scale * torch.randn(rows, self.num_classes)).to(dtype)
+
+    def targets(self, rows: int, space: str = "classes") -> torch.Tensor:
+        """Indices; among nodes those with a class at or below them, at every depth."""
+        if space == "classes":
+            return torch.randint(self.num_classes, (rows,))
+        valid = np.flatnonzero(self.reach.any(axis=1))
+        return torch.from_numpy(np.resize(np.random.default_rng(1).permutation(valid), rows))
+
+    def probabilities(self, rows: int, space: str = "classes") -> torch.Tensor:
+        """Over classes or nodes: mass on a few, none on most, none where no class is below."""
+        width = self.num_classes if space == "classes" else self.num_nodes
+        raw = torch.rand(rows, width, dtype=torch.float64)
+        raw[raw < 0.7] = 0
+        if space == "nodes":
+            raw[:, ~torch.from_numpy(self.reach.any(axis=1))] = 0
+        return raw / raw.sum(1, keepdim=True).clamp(min=1e-3)
+
+    def pairs(
+        self, rows: int, count: int, space: str = "classes"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`count` weighted targets a row, with duplicates among them."""
+        index = self.targets(rows * count, space).view(rows, count)
+        if count > 2:
+            index[::2, 1] = index[::2, 0]
+        return index, torch.rand(rows, count, dtype=torch.float64)
+
+    def target_table(
+        self, dilution: float = 0.7, weight: torch.Tensor | None = None, **options: Any
+    ) -> TargetTable:
+        chosen = LossOptions(**options)
+        table = self.hierarchy.target_table(HACEWeights(dilution), chosen)
+        if weight is None:
+            return table
+        classes = self.hierarchy.target_nodes("classes") if chosen.targets == "nodes" else None
+        return with_class_weights(table, weight, classes)
+
+
+def some_case(rng: np.random.Generator, leaves: int = 50, shuffle: bool = False) -> TreeCase:
+    return TreeCase(trees.random_tree(rng, leaves, roots=3, inner=0.2, shuffle=shuffle))
+
+
+def to_device(target: Any, device: torch.device) -> Any:
+    if isinstance(target, tuple):
+        return tuple(part.to(device) for part in target)
+    return target.to(device)
+
+
+def call(
+    case: TreeCase,
+    logits: torch.Tensor,
+    target: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+    table: TargetTable,
+    backend: Backend,
+    *,
+    incoming: Any = 1.0,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and the gradient of `(incoming * loss).sum()`; the logits keep their strides."""
+    x = logits.detach().to(backend.device).requires_grad_()
+    loss = tree_log_loss(
+        x,
+        to_device(target, backend.device),
+        case.table.to(backend.device),
+        table.to(backend.device),
+        backend=backend.name,
+        **options,
+    )
+    factor = torch.as_tensor(incoming, dtype=loss.dtype, device=loss.device).expand(loss.shape)
+    (grad,) = torch.autograd.grad(loss, x, factor)
+    return loss.detach(), grad
+
+
+def expected(
+    case: TreeCase,
+    logits: torch.Tensor,
+    target: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+    dilution: float = 0.7,
+    *,
+    reduction: str = "mean",
+    incoming: Any = 1.0,
+    **options: Any,
+) -> oracle.Answer:
+    rows, divisor = oracle.hace(case.tree, logits, target, dilution, **options)
+    return oracle.reduce(rows, reduction, divisor, incoming)
+
+
+def check(
+    case: TreeCase,
+    logits: torch.Tensor,
+    target: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+    backend: Backend,
+    dilution: float = 0.7,
+    *,
+    roundings: float = 16,
+    reduction: str = "sum",
+    incoming: Any = 1.0,
+    eps: float = 0.0,
+    ignore_index: int = -100,
+    **target_options: Any,
+) -> None:
+    """HACE by the op, loss and gradient, next to the oracle; the logits stay as they were."""
+    called = {"reduction": reduction, "incoming": incoming, "eps": eps}
+    called["ignore_index"] = ignore_index
+    before = logits.clone()
+    table = case.target_table(dilution, **target_options)
+    loss, grad = call(case, logits, target, table, backend, **called)
+    torch.testing.assert_close(logits, before, rtol=0, atol=0, equal_nan=True)
+    assert grad.dtype == logits.dtype
+    answer = expected(case, logits, target, dilution, **called, **target_options)
+    # Mass is a product along a path, and so is rounded once a level.
+    roundings += case.depth
+    oracle.assert_loss_close(loss, answer, logits.dtype, roundings)
+    # A gradient kept from the forward and multiplied by what comes in is rounded twice.
+    plain = isinstance(incoming, float) and incoming == 1.0
+    oracle.assert_grad_close(grad, answer, roundings=roundings, output_roundings=1 if plain else 2)
+
+
+def roundings_of_sums(dtype: torch.dtype, terms: int, backend: Backend) -> float:
+    """Kernels sum float32 numbers in a wider type; float64 has none, the reference takes none.
+
+    There equal terms are added one by one, and half a rounding each time may go the same way.
+    """
+    one_by_one = dtype == torch.float64 or backend.name == "reference"
+    return 16 + (terms / 4 if one_by_one else 0)
+
+
+@cache
+def wide_case() -> TreeCase:
+    """Under one root a node with 100,000 children and one with 50."""
+    parents = np.concatenate([[-1, 0, 0], np.full(100_000, 1), np.full(50, 2)])
+    return TreeCase(trees.Tree(parents, np.arange(3, len(parents))))
+
+
+def deep_case(kind: str, backend: Backend) -> TreeCase:
+    """10,000 levels: one class at the end, one a level, or every node a class.
+
+    1,500 for the reference: autograd's backward of a slice takes time and memory for the whole
+    row, and the reference has one or more a level.
+    """
+    return _deep_case(kind, 1500 if backend.name == "reference" else 10_000)
+
+
+@cache
+def _deep_case(kind: str, levels: int) -> TreeCase:
+    if kind == "caterpillar":
+        return TreeCase(trees.caterpillar(levels))
+    chain = trees.chain(levels)
+    return TreeCase(chain if kind == "chain" else chain.in_node_mode())
+
+
+@cache
+def large_case() -> TreeCase:
+    """100,000 nodes of every kind: inner classes, chains, several roots, columns in any order."""
+    return TreeCase(
+        trees.random_tree(np.random.default_rng(0), 60_000, roots=20, inner=0.1, shuffle=True)
+    )
+
+
+def far_apart(x: torch.Tensor, directory: Path) -> torch.Tensor:
+    """Two rows 2^31 elements apart, in a sparse file: their offsets need 64 bits, no memory."""
+    assert len(x) == 2
+    size = 2**31 + x.shape[1]
+    path = directory / f"{x.shape[1]} {x.dtype}"
+    store = torch.from_file(str(path), shared=True, size=size, dtype=x.dtype)
+    return store.as_strided(x.shape, (2**31, 1)).copy_(x)
+
+
+def assert_rows_stand_alone(
+    run: Callable[[torch.Tensor], torch.Tensor],
+    threads: Callable[[int], None],
+    backend: Backend,
+) -> None:
+    """`run` gives each row of a batch the same bits, whatever rows are with it, on any threads.
+
+    Kernels work on blocks of rows, and what they do for one that needs care, or at the end of the
+    batch, must not reach the others. PyTorch's matrix products, which the reference has, promise
+    the same number only to rounding.
+
+    Args:
+        run: from the numbers of some of 33 rows to what is found for each.
+        threads: sets their number.
+        backend: that runs it.
+    """
+    rounding = 1e-5 if backend.name == "reference" else 0.0
+    everything = run(torch.arange(33))
+    for count in (1, 2) if backend.name != "reference" else (2,):
+        threads(count)
+        for rows in (
+            torch.arange(33),
+            torch.arange(33).flip(0),
+            *(torch.arange(first, last) for first in (1, 5, 16) for last in (17, 30, 33)),
+            *torch.tensor([0, 1, 2, 3, 4, 15, 16, 32])[:, None],
+        ):
+            found = run(rows)
+            torch.testing.assert_close(
+                found, everything[rows], rtol=rounding, atol=rounding / 100, equal_nan=True
+            )
