@@ -201,11 +201,11 @@ def test_class_weights_are_never_built(rng: np.random.Generator, kind: str) -> N
     hierarchy = hierarchy_of(tree)
     if kind == "DAG":
         hierarchy = hierarchy_of_dag(dags.from_tree(tree))
-    layer, x = TreeLinear(64, hierarchy), torch.randn(2, 64)
+    layer, x = TreeLinear(256, hierarchy), torch.randn(2, 256)
     with Allocated(layer.weight) as made:
         layer(x)
     assert 2 * tree.num_nodes in made.sizes
-    assert max(made.sizes) < 500 * 64 / 8
+    assert max(made.sizes) < 500 * 256 / 8
 
 
 # --- the same as an nn.Linear ---------------------------------------------------------------------

@@ -82,7 +82,8 @@ def _mass_of_probabilities(
     target = torch.where((table.place < 0) & (target != 0), torch.nan, target)
     on_classes = target.new_full((len(target),), table.row_spread)
     if table.spread is not None:
-        on_classes = on_classes + target @ table.spread.to(target.dtype)
+        # No product of matrices, which autocast would take in half precision.
+        on_classes = on_classes + (target * table.spread.to(target.dtype)).sum(1)
     mass = on_classes[:, None] * table.unit.to(target.dtype)
     place = torch.where(table.place >= 0, table.place, tree.num_places - 1).long()
     return mass.index_add(1, place, target * table.share.to(target.dtype))
