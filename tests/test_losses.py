@@ -907,7 +907,7 @@ def superclass_weights(tree: trees.Tree, scheme: Any, q: float = 2.0) -> np.ndar
     """`weights[y, v]` as the library has them."""
     entries = every_path(tree)
     weights = np.zeros((tree.num_nodes, tree.num_nodes))
-    found = SuperclassWeights.of(hierarchy_of(tree), scheme, q)(entries)
+    found = SuperclassWeights(hierarchy_of(tree), scheme, q)(entries)
     weights[entries.target, entries.node] = found
     return weights
 

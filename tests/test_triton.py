@@ -38,7 +38,7 @@ def test_parity_in_the_interpreter(part: str) -> None:
     here = Path(__file__).parent
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
     result = subprocess.run(
-        [*command, str(here / "test_triton_interpreted.py"), "-k", SUITE[part]],
+        [*command, str(here / "triton_interpreted.py"), "-k", SUITE[part]],
         cwd=here.parent,
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

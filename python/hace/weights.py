@@ -6,8 +6,8 @@ On the path a_0 … a_D of a target, a_0 is the target itself and a_D its root.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -126,30 +126,38 @@ class CallableWeights:
         return self.function(entries.target, entries.node, entries.depth, entries.height)
 
 
-@dataclass(frozen=True)
-class NodeWeights:
+class _Keyed:
+    """Weights made of arrays, which compare by a key: torch.compile hashes dataclasses whole."""
+
+    max_entries: ClassVar[None] = None
+    key: Hashable
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keyed) and type(self) is type(other) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+class NodeWeights(_Keyed):
     """One weight a node, whatever the path that it is on.
 
-    Attributes:
-        key: the weights' bytes, which compare.
+    Args:
         weight: float64 (N).
     """
 
-    key: bytes = field(repr=False)
-    weight: NDArray[np.float64] = field(repr=False, compare=False)
-    max_entries: ClassVar[None] = None
+    def __init__(self, weight: NDArray[np.float64]) -> None:
+        self.key = weight.tobytes()
+        self.weight = weight
 
-    @classmethod
-    def of(cls, weight: NDArray[np.float64]) -> NodeWeights:
-        """The weights of a hierarchy's nodes."""
-        return cls(weight.tobytes(), weight)
+    def __repr__(self) -> str:
+        return f"NodeWeights({len(self.weight)} nodes)"
 
     def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
         return self.weight[entries.node]
 
 
-@dataclass(frozen=True)
-class SuperclassWeights:
+class SuperclassWeights(_Keyed):
     """A mass of 1 handed down the path from below the root; the target takes what is left.
 
     A node of height h (edges to the deepest leaf below it) takes, of the m that reaches it,
@@ -157,33 +165,29 @@ class SuperclassWeights:
     gives 1/H to each inner node, H being the hierarchy's height. In a forest the roots are below a
     virtual root, which adds 1 to H. Source: Urbani et al. 2024, arXiv 2411.16438.
 
-    Attributes:
+    Args:
+        hierarchy: the tree or forest, whose tables these weights are a key of.
         scheme: "balanced", "power" or "lazy".
-        q: of "power".
+        q: of "power", positive.
+
+    Attributes:
         own: float64 (N), what a node takes as the target.
         passing: float64 (N), what it takes of the mass for a target below it.
+
+    Raises:
+        ValueError: an unknown scheme, or a q that is not positive.
     """
 
-    scheme: Scheme
-    q: float
-    # Of the hierarchy, whose tables they are the keys of: not compared.
-    own: NDArray[np.float64] = field(repr=False, compare=False)
-    passing: NDArray[np.float64] = field(repr=False, compare=False)
-    max_entries: ClassVar[None] = None
-
-    @classmethod
-    def of(cls, hierarchy: Hierarchy, scheme: Scheme, q: float = 2.0) -> SuperclassWeights:
-        """The weights of a hierarchy; `q` > 0 is of "power".
-
-        Raises:
-            ValueError: an unknown scheme, or a q that is not positive.
-        """
+    def __init__(self, hierarchy: Hierarchy, scheme: Scheme, q: float = 2.0) -> None:
+        self.key = (scheme, q)
+        self.scheme, self.q = scheme, q
         forest = len(hierarchy.roots) > 1
         below_root = hierarchy.depths + forest > 0
         if scheme == "lazy":
             step = 1 / max(1, hierarchy.depth + forest)
-            above = np.maximum(hierarchy.depths + forest - 1, 0)
-            return cls(scheme, q, 1 - step * above, np.where(below_root, step, 0.0))
+            self.own = 1 - step * np.maximum(hierarchy.depths + forest - 1, 0)
+            self.passing = np.where(below_root, step, 0.0)
+            return
         if scheme == "balanced":
             share = 1 / (hierarchy.heights + 1)
         elif scheme == "power":
@@ -191,8 +195,12 @@ class SuperclassWeights:
         else:
             raise ValueError(f"scheme must be 'balanced', 'power' or 'lazy', got {scheme!r}")
         share = np.where(below_root, share, 0.0)
-        own = remaining_mass(hierarchy, share)
-        return cls(scheme, q, own, share * own)
+        self.own = remaining_mass(hierarchy, share)
+        self.passing = share * self.own
+
+    def __repr__(self) -> str:
+        q = f", q={self.q}" if self.scheme == "power" else ""
+        return f"SuperclassWeights({self.scheme!r}{q})"
 
     def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
         return np.where(entries.index == 0, self.own[entries.node], self.passing[entries.node])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast, get_args
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from hace_kernels.path_table import PathWeights
@@ -71,7 +71,7 @@ class PathLogLoss(PathLoss):
 
 def _path_weights(hierarchy: Hierarchy, weights: Any, q: float) -> PathWeights:
     if isinstance(weights, str) and weights in get_args(Scheme):
-        return SuperclassWeights.of(hierarchy, cast(Scheme, weights), q)
+        return SuperclassWeights(hierarchy, cast(Scheme, weights), q)
     if callable(weights):
         return CallableWeights(weights)
     expected = (
@@ -80,7 +80,7 @@ def _path_weights(hierarchy: Hierarchy, weights: Any, q: float) -> PathWeights:
     )
     if isinstance(weights, str):
         raise ValueError(f"{expected}; got {weights!r}")
-    of_nodes = np.array(weights, np.float64)
+    of_nodes = torch.as_tensor(weights, dtype=torch.float64).detach().cpu().numpy().copy()
     if of_nodes.shape != (hierarchy.num_nodes,):
         raise ValueError(f"{expected}; got shape {of_nodes.shape}")
-    return NodeWeights.of(of_nodes)
+    return NodeWeights(of_nodes)

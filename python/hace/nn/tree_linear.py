@@ -83,7 +83,8 @@ class TreeLinear(nn.Module):
         """Draws the parameters so that a leaf's sums have the variance of `nn.Linear`'s weights.
 
         `nn.Linear` draws from ±1/√F. Of that variance each node takes a share on the way down: the
-        h-th part where the deepest leaf is h nodes below, a leaf what is left.
+        h-th part where the deepest leaf is h nodes below, a leaf what is left. On a DAG, where a
+        leaf may have more nodes above it than there are levels, its sums vary more than that.
         """
         bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
         share = 1 / (self.hierarchy.heights + 1)
