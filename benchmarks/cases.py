@@ -138,9 +138,11 @@ def _dtypes(quick: bool, fused: tuple[str, ...], large: bool) -> Iterator[Case]:
 
 
 def _targets(quick: bool) -> Iterator[Case]:
-    for target in TARGETS:
-        contestants = ("clone", "cross_entropy", "hace")
-        yield Case("targets", decimal(10_000), 64 if quick else 256, contestants, target=target)
+    shapes = [(10_000, 64)] if quick else [(10_000, 400), (10_000, 1_600), (100_000, 48)]
+    for classes, rows in shapes:
+        for target in TARGETS:
+            contestants = ("clone", "cross_entropy", "hace")
+            yield Case("targets", decimal(classes), rows, contestants, target=target)
 
 
 def _threads(quick: bool) -> Iterator[Case]:

@@ -988,18 +988,36 @@ def test_lazy_gives_a_deepest_leaf_what_its_superclasses_have() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_kinds_of_node_weights(leafy: trees.Tree) -> None:
-    """A list, an array and a tensor; what the caller changes afterwards has no effect."""
+    """Whatever holds one number a node; what the caller changes afterwards has no effect."""
     hierarchy, weights = hierarchy_of(leafy), of_nodes(leafy.num_nodes)
     input, target = input_for(leafy, 5), indices_for(leafy, 5)
     modules = [
         hace.PathLogLoss(hierarchy, kind)
-        for kind in (weights, weights.tolist(), torch.from_numpy(weights.copy()))
+        for kind in (
+            weights,
+            weights.tolist(),
+            tuple(weights),
+            weights[::-1].copy()[::-1],
+            weights.astype(">f8"),
+            torch.from_numpy(weights),
+            torch.tensor(weights, requires_grad=True),
+        )
     ]
     before = modules[0](input, target)
     weights *= 2
     for module in modules:
         assert torch.equal(module(input, target), before)
     assert torch.equal(copy.deepcopy(modules[0])(input, target), before)
+
+
+@pytest.mark.filterwarnings("error")
+def test_integers_as_node_weights(leafy: trees.Tree) -> None:
+    """The hierarchy's own arrays too, which are read-only."""
+    hierarchy = hierarchy_of(leafy)
+    input, target = input_for(leafy, 5), indices_for(leafy, 5)
+    expected = hace.PathLogLoss(hierarchy, heights_of(leafy) * 1.0)(input, target)
+    for kind in (hierarchy.heights, hierarchy.heights.tolist(), torch.tensor(heights_of(leafy))):
+        assert torch.equal(hace.PathLogLoss(hierarchy, kind)(input, target), expected)
 
 
 def test_function_sees_every_entry_of_every_path(leafy: trees.Tree) -> None:
