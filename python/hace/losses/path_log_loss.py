@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast, get_args
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from hace_kernels.path_table import PathWeights
@@ -80,7 +80,9 @@ def _path_weights(hierarchy: Hierarchy, weights: Any, q: float) -> PathWeights:
     )
     if isinstance(weights, str):
         raise ValueError(f"{expected}; got {weights!r}")
-    of_nodes = torch.as_tensor(weights, dtype=torch.float64).detach().cpu().numpy().copy()
+    if isinstance(weights, Tensor):
+        weights = weights.detach().cpu().numpy()
+    of_nodes = np.array(weights, np.float64)
     if of_nodes.shape != (hierarchy.num_nodes,):
         raise ValueError(f"{expected}; got shape {of_nodes.shape}")
     return NodeWeights(of_nodes)
