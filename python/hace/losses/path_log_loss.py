@@ -81,7 +81,7 @@ def _path_weights(hierarchy: Hierarchy, weights: Any, q: float) -> PathWeights:
     if isinstance(weights, str):
         raise ValueError(f"{expected}; got {weights!r}")
     if isinstance(weights, Tensor):
-        weights = weights.detach().cpu().numpy()
+        weights = weights.detach().cpu().double().numpy()
     of_nodes = np.array(weights, np.float64)
     if of_nodes.shape != (hierarchy.num_nodes,):
         raise ValueError(f"{expected}; got shape {of_nodes.shape}")
