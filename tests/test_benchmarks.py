@@ -220,14 +220,15 @@ needs_linux = pytest.mark.skipif(
 @needs_linux
 @pytest.mark.parametrize("name", ["hace", "dense"])
 def test_memory_of_a_step_is_measured(name: str) -> None:
-    case = Case("memory", "balanced:1000:3", 2_048, ())
+    case = Case("memory", "balanced:1000:3", 8_192, ())
     problem = case.problem("cpu")
     found = memory.measure(case, name, "cpu")
     gradient = problem.logits_bytes
     assert found.step >= gradient
     if name == "hace":
         assert found.step < 1.3 * gradient
-    # The formula asks for what is taken: no more (to a page or two), and not much less.
+    # The formula asks for what is taken: no more (to a page or two), and not much less. What a
+    # BLAS packs its matrices into is not in it: 10 to 30 MB by the machine, little beside 190.
     needs = PEERS[name].needs(problem)
     assert needs <= 1.01 * (found.kept + found.step) < 1.3 * needs
 
