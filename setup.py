@@ -85,7 +85,7 @@ class BuildNative(build_ext):
             objects: list[str] = self.compiler.compile(
                 [source],
                 output_dir=os.path.join(self.build_temp, folder),
-                extra_postargs=[*BASE_FLAGS, *flags, "-isystem", str(root / "include")],
+                extra_postargs=[*BASE_FLAGS, *flags, "-Icsrc", "-isystem", str(root / "include")],
                 depends=ext.depends,
             )
             return objects
@@ -108,7 +108,7 @@ setup(
         Extension(
             NATIVE,
             ["csrc/ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
-            depends=sorted(glob("csrc/cpu/*.h")),
+            depends=sorted([*glob("csrc/*.h"), *glob("csrc/cpu/*.h")]),
             language="c++",
             optional=OPTIONAL,
         ),

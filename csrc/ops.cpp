@@ -6,15 +6,18 @@
 STABLE_TORCH_LIBRARY(hace_kernels, m) {
   // loss: scalar, or (B,) with reduction 0; reduction: 0 none, 1 mean, 2 sum.
   // grad_logits: d loss / d logits for an incoming gradient of 1, or (0,) unless with_grad.
+  // max_entries: of the longest path in the table; a GPU's kernels cannot wait for ptr to tell it.
   m.def(
       "path_log_loss(Tensor logits, Tensor target, Tensor ptr, Tensor start, Tensor stop, "
-      "Tensor weight, Tensor? order, Tensor? target_weight, float entropy, int ignore_index, "
-      "int reduction, float eps, bool with_grad) -> (Tensor loss, Tensor grad_logits)");
+      "Tensor weight, Tensor? order, int max_entries, Tensor? target_weight, float entropy, "
+      "int ignore_index, int reduction, float eps, bool with_grad) -> (Tensor loss, "
+      "Tensor grad_logits)");
   // The gradient for any incoming one, computed anew from the logits.
   m.def(
       "path_log_loss_backward(Tensor grad_loss, Tensor logits, Tensor target, Tensor ptr, "
-      "Tensor start, Tensor stop, Tensor weight, Tensor? order, Tensor? target_weight, "
-      "float entropy, int ignore_index, int reduction, float eps) -> Tensor");
+      "Tensor start, Tensor stop, Tensor weight, Tensor? order, int max_entries, "
+      "Tensor? target_weight, float entropy, int ignore_index, int reduction, float eps) "
+      "-> Tensor");
 
   // tree: [place, parent, child_ptr, child, num_columns] and level_ptr, of a TreeTable.
   // targets: [place, keep, unit, share]; these, weight, spread and row_spread are a TargetTable;
@@ -40,4 +43,7 @@ STABLE_TORCH_LIBRARY(hace_kernels, m) {
   // (B, C) to (B, N) and back; each is the other's transpose.
   m.def("tree_sum_up(Tensor values, Tensor[] tree, int[] level_ptr) -> Tensor");
   m.def("tree_sum_down(Tensor values, Tensor[] tree, int[] level_ptr) -> Tensor");
+
+  // grad *= factor, one number on grad's device; costs little where it is 1. CUDA only.
+  m.def("scale_in_place(Tensor(a!) grad, Tensor factor) -> ()");
 }

@@ -625,6 +625,7 @@ def test_opcheck(rng: np.random.Generator, dtype: torch.dtype) -> None:
             table.stop,
             table.weight,
             table.order,
+            table.max_entries,
             torch.rand(case.num_targets, dtype=torch.float64),
             0.4,
             -100,

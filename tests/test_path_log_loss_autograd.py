@@ -233,6 +233,7 @@ def raw_arguments(
         table.stop,
         table.weight,
         table.order,
+        table.max_entries,
         weight if weighted else None,
         entropy,
         -100,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "isa.h"
+#include "path_log_loss_arguments.h"
 #include "path_log_loss_kernel.h"
 #include "rows.h"
 #include "scratch.h"
@@ -16,59 +17,14 @@
 namespace hace {
 namespace {
 
-// Everything of a call but the logits' gradient.
-struct Call {
-  const Tensor& logits;
-  const Tensor& target;
-  const Tensor& ptr;
-  const Tensor& start;
-  const Tensor& stop;
-  const Tensor& weight;
-  const std::optional<Tensor>& order;
-  const std::optional<Tensor>& target_weight;
-  double entropy;
-  int64_t ignore_index;
-  int64_t reduction;
-  double eps;
-};
-
 int64_t work_size(Element element) { return element == Element::kFloat64 ? 8 : 4; }
-
-void check(const Call& call) {
-  const Tensor& logits = call.logits;
-  check_rows("path_log_loss", logits);
-  STD_TORCH_CHECK(
-      call.target.scalar_type() == ScalarType::Long && call.target.dim() == 1 &&
-          call.target.size(0) == logits.size(0) && call.target.is_contiguous(),
-      "path_log_loss: target must be a contiguous int64 vector with one entry a row of logits");
-  STD_TORCH_CHECK(call.ptr.scalar_type() == ScalarType::Long && call.ptr.is_contiguous() &&
-                      call.start.scalar_type() == ScalarType::Int && call.start.is_contiguous() &&
-                      call.stop.scalar_type() == ScalarType::Int && call.stop.is_contiguous() &&
-                      call.weight.scalar_type() == ScalarType::Double &&
-                      call.weight.is_contiguous(),
-                  "path_log_loss: the path table must be contiguous tensors: ptr int64, start and "
-                  "stop int32, weight float64");
-  STD_TORCH_CHECK(call.ptr.numel() > 0 && call.start.numel() == call.stop.numel() &&
-                      call.start.numel() == call.weight.numel(),
-                  "path_log_loss: the path table's start, stop and weight must have one length");
-  STD_TORCH_CHECK(
-      !call.order || (call.order->scalar_type() == ScalarType::Int && call.order->is_contiguous() &&
-                      call.order->numel() == logits.size(1)),
-      "path_log_loss: order must be a contiguous int32 vector with one entry a column");
-  STD_TORCH_CHECK(
-      !call.target_weight || (call.target_weight->scalar_type() == ScalarType::Double &&
-                              call.target_weight->is_contiguous() &&
-                              call.target_weight->numel() == call.ptr.numel() - 1),
-      "path_log_loss: target_weight must be a contiguous float64 vector with one entry a target");
-  check_reduction("path_log_loss", call.reduction);
-}
 
 struct PathRows : Rows {
   int64_t max_entries = 0;
 };
 
 // The kernels trust a path to lie in the table and its intervals to be nested and in the row.
-void check_path(const Call& call, int64_t t, int64_t row, int64_t first, int64_t last) {
+void check_path(const PathLogLossCall& call, int64_t t, int64_t row, int64_t first, int64_t last) {
   const int32_t* start = call.start.const_data_ptr<int32_t>();
   const int32_t* stop = call.stop.const_data_ptr<int32_t>();
   STD_TORCH_CHECK(0 <= first && first <= last && last <= call.start.numel(),
@@ -85,7 +41,7 @@ void check_path(const Call& call, int64_t t, int64_t row, int64_t first, int64_t
   }
 }
 
-PathRows weigh_rows(const Call& call) {
+PathRows weigh_rows(const PathLogLossCall& call) {
   const int64_t num_rows = call.logits.size(0);
   const int64_t num_targets = call.ptr.numel() - 1;
   const int64_t* target = call.target.const_data_ptr<int64_t>();
@@ -131,7 +87,7 @@ PathLogLossWorkspace workspace_of(const PathLogLossKernel& kernel,
 
 // The losses go to `loss` unweighted, one a row; the gradient to `grad`, unless null, weighted by
 // `rows.factor`.
-void run(const Call& call, const PathRows& rows, double* loss, void* grad) {
+void run(const PathLogLossCall& call, const PathRows& rows, double* loss, void* grad) {
   const Element element = element_of(call.logits);
   const PathLogLossKernel kernel = HACE_BEST_KERNEL(path_log_loss_kernel, element);
   const int64_t num_rows = call.logits.size(0);
@@ -183,11 +139,13 @@ void run(const Call& call, const PathRows& rows, double* loss, void* grad) {
 std::tuple<Tensor, Tensor> path_log_loss(const Tensor& logits, const Tensor& target,
                                          const Tensor& ptr, const Tensor& start, const Tensor& stop,
                                          const Tensor& weight, const std::optional<Tensor>& order,
+                                         int64_t max_entries,
                                          const std::optional<Tensor>& target_weight, double entropy,
                                          int64_t ignore_index, int64_t reduction, double eps,
                                          bool with_grad) {
-  const Call call{logits, target,        ptr,     start,        stop,      weight,
-                  order,  target_weight, entropy, ignore_index, reduction, eps};
+  const PathLogLossCall call{logits,       target,    ptr,         start,         stop,
+                             weight,       order,     max_entries, target_weight, entropy,
+                             ignore_index, reduction, eps};
   check(call);
   const PathRows rows = weigh_rows(call);
   std::vector<double> loss(logits.size(0));
@@ -201,10 +159,11 @@ std::tuple<Tensor, Tensor> path_log_loss(const Tensor& logits, const Tensor& tar
 Tensor path_log_loss_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& target,
                               const Tensor& ptr, const Tensor& start, const Tensor& stop,
                               const Tensor& weight, const std::optional<Tensor>& order,
-                              const std::optional<Tensor>& target_weight, double entropy,
-                              int64_t ignore_index, int64_t reduction, double eps) {
-  const Call call{logits, target,        ptr,     start,        stop,      weight,
-                  order,  target_weight, entropy, ignore_index, reduction, eps};
+                              int64_t max_entries, const std::optional<Tensor>& target_weight,
+                              double entropy, int64_t ignore_index, int64_t reduction, double eps) {
+  const PathLogLossCall call{logits,       target,    ptr,         start,         stop,
+                             weight,       order,     max_entries, target_weight, entropy,
+                             ignore_index, reduction, eps};
   check(call);
   const int64_t num_rows = logits.size(0);
   PathRows rows = weigh_rows(call);

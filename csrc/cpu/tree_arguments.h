@@ -13,20 +13,6 @@
 
 namespace hace {
 
-inline const int32_t* int32_vector(const char* what, const Tensor& tensor) {
-  STD_TORCH_CHECK(
-      tensor.scalar_type() == ScalarType::Int && tensor.dim() == 1 && tensor.is_contiguous(), what,
-      " must be a contiguous int32 vector");
-  return tensor.const_data_ptr<int32_t>();
-}
-
-inline const double* float64_vector(const char* what, const Tensor& tensor, int64_t size) {
-  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double && tensor.dim() == 1 &&
-                      tensor.is_contiguous() && tensor.numel() == size,
-                  what, " must be a contiguous float64 vector of ", size, " entries");
-  return tensor.const_data_ptr<double>();
-}
-
 // Whether every entry is in [low, high), both small against 2^31: x - low may have no sign bit, and
 // x - high must have it. (Signs vectorise on every x86, comparisons do not.)
 inline bool all_within(const int32_t* x, int64_t size, int64_t low, int64_t high) {

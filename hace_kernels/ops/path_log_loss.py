@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -75,7 +73,8 @@ def path_log_loss(
             entropy=entropy,
             eps=eps,
         )
-    before = (
+    fused = _fused_triton if chosen == "triton" else _fused
+    return fused(
         for_kernel(logits),
         target.contiguous(),
         table.ptr,
@@ -83,8 +82,7 @@ def path_log_loss(
         table.stop,
         table.weight,
         table.order,
-    )
-    after = (
+        table.max_entries,
         None if target_weight is None else target_weight.double().contiguous(),
         entropy,
         ignore_index,
@@ -92,9 +90,6 @@ def path_log_loss(
         eps,
         gradient_in_forward(logits, reduction),
     )
-    if chosen == "triton":
-        return _fused_triton(*before, table.max_entries, *after)
-    return _fused(*before, *after)
 
 
 def _check(
@@ -124,16 +119,14 @@ def _reference(
     stop: Tensor,
     weight: Tensor,
     order: Tensor | None,
+    max_entries: int,
     target_weight: Tensor | None,
     entropy: float,
     ignore_index: int,
     reduction: int,
     eps: float,
-    max_entries: int | None = None,
 ) -> Tensor:
-    """The reference from the native op's arguments."""
-    if max_entries is None:
-        max_entries = int(ptr.diff().max()) if len(ptr) > 1 else 0
+    """The reference from the op's arguments."""
     return reference.path_log_loss(
         logits,
         target,
@@ -146,15 +139,9 @@ def _reference(
     )
 
 
-def _reference_of_triton(*args: Any) -> Tensor:
-    """The reference from the Triton op's arguments."""
-    max_entries_last = [*args[:7], *args[8:], args[7]]
-    return _reference(*max_entries_last)
-
-
 if native.load_error is None:
     _fused = FusedLoss("path_log_loss", _reference)
 if triton.load_error is None:
     from ..triton.path_log_loss import scale_in_place
 
-    _fused_triton = FusedLoss("triton_path_log_loss", _reference_of_triton, scale_in_place)
+    _fused_triton = FusedLoss("triton_path_log_loss", _reference, scale_in_place)

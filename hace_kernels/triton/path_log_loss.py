@@ -24,8 +24,7 @@ from .path_log_loss_kernel import (
 
 __all__ = ["OPS", "path_log_loss", "path_log_loss_backward", "scale_in_place"]
 
-# The native op's arguments, and the length of the longest path: nobody wants to wait for the device
-# to tell it.
+# As in csrc/ops.cpp.
 _ARGUMENTS = (
     "Tensor logits, Tensor target, Tensor ptr, Tensor start, Tensor stop, Tensor weight, "
     "Tensor? order, int max_entries, Tensor? target_weight, float entropy, int ignore_index, "

@@ -1,0 +1,64 @@
+// What the ops' bindings ask of tensors, on whatever device: element types, layouts, reductions.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+
+#include "element.h"
+
+namespace hace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
+
+// What a loss is given in, and half precision is worked on in.
+inline ScalarType loss_type(const Tensor& logits) {
+  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Element element_of(const Tensor& rows) {
+  switch (rows.scalar_type()) {
+    case ScalarType::Float:
+      return Element::kFloat32;
+    case ScalarType::Double:
+      return Element::kFloat64;
+    case ScalarType::BFloat16:
+      return Element::kBFloat16;
+    case ScalarType::Half:
+      return Element::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, "logits and values must be float32, float64, bfloat16 or float16");
+  }
+}
+
+// The kernels take rows at any distance from each other, but no strides along a row.
+inline void check_rows(const char* op, const Tensor& rows) {
+  STD_TORCH_CHECK(rows.dim() == 2, op, ": rows must have 2 dimensions, got ", rows.dim());
+  STD_TORCH_CHECK(rows.size(1) <= 1 || rows.stride(1) == 1, op,
+                  ": rows must have unit stride, got ", rows.stride(1));
+}
+
+inline void check_reduction(const char* op, int64_t reduction) {
+  STD_TORCH_CHECK(reduction >= kNone && reduction <= kSum, op,
+                  ": reduction must be 0 (none), 1 (mean) or 2 (sum), got ", reduction);
+}
+
+inline const int32_t* int32_vector(const char* what, const Tensor& tensor) {
+  STD_TORCH_CHECK(
+      tensor.scalar_type() == ScalarType::Int && tensor.dim() == 1 && tensor.is_contiguous(), what,
+      " must be a contiguous int32 vector");
+  return tensor.const_data_ptr<int32_t>();
+}
+
+inline const double* float64_vector(const char* what, const Tensor& tensor, int64_t size) {
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double && tensor.dim() == 1 &&
+                      tensor.is_contiguous() && tensor.numel() == size,
+                  what, " must be a contiguous float64 vector of ", size, " entries");
+  return tensor.const_data_ptr<double>();
+}
+
+}  // namespace hace
