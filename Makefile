@@ -7,6 +7,8 @@ TORCH = torch==2.13.0
 
 export HACE_REQUIRE_NATIVE = 1
 
+C_FILES = $(shell find csrc tests/cuda_emulation -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
 .PHONY: install test test-large test-gpu lint format demo demo-tune
 .PHONY: bench bench-quick bench-gpu bench-micro bench-check
 
@@ -41,13 +43,13 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(shell find csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 
 format: install
 	$(BIN)/pip install -q --no-build-isolation -e ".[dev]"
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format -i $(C_FILES)
 
 demo: install
 	$(BIN)/python -m examples.icd10

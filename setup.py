@@ -2,10 +2,16 @@
 
 Without a compiler the package still installs, and the PyTorch reference serves.
 HACE_REQUIRE_NATIVE=1 turns any failure of the build into an error with the compiler's message.
+
+The CUDA kernels are built where nvcc is found; neither a GPU nor a torch with CUDA is needed.
+HACE_BUILD=cpu leaves them out, and HACE_BUILD=cuda (or FORCE_CUDA=1) makes their absence an error.
+HACE_CUDA_ARCHS="80 90" names the GPUs to build for.
 """
 
 import os
 import platform
+import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
@@ -13,6 +19,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
+from setuptools.modified import newer_group
 
 NATIVE, LAYOUT = "hace_kernels._native", "hace_kernels._layout"
 
@@ -34,8 +41,62 @@ if platform.machine() in ("x86_64", "AMD64"):
     ]
 
 
+BUILD = "cuda" if os.environ.get("FORCE_CUDA") == "1" else os.environ.get("HACE_BUILD", "auto")
+if BUILD not in ("auto", "cpu", "cuda"):
+    raise SystemExit(f"HACE_BUILD must be auto, cpu or cuda, got {BUILD!r}")
+
+# Machine code for these (8.0 serves 8.6 and 8.9, too), and for later GPUs what they compile.
+CUDA_ARCHS = os.environ.get("HACE_CUDA_ARCHS", "80 90 100 120").split()
+CUDA_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-DUSE_CUDA", "--threads", "2"]
+
 # An optional extension that fails to build leaves a warning and an install that works without it.
-OPTIONAL = os.environ.get("HACE_REQUIRE_NATIVE") != "1"
+OPTIONAL = os.environ.get("HACE_REQUIRE_NATIVE") != "1" and BUILD != "cuda"
+
+
+def find_nvcc() -> str | None:
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    paths = [os.path.join(home, "bin") for home in homes if home]
+    return shutil.which("nvcc", path=os.pathsep.join(paths)) or shutil.which("nvcc")
+
+
+class CudaCompiler:
+    """nvcc, with what it needs of flags."""
+
+    def __init__(self, nvcc: str, torch_include: Path) -> None:
+        self.nvcc = nvcc
+        known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
+        archs = [arch for arch in CUDA_ARCHS if f"compute_{arch}" in known.split()]
+        if not archs:
+            raise CompileError(
+                f"{nvcc} compiles for none of the GPUs {CUDA_ARCHS} of HACE_CUDA_ARCHS"
+            )
+        targets = [f"arch=compute_{arch},code=sm_{arch}" for arch in archs]
+        targets.append(f"arch=compute_{archs[-1]},code=compute_{archs[-1]}")
+        self.flags = [flag for target in targets for flag in ("-gencode", target)]
+        self.flags += ["-Icsrc", "-isystem", str(torch_include)]
+        self.flags += [f"-Xcompiler={flag}" for flag in ("-fPIC", "-fvisibility=hidden")]
+
+    @property
+    def libraries(self) -> list[str]:
+        """The folders of CUDA's runtime, which is linked statically."""
+        home = Path(os.path.realpath(self.nvcc)).parents[1]
+        return [str(path) for name in ("lib64", "lib") if (path := home / name).is_dir()]
+
+    def compile(self, source: str, folder: str, depends: list[str]) -> str:
+        """The object's path; it is made anew where a source is newer."""
+        target = os.path.join(folder, source + ".o")
+        if newer_group([source, *depends], target):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            command = [self.nvcc, *CUDA_FLAGS, *self.flags, "-c", source, "-o", target]
+            print(" ".join(command), flush=True)
+            done = subprocess.run(
+                [*command, f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"],
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode != 0:
+                raise CompileError(f"nvcc failed on {source}:\n{done.stdout}{done.stderr}")
+        return target
 
 
 class BuildNative(build_ext):
@@ -79,6 +140,7 @@ class BuildNative(build_ext):
                     jobs.append((source, isa, [*KERNEL_FLAGS, *flags, f"-DHACE_ISA={isa}"]))
             else:
                 jobs.append((source, "any", [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]))
+        cuda = self._cuda_compiler(root / "include")
 
         def compile_one(job: tuple[str, str, list[str]]) -> list[str]:
             source, folder, flags = job
@@ -90,17 +152,39 @@ class BuildNative(build_ext):
             )
             return objects
 
+        def compile_cuda(source: str) -> str:
+            return cuda.compile(source, os.path.join(self.build_temp, "cuda"), ext.depends)
+
         with ThreadPoolExecutor(os.cpu_count()) as pool:
+            of_cuda = pool.map(compile_cuda, sorted(glob("csrc/cuda/*.cu")) if cuda else [])
             objects = [built for job in pool.map(compile_one, jobs) for built in job]
+            try:
+                objects += list(of_cuda)
+            except CompileError as error:
+                if BUILD == "cuda":
+                    raise
+                print(f"WARNING: built without the CUDA kernels. {error}", flush=True)
+                cuda = None
         library = self.get_ext_fullpath(ext.name)
         os.makedirs(os.path.dirname(library), exist_ok=True)
         self.compiler.link_shared_object(
             objects,
             library,
-            library_dirs=[str(root / "lib")],
-            libraries=["torch_cpu", "c10"],
+            library_dirs=[str(root / "lib"), *(cuda.libraries if cuda else [])],
+            libraries=["torch_cpu", "c10", *(["cudart_static", "dl", "rt"] if cuda else [])],
             target_lang="c++",
         )
+
+    def _cuda_compiler(self, torch_include: Path) -> CudaCompiler | None:
+        nvcc = None if BUILD == "cpu" else find_nvcc()
+        if nvcc:
+            return CudaCompiler(nvcc, torch_include)
+        if BUILD == "cuda":
+            raise CompileError(
+                "the CUDA kernels were asked for and nvcc is not found: install the CUDA toolkit, "
+                "and set CUDA_HOME or put nvcc in the PATH"
+            )
+        return None
 
 
 setup(
@@ -108,7 +192,9 @@ setup(
         Extension(
             NATIVE,
             ["csrc/ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
-            depends=sorted([*glob("csrc/*.h"), *glob("csrc/cpu/*.h")]),
+            depends=sorted(
+                path for path in glob("csrc/**/*.*h", recursive=True) if "layout" not in path
+            ),
             language="c++",
             optional=OPTIONAL,
         ),

@@ -1,18 +1,29 @@
 """Loads the compiled torch ops, where they were built.
 
-The library holds plain C++ (and, where nvcc was there, CUDA) behind torch's stable ABI: it is no
+The library holds plain C++ and, where nvcc was there, CUDA behind torch's stable ABI: it is no
 Python module, so `torch.ops.load_library` brings it in and its ops appear under
-`torch.ops.hace_kernels`.
+`torch.ops.hace_kernels`, for CPU tensors and for CUDA's.
+
+`HACE_CUDA_EMULATION=/path/library.so` brings in another library instead, in which the CUDA kernels
+are compiled for the CPU and take CPU tensors (slowly: it is for tests, tests/cuda_emulation/).
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
 import torch
 
-LIBRARY = Path(__file__).with_name("_native.so")
+__all__ = ["LIBRARY", "cpu_lack", "cuda_device_type", "cuda_lack", "emulated", "load_error"]
+
+emulated = "HACE_CUDA_EMULATION" in os.environ
+
+LIBRARY = Path(os.environ.get("HACE_CUDA_EMULATION") or Path(__file__).with_name("_native.so"))
+
+#: Of the tensors that the CUDA kernels take.
+cuda_device_type = "cpu" if emulated else "cuda"
 
 
 def _load() -> str | None:
@@ -40,3 +51,30 @@ if load_error is not None:
         RuntimeWarning,
         stacklevel=2,
     )
+
+_has_cuda_kernels: bool = load_error is None and (
+    torch._C._dispatch_has_kernel_for_dispatch_key(
+        "hace_kernels::scale_in_place", cuda_device_type.upper()
+    )
+)
+
+
+def cpu_lack() -> str | None:
+    """What keeps the C++ kernels from running, or None."""
+    if load_error is None and emulated:
+        return "HACE_CUDA_EMULATION puts the emulated CUDA kernels in its place"
+    return load_error
+
+
+def cuda_lack() -> str | None:
+    """What keeps the CUDA kernels from running on this machine, or None."""
+    if load_error is not None:
+        return load_error
+    if not _has_cuda_kernels:
+        return (
+            f"{LIBRARY.name} was built without CUDA: install the CUDA toolkit (nvcc) and run "
+            "`HACE_BUILD=cuda pip install --no-build-isolation .`"
+        )
+    if not emulated and not torch.cuda.is_available():
+        return "torch finds no GPU"
+    return None

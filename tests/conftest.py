@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+import trees
 
-from hace_kernels import triton
+from hace_kernels import native, triton
 from hace_kernels.backends import backends
 
 #: Where a backend's kernels run; "cpu" for those that run anywhere.
-DEVICES = {"triton": triton.device_type, "cuda": "cuda"}
+DEVICES = {"triton": triton.device_type, "cuda": native.cuda_device_type}
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Backend:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def names_bad_targets(self) -> bool:
+        """Whether a target out of range is an error; a GPU's kernels make NaN of the row."""
+        return self.device.type == "cpu" and self.name in ("reference", "cpu")
 
 
 def runnable_backends() -> list[Backend]:
@@ -42,6 +48,18 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def tree(rng: np.random.Generator) -> trees.Tree:
+    """A forest with single-child chains, inner classes and shuffled columns."""
+    return trees.random_tree(rng, 20, roots=3, inner=0.3, shuffle=True)
+
+
+@pytest.fixture
+def leafy(rng: np.random.Generator) -> trees.Tree:
+    """A tree whose 15 classes are its leaves."""
+    return trees.random_tree(rng, 15, shuffle=True)
 
 
 @pytest.fixture(autouse=True)

@@ -277,7 +277,9 @@ def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -
     for copy in (0, 1, copies - 1):
         assert_loss_close(loss.view(copies, distinct)[copy], answer, dtype)
         assert_grad_close(grad[copy], answer)
-    assert torch.equal(grad, grad[:1].expand_as(grad)), "equal rows have different gradients"
+    # CUDA's order of summing follows a row's alignment, which 16 rows on is the same.
+    alike = grad[:: 16 if backend.name == "cuda" else 1]
+    assert torch.equal(alike, alike[:1].expand_as(alike)), "equal rows have different gradients"
 
 
 # --- wrong input ----------------------------------------------------------------------------------
@@ -294,7 +296,7 @@ def test_target_out_of_range(
     target[2] = bad
     options: dict[str, Any] = {"reduction": reduction, "backend": backend.name}
     table = case.table.to(backend.device)
-    if backend.device.type == "cpu":
+    if backend.names_bad_targets:
         for requires_grad in (False, True):
             with pytest.raises(IndexError, match=rf"{bad}\b") as caught:
                 path_log_loss(logits.requires_grad_(requires_grad), target, table, **options)
@@ -313,15 +315,15 @@ def test_out_of_range_target_beside_ignored_ones(
     target[1] = -1
     check(case, logits, target, backend, ignore_index=-1)
     target[2] = -100
-    if backend.device.type == "cpu":
+    if backend.names_bad_targets:
         with pytest.raises(IndexError, match="-100"):
             path_log_loss(logits, target, case.table, ignore_index=-1, backend=backend.name)
 
 
 def test_target_with_no_class_below_it(backend: Backend) -> None:
     """Such a target keeps one empty interval in the table, which the op refuses."""
-    if backend.device.type != "cpu":
-        pytest.skip("accelerators give NaN without a message")
+    if not backend.names_bad_targets:
+        pytest.skip("GPU kernels give NaN without a message")
     case = interval_case(2, [[(0, 1, 0.7)], [(1, 2, 0.7)], [(1, 1, 1.0)]])
     logits = torch.randn(2, 2)
     with pytest.raises(IndexError, match=r"\b2\b"):

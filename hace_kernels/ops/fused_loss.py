@@ -13,8 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .. import native
 from ..reference import loss_dtype
-from .checks import REDUCTIONS, no_grad_of, translated
+from .checks import REDUCTIONS, is_tensors, no_grad_of, translated
 
 __all__ = ["FusedLoss"]
 
@@ -113,7 +114,9 @@ class _Eager(torch.autograd.Function):
 
 
 def _scale(grad: Tensor, factor: Tensor) -> Tensor:
-    if not factor.is_cpu or factor.item() != 1.0:
+    if native.cuda_device_type == grad.device.type:  # the factor stays on the device
+        torch.ops.hace_kernels.scale_in_place(grad, factor)
+    elif factor.item() != 1.0:
         grad *= factor
     return grad
 
@@ -126,7 +129,7 @@ def _save(ctx: Any, args: tuple[Any, ...], *outputs: Tensor) -> None:
         if isinstance(arg, Tensor):
             tensors.append(arg)
             ctx.others.append(Tensor)
-        elif _is_tensors(arg):
+        elif is_tensors(arg):
             tensors += arg
             ctx.others.append(len(arg))
         else:
@@ -147,10 +150,6 @@ def _saved(ctx: Any) -> tuple[list[Any], Tensor | None]:
         else:
             args.append(other[0])
     return args, tensors[0] if tensors else None
-
-
-def _is_tensors(arg: Any) -> bool:
-    return isinstance(arg, list) and len(arg) > 0 and isinstance(arg[0], Tensor)
 
 
 def _fake_forward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:

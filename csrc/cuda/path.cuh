@@ -1,0 +1,44 @@
+// The path of a target: nested intervals of class positions, and how they cut the row.
+//
+// The 2 K ends of K intervals cut a row into 2 K + 1 *segments*. Ring r is what interval r adds to
+// the one inside it (ring K: what is outside of all): segments K - r and K + r.
+#pragma once
+
+#include "launch.cuh"
+
+namespace hace {
+
+struct Path {
+  const int32_t* start;  // from the innermost interval outwards: falling
+  const int32_t* stop;   // rising
+  const double* weight;
+  int num_intervals;
+  int columns;
+
+  // Segment s lies between boundaries s - 1 and s: all starts, the outermost first, all stops.
+  __device__ int boundary(int i) const {
+    if (i < 0) return 0;
+    if (i < num_intervals) return start[num_intervals - 1 - i];
+    return i < 2 * num_intervals ? stop[i - num_intervals] : columns;
+  }
+
+  __device__ int segment_begin(int segment) const { return boundary(segment - 1); }
+  __device__ int segment_end(int segment) const { return boundary(segment); }
+
+  // The segment that a position is in: the number of boundaries at or before it.
+  __device__ int segment_of(int position) const {
+    int low = 0, high = 2 * num_intervals;
+    while (low < high) {
+      const int middle = (low + high) / 2;
+      if (boundary(middle) <= position)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  }
+
+  __device__ int ring_of(int segment) const { return abs(segment - num_intervals); }
+};
+
+}  // namespace hace

@@ -1,0 +1,69 @@
+// The bindings' side of rows.cuh: the loss's tensors and the launches that reduce it.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "device.h"
+#include "rows.cuh"
+
+namespace hace {
+
+inline Tensor new_loss(const Tensor& logits, int64_t reduction) {
+  const std::vector<int64_t> shape =
+      reduction == kNone ? std::vector<int64_t>{logits.size(0)} : std::vector<int64_t>{};
+  return torch::stable::new_empty(logits, shape, loss_type(logits));
+}
+
+inline Tensor new_gradient(const Tensor& logits, bool wanted) {
+  const std::vector<int64_t> shape =
+      wanted ? std::vector<int64_t>{logits.size(0), logits.size(1)} : std::vector<int64_t>{0};
+  return torch::stable::new_empty(logits, shape);
+}
+
+inline void check_incoming(const Tensor& grad_loss, const Tensor& logits, int64_t reduction) {
+  STD_TORCH_CHECK(grad_loss.dim() == (reduction == kNone ? 1 : 0) &&
+                      (reduction != kNone || grad_loss.size(0) == logits.size(0)) &&
+                      grad_loss.scalar_type() == loss_type(logits),
+                  "grad_loss must have the loss's shape and dtype");
+  check_device("backward", "grad_loss", grad_loss, logits);
+}
+
+// Where the rows' losses go, and from there to the reduced loss. `loss` is null in a backward.
+template <typename Real>
+class RowReduction {
+ public:
+  RowReduction(const Tensor& logits, Tensor* loss, int64_t reduction)
+      : num_rows_(logits.size(0)),
+        loss_(loss ? static_cast<Real*>(loss->mutable_data_ptr()) : nullptr),
+        reduces_(loss && reduction != kNone),
+        rows_(scratch(logits, reduces_ ? num_rows_ : 0, loss_type(logits))),
+        divisor_(scratch(logits, reduction == kMean ? 1 : 0, ScalarType::Double)) {}
+
+  Real* row_loss() const { return reduces_ ? static_cast<Real*>(rows_.mutable_data_ptr()) : loss_; }
+
+  // Where the sum of the rows' weights, which `mean` divides by, will be.
+  const double* weigh(const int64_t* target, const double* target_weight, int64_t num_targets,
+                      int64_t ignore_index, cudaStream_t stream) {
+    weighs_ = true;
+    HACE_LAUNCH(weigh_kernel, dim3(1), dim3(kReduceThreads), 0, stream, target, target_weight,
+                num_rows_, num_targets, ignore_index, divisor());
+    return divisor();
+  }
+
+  void reduce(cudaStream_t stream) const {
+    if (!reduces_) return;
+    HACE_LAUNCH((reduce_kernel<Real>), dim3(1), dim3(kReduceThreads), 0, stream, row_loss(),
+                weighs_ ? divisor() : nullptr, num_rows_, loss_);
+  }
+
+ private:
+  double* divisor() const { return static_cast<double*>(divisor_.mutable_data_ptr()); }
+
+  int64_t num_rows_;
+  Real* loss_;
+  bool reduces_, weighs_ = false;
+  Tensor rows_, divisor_;
+};
+
+}  // namespace hace

@@ -1,0 +1,71 @@
+// What rows count for, the reduction of their losses, and the scaling of their gradient. Targets
+// are read on the device alone: nothing waits for the host, and a bad target makes NaN of its row.
+#pragma once
+
+#include "element.cuh"
+#include "reduce.cuh"
+
+namespace hace {
+
+constexpr int kReduceThreads = 1024;
+
+// What multiplies a row's loss: its target's weight (null: 1), 0 where it is ignored.
+__device__ __forceinline__ double weight_of(int64_t target, const double* target_weight,
+                                            int64_t num_targets, int64_t ignore_index) {
+  if (target == ignore_index) return 0;
+  const bool valid = target >= 0 && target < num_targets;
+  return valid && target_weight ? target_weight[target] : 1;
+}
+
+// What `mean` divides by: the sum of the rows' weights, which are 1 without targets. One block.
+static __global__ void __launch_bounds__(kReduceThreads)
+    weigh_kernel(const int64_t* target, const double* target_weight, int64_t num_rows,
+                 int64_t num_targets, int64_t ignore_index, double* divisor) {
+  double total = 0;
+  for (int64_t row = threadIdx.x; row < num_rows; row += kReduceThreads)
+    total += target ? weight_of(target[row], target_weight, num_targets, ignore_index) : 1;
+  total = block_sum(total);
+  if (threadIdx.x == 0) *divisor = total;
+}
+
+// The rows' weighted losses added up, over the divisor if there is one. One block.
+template <typename Real>
+__global__ void __launch_bounds__(kReduceThreads)
+    reduce_kernel(const Real* row_loss, const double* divisor, int64_t num_rows, Real* loss) {
+  double total = 0;
+  for (int64_t row = threadIdx.x; row < num_rows; row += kReduceThreads) total += row_loss[row];
+  total = block_sum(total);
+  if (threadIdx.x == 0) *loss = static_cast<Real>(divisor ? total / *divisor : total);
+}
+
+// What the gradient of a row's loss is multiplied by. A row of weight 0 has none, whatever comes
+// in.
+template <typename Real>
+__device__ __forceinline__ double gradient_factor(double weight, const double* divisor,
+                                                  const Real* grad_loss, int64_t grad_loss_step,
+                                                  int64_t row) {
+  if (weight == 0) return 0;
+  if (divisor && *divisor != 0) weight /= *divisor;
+  return grad_loss ? weight * static_cast<double>(grad_loss[row * grad_loss_step]) : weight;
+}
+
+// A row's loss times what it counts for; a row of weight 0 adds nothing, whatever its loss.
+template <typename Real>
+__device__ __forceinline__ Real weighted_loss(double weight, double loss) {
+  return weight == 0 ? Real(0) : static_cast<Real>(weight * loss);
+}
+
+constexpr int kScaleThreads = 256;
+
+// grad *= factor, which costs a launch and no memory traffic where the factor is 1.
+template <typename Stored>
+__global__ void __launch_bounds__(kScaleThreads)
+    scale_kernel(Stored* grad, const work_t<Stored>* factor, int64_t size) {
+  const work_t<Stored> by = *factor;
+  if (by == 1) return;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kScaleThreads;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kScaleThreads + threadIdx.x;
+  for (int64_t i = first; i < size; i += step) grad[i] = to_stored<Stored>(to_work(grad[i]) * by);
+}
+
+}  // namespace hace

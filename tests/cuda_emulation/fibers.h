@@ -1,0 +1,115 @@
+// Stacks that a host thread switches between: one for each CUDA thread that has to wait.
+#pragma once
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <cstdlib>
+
+#include "sanitizers.h"
+
+// Elsewhere, or when told to: the C library's switch, which makes a system call.
+#if defined(__x86_64__) && !defined(HACE_EMULATED_UCONTEXT)
+#define HACE_EMULATED_SWITCH
+#else
+#include <ucontext.h>
+#endif
+
+namespace hace_emulation {
+
+#ifdef HACE_EMULATED_SWITCH
+// Leaves the callee-saved registers on the stack it came from and takes those of the other one.
+// The jump in place of `ret` spares the processor's prediction of returns.
+[[gnu::naked, gnu::noinline, gnu::noipa]] inline void switch_stack(void** /*from*/, void* /*to*/) {
+  asm volatile(
+      "pushq %%rbp\n\tpushq %%rbx\n\tpushq %%r12\n\tpushq %%r13\n\tpushq %%r14\n\tpushq %%r15\n\t"
+      "movq %%rsp, (%%rdi)\n\tmovq %%rsi, %%rsp\n\t"
+      "popq %%r15\n\tpopq %%r14\n\tpopq %%r13\n\tpopq %%r12\n\tpopq %%rbx\n\tpopq %%rbp\n\t"
+      "popq %%rcx\n\tjmp *%%rcx" ::
+          : "memory");
+}
+#endif
+
+class Fiber {
+ public:
+  // The host thread's own stack.
+  Fiber() {
+#ifdef __SANITIZE_ADDRESS__
+    pthread_attr_t attributes;
+    pthread_getattr_np(pthread_self(), &attributes);
+    pthread_attr_getstack(&attributes, &bottom_, &bytes_);
+    pthread_attr_destroy(&attributes);
+#endif
+  }
+
+  // A stack on which `entry`, which must not return, starts at the first switch to it. `number`
+  // staggers the tops of the stacks: aligned alike, all would share a few cache lines.
+  Fiber(void (*entry)(), unsigned number) : owns_(true) {
+    bytes_ = kStackBytes + kPage;
+    bottom_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (bottom_ == MAP_FAILED) abort();
+    mprotect(bottom_, kPage, PROT_NONE);  // an overflow faults
+    const size_t stagger = number % 16 * 192;
+#ifdef HACE_EMULATED_SWITCH
+    auto* top = reinterpret_cast<void**>(static_cast<char*>(bottom_) + bytes_ - 64 - stagger);
+    *--top = nullptr;  // where entry would return to
+    *--top = reinterpret_cast<void*>(entry);
+    for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
+    context_ = top;
+#else
+    getcontext(&context_);
+    context_.uc_stack.ss_sp = bottom_;
+    context_.uc_stack.ss_size = bytes_ - stagger;
+    context_.uc_link = nullptr;
+    makecontext(&context_, entry, 0);
+#endif
+  }
+
+  Fiber(const Fiber&) = delete;
+  Fiber& operator=(const Fiber&) = delete;
+
+  ~Fiber() {
+    if (!owns_) return;
+    unpoison(bottom_, bytes_);
+    munmap(bottom_, bytes_);
+  }
+
+  // Runs `to` until something switches back.
+  void switch_to(Fiber& to) {
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_start_switch_fiber(&fake_stack_, to.bottom_, to.bytes_);
+#endif
+#ifdef HACE_EMULATED_SWITCH
+    switch_stack(&context_, to.context_);
+#else
+    swapcontext(&context_, &to.context_);
+#endif
+    arrived();
+  }
+
+  // The first thing that `entry` has to call.
+  void arrived() {
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(fake_stack_, nullptr, nullptr);
+#endif
+  }
+
+ private:
+  static constexpr size_t kPage = 4096;
+  static constexpr size_t kStackBytes = kAddressSanitizer ? 256 * 1024 : 64 * 1024;
+
+  bool owns_ = false;
+  void* bottom_ = nullptr;
+  size_t bytes_ = 0;
+#ifdef HACE_EMULATED_SWITCH
+  void* context_ = nullptr;
+#else
+  ucontext_t context_;
+#endif
+#ifdef __SANITIZE_ADDRESS__
+  void* fake_stack_ = nullptr;
+#endif
+};
+
+}  // namespace hace_emulation

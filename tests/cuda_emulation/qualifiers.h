@@ -1,0 +1,9 @@
+// What CUDA adds to the language of a declaration; on the CPU most of it means nothing.
+#pragma once
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
