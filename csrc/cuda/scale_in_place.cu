@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "device.h"
-#include "rows.cuh"
+#include "scale_in_place.cuh"
 
 namespace hace {
 namespace {
