@@ -9,7 +9,7 @@ import torch
 
 from . import native, triton
 
-__all__ = ["Backend", "BackendError", "backends", "resolve"]
+__all__ = ["Backend", "BackendError", "backends", "device_type", "resolve"]
 
 NAMES = ("reference", "cpu", "triton", "cuda")
 _KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -57,6 +57,12 @@ def _of_triton() -> str:
     return f"Triton kernels of {', '.join(triton.OPS)}, {where}"
 
 
+def device_type(name: str) -> str:
+    """Of the tensors that a backend takes; "cpu" for the reference, which takes all."""
+    types = {"triton": triton.device_type, "cuda": native.cuda_device_type}
+    return types.get(name, "cpu")
+
+
 def resolve(name: str, device: torch.device, dtype: torch.dtype, op: str = "") -> str:
     """The backend that a call of `op` with `backend=name` uses for this device and dtype.
 
@@ -79,9 +85,13 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype, op: str = "") -
     return name
 
 
+#: What "auto" tries, in order. A GPU's two have not been timed against each other on a GPU: CUDA C++
+#: is first because it compiles nothing at run time.
+_PREFERENCE = ("cpu", "cuda", "triton")
+
+
 def _fastest(device: torch.device, dtype: torch.dtype, op: str) -> str:
-    # Of a GPU's two, CUDA C++ has the lower overhead a call; no GPU has measured more than that.
-    for name in ("cpu", "cuda", "triton"):
+    for name in _PREFERENCE:
         if _lack(name, device, dtype, op) is None:
             return name
     return "reference"
@@ -96,12 +106,7 @@ def _lack(name: str, device: torch.device, dtype: torch.dtype, op: str) -> str |
         return missing
     if name == "triton" and op not in triton.OPS:
         return f"it does {', '.join(triton.OPS)} and not this op; use backend='auto'"
-    device_types = {
-        "cpu": "cpu",
-        "cuda": native.cuda_device_type,
-        "triton": triton.device_type,
-    }
-    takes = device_types[name]
+    takes = device_type(name)
     if device.type != takes:
         kind = {"cpu": "CPU", "cuda": "GPU"}[takes]
         return f"it takes {kind} tensors and the logits are on {device}; use backend='auto'"

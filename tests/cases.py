@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from hace_kernels.ops import path_log_loss
 from hace_kernels.path_table import PathTable
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+REDUCTIONS = ["mean", "sum", "none"]
+SPACES = ["classes", "nodes"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,17 @@ def in_column_order(case: Case, order: np.ndarray) -> Case:
     return Case(table, reach, case.weights)
 
 
+def evaluate(
+    loss_fn: Callable[..., torch.Tensor], input: torch.Tensor, target: Any, incoming: Any = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and the gradient of `(incoming * loss).sum()`; the input keeps its strides."""
+    x = input.detach().requires_grad_()
+    loss = loss_fn(x, target)
+    factor = torch.as_tensor(incoming, dtype=loss.dtype, device=loss.device).expand(loss.shape)
+    (grad,) = torch.autograd.grad(loss, x, factor)
+    return loss.detach(), grad
+
+
 def call(
     case: Case,
     logits: torch.Tensor,
@@ -85,19 +98,20 @@ def call(
     incoming: Any = 1.0,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss, and the gradient of `(incoming * loss).sum()`; the logits keep their strides."""
-    x = logits.detach().to(backend.device).requires_grad_()
-    loss = path_log_loss(
-        x,
-        target.to(backend.device),
-        case.table.to(backend.device),
-        target_weight=None if target_weight is None else target_weight.to(backend.device),
-        backend=backend.name,
-        **options,
-    )
-    factor = torch.as_tensor(incoming, dtype=loss.dtype, device=loss.device).expand(loss.shape)
-    (grad,) = torch.autograd.grad(loss, x, factor)
-    return loss.detach(), grad
+    """`evaluate` of the op."""
+    device = backend.device
+
+    def loss_fn(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return path_log_loss(
+            logits,
+            target,
+            case.table.to(device),
+            target_weight=None if target_weight is None else target_weight.to(device),
+            backend=backend.name,
+            **options,
+        )
+
+    return evaluate(loss_fn, logits.to(device), target.to(device), incoming)
 
 
 def expected(

@@ -8,11 +8,7 @@ import pytest
 import torch
 import trees
 
-from hace_kernels import native, triton
-from hace_kernels.backends import backends
-
-#: Where a backend's kernels run; "cpu" for those that run anywhere.
-DEVICES = {"triton": triton.device_type, "cuda": native.cuda_device_type}
+from hace_kernels.backends import backends, device_type
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Backend:
 
 def runnable_backends() -> list[Backend]:
     return [
-        Backend(name, torch.device(DEVICES.get(name, "cpu")))
+        Backend(name, torch.device(device_type(name)))
         for name, backend in backends().items()
         if backend.available
     ]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import trees
-from tree_cases import SHAPES
+from tree_cases import SHAPES, hierarchy_of
 
 import hace
 from hace.nn import HierarchicalClassifier, Prediction
@@ -36,10 +36,6 @@ LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
     "node weights": lambda h, **o: hace.PathLogLoss(h, np.cos(np.arange(h.num_nodes)), **o),
     "function": lambda h, **o: hace.PathLogLoss(h, lambda t, n, d, h: 1 / (1.0 + t + d), **o),
 }
-
-
-def hierarchy_of(tree: trees.Tree) -> hace.Hierarchy:
-    return hace.Hierarchy.from_parents(tree.parents, classes=tree.classes)
 
 
 @pytest.fixture

@@ -11,12 +11,26 @@ import pytest
 
 from hace_kernels import backends, layout
 
-SUITE = ("test_path_log_loss.py", "test_path_log_loss_numerics.py")
+#: Test files and which of their tests: of the tree ops those of what the instruction set has a part
+#: in, the functions, rows in lanes and the ends of blocks.
+SUITES = {
+    "paths": (["test_path_log_loss.py", "test_path_log_loss_numerics.py"], "not huge_rows"),
+    "trees": (
+        [
+            "test_tree_sum.py",
+            "test_tree_log_prob.py",
+            "test_tree_log_loss.py",
+            "test_soft_targets.py",
+        ],
+        "test_trees or numbers_of_rows or gaps or infinity or soft_labels_on_every_shape",
+    ),
+}
 
 
 @pytest.mark.skipif(not backends()["cpu"].available, reason="the cpu backend is not built")
 @pytest.mark.parametrize("capability", ["generic", "avx2"])
-def test_narrower_instruction_sets(capability: str) -> None:
+@pytest.mark.parametrize("suite", SUITES)
+def test_narrower_instruction_sets(suite: str, capability: str) -> None:
     environment = {**os.environ, "HACE_CPU_CAPABILITY": capability}
     told = subprocess.run(
         [sys.executable, "-c", "from hace_kernels import layout; print(layout.cpu_capability())"],
@@ -29,9 +43,10 @@ def test_narrower_instruction_sets(capability: str) -> None:
         pytest.skip(
             f"this processor has {layout.cpu_capability()}, which is less than {capability}"
         )
-    suite = [str(Path(__file__).with_name(name)) for name in SUITE]
+    names, tests = SUITES[suite]
+    files = [str(Path(__file__).with_name(name)) for name in names]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-k", "cpu and not huge_rows", *suite],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-k", f"cpu and ({tests})", *files],
         env=environment,
         capture_output=True,
         text=True,

@@ -8,8 +8,8 @@ import torch
 import trees
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_hace_loss import hierarchy_of
 from torch.nn.functional import cross_entropy
+from tree_cases import hierarchy_of
 
 import hace
 from hace.functional import hace_loss

@@ -21,16 +21,15 @@ import oracle
 import pytest
 import torch
 import trees
-from cases import DTYPES
+from cases import DTYPES, REDUCTIONS, evaluate
 from torch.nn.functional import cross_entropy
-from tree_cases import SHAPES
+from tree_cases import SHAPES, hierarchy_of
 
 import hace
 from hace.weights import SuperclassWeights
 from hace_kernels.path_table import PathEntries
 
 REAL = oracle.REAL
-REDUCTIONS = ["mean", "sum", "none"]
 
 # --- the formulas ---------------------------------------------------------------------------------
 
@@ -230,10 +229,6 @@ FEW = ["CE", "r-CE", "HXE", "balanced", "node weights", "function", "soft labels
 INDEX_ONLY = ["r-CE", "HXE", "balanced", "node weights", "function"]
 
 
-def hierarchy_of(tree: trees.Tree) -> hace.Hierarchy:
-    return hace.Hierarchy.from_parents(tree.parents, classes=tree.classes)
-
-
 def columns_of(tree: trees.Tree, logits: str) -> np.ndarray:
     """The node of each column."""
     if logits == "nodes":
@@ -298,20 +293,6 @@ def with_entropy(rows: oracle.Answer, input: torch.Tensor, strength: np.ndarray)
     )
 
 
-def evaluate(
-    loss_fn: Callable[..., torch.Tensor],
-    input: torch.Tensor,
-    target: torch.Tensor,
-    incoming: Any = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss, and the gradient of `(incoming * loss).sum()`."""
-    x = input.detach().requires_grad_()
-    loss = loss_fn(x, target)
-    factor = torch.as_tensor(incoming, dtype=loss.dtype).expand(loss.shape)
-    (grad,) = torch.autograd.grad(loss, x, factor)
-    return loss.detach(), grad
-
-
 def check(
     loss: Loss,
     tree: trees.Tree,
@@ -361,18 +342,6 @@ def backend(request: pytest.FixtureRequest) -> str:
     if not found.available:
         pytest.skip(found.reason)
     return found.name
-
-
-@pytest.fixture
-def tree(rng: np.random.Generator) -> trees.Tree:
-    """A forest with single-child chains, inner classes and shuffled columns."""
-    return trees.random_tree(rng, 16, roots=3, inner=0.3, shuffle=True)
-
-
-@pytest.fixture
-def leafy(rng: np.random.Generator) -> trees.Tree:
-    """A tree whose 15 classes are its leaves."""
-    return trees.random_tree(rng, 15, shuffle=True)
 
 
 # --- against the formulas -------------------------------------------------------------------------
@@ -1225,6 +1194,12 @@ def test_losses_of_indices_refuse_other_targets(
         module(rows_for(name, animals), target)
     assert "max_entries" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_target_that_is_no_tensor(animals: hace.Hierarchy, name: str) -> None:
+    with pytest.raises(TypeError, match="target must be a tensor"):
+        MODULES[name](animals)(rows_for(name, animals), [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("name", [*INDEX_ONLY, "soft labels"])

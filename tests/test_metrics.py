@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from tree_cases import hierarchy_of
 from trees import Tree, caterpillar, chain, flat, random_tree
 
 import hace
 from hace import metrics
 
 ROWS = 60
-
-
-def hierarchy_of(tree: Tree) -> hace.Hierarchy:
-    return hace.Hierarchy.from_parents(tree.parents, classes=tree.classes)
 
 
 def heights(h: hace.Hierarchy) -> list[int]:

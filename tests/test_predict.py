@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 import torch
 import trees
-from tree_cases import SHAPES
+from tree_cases import SHAPES, hierarchy_of
 
 import hace
-
-
-def hierarchy_of(tree: trees.Tree) -> hace.Hierarchy:
-    return hace.Hierarchy.from_parents(tree.parents, classes=tree.classes)
 
 
 def columns_of(hierarchy: hace.Hierarchy, logits: str) -> np.ndarray:

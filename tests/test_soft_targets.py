@@ -11,38 +11,25 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+import test_hace_loss
 import torch
 import trees
-from cases import DTYPES
+from cases import DTYPES, REDUCTIONS, SPACES, evaluate
 from conftest import Backend
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Sweep, assert_grad_close, assert_loss_close, to_real
-from test_hace_loss import evaluate, hierarchy_of, indices_for, logits_for
+from test_hace_loss import indices_for, logits_for
 from test_hace_loss_properties import DILUTIONS, SEEDS, hierarchies, property_test
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils._python_dispatch import TorchDispatchMode
-from tree_cases import SHAPES
+from tree_cases import SHAPES, hierarchy_of
 
 import hace
 from hace.functional import hace_loss
 from hace.weights import HACEWeights
 
-REDUCTIONS = ["mean", "sum", "none"]
-SPACES = ["classes", "nodes"]
 DISTANCES = ["height", "depth"]
-
-
-@pytest.fixture
-def tree(rng: np.random.Generator) -> trees.Tree:
-    """A forest with single-child chains, inner classes and shuffled columns."""
-    return trees.random_tree(rng, 20, roots=3, inner=0.3, shuffle=True)
-
-
-@pytest.fixture
-def leafy(rng: np.random.Generator) -> trees.Tree:
-    """A tree whose 15 classes are its leaves."""
-    return trees.random_tree(rng, 15, shuffle=True)
 
 
 def pairs_for(
@@ -62,29 +49,11 @@ def probabilities_for(tree: trees.Tree, rows: int, space: str = "classes") -> to
 
 
 def check(
-    tree: trees.Tree,
-    input: torch.Tensor,
-    target: Any,
-    dilution: float = 0.7,
-    *,
-    reduction: str = "mean",
-    backend: str = "auto",
-    logits: str = "classes",
-    **options: Any,
+    tree: trees.Tree, input: torch.Tensor, target: Any, dilution: float = 0.7, **options: Any
 ) -> None:
-    """Module and function, on rows, against the oracle."""
-    incoming = torch.randn(len(input)) if reduction == "none" else 1.0
-    chosen = {"reduction": reduction, "backend": backend, "logits": logits, **options}
-    module = hace.HACELoss(hierarchy_of(tree), dilution, **chosen)
-    loss, grad = evaluate(module, input, target, incoming)
-    same = hace_loss(input, target, hierarchy_of(tree), dilution, **chosen)
-    assert torch.equal(loss, same) or loss.isnan().any(), "the module and the function differ"
-    rows, divisor = oracle.hace(tree, input, target, dilution, logits_space=logits, **options)
-    answer = oracle.reduce(rows, reduction, divisor, incoming)
+    """As for any target, but mass is a product along a path, and so is rounded once a level."""
     roundings = 16 + max(len(tree.path(node)) for node in range(tree.num_nodes))
-    assert_loss_close(loss, answer, input.dtype, roundings)
-    plain = 1 if reduction != "none" else 2
-    assert_grad_close(grad, answer, roundings=roundings, output_roundings=plain)
+    test_hace_loss.check(tree, input, target, dilution, roundings=roundings, **options)
 
 
 # --- against the oracle ---------------------------------------------------------------------------

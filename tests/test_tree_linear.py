@@ -16,16 +16,12 @@ import pytest
 import torch
 import trees
 from torch.utils._python_dispatch import TorchDispatchMode
-from tree_cases import SHAPES
+from tree_cases import SHAPES, hierarchy_of
 
 import hace
 from hace.nn import TreeLinear
 
 PATHS = ["animal/dog/husky", "animal/dog/pug", "animal/cat/siamese", "vehicle/car", "vehicle/bus"]
-
-
-def hierarchy_of(tree: trees.Tree) -> hace.Hierarchy:
-    return hace.Hierarchy.from_parents(tree.parents, classes=tree.classes)
 
 
 def hierarchy_of_dag(dag: dags.Dag) -> hace.DAG:

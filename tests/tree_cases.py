@@ -12,6 +12,7 @@ import numpy as np
 import oracle
 import torch
 import trees
+from cases import evaluate
 from conftest import Backend
 
 import hace
@@ -59,6 +60,10 @@ SHAPES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
 FEW = ["caterpillar", "balanced forest", "shuffled inner classes", "nodes without classes"]
 
 
+def hierarchy_of(tree: trees.Tree) -> hace.Hierarchy:
+    return hace.Hierarchy.from_parents(tree.parents, classes=tree.classes)
+
+
 @dataclass(frozen=True)
 class TreeCase:
     """A tree whose classes are the columns, as a table, and for the oracle as a matrix."""
@@ -67,7 +72,7 @@ class TreeCase:
 
     @cached_property
     def hierarchy(self) -> hace.Hierarchy:
-        return hace.Hierarchy.from_parents(self.tree.parents, classes=self.tree.classes)
+        return hierarchy_of(self.tree)
 
     @cached_property
     def table(self) -> TreeTable:
@@ -152,19 +157,20 @@ def call(
     incoming: Any = 1.0,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss, and the gradient of `(incoming * loss).sum()`; the logits keep their strides."""
-    x = logits.detach().to(backend.device).requires_grad_()
-    loss = tree_log_loss(
-        x,
-        to_device(target, backend.device),
-        case.table.to(backend.device),
-        table.to(backend.device),
-        backend=backend.name,
-        **options,
-    )
-    factor = torch.as_tensor(incoming, dtype=loss.dtype, device=loss.device).expand(loss.shape)
-    (grad,) = torch.autograd.grad(loss, x, factor)
-    return loss.detach(), grad
+    """`evaluate` of the op."""
+    device = backend.device
+
+    def loss_fn(logits: torch.Tensor, target: Any) -> torch.Tensor:
+        return tree_log_loss(
+            logits,
+            target,
+            case.table.to(device),
+            table.to(device),
+            backend=backend.name,
+            **options,
+        )
+
+    return evaluate(loss_fn, logits.to(device), to_device(target, device), incoming)
 
 
 def expected(

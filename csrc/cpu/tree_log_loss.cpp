@@ -17,27 +17,13 @@
 #include "rows.h"
 #include "scratch.h"
 #include "tree_arguments.h"
+#include "tree_log_loss_arguments.h"
 #include "tree_log_loss_kernel.h"
 
 namespace hace {
 namespace {
 
-// Everything of a call but the logits' gradient.
-struct Call {
-  const Tensor& logits;
-  const std::optional<Tensor>& mass;
-  const std::optional<Tensor>& index;
-  const std::optional<Tensor>& index_weight;
-  const std::vector<Tensor>& tree;
-  const std::vector<Tensor>& targets;
-  const std::optional<Tensor>& weight;
-  const std::optional<Tensor>& spread;
-  double row_spread;
-  const std::vector<Tensor>& soft_labels;
-  int64_t ignore_index;
-  int64_t reduction;
-  double eps;
-};
+using Call = TreeLogLossCall;
 
 // ---- arguments ----
 
@@ -55,87 +41,17 @@ bool covers_columns(const TreeLogLossProblem& problem) {
   return num_columns == problem.tree.num_classes;
 }
 
-void bind_targets(const Call& call, TreeLogLossProblem& problem) {
-  const int64_t num_places = problem.tree.num_places();
-  STD_TORCH_CHECK(call.targets.size() == 4,
-                  "tree_log_loss: targets are the tensors place, keep, unit and share; got ",
-                  call.targets.size());
-  problem.target_place = int32_vector("targets.place", call.targets[0]);
-  const int64_t num_targets = problem.num_targets = call.targets[0].numel();
-  problem.keep = float64_vector("targets.keep", call.targets[1], num_places);
-  problem.unit = float64_vector("targets.unit", call.targets[2], num_places);
-  problem.share = float64_vector("targets.share", call.targets[3], num_targets);
-  problem.spread = call.spread ? float64_vector("spread", *call.spread, num_targets) : nullptr;
-  problem.row_spread = call.row_spread;
-  if (call.weight) float64_vector("weight", *call.weight, num_targets);
-  STD_TORCH_CHECK(all_within(problem.target_place, num_targets, -1, problem.tree.root()),
-                  "tree_log_loss: a target is at a place that no node has");
-  problem.mass_covers_columns = call.mass && covers_columns(problem);
-
-  STD_TORCH_CHECK(call.soft_labels.empty() || call.soft_labels.size() == 3,
-                  "tree_log_loss: soft_labels are [] or the tensors log_similarity, is_class and "
-                  "apart; got ",
-                  call.soft_labels.size());
-  if (call.soft_labels.empty()) return;
-  STD_TORCH_CHECK(call.index, "tree_log_loss: soft labels are made from indices");
-  problem.log_similarity =
-      float64_vector("soft_labels.log_similarity", call.soft_labels[0], num_places);
-  float64_vector("soft_labels.is_class", call.soft_labels[1], num_places);
-  const Tensor& apart = call.soft_labels[2];
-  STD_TORCH_CHECK(apart.scalar_type() == ScalarType::Bool && apart.is_contiguous() &&
-                      apart.numel() == num_targets,
-                  "soft_labels.apart must be a contiguous bool vector of ", num_targets,
-                  " entries");
-  problem.apart = apart.const_data_ptr<bool>();
-}
-
-void bind_rows(const Call& call, TreeLogLossProblem& problem) {
-  const int64_t num_rows = call.logits.size(0);
-  STD_TORCH_CHECK(call.mass.has_value() != call.index.has_value(),
-                  "tree_log_loss: targets are either mass or index");
-  if (call.mass) {
-    const Tensor& mass = *call.mass;
-    check_rows("tree_log_loss", mass);
-    STD_TORCH_CHECK(mass.size(0) == num_rows && mass.size(1) == problem.num_targets &&
-                        mass.scalar_type() == loss_type(call.logits),
-                    "tree_log_loss: mass must be (", num_rows, ", ", problem.num_targets,
-                    ") in the loss's dtype");
-    problem.mass = mass.const_data_ptr();
-    problem.mass_stride = mass.stride(0);
-    return;
-  }
-  const Tensor& index = *call.index;
-  STD_TORCH_CHECK(index.scalar_type() == ScalarType::Long && index.dim() == 2 &&
-                      index.size(0) == num_rows && index.is_contiguous(),
-                  "tree_log_loss: index must be a contiguous int64 (", num_rows, ", K)");
-  problem.index = index.const_data_ptr<int64_t>();
-  problem.num_indices = index.size(1);
-  problem.ignore_index = call.ignore_index;
-  if (!call.index_weight) {
-    STD_TORCH_CHECK(index.size(1) == 1, "tree_log_loss: several indices a row need weights");
-    return;
-  }
-  const Tensor& weight = *call.index_weight;
-  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Double && weight.is_contiguous() &&
-                      weight.dim() == 2 && weight.size(0) == num_rows &&
-                      weight.size(1) == index.size(1),
-                  "tree_log_loss: index_weight must be a contiguous float64 of the index's shape");
-  problem.index_weight = weight.const_data_ptr<double>();
-}
-
 TreeLogLossProblem problem_of(const Call& call) {
-  check_rows("tree_log_loss", call.logits);
-  check_reduction("tree_log_loss", call.reduction);
   TreeLogLossProblem problem = {};
   problem.tree = tree_of(call.tree);
-  STD_TORCH_CHECK(call.logits.size(1) == problem.tree.num_classes,
-                  "tree_log_loss: logits must have ", problem.tree.num_classes, " columns, got ",
-                  call.logits.size(1));
+  check_logits(call, problem.tree);
+  static_cast<Targets&>(problem) = bind_targets(call, problem.tree);
+  STD_TORCH_CHECK(all_within(problem.target_place, problem.num_targets, -1, problem.tree.root()),
+                  "tree_log_loss: a target is at a place that no node has");
+  problem.mass_covers_columns = call.mass && covers_columns(problem);
   problem.logits = call.logits.const_data_ptr();
   problem.row_stride = call.logits.stride(0);
   problem.eps = call.eps;
-  bind_targets(call, problem);
-  bind_rows(call, problem);
   return problem;
 }
 
@@ -143,7 +59,7 @@ TreeLogLossProblem problem_of(const Call& call) {
 Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
   const int64_t num_rows = call.logits.size(0);
   const double* weight = call.weight ? call.weight->const_data_ptr<double>() : nullptr;
-  const bool single = problem.index && !problem.index_weight;
+  const bool single = problem.single();
   Rows rows;
   rows.factor.resize(num_rows);
   for (int64_t row = 0; row < num_rows; ++row) {
@@ -189,7 +105,7 @@ void sum_from_children(const Tree& tree, Number* total, Own own, Handed handed) 
 
 // Fills in what the targets' arrays come to on the whole tree, in the type worked in.
 template <typename Real>
-void prepare(const Call& call, TreeLogLossProblem& problem) {
+void prepare(TreeLogLossProblem& problem) {
   const Tree& tree = problem.tree;
   const int64_t num_places = tree.num_places();
   problem.spreads = problem.spread || problem.row_spread != 0 || problem.log_similarity;
@@ -220,10 +136,9 @@ void prepare(const Call& call, TreeLogLossProblem& problem) {
     problem.kept_unit = kept_unit;
   }
   if (problem.log_similarity) {
-    const double* is_class = call.soft_labels[1].const_data_ptr<double>();
     sum_from_children(
         tree, classes_below,
-        [&](int64_t place) { return static_cast<int32_t>(is_class[place] > 0); },
+        [&](int64_t place) { return static_cast<int32_t>(problem.is_class[place] > 0); },
         [&](int64_t child) { return classes_below[child]; });
     problem.classes_below = classes_below;
   }
@@ -240,7 +155,7 @@ void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double
   const int64_t num_rows = call.logits.size(0);
   const int64_t row_bytes =
       problem.tree.num_classes * static_cast<int64_t>(call.logits.element_size());
-  element == Element::kFloat64 ? prepare<double>(call, problem) : prepare<float>(call, problem);
+  element == Element::kFloat64 ? prepare<double>(problem) : prepare<float>(problem);
   problem.grad = grad;
   problem.factor = rows.factor.data();
   problem.loss = loss;
@@ -259,11 +174,10 @@ void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double
   TreeLogLossFault first_fault;
   std::mutex mutex;
   for_blocks(static_cast<int64_t>(counting.size()), kernel.block_rows,
-             [&](int64_t first, int64_t count) {
-               thread_local Scratch thread_lines;
+             kernel.num_lines(problem) * kernel.line_bytes,
+             [&](int64_t first, int64_t count, void* lines) {
                TreeLogLossFault fault;
-               kernel.run(problem, counting.data() + first, count,
-                          thread_lines.get(kernel.num_lines(problem) * kernel.line_bytes), &fault);
+               kernel.run(problem, counting.data() + first, count, lines, &fault);
                if (fault.row < 0) return;
                const std::lock_guard<std::mutex> lock(mutex);
                if (first_fault.row < 0 || fault.row < first_fault.row) first_fault = fault;

@@ -36,7 +36,6 @@
 namespace hace {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 // Mass this small beside what its target started with is not followed further up.

@@ -3,47 +3,28 @@
 #pragma once
 
 #include "element.h"
+#include "targets.h"
 #include "tree.h"
 
 namespace hace {
 
-// Arrays of numbers in the type worked in are `const void*` here. "By place" is P entries, T is the
-// number of targets.
-struct TreeLogLossProblem {
+// Arrays of numbers in the type worked in are `const void*` here.
+struct TreeLogLossProblem : Targets {
   Tree tree;
   const void* logits;  // (rows, C), unit stride along a row
   int64_t row_stride;
   void* grad;  // (rows, C) contiguous, of the logits' type; null: the loss alone
 
-  // What the targets put where, a TargetTable (hace_kernels/target_table.py).
-  int64_t num_targets;
-  const int32_t* target_place;
-  const double* share;
-  const double* spread;  // null: none
-  double row_spread;
-  const double* keep;  // by place
-  const double* unit;  // by place
-  const void* kept;    // keep by place
-  const void* handed;  // 1 - keep by place
+  const void* kept;          // keep by place
+  const void* handed;        // 1 - keep by place
+  bool mass_covers_columns;  // every column is the place of one target, and no place is of two
 
   // What 1 on every class puts on each place, times the class's weight, once it has risen.
   bool spreads;            // whether anything is put on every class
   const double* reaching;  // by place; null unless soft labels
   const void* kept_unit;   // by place; null unless spreads
 
-  // Soft labels; log_similarity is null without them.
-  const double* log_similarity;  // by place
-  const int32_t* classes_below;  // by place
-  const bool* apart;             // by target
-
-  // Targets: mass (rows, T) in the type worked in, or index (rows, K) with weights (null: 1).
-  const void* mass;
-  int64_t mass_stride;
-  bool mass_covers_columns;  // every column is the place of one target, and no place is of two
-  const int64_t* index;
-  const double* index_weight;
-  int64_t num_indices;
-  int64_t ignore_index;
+  const int32_t* classes_below;  // by place; null unless soft labels
 
   double eps;
   const double* factor;  // by row: multiplies the gradient

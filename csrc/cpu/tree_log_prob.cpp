@@ -9,14 +9,11 @@
 
 #include "isa.h"
 #include "rows.h"
-#include "scratch.h"
 #include "tree_arguments.h"
 #include "tree_log_prob_kernel.h"
 
 namespace hace {
 namespace {
-
-thread_local Scratch thread_lines;
 
 TreeLogProbProblem problem_of(const char* op, const Tensor& logits,
                               const std::vector<Tensor>& tensors) {
@@ -40,10 +37,10 @@ Tensor tree_log_prob(const Tensor& logits, const std::vector<Tensor>& tensors,
   problem.past_caches =
       writes_past_caches(num_rows, tree.num_nodes * static_cast<int64_t>(out.element_size()));
   const TreeLogProbKernel kernel = HACE_BEST_KERNEL(tree_log_prob_kernel, element_of(logits));
-  for_blocks(num_rows, kernel.block_rows, [&](int64_t first, int64_t count) {
-    kernel.forward(problem, first, count,
-                   thread_lines.get(kernel.forward_lines(tree) * kernel.line_bytes));
-  });
+  for_blocks(num_rows, kernel.block_rows, kernel.forward_lines(tree) * kernel.line_bytes,
+             [&](int64_t first, int64_t count, void* lines) {
+               kernel.forward(problem, first, count, lines);
+             });
   return out;
 }
 
@@ -64,10 +61,10 @@ Tensor tree_log_prob_backward(const Tensor& grad, const Tensor& logits,
   problem.past_caches =
       writes_past_caches(num_rows, tree.num_classes * static_cast<int64_t>(out.element_size()));
   const TreeLogProbKernel kernel = HACE_BEST_KERNEL(tree_log_prob_kernel, element_of(logits));
-  for_blocks(num_rows, kernel.block_rows, [&](int64_t first, int64_t count) {
-    kernel.backward(problem, first, count,
-                    thread_lines.get(kernel.backward_lines(tree) * kernel.line_bytes));
-  });
+  for_blocks(num_rows, kernel.block_rows, kernel.backward_lines(tree) * kernel.line_bytes,
+             [&](int64_t first, int64_t count, void* lines) {
+               kernel.backward(problem, first, count, lines);
+             });
   return out;
 }
 

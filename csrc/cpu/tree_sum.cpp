@@ -9,14 +9,11 @@
 
 #include "isa.h"
 #include "rows.h"
-#include "scratch.h"
 #include "tree_arguments.h"
 #include "tree_sum_kernel.h"
 
 namespace hace {
 namespace {
-
-thread_local Scratch thread_lines;
 
 Tensor sums(const char* op, const Tensor& values, const std::vector<Tensor>& tensors, bool up) {
   check_rows(op, values);
@@ -36,10 +33,10 @@ Tensor sums(const char* op, const Tensor& values, const std::vector<Tensor>& ten
       writes_past_caches(num_rows, sums_width * static_cast<int64_t>(values.element_size()));
 
   const TreeSumKernel kernel = HACE_BEST_KERNEL(tree_sum_kernel, element_of(values));
-  for_blocks(num_rows, kernel.block_rows, [&](int64_t first, int64_t count) {
-    void* lines = thread_lines.get(tree.num_places() * kernel.line_bytes);
-    (up ? kernel.up : kernel.down)(problem, first, count, lines);
-  });
+  for_blocks(num_rows, kernel.block_rows, tree.num_places() * kernel.line_bytes,
+             [&](int64_t first, int64_t count, void* lines) {
+               (up ? kernel.up : kernel.down)(problem, first, count, lines);
+             });
   return out;
 }
 

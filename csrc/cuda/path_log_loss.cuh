@@ -139,13 +139,20 @@ __device__ __forceinline__ void resolve_row(const PathLogLossProblem<Stored>& pr
 
 // Of a block with that many strips a warp: 128 registers a thread at least.
 constexpr int row_threads(int strips_per_warp) { return strips_per_warp == 3 ? 512 : 256; }
+
+// Blocks of that many threads that shall fit a multiprocessor together.
+template <typename Stored>
+constexpr int row_blocks(int strips_per_warp) {
+  return sizeof(work_t<Stored>) == 8 ? 1 : 512 / row_threads(strips_per_warp);
+}
+
 constexpr int kSplitThreads = 256;
 constexpr int kSplitStrips = kSplitThreads / kWarp;  // of a row that a block works on
 
 // A row a block, of at most kStrips strips a warp. Its sums are in shared memory unless `memory` is
 // given; with `stages` its columns are put in order there, too.
 template <typename Stored, int kStrips, bool kEntropy>
-__global__ void __launch_bounds__(row_threads(kStrips))
+__global__ void __launch_bounds__(row_threads(kStrips), row_blocks<Stored>(kStrips))
     row_kernel(PathLogLossProblem<Stored> problem, int64_t first_row, work_t<Stored>* memory,
                bool stages) {
   using Real = work_t<Stored>;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
@@ -11,10 +11,22 @@ from .class_dim import class_dim
 from .hierarchy import Columns, Hierarchy, Space, check_hierarchy
 from .options import LossOptions
 
-__all__ = ["Target", "check_input", "check_target", "check_weight", "shape_of_targets"]
+__all__ = [
+    "Target",
+    "check_input",
+    "check_target",
+    "check_weight",
+    "is_index",
+    "shape_of_targets",
+]
 
 Target: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Indices, probabilities, or a few weighted indices a row as the pair (index, weight)."""
+
+
+def is_index(target: Target) -> TypeGuard[Tensor]:
+    """Whether a target is one index a row."""
+    return isinstance(target, Tensor) and not target.is_floating_point()
 
 
 def shape_of_targets(input: Tensor) -> torch.Size:
@@ -24,7 +36,7 @@ def shape_of_targets(input: Tensor) -> torch.Size:
 
 
 def check_input(input: Tensor, hierarchy: Hierarchy, logits: Columns) -> None:
-    """Raises unless `input` is logits of the hierarchy."""
+    """Raises TypeError or ValueError unless `input` is floating-point logits of the hierarchy."""
     check_hierarchy(hierarchy)
     num_logits = hierarchy.num_columns(logits)
     kind = "nodes" if logits == "nodes" else "classes"
@@ -38,7 +50,7 @@ def check_input(input: Tensor, hierarchy: Hierarchy, logits: Columns) -> None:
 
 
 def check_target(target: Target, input: Tensor, hierarchy: Hierarchy, options: LossOptions) -> None:
-    """Raises unless `target` is one of the three kinds, and fits."""
+    """Raises TypeError unless `target` is one of the three kinds, ValueError unless it fits."""
     if isinstance(target, tuple):
         _check_pair(target, input, options)
         return

@@ -104,7 +104,8 @@ class DAG(Hierarchy):
         They ascend by the fewest edges from `node`, then by id.
 
         Raises:
-            ValueError: `node` is not a node id.
+            ValueError: `node` is out of range.
+            TypeError: `node` is not an integer.
         """
         level = [self._checked_node(node)]
         found = dict.fromkeys(level)
@@ -130,7 +131,7 @@ class DAG(Hierarchy):
             logits,
             device,
             lambda: build_closure_table(
-                self._links, self.num_nodes, self._nodes_of("logits", logits)
+                self._links, self.num_nodes, self._nodes_of_columns(logits)
             ),
         )
 

@@ -9,7 +9,14 @@ import hace_kernels
 from hace_kernels.path_table import PathWeights
 from hace_kernels.target_table import TargetTable
 
-from .arguments import Target, check_input, check_target, check_weight, shape_of_targets
+from .arguments import (
+    Target,
+    check_input,
+    check_target,
+    check_weight,
+    is_index,
+    shape_of_targets,
+)
 from .class_dim import class_dim, to_rows
 from .hierarchy import Columns, Hierarchy, Space
 from .options import Distance, LossOptions, Reduction, Smoothing
@@ -37,7 +44,9 @@ def hace_loss(
     eps: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
-    """Hierarchy-Aware Cross-Entropy as a function; see `hace.HACELoss` for formula and arguments.
+    """Hierarchy-Aware Cross-Entropy as a function.
+
+    `hace.HACELoss` has the formula, the other arguments, the shapes and the errors.
 
     Args:
         input: logits (C), (N, C) or (N, C, d1, …), floating.
@@ -130,8 +139,7 @@ def loss_with_options(
 
 def _goes_up_the_tree(target: Target, hierarchy: Hierarchy, options: LossOptions) -> bool:
     """Whether a target is more than one path: several targets a row, spread ones, or a DAG."""
-    single = isinstance(target, Tensor) and not target.is_floating_point()
-    return not single or options.spreads or not hierarchy.is_tree
+    return not is_index(target) or options.spreads or not hierarchy.is_tree
 
 
 def _tree_loss(

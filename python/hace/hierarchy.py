@@ -316,7 +316,8 @@ class Hierarchy:
         """The node, its parent, ... up to its root.
 
         Raises:
-            ValueError: `node` is not a node id.
+            ValueError: `node` is out of range.
+            TypeError: `node` is not an integer.
         """
         node, parents = self._checked_node(node), self._parents
         path = []
@@ -331,7 +332,7 @@ class Hierarchy:
         They ascend by the fewest edges from `node`, then by id; on a tree this is its path.
 
         Raises:
-            ValueError: `node` is not a node id.
+            ValueError, TypeError: as `path`.
         """
         return self.path(node)
 
@@ -345,8 +346,12 @@ class Hierarchy:
         Args:
             a, b: node ids, or integer arrays of them that broadcast together.
 
+        Returns:
+            An int for two ids, else int64 of the shape that a and b broadcast to.
+
         Raises:
-            ValueError: not node ids.
+            ValueError: an id is out of range, or the shapes do not broadcast.
+            TypeError: a or b does not hold integers.
         """
         if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray):
             return int(self._lca(np.array([self._checked_node(a)]), self._checked_node(b))[0])
@@ -372,11 +377,11 @@ class Hierarchy:
         return x.reshape(nodes_a.shape)
 
     def num_targets(self, targets: Space) -> int:
-        """T, the size of a target space: the C classes or the N nodes."""
+        """T, the size of a target space: the C classes or the N nodes; ValueError for no space."""
         return self.num_nodes if _checked_space(targets) == "nodes" else self.num_classes
 
     def num_columns(self, logits: Columns) -> int:
-        """The width of the logits: the C classes or the N nodes."""
+        """The width of the logits: the C classes or the N nodes; ValueError for no such logits."""
         return self.num_nodes if _checked_columns(logits) == "nodes" else self.num_classes
 
     @property
@@ -387,7 +392,7 @@ class Hierarchy:
         return _read_only(labels)
 
     def depth_first_labels(self, *, device: torch.device | str = "cpu") -> Tensor:
-        """`depth_first_classes` as a tensor; cached for each device."""
+        """`depth_first_classes` as a tensor, int64 (C); cached for each device."""
         return self._target_nodes.get(
             "depth_first", device, lambda: torch.from_numpy(self.depth_first_classes.copy())
         )
@@ -395,7 +400,7 @@ class Hierarchy:
     def layout(self, logits: Columns = "classes") -> Layout:
         """The hierarchy as flat arrays, with the classes or all nodes as columns; cached."""
         if logits not in self._layouts:
-            self._layouts[logits] = lay_out(self._parents, self._nodes_of("logits", logits))
+            self._layouts[logits] = lay_out(self._parents, self._nodes_of_columns(logits))
         return self._layouts[logits]
 
     def path_table(
@@ -470,32 +475,37 @@ class Hierarchy:
     ) -> Tensor:
         """The node of each index of a target space, int64 (T); cached for each device."""
         return self._target_nodes.get(
-            targets, device, lambda: torch.from_numpy(self._nodes_of("targets", targets).copy())
+            targets, device, lambda: torch.from_numpy(self._nodes_of_targets(targets).copy())
         )
 
     def _build_path_table(
         self, weights: PathWeights, logits: Columns, targets: Space, keep_full: bool
     ) -> PathTable:
-        nodes = self._nodes_of("targets", targets)
-        num_classes = len(self._nodes_of("logits", logits))
         return build_path_table(
-            self.layout(logits), self._parents, nodes, num_classes, weights, keep_full
+            self.layout(logits),
+            self._parents,
+            self._nodes_of_targets(targets),
+            self.num_columns(logits),
+            weights,
+            keep_full,
         )
 
     def _build_tree_table(self, logits: Columns) -> TreeTable:
-        classes = self._nodes_of("logits", logits)
-        return build_tree_table(self.layout(logits), self._parents, classes)
+        columns = self._nodes_of_columns(logits)
+        return build_tree_table(self.layout(logits), self._parents, columns)
 
     def _has_parent(self) -> NDArray[np.bool_]:
         return self._parents >= 0
 
-    def _nodes_of(self, argument: str, space: Columns) -> Int64:
-        """The node of each index of a target space, or of each column of the logits."""
-        if argument == "logits" and _checked_columns(space) == "depth_first":
+    def _nodes_of_columns(self, logits: Columns) -> Int64:
+        """The node of each column of the logits."""
+        if _checked_columns(logits) == "depth_first":
             return self._classes[self.depth_first_classes]
-        if argument == "targets":
-            _checked_space(space)
-        return np.arange(self.num_nodes) if space == "nodes" else self._classes
+        return np.arange(self.num_nodes) if logits == "nodes" else self._classes
+
+    def _nodes_of_targets(self, targets: Space) -> Int64:
+        """The node of each index of a target space."""
+        return np.arange(self.num_nodes) if _checked_space(targets) == "nodes" else self._classes
 
     def _measures(self) -> tuple[Int64, Int64]:
         if self._depths_and_heights is None:
@@ -580,7 +590,7 @@ def check_tree(hierarchy: object, what: str) -> None:
         )
 
 
-def _checked_space(space: Columns) -> Columns:
+def _checked_space(space: Space) -> Space:
     if space not in ("classes", "nodes"):
         raise ValueError(f"targets must be 'classes' or 'nodes', got {space!r}")
     return space

@@ -6,7 +6,7 @@ Every function takes whole tensors, on any device, and returns a tensor there. `
 
 A forest is read as a tree under one virtual root, whose height is 1 + the largest height of its
 trees; its roots are therefore siblings. Depth counts from 0 at the roots, height from 0 at the
-nodes with nothing below.
+nodes with nothing below. A DAG has no single ancestor at a level and raises TypeError.
 """
 
 from __future__ import annotations
@@ -102,7 +102,10 @@ def level_accuracy(
 def level_accuracies(
     pred: Tensor, target: Tensor, hierarchy: Hierarchy, *, targets: Space = "classes"
 ) -> Tensor:
-    """`level_accuracy` at every level: shape (`hierarchy.depth` + 1,), roots first."""
+    """`level_accuracy` at every level: shape (`hierarchy.depth` + 1,), roots first.
+
+    Arguments and errors as for `lca_height`.
+    """
     tree = _tables(hierarchy, pred.device)
     a, b = _nodes(pred, target, hierarchy, tree, targets)
     shares = [_share(a == b)]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import hace_kernels
-from hace_kernels.reference.rows import check_targets, reduce, row_weights
+from hace_kernels.reference.rows import check_targets, loss_dtype, reduce, row_weights
 
-from ..arguments import check_input, check_target, check_weight, shape_of_targets
+from ..arguments import check_input, check_target, check_weight, is_index, shape_of_targets
 from ..class_dim import to_rows
 from ..hierarchy import Hierarchy, Space, check_hierarchy
 from ..options import LossOptions, Reduction
@@ -81,7 +81,7 @@ class HierarchicalCrossEntropyLoss(nn.Module):
         """The loss of `input` against `target`; see the class."""
         options = self.options
         check_input(input, self.hierarchy, "nodes")
-        if isinstance(target, tuple) or target.is_floating_point():
+        if isinstance(target, (Tensor, tuple)) and not is_index(target):
             raise ValueError("h-CE takes target indices, one a row; got probabilities or a pair")
         check_target(target, input, self.hierarchy, options)
         rows, index = to_rows(input), target.reshape(-1)
@@ -91,7 +91,7 @@ class HierarchicalCrossEntropyLoss(nn.Module):
         check_targets(index, counts & ~in_range, len(nodes))
         index = torch.where(in_range, index, 0)
 
-        dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        dtype = loss_dtype(rows.dtype)
         table = self.hierarchy.node_table("nodes", device=rows.device)
         log_path = hace_kernels.tree_sum_down(
             rows.log_softmax(1, dtype=dtype), table, backend=options.backend

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..arguments import Target
+from hace_kernels.reference.rows import loss_dtype
+
+from ..arguments import Target, is_index
 from ..hierarchy import Hierarchy, check_hierarchy
 from ..losses import CrossEntropyLoss, HACELoss
 from ..losses.path_loss import PathLoss
@@ -98,14 +100,14 @@ class HierarchicalClassifier(nn.Module):
         """The loss, and for index targets their log-probabilities."""
         logits = self.linear(input)
         loss = self.loss(logits, target)
-        is_index = isinstance(target, Tensor) and not target.is_floating_point()
-        return Prediction(-self.target_log_loss(logits, target) if is_index else None, loss)
+        output = -self.target_log_loss(logits, target) if is_index(target) else None
+        return Prediction(output, loss)
 
     def log_prob(self, input: Tensor) -> Tensor:
-        """Every class's log-probability, (N, C) in label order."""
+        """Every class's log-probability, (N, C) in label order, in the loss's dtype."""
         logits: Tensor = self.linear(input)
-        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        return logits.log_softmax(-1, dtype=dtype).index_select(-1, self.column)
+        log_prob = logits.log_softmax(-1, dtype=loss_dtype(logits.dtype))
+        return log_prob.index_select(-1, self.column)
 
     def predict(self, input: Tensor) -> Tensor:
         """The label of the most probable class, (N) int64."""

@@ -1,0 +1,143 @@
+"""What nvcc made of the CUDA kernels: for which GPUs, registers, spills, and load widths."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from hace_kernels import native
+
+ARCHS = ["80", "90", "100", "120"]
+
+# Per multiprocessor, on every one of these GPUs.
+REGISTERS = 65536
+
+
+def find(tool: str) -> str | None:
+    """A tool of CUDA's; cuobjdump and nvdisasm come with Triton, too."""
+    folders = ["/usr/local/cuda/bin"]
+    triton = importlib.util.find_spec("triton")
+    if triton is not None and triton.origin is not None:
+        folders.append(str(Path(triton.origin).parent / "backends" / "nvidia" / "bin"))
+    return shutil.which(tool) or shutil.which(tool, path=":".join(folders))
+
+
+pytestmark = [
+    pytest.mark.skipif(find("nvcc") is None, reason="there is no nvcc"),
+    pytest.mark.skipif(find("cuobjdump") is None, reason="there is no cuobjdump"),
+    pytest.mark.skipif(native.emulated, reason="the library is the emulated one"),
+]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel as it was compiled for one GPU; `name` is mangled."""
+
+    name: str
+    registers: int
+    stack: int
+
+    @property
+    def short(self) -> str:
+        """The function's name and what its first template argument is."""
+        found = re.match(r"_ZN4hace\d+([a-z_]+?)(I\S+?)?E", self.name)
+        assert found, self.name
+        return found[1]
+
+
+def cuobjdump(*arguments: str) -> str:
+    tool = find("cuobjdump")
+    assert tool is not None
+    command = [tool, *arguments, str(native.LIBRARY)]
+    path = str(Path(find("nvdisasm") or tool).parent)
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": path}, check=True)
+    return done.stdout
+
+
+@cache
+def kernels(arch: str) -> list[Kernel]:
+    text = cuobjdump("-res-usage", "-arch", f"sm_{arch}")
+    found = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+)", text)
+    return [Kernel(name, int(registers), int(stack)) for name, registers, stack in found]
+
+
+@cache
+def memory_instructions(arch: str) -> dict[str, Counter[str]]:
+    """How often each kernel loads and stores, by the instruction with its width."""
+    found: dict[str, Counter[str]] = {}
+    here: Counter[str] = Counter()
+    for line in cuobjdump("-sass", "-arch", f"sm_{arch}").splitlines():
+        if function := re.search(r"Function : (\S+)", line):
+            here = found.setdefault(function[1], Counter())
+        elif instruction := re.search(r"\s(LDG|STG)\.E(\.\S*)?\s", line):
+            here[instruction[0].strip()] += 1
+    return found
+
+
+def template(kernel: Kernel) -> str:
+    """Template arguments as the compiler spells them: f, d, 6__half or 13__nv_bfloat16, …"""
+    found = re.search(rf"{kernel.short}I(\S*?)EEv", kernel.name)
+    return found[1] if found else ""
+
+
+# Streams logits and gradient: must not spill, and move 16 bytes a thread at a time.
+STREAMING = ("row_kernel", "measure_kernel", "write_kernel")
+
+
+def is_streaming(kernel: Kernel) -> bool:
+    """Of those, the ones in single and half precision without entropy: the hot path."""
+    arguments = template(kernel)
+    return (
+        kernel.short in STREAMING and not arguments.startswith("d") and arguments.endswith("Lb0E")
+    )
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_gpu_has_every_kernel(arch: str) -> None:
+    """HACE_CUDA_ARCHS is left alone where the suite runs."""
+    names = {kernel.name for kernel in kernels(arch)}
+    assert names == {kernel.name for kernel in kernels("80")}
+    assert {"row_kernel", "measure_kernel", "resolve_kernel", "write_kernel", "scale_kernel"} <= {
+        kernel.short for kernel in kernels(arch)
+    }
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_hot_kernels_do_not_spill(arch: str) -> None:
+    hot = [kernel for kernel in kernels(arch) if is_streaming(kernel)]
+    assert len(hot) == 3 * (3 + 1 + 1)
+    assert [kernel for kernel in hot if kernel.stack > 0] == []
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_blocks_fit_a_multiprocessor(arch: str) -> None:
+    """The largest block of every kernel has its registers; two blocks of the short rows' do."""
+    threads = {"row_kernel": 256, "measure_kernel": 256, "resolve_kernel": 256, "write_kernel": 256}
+    for kernel in kernels(arch):
+        if kernel.short == "row_kernel" and "Li3" in template(kernel):
+            assert kernel.registers * 512 <= REGISTERS, kernel
+        elif is_streaming(kernel):
+            assert kernel.registers * 2 * threads[kernel.short] <= REGISTERS, kernel
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_streaming_loops_move_16_bytes(arch: str) -> None:
+    """16 elements a lane and strip: so many vectors are loaded, and stored, all unrolled."""
+    instructions = memory_instructions(arch)
+    for kernel in filter(is_streaming, kernels(arch)):
+        strips = int(template(kernel).split("Li")[1][0]) if "Li" in template(kernel) else 1
+        vectors = strips * (4 if template(kernel).startswith("f") else 2)
+        found = instructions[kernel.name]
+        wide = {kind: n for kind, n in found.items() if ".128" in kind}
+        loads = sum(n for kind, n in wide.items() if kind.startswith("LDG"))
+        stores = sum(n for kind, n in wide.items() if kind.startswith("STG"))
+        assert loads >= vectors, (kernel, found)
+        assert stores >= (0 if kernel.short == "measure_kernel" else vectors), (kernel, found)
