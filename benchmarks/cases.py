@@ -14,7 +14,10 @@ __all__ = ["SWEEPS", "Case", "all_cases"]
 
 CORE = ("clone", "cross_entropy", "hace", "hace_shuffled")
 SCALING = ("hace_tree", "index_add", "sparse")  # what else can be had for large trees
-FUSED = {"cpu": ("compiled_cross_entropy",), "cuda": ("compiled_cross_entropy", "liger", "quack")}
+FUSED = {
+    "cpu": ("compiled_cross_entropy",),
+    "cuda": ("compiled_cross_entropy", "liger", "quack", "hace_cuda", "hace_triton"),
+}
 
 #: The sweeps, and what each asks.
 SWEEPS = {

@@ -5,7 +5,7 @@ Every peer is written from its formula, and has to give our loss and gradient be
 
 from .hxe import HXE_MASKS
 from .levels import INDEX_ADD, MASKED
-from .ours import HACE, HACE_ORDERED, HACE_SHUFFLED, HACE_TREE, HXE
+from .ours import HACE, HACE_CUDA, HACE_ORDERED, HACE_SHUFFLED, HACE_TREE, HACE_TRITON, HXE
 from .peer import Peer, Step, WrongAnswerError, check_answer, training_step
 from .plain import CLONE, COMPILED, CROSS_ENTROPY, LIGER, QUACK
 from .published import DENSE, SPARSE
@@ -21,6 +21,8 @@ PEERS: dict[str, Peer] = {
         LIGER,
         QUACK,
         HACE,
+        HACE_CUDA,
+        HACE_TRITON,
         HACE_ORDERED,
         HACE_SHUFFLED,
         HACE_TREE,

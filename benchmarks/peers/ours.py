@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import hace
 import hace_kernels
 from hace.options import LossOptions
@@ -11,11 +13,34 @@ from .. import trees
 from ..problem import ALPHA, DILUTION, Loss, Problem
 from .peer import Peer
 
-__all__ = ["HACE", "HACE_ORDERED", "HACE_SHUFFLED", "HACE_TREE", "HXE"]
+__all__ = [
+    "HACE",
+    "HACE_CUDA",
+    "HACE_ORDERED",
+    "HACE_SHUFFLED",
+    "HACE_TREE",
+    "HACE_TRITON",
+    "HXE",
+]
 
 
 def _hace(problem: Problem) -> Loss:
     return hace.HACELoss(problem.tree, DILUTION, **problem.options)
+
+
+def _on(backend: str) -> Callable[[Problem], Loss]:
+    """By one of a GPU's backends, whichever "auto" prefers."""
+    return lambda problem: hace.HACELoss(problem.tree, DILUTION, backend=backend, **problem.options)
+
+
+def _lacks(backend: str) -> Callable[[Problem], str | None]:
+    def lack(problem: Problem) -> str | None:
+        if problem.device == "cpu":
+            return "it is for GPUs"
+        found = hace.backends()[backend]
+        return None if found.available else found.reason
+
+    return lack
 
 
 def _ordered(problem: Problem) -> Loss:
@@ -47,4 +72,11 @@ HACE = Peer("hace", "hace.HACELoss", _hace, _needs)
 HACE_ORDERED = Peer("hace_ordered", "hace.HACELoss, ordered columns", _ordered, _needs)
 HACE_SHUFFLED = Peer("hace_shuffled", "hace.HACELoss, shuffled columns", _shuffled, _needs)
 HACE_TREE = Peer("hace_tree", "hace_kernels.tree_log_loss", _tree_op, _needs)
+HACE_CUDA = Peer(
+    "hace_cuda", "hace.HACELoss, CUDA C++", _on("cuda"), _needs, same_as=_hace, lacks=_lacks("cuda")
+)
+HACE_TRITON = Peer(
+    "hace_triton", "hace.HACELoss, Triton", _on("triton"), _needs, same_as=_hace,
+    lacks=_lacks("triton"),
+)  # fmt: skip
 HXE = Peer("hxe", "hace.HXELoss", _hxe, _needs, beside="hxe")
