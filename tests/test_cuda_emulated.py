@@ -84,13 +84,31 @@ def run_suite(library: Path, files: list[str], chosen: str, **environment: str) 
 
 PATHS = ["test_path_log_loss.py", "test_path_log_loss_autograd.py"]
 NUMERICS = ["test_path_log_loss_numerics.py", "test_entropy.py"]
+TREES = ["test_tree_sum.py", "test_tree_log_prob.py"]
+SOFT = ["test_tree_log_loss.py"]
 
 
 @pytest.mark.parametrize(
-    "files", [PATHS, NUMERICS], ids=["path_log_loss", "path_log_loss numerics"]
+    "files",
+    [PATHS, NUMERICS, TREES, SOFT],
+    ids=["path_log_loss", "path_log_loss numerics", "tree ops", "tree_log_loss"],
 )
 def test_parity(shared_folder: Path, files: list[str]) -> None:
     run_suite(compiled(shared_folder / "cuda_emulated"), files, "cuda")
+
+
+def test_verify(shared_folder: Path) -> None:
+    """`python -m hace.verify`, which knows every kind of target, takes it for a GPU's backend."""
+    library = str(compiled(shared_folder / "cuda_emulated"))
+    output = run([sys.executable, "-m", "hace.verify"], HACE_CUDA_EMULATION=library)
+    assert "\ncuda " in output
+
+
+# A part of the suite for what costs more: every kernel, in rows of a block and of several.
+FEW = (
+    "cuda and (test_trees or test_widths or test_any_weights or deep_path or test_wide_node"
+    " or (test_options and float32) or (few_huge_rows and float32) or test_any_table)"
+)
 
 
 @pytest.mark.parametrize("order", ["backward", "random:1", "random:2"])
@@ -98,8 +116,76 @@ def test_any_order_of_threads_and_blocks(shared_folder: Path, order: str) -> Non
     """What a missing barrier spoils depends on who comes first."""
     run_suite(
         compiled(shared_folder / "cuda_emulated"),
-        ["test_path_log_loss.py", "test_entropy.py"],
-        "cuda and (test_trees or test_widths or test_split or test_deep or test_extremes)",
+        [*PATHS, *NUMERICS, *TREES, *SOFT],
+        FEW,
         HACE_EMULATED_ORDER=order,
         HACE_EMULATED_BLOCK_ORDER=order,
     )
+
+
+def test_trees_beyond_shared_memory(shared_folder: Path) -> None:
+    """What of a row does not fit there is kept in memory, by few blocks that take rows in turn."""
+    run_suite(
+        compiled(shared_folder / "cuda_emulated"),
+        [*TREES, *SOFT],
+        FEW,
+        HACE_EMULATED_SHARED_BYTES="4200",
+        HACE_EMULATED_MULTIPROCESSORS="1",
+    )
+
+
+# ---- under AddressSanitizer and UndefinedBehaviorSanitizer ----
+
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+
+
+@pytest.fixture(scope="session")
+def sanitizers() -> dict[str, str]:
+    """What makes them watch a Python process, PyTorch's tensors in it included."""
+    names = ("libasan.so", "libubsan.so")
+    found = [run(["g++", f"-print-file-name={name}"]).strip() for name in names]
+    missing = [
+        name for name, path in zip(names, found, strict=True) if not Path(path).is_absolute()
+    ]
+    if missing:
+        pytest.skip(f"g++ comes without {', '.join(missing)}")
+    return {"LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": "detect_leaks=0"}
+
+
+def test_nothing_is_out_of_bounds(shared_folder: Path, sanitizers: dict[str, str]) -> None:
+    run_suite(
+        compiled(shared_folder / "cuda_sanitized", *SANITIZE),
+        [*PATHS, *NUMERICS, *TREES, *SOFT],
+        FEW,
+        **sanitizers,
+    )
+
+
+def test_the_sanitizer_watches_tensors(shared_folder: Path, sanitizers: dict[str, str]) -> None:
+    """A table that sends a kernel beyond its own end is found out."""
+    code = """if True:
+        import torch
+        import hace
+        from hace_kernels import path_log_loss
+        tree = hace.Hierarchy.from_parents([-1, -1, -1, 0, 0, 1, 1, 2, 2])
+        table = tree.path_table(hace.weights.HACEWeights(0.7))
+        beyond = table._replace(ptr=table.ptr + len(table.start))
+        target = torch.tensor([0])
+        print(path_log_loss(torch.zeros(1, 6), target, table, backend="cuda"))
+        print(path_log_loss(torch.zeros(1, 6), target, beyond, backend="cuda"))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **sanitizers,
+            "HACE_CUDA_EMULATION": str(compiled(shared_folder / "cuda_sanitized", *SANITIZE)),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("tensor("), done.stderr
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import hace
 from hace_kernels import triton
+from hace_kernels.backends import device_type
 
 from .arguments import Target
 from .hierarchy import Columns, Hierarchy
@@ -48,7 +49,7 @@ def main() -> int:
     for backend in hace.backends().values():
         if not backend.available:
             continue
-        device = triton.device_type if backend.name == "triton" else "cpu"
+        device = device_type(backend.name)
         for dtype, bounds in _BOUNDS.items():
             for space, kind in product(_SPACES, _kinds(backend.name)):
                 for name, tree in _trees():

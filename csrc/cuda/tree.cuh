@@ -1,0 +1,196 @@
+// A tree on the device: its levels, what is where, and how its rows are shared out over blocks.
+#pragma once
+
+#include <algorithm>
+
+#include "../tree.h"
+#include "element.cuh"
+
+namespace hace {
+
+// ---- levels ----
+
+// Bounds of levels that a launch carries with it.
+constexpr int kCarriedLevels = 48;
+constexpr int kCarriedBounds = 512;
+
+// The bounds of the levels of inner places, the deepest level first.
+struct Levels {
+  int count;
+  const int32_t* bounds;  // null where `carried` has them
+  int32_t carried[kCarriedLevels + 1];
+
+  __device__ __forceinline__ int bound(int level) const {
+    return bounds ? bounds[level] : carried[level];
+  }
+};
+
+struct Bounds {
+  int32_t value[kCarriedBounds];
+};
+
+static __global__ void store_bounds_kernel(Bounds bounds, int count, int32_t* to) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < count) to[i] = bounds.value[i];
+}
+
+// int32 values of device memory that the levels take.
+inline int64_t levels_memory(int64_t num_levels) {
+  return num_levels <= kCarriedLevels ? 0 : num_levels + 1;
+}
+
+// More bounds than a launch of the op carries go to `memory` as arguments of launches of their own:
+// a copy from the host's memory would have to wait for it.
+inline Levels levels_of(const int64_t* level_ptr, int64_t num_levels, int32_t* memory,
+                        cudaStream_t stream) {
+  Levels levels = {};
+  levels.count = static_cast<int>(num_levels);
+  if (levels_memory(num_levels) == 0) {
+    std::copy(level_ptr, level_ptr + num_levels + 1, levels.carried);
+    return levels;
+  }
+  levels.bounds = memory;
+  for (int64_t first = 0; first <= num_levels; first += kCarriedBounds) {
+    Bounds bounds;
+    const int64_t count = std::min<int64_t>(kCarriedBounds, num_levels + 1 - first);
+    std::copy(level_ptr + first, level_ptr + first + count, bounds.value);
+    HACE_LAUNCH(store_bounds_kernel, dim3(kCarriedBounds / 128), dim3(128), 0, stream, bounds,
+                static_cast<int>(count), memory + first);
+  }
+  return levels;
+}
+
+// ---- what is at a place ----
+
+constexpr int32_t kNothing = -1;
+
+// The inverse of a vector of places, −1 among them: the entries at each place, in ascending order.
+struct Inverse {
+  int32_t* first;  // by place: its entry i, kNothing, or -2 - i if others follow
+  int32_t* next;   // by entry: the one after it at its place, or kNothing; null: none has others
+  int32_t* lost;   // not kNothing if there are entries without a place
+
+  // Calls visit(i) for every entry i at `place`.
+  template <typename Visit>
+  __device__ __forceinline__ void for_each_at(int place, Visit visit) const {
+    int32_t i = first[place];
+    const bool several = i < kNothing;
+    if (several) i = -2 - i;
+    while (i >= 0) {
+      visit(i);
+      i = several ? next[i] : kNothing;
+    }
+  }
+};
+
+// All is kNothing before. Of several entries at a place this leaves -2, whatever the threads'
+// order.
+static __global__ void invert_kernel(const int32_t* place, int64_t size, Inverse inverse) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  const int64_t start = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (int64_t i = start; i < size; i += step) {
+    const int32_t p = place[i];
+    if (p < 0)
+      *inverse.lost = 1;
+    else if (atomicCAS(inverse.first + p, kNothing, static_cast<int32_t>(i)) != kNothing)
+      inverse.first[p] = -2;
+  }
+}
+
+// Links several entries at a place; few tables have any.
+static __global__ void link_kernel(const int32_t* place, int64_t size, int64_t num_places,
+                                   Inverse inverse) {
+  const int64_t p = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (p >= num_places || inverse.first[p] >= kNothing) return;
+  int32_t after = kNothing;
+  for (int64_t i = size - 1; i >= 0; --i)
+    if (place[i] == p) {
+      inverse.next[i] = after;
+      after = static_cast<int32_t>(i);
+    }
+  inverse.first[p] = -2 - after;
+}
+
+// int32 values that an inverse takes; `links` if places may have several entries.
+inline int64_t inverse_memory(const Tree& tree, int64_t size, bool links) {
+  return tree.num_places() + 1 + (links ? size : 0);
+}
+
+inline Inverse invert(const Tree& tree, const int32_t* place, int64_t size, bool links,
+                      int32_t* memory, cudaStream_t stream) {
+  constexpr int kThreads = 256;
+  const auto blocks = [](int64_t threads) {
+    return dim3(static_cast<unsigned>((threads + kThreads - 1) / kThreads));
+  };
+  const int64_t num_places = tree.num_places();
+  Inverse inverse = {memory, nullptr, memory + num_places};
+  cudaMemsetAsync(memory, 0xff, (num_places + 1) * sizeof(int32_t), stream);
+  if (size == 0) return inverse;
+  HACE_LAUNCH(invert_kernel, blocks(std::min<int64_t>(size, int64_t{1} << 20)), dim3(kThreads), 0,
+              stream, place, size, inverse);
+  if (!links) return inverse;
+  inverse.next = memory + num_places + 1;
+  HACE_LAUNCH(link_kernel, blocks(num_places), dim3(kThreads), 0, stream, place, size, num_places,
+              inverse);
+  return inverse;
+}
+
+// ---- rows ----
+
+constexpr int kMaxRowThreads = 384;
+
+// Of shared memory, more than the kernels' own arrays take.
+constexpr int64_t kStaticBytes = 4096;
+
+// Blocks of so many threads that a multiprocessor's registers are to hold.
+template <typename Stored>
+constexpr int kRowBlocks = sizeof(Stored) == sizeof(double) ? 1 : 2;
+
+// One block works on a row at a time. What it keeps of the row, `row_bytes`, is in shared memory
+// where it fits there, else in the block's own part of `memory`.
+struct RowPlan {
+  int threads;
+  unsigned blocks;
+  int64_t row_bytes;
+  int64_t shared_bytes;  // 0: in memory
+  int64_t memory_bytes;  // 0: in shared memory
+};
+
+struct RowMemory {
+  unsigned char* memory;  // null: shared
+  int64_t row_bytes;
+
+  __device__ __forceinline__ unsigned char* of_block() const {
+    HACE_DYNAMIC_SHARED(unsigned char, shared);
+    return memory ? memory + blockIdx.x * row_bytes : shared;
+  }
+};
+
+inline RowPlan plan_rows(const Tree& tree, int64_t num_rows, int64_t row_bytes,
+                         const Device& device) {
+  constexpr int64_t kPlacesAThread = 16;
+  RowPlan plan = {};
+  plan.threads = kWarp;
+  while (plan.threads < kMaxRowThreads && plan.threads * kPlacesAThread < tree.num_places())
+    plan.threads = std::min(2 * plan.threads, kMaxRowThreads);
+  plan.row_bytes = (row_bytes + 15) / 16 * 16;
+  const bool fits = plan.row_bytes + kStaticBytes <= device.shared_bytes;
+  const int64_t blocks = std::min(num_rows, fits ? int64_t{1} << 30 : 4 * device.multiprocessors);
+  plan.blocks = static_cast<unsigned>(blocks);
+  (fits ? plan.shared_bytes : plan.memory_bytes) = fits ? plan.row_bytes : blocks * plan.row_bytes;
+  return plan;
+}
+
+// Launches a kernel of one argument, which has a RowMemory.
+template <typename Problem>
+inline void launch_rows(void (*kernel)(Problem), const Problem& problem, const RowPlan& plan,
+                        cudaStream_t stream) {
+  if (plan.blocks == 0) return;
+  constexpr int64_t kSharedUnasked = 48 << 10;
+  const int shared_bytes = static_cast<int>(plan.shared_bytes);
+  if (shared_bytes + kStaticBytes > kSharedUnasked)
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  HACE_LAUNCH(kernel, dim3(plan.blocks), dim3(plan.threads), shared_bytes, stream, problem);
+}
+
+}  // namespace hace

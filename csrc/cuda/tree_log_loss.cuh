@@ -1,0 +1,194 @@
+// The kernel of `tree_log_loss`.
+//
+// The targets' mass rises with the logits' sums, m_v = m0_v + sum_c (1 - keep_c) m_c, and of it
+// node v keeps q_v = keep_v m_v. With W = sum_v q_v, and top and sum as in tree_sweeps.cuh,
+//
+//   L = -sum_v q_v log P_v = W log sum_root - sum_v q_v ((top_v - top_root) + log sum_v)
+//
+// and the gradient is what the mass pulls on the way down (`Pull`). With eps, L = -sum_v q_v
+// log(P_v
+// + eps), and its gradient is that of the mass q_v P_v / (P_v + eps).
+//
+// Bytes of a row of C columns and T targets as mass: C logits in and C gradients out (and T in)
+// from and to device memory. The row is looked at two times more, in L1 or L2, and per column some
+// 8 bytes of tables each time (20 for targets as mass), which all rows share.
+#pragma once
+
+#include "rows.cuh"
+#include "tree_targets.cuh"
+
+namespace hace {
+
+template <typename Stored>
+struct TreeLogLossProblem {
+  using Real = work_t<Stored>;
+
+  Tree tree;
+  Levels levels;
+  RowMemory memory;
+  Targets targets;
+  TargetTables<Real> tables;
+  int64_t num_rows;
+  const Stored* logits;  // (rows, C), unit stride along a row
+  int64_t row_stride;
+  Stored* grad;    // (rows, C) contiguous; null: the loss alone
+  Real* row_loss;  // null: the gradient alone
+  double eps;
+  const double* divisor;  // of all rows; null: none
+  const Real* grad_loss;  // null: 1
+  int64_t grad_loss_step;
+};
+
+template <typename Stored>
+struct LossRise {
+  using Real = work_t<Stored>;
+  struct Part {
+    LogSum<Real> log;
+    Real reached;
+  };
+
+  LogRise<Stored> log;
+  const ColumnMass<Real>& columns;
+  bool columns_have_mass;
+
+  __device__ __forceinline__ Part none() const { return {log.none(), Real(0)}; }
+
+  __device__ __forceinline__ void add(Part& part, int v, const int32_t (&child)[kTile]) const {
+    Real reached = 0;
+#pragma unroll
+    for (int j = 0; j < kTile; ++j) {
+      const int32_t c = child[j];
+      if (c >= log.num_classes)
+        reached += static_cast<Real>(1 - columns.targets.keep[c]) *
+                   columns.values.mass(c - log.num_classes);
+      else if (c >= 0 && columns_have_mass)
+        reached += columns.handed(c, v);
+    }
+    part.reached += reached;
+    log.add(part.log, v, child);
+  }
+
+  __device__ __forceinline__ void merge(Part& part, int lanes) const {
+    log.merge(part.log, lanes);
+    part.reached = group_sum(part.reached, lanes);
+  }
+
+  __device__ __forceinline__ void end(int v, Part part) const {
+    log.end(v, part.log);
+    columns.values.mass(v) += part.reached;
+  }
+};
+
+// The loss at one place after the other: adds it up with the mass that pulls, which it returns.
+template <typename Real>
+struct Measure {
+  LogSum<Real> row;
+  Real eps;
+  double loss = 0, total = 0;
+
+  __device__ __forceinline__ Real probability(LogSum<Real> below) const {
+    return exp_of(below.top - row.top) * (below.total / row.total);
+  }
+
+  // What mass q on a place of probability p comes to with eps.
+  __device__ __forceinline__ Real faded(Real q, Real p) const { return q * (p / (p + eps)); }
+
+  // q at a place of log-sum `below`; 0 log 0 is 0.
+  __device__ __forceinline__ Real add(Real q, LogSum<Real> below) {
+    if (q == 0) return 0;
+    if (eps > 0) {
+      const Real p = probability(below);
+      loss -= q * log_of(p + eps);
+      q = faded(q, p);
+    } else {
+      const Real log_total = below.total == 1 ? Real(0) : log_of(below.total);
+      loss -= q * ((below.top - row.top) + log_total);
+    }
+    total += q;
+    return q;
+  }
+};
+
+template <typename Stored>
+__device__ __forceinline__ void tree_log_loss_row(const TreeLogLossProblem<Stored>& problem,
+                                                  int64_t row) {
+  using Real = work_t<Stored>;
+  const Tree& tree = problem.tree;
+  const Targets& targets = problem.targets;
+  const int num_classes = static_cast<int>(tree.num_classes);
+  const int root = static_cast<int>(tree.num_inner) - 1;
+  const Stored* const logits = problem.logits + row * problem.row_stride;
+  const RowValues<Real> values(targets, tree, problem.memory.of_block());
+  const ColumnMass<Real> columns =
+      put_targets(tree, problem.levels, targets, problem.tables, values, row);
+  const bool columns_have_mass = columns.on_all() || columns.own_blocks;
+  const LogRise<Stored> log{logits, num_classes, values.sum};
+  sweep_up(tree, problem.levels, LossRise<Stored>{log, columns, columns_have_mass});
+
+  Measure<Real> measure{values.sum[root], static_cast<Real>(problem.eps)};
+  for (int v = static_cast<int>(threadIdx.x); v <= root; v += static_cast<int>(blockDim.x)) {
+    const Real q = static_cast<Real>(targets.keep[num_classes + v]) * values.mass(v);
+    values.mass(v) = v == root ? Real(0) : measure.add(q, values.sum[v]);
+  }
+  struct Column {
+    Real logit, kept;
+    int above;
+  };
+  const auto column = [&](int c) {
+    const int above = tree.parent[c] - num_classes;
+    const Real kept = columns_have_mass ? columns.kept(c, above) : Real(0);
+    return Column{to_work(logits[c]), kept, above};
+  };
+  if (columns.on_all()) {
+    for_each(num_classes, column,
+             [&](int, const Column& c) { measure.add(c.kept, {c.logit, Real(1)}); });
+  } else {
+    for (int k = static_cast<int>(threadIdx.x); k < targets.num_indices;
+         k += static_cast<int>(blockDim.x)) {
+      const Own<Real>& own = values.own(k);
+      if (own.column >= 0) measure.add(own.kept, {to_work(logits[own.column]), Real(1)});
+    }
+  }
+  // A row with a target that is not valid is NaN throughout.
+  const double total = block_sum(measure.total) + 0 * columns.alpha;
+  if (problem.row_loss) {
+    double loss = block_sum(measure.loss) + 0 * columns.alpha;
+    if (!(measure.eps > 0)) loss += total * log_of(static_cast<double>(measure.row.total));
+    if (!(measure.row.total > 0)) loss = not_a_number<double>();
+    if (threadIdx.x == 0) problem.row_loss[row] = static_cast<Real>(loss);
+  }
+  if (!problem.grad) return;
+
+  const Real factor = static_cast<Real>(
+      gradient_factor(1.0, problem.divisor, problem.grad_loss, problem.grad_loss_step, row));
+  Stored* const grad = problem.grad + row * tree.num_classes;
+  const Pull<Real> pull{tree, values.sum, &values.mass(0)};
+  pull.go_down(problem.levels, static_cast<Real>(total));
+  for_each(num_classes, column, [&](int i, const Column& c) {
+    Real q = c.kept;
+    if (measure.eps > 0 && q != 0) q = measure.faded(q, measure.probability({c.logit, Real(1)}));
+    grad[i] = to_stored<Stored>((pull.on(i, {c.logit, Real(1)}, c.above) - q) * factor);
+  });
+}
+
+template <typename Stored>
+__global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
+    tree_log_loss_kernel(TreeLogLossProblem<Stored> problem) {
+  using Real = work_t<Stored>;
+  const Targets& targets = problem.targets;
+  const bool single = targets.index && !targets.index_weight;
+  for (int64_t row = blockIdx.x; row < problem.num_rows; row += gridDim.x) {
+    if (single && targets.index[row] == targets.ignore_index) {
+      if (problem.row_loss && threadIdx.x == 0) problem.row_loss[row] = Real(0);
+      const int64_t num_classes = problem.tree.num_classes;
+      if (problem.grad)
+        for (int64_t c = threadIdx.x; c < num_classes; c += blockDim.x)
+          problem.grad[row * num_classes + c] = to_stored<Stored>(Real(0));
+    } else {
+      tree_log_loss_row(problem, row);
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace hace

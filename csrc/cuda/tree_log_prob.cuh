@@ -1,0 +1,111 @@
+// The kernels of `tree_log_prob`.
+//
+//   log P_v = (top_v - top_root) + (log sum_v - log sum_root)
+//
+// with top and sum as in tree_sweeps.cuh. The backward, for incoming gradients g_v, is minus what a
+// mass of g_v on every node pulls; nodes of probability 0 have none.
+//
+// Bytes of a row of N nodes and C columns: C values in and N out; backward N + C in and C out. The
+// second and third look at a value finds it in L1 or L2.
+#pragma once
+
+#include "tree_sweeps.cuh"
+
+namespace hace {
+
+template <typename Stored>
+struct TreeLogProbProblem {
+  using Real = work_t<Stored>;
+
+  Tree tree;
+  Levels levels;
+  RowMemory memory;
+  int64_t num_rows;
+  const Stored* logits;  // (rows, C), unit stride along a row
+  int64_t row_stride;
+  Real* log_prob;          // (rows, N) contiguous
+  const Real* grad;        // (rows, N), backward only
+  int64_t grad_stride;     // of its rows
+  Stored* grad_logits;     // (rows, C) contiguous
+  const int32_t* node_at;  // by place, backward only
+};
+
+template <typename Stored>
+inline int64_t tree_log_prob_row_bytes(const Tree& tree, bool backward) {
+  return (backward ? 3 : 2) * tree.num_inner * static_cast<int64_t>(sizeof(work_t<Stored>));
+}
+
+template <typename Stored>
+__global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
+    tree_log_prob_kernel(TreeLogProbProblem<Stored> problem) {
+  using Real = work_t<Stored>;
+  const Tree& tree = problem.tree;
+  const int num_classes = static_cast<int>(tree.num_classes);
+  const int root = static_cast<int>(tree.num_inner) - 1;
+  LogSum<Real>* const sum = reinterpret_cast<LogSum<Real>*>(problem.memory.of_block());
+  for (int64_t row = blockIdx.x; row < problem.num_rows; row += gridDim.x) {
+    const Stored* const logits = problem.logits + row * problem.row_stride;
+    Real* const log_prob = problem.log_prob + row * tree.num_nodes;
+    sweep_up(tree, problem.levels, LogRise<Stored>{logits, num_classes, sum});
+    const Real row_top = sum[root].top, log_total = log_of(sum[root].total);
+    for_each(
+        static_cast<int>(tree.num_nodes),
+        [&](int node) {
+          const int32_t place = tree.place[node];
+          if (place < 0) return -infinity<Real>();
+          if (place < num_classes) return (to_work(logits[place]) - row_top) - log_total;
+          const LogSum<Real> below = sum[place - num_classes];
+          return (below.top - row_top) + (log_of(below.total) - log_total);
+        },
+        [&](int node, Real value) { log_prob[node] = value; });
+    __syncthreads();
+  }
+}
+
+template <typename Stored>
+__global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
+    tree_log_prob_backward_kernel(TreeLogProbProblem<Stored> problem) {
+  using Real = work_t<Stored>;
+  const Tree& tree = problem.tree;
+  const int num_classes = static_cast<int>(tree.num_classes);
+  LogSum<Real>* const sum = reinterpret_cast<LogSum<Real>*>(problem.memory.of_block());
+  Real* const mass = reinterpret_cast<Real*>(sum + tree.num_inner);
+  for (int64_t row = blockIdx.x; row < problem.num_rows; row += gridDim.x) {
+    const Stored* const logits = problem.logits + row * problem.row_stride;
+    const Real* const grad = problem.grad + row * problem.grad_stride;
+    Stored* const grad_logits = problem.grad_logits + row * tree.num_classes;
+    sweep_up(tree, problem.levels, LogRise<Stored>{logits, num_classes, sum});
+
+    const auto on_place = [&](int place) {
+      const int32_t node = problem.node_at[place];
+      return node < 0 ? Real(0) : grad[node];
+    };
+    const auto on_column = [&](int c, Real logit) {
+      return logit == -infinity<Real>() ? Real(0) : on_place(c);
+    };
+    double total = 0;
+    for_each(
+        static_cast<int>(tree.num_inner),
+        [&](int v) { return sum[v].total == 0 ? Real(0) : on_place(num_classes + v); },
+        [&](int v, Real on_v) {
+          mass[v] = on_v;
+          total += on_v;
+        });
+    for_each(
+        num_classes, [&](int c) { return on_column(c, to_work(logits[c])); },
+        [&](int, Real on_c) { total += on_c; });
+
+    const Pull<Real> pull{tree, sum, mass};
+    pull.go_down(problem.levels, static_cast<Real>(block_sum(total)));
+    for_each(
+        num_classes,
+        [&](int c) {
+          const Real logit = to_work(logits[c]);
+          return on_column(c, logit) - pull.on(c, {logit, Real(1)}, tree.parent[c] - num_classes);
+        },
+        [&](int c, Real value) { grad_logits[c] = to_stored<Stored>(value); });
+    __syncthreads();
+  }
+}
+
+}  // namespace hace
