@@ -111,10 +111,11 @@ def test_every_gpu_has_every_kernel(arch: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_hot_kernels_do_not_spill(arch: str) -> None:
-    hot = [kernel for kernel in kernels(arch) if is_streaming(kernel)]
-    assert len(hot) == 3 * (3 + 1 + 1)
-    assert [kernel for kernel in hot if kernel.stack > 0] == []
+def test_no_spills(arch: str) -> None:
+    """In no kernel but those of double precision, which are for checks of gradients."""
+    single = [kernel for kernel in kernels(arch) if not template(kernel).startswith("d")]
+    assert sum(map(is_streaming, single)) == 3 * (3 + 1 + 1)
+    assert [kernel for kernel in single if kernel.stack > 0] == []
 
 
 @pytest.mark.parametrize("arch", ARCHS)

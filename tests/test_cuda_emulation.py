@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sanitizers import sanitizers_lack
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ROOT / "tests" / "cuda_emulation" / "programs"
@@ -50,12 +51,10 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 
 @pytest.fixture(scope="session")
-def sanitized() -> tuple[str, ...]:
-    found = subprocess.run(
-        ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    )
-    if not Path(found.stdout.strip()).is_absolute():
-        pytest.skip("g++ comes without AddressSanitizer (libasan.so)")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    lack = sanitizers_lack(tmp_path_factory.mktemp("sanitizers"))
+    if lack is not None:
+        pytest.skip(lack)
     return SANITIZED
 
 
