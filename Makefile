@@ -9,7 +9,7 @@ export HACE_REQUIRE_NATIVE = 1
 
 C_FILES = $(shell find csrc tests/cuda_emulation -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: install test test-large test-gpu lint format demo demo-tune
+.PHONY: install test test-large build-gpu test-gpu lint format demo demo-tune
 .PHONY: bench bench-quick bench-gpu bench-micro bench-check
 
 # Compiles when a source is newer than the library; python files are used in place.
@@ -31,12 +31,18 @@ test: install
 test-large: install
 	$(BIN)/python -m pytest -m large
 
-# In an environment that is there, with torch for GPUs, triton, numpy, pytest and hypothesis; nothing
-# is installed or compiled.
-test-gpu:
-	PYTHONPATH=.:python $(PYTHON) -m pytest -m gpu tests/test_triton_gpu.py
-	PYTHONPATH=.:python $(PYTHON) -m pytest -k triton tests/test_path_log_loss.py \
-		tests/test_path_log_loss_autograd.py tests/test_path_log_loss_numerics.py
+# In an environment that is there, with torch for GPUs, triton, numpy, pytest, hypothesis, setuptools
+# and pybind11; nothing is installed. The CUDA kernels are compiled where nvcc is.
+GPU_ENVIRONMENT = PYTHONPATH=.:python HACE_REQUIRE_NATIVE=0
+ON_GPU = test_path_log_loss test_path_log_loss_autograd test_path_log_loss_numerics test_entropy \
+	test_tree_sum test_tree_log_prob test_tree_log_loss
+
+build-gpu:
+	$(GPU_ENVIRONMENT) $(PYTHON) setup.py -q build_ext --inplace
+
+test-gpu: build-gpu
+	$(GPU_ENVIRONMENT) $(PYTHON) -m pytest -m gpu tests/test_gpu.py
+	$(GPU_ENVIRONMENT) $(PYTHON) -m pytest -k "triton or cuda" $(ON_GPU:%=tests/%.py)
 
 lint: install
 	$(BIN)/pip install -q --no-build-isolation -e ".[dev]"
@@ -64,8 +70,8 @@ bench: install
 bench-quick: install
 	$(BIN)/python -m benchmarks --quick
 
-bench-gpu: install
-	$(BIN)/python -m benchmarks --device cuda
+bench-gpu: build-gpu
+	$(GPU_ENVIRONMENT) $(PYTHON) -m benchmarks --device cuda
 
 # Each op and backend alone. glibc would give the buffers of a step back to the system and wait, at
 # the next step, for fresh pages, which takes longer than any of the losses: here everyone keeps

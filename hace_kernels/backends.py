@@ -54,7 +54,7 @@ def _lack_here(name: str) -> str | None:
 
 def _of_triton() -> str:
     where = "in its interpreter for CPU tensors" if triton.interpreted else "for GPU tensors"
-    return f"Triton kernels of {', '.join(triton.OPS)}, {where}"
+    return f"Triton kernels, {where}"
 
 
 def device_type(name: str) -> str:
@@ -63,8 +63,8 @@ def device_type(name: str) -> str:
     return types.get(name, "cpu")
 
 
-def resolve(name: str, device: torch.device, dtype: torch.dtype, op: str = "") -> str:
-    """The backend that a call of `op` with `backend=name` uses for this device and dtype.
+def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The backend that a call with `backend=name` uses for this device and dtype.
 
     `"auto"` takes the fastest that is built and fits; `HACE_BACKEND` in the environment overrides
     auto, and only auto.
@@ -76,36 +76,34 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype, op: str = "") -
     if name == "auto":
         name = os.environ.get("HACE_BACKEND", "auto")
         if name == "auto":
-            return _fastest(device, dtype, op)
+            return _fastest(device, dtype)
     if name not in NAMES:
         raise ValueError(f"unknown backend {name!r}: choose one of 'auto', {str(NAMES)[1:-1]}")
-    lack = _lack(name, device, dtype, op)
+    lack = _lack(name, device, dtype)
     if lack is not None:
         raise BackendError(f"backend {name!r} cannot run: {lack}")
     return name
 
 
-#: What "auto" tries, in order. A GPU's two have not been timed against each other on a GPU: CUDA C++
-#: is first because it compiles nothing at run time.
+#: What "auto" tries, in order. A GPU's two have not been timed against each other yet: CUDA C++ is
+#: first because it compiles nothing at run time.
 _PREFERENCE = ("cpu", "cuda", "triton")
 
 
-def _fastest(device: torch.device, dtype: torch.dtype, op: str) -> str:
+def _fastest(device: torch.device, dtype: torch.dtype) -> str:
     for name in _PREFERENCE:
-        if _lack(name, device, dtype, op) is None:
+        if _lack(name, device, dtype) is None:
             return name
     return "reference"
 
 
-def _lack(name: str, device: torch.device, dtype: torch.dtype, op: str) -> str | None:
+def _lack(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """What keeps a backend from running on this device and dtype, or None."""
     if name == "reference":
         return None
     missing = _lack_here(name)
     if missing is not None:
         return missing
-    if name == "triton" and op not in triton.OPS:
-        return f"it does {', '.join(triton.OPS)} and not this op; use backend='auto'"
     takes = device_type(name)
     if device.type != takes:
         kind = {"cpu": "CPU", "cuda": "GPU"}[takes]

@@ -7,7 +7,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,15 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from hace_kernels import triton as package  # noqa: E402
 from hace_kernels.triton import path_log_loss_kernel as kernels  # noqa: E402
+from hace_kernels.triton import (  # noqa: E402
+    rows_kernel,
+    tree_log_loss_kernel,
+    tree_log_prob_kernel,
+    tree_pull_kernel,
+    tree_sum_kernel,
+)
 from hace_kernels.triton.path_log_loss import Shape  # noqa: E402
+from hace_kernels.triton.tree_rows import Shape as TreeShape  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     package.interpreted, reason="TRITON_INTERPRET is set: nothing can be compiled"
@@ -119,21 +127,33 @@ class Variant:
 
     def compile(self, target: GPUTarget) -> Any:
         function = getattr(kernels, f"{self.kernel}_kernel")
-        constants = self.constants()
-        signature, constexprs, attributes = {}, {}, {}
-        for index, (name, kind) in enumerate(self.types(function.arg_names)):
-            if name in constants or kind is None:
-                signature[name] = "constexpr"
-                constexprs[(index,)] = constants.get(name)
-                continue
-            signature[name] = kind
-            if kind.startswith("*"):
-                attributes[(index,)] = [["tt.divisibility", 16]]
         options = {"num_warps": self.num_warps}
         if target.backend == "cuda" and self.kernel == "row" and self.aligned:
             options.update(self.shape.registers)
-        source = ASTSource(function, signature, constexprs, attributes)
-        return triton.compile(source, target=target, options=options)
+        types = dict(self.types(function.arg_names))
+        return compile_kernel(function, types, self.constants(), options, target)
+
+
+def compile_kernel(
+    function: Any,
+    types: dict[str, str | None],
+    constants: dict[str, Any],
+    options: dict[str, int],
+    target: GPUTarget,
+) -> Any:
+    """As a launch would, with aligned pointers; None is the type of what is not given."""
+    signature, constexprs, attributes = {}, {}, {}
+    for index, name in enumerate(function.arg_names):
+        kind = types[name]
+        if name in constants or kind is None:
+            signature[name] = "constexpr"
+            constexprs[(index,)] = constants.get(name)
+            continue
+        signature[name] = kind
+        if kind.startswith("*"):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(function, signature, constexprs, attributes)
+    return triton.compile(source, target=target, options=options)
 
 
 HOT = [
@@ -232,3 +252,166 @@ def test_hot_kernels_need_few_registers() -> None:
     found = re.search(r"Used (\d+) registers", report)
     assert found
     assert int(found[1]) <= 128
+
+
+# --- ops over a whole tree ------------------------------------------------------------------------
+
+#: A small tree, a wide one, and one whose rows are split; by places and inner places.
+TREES = {
+    "small": TreeShape(1200, 200),
+    "flat": TreeShape(1001, 1),
+    "nodes": TreeShape(2_000, 999),
+    "split": TreeShape(120_000, 20_000),
+}
+
+KERNELS = {
+    name: getattr(module, name)
+    for module in (
+        rows_kernel,
+        tree_log_loss_kernel,
+        tree_log_prob_kernel,
+        tree_pull_kernel,
+        tree_sum_kernel,
+    )
+    for name in module.__all__
+    if name.endswith("_kernel")
+}
+
+#: Which arguments are pointers, and to what; "logits" is the logits' type, "work" the working one.
+POINTERS = {
+    **dict.fromkeys(("logits", "values", "sums", "grad"), "logits"),
+    **dict.fromkeys(("scratch", "row_loss", "mass", "reached", "log_prob", "own"), "work"),
+    **dict.fromkeys(("keep", "unit", "share", "counts", "divisor", "index_weight"), "fp64"),
+    **dict.fromkeys(("own_mass", "own_base", "spread", "log_similarity", "is_class"), "fp64"),
+    **dict.fromkeys(("classes_below", "target_weight"), "fp64"),
+    **dict.fromkeys(("place", "parent", "child_ptr", "child", "num_columns"), "i32"),
+    **dict.fromkeys(("level_ptr", "node", "node_of_place", "target_place", "own_place"), "i32"),
+    "target_ptr": "i32",
+    "target_order": "i64",
+    "target": "i64",
+    "index": "i64",
+    "alpha": "fp64",
+    "apart": "i1",
+    "loss": "work",
+    "factor": "work",
+}
+
+
+@dataclass(frozen=True)
+class TreeVariant:
+    """One kernel as the launcher would launch it; `given` are arguments of other types than usual.
+
+    `hot` kernels must not spill.
+    """
+
+    kernel: str
+    tree: str = "small"
+    dtype: str = "fp32"
+    stages: int | None = None
+    given: dict[str, str | None] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [self.kernel, self.tree, self.dtype]
+        parts += [] if self.stages is None else [f"stages {self.stages}"]
+        parts += [name if kind else f"no {name}" for name, kind in self.given.items()]
+        return " ".join(parts + [f"{k} {v}" for k, v in self.constants.items()])
+
+    def compile(self, target: GPUTarget) -> Any:
+        function, constants = KERNELS[self.kernel], dict(self.constants)
+        options = {"num_warps": 4}
+        if self.stages is not None:
+            constants.update(TREES[self.tree].sizes, STAGES=self.stages)
+            options = TREES[self.tree].options
+            if target.backend == "hip":
+                del options["maxnreg"]
+        work = "fp64" if self.dtype == "fp64" else "fp32"
+        kinds = {"logits": self.dtype, "work": work}
+        types: dict[str, str | None] = {
+            name: f"*{kinds.get(POINTERS[name], POINTERS[name])}" if name in POINTERS else "i32"
+            for name in function.arg_names
+        }
+        types.update(eps_bits=None, row_spread_bits=None, grad_loss=None)
+        if self.kernel == "pull_kernel":
+            types.update(sums="*fp64", node=None, divisor=None)
+        types.update(self.given)
+        return compile_kernel(function, types, constants, options, target)
+
+
+_WITHOUT_KEEP = {
+    "keep": None,
+    "node": "*i32",
+    "counts": None,
+    "row_loss": None,
+    "num_columns": "*i32",
+}
+_ALL = 1 + 2 + 8 + 16 + 32
+
+TREE_HOT = [
+    *(TreeVariant("up_kernel", tree, "bf16", 7, {"own": None}) for tree in TREES),
+    *(TreeVariant("down_kernel", tree, "bf16", 3) for tree in TREES),
+    *(TreeVariant("log_prob_kernel", tree, "bf16", 7) for tree in TREES),
+    *(TreeVariant("pull_kernel", tree, kind, _ALL) for tree in TREES for kind in ("fp32", "bf16")),
+    TreeVariant("pull_kernel", "small", "bf16", 27, _WITHOUT_KEEP),
+    *(
+        TreeVariant("put_kernel", given=given, constants={"BLOCK": 1024, "SPREADS": spreads,
+                                                          "RINGS": rings})
+        for given, spreads, rings in (
+            ({"mass": None}, True, False),
+            ({"mass": None, "alpha": "*fp32"}, True, True),
+            ({}, False, False),
+        )
+    ),
+]  # fmt: skip
+_INDEX = {"mass": None, "index_weight": None, "spread": None}
+_NO_SOFT = dict.fromkeys(("log_similarity", "is_class", "apart", "classes_below"))
+TREE_REST = [
+    *(TreeVariant("up_kernel", "split", "fp32", stages, {"own": None}) for stages in (1, 2, 4)),
+    TreeVariant("up_kernel", "small", "fp64", 3, {"sums": None}),
+    *(TreeVariant("down_kernel", "split", "fp16", stages) for stages in (1, 2)),
+    *(TreeVariant("log_prob_kernel", "split", "fp16", stages) for stages in (1, 2, 4)),
+    *(TreeVariant("pull_kernel", "split", "bf16", stages) for stages in (1, 10, 16, 32)),
+    *(
+        TreeVariant("pull_kernel", "split", "fp32", stages, {"eps_bits": "i64"})
+        for stages in (2, 4, 8, 16)
+    ),
+    TreeVariant("pull_kernel", "small", "fp64", _ALL + 4, {"eps_bits": "i64"}),
+    TreeVariant("pull_kernel", "small", "fp16", 27, {"row_loss": None, "grad_loss": "*fp32"}),
+    TreeVariant("pull_kernel", "small", "fp32", _ALL, {"grad": None}),
+    TreeVariant("pull_kernel", "small", "fp32", _ALL, {"divisor": "*fp64"}),
+    TreeVariant("target_kernel", given={**_INDEX, **_NO_SOFT}, constants={"BLOCK": 128}),
+    TreeVariant(
+        "target_kernel",
+        given={"mass": None, "alpha": "*fp32", "row_spread_bits": "i64"},
+        constants={"BLOCK": 128},
+    ),
+    TreeVariant(
+        "target_kernel",
+        given={"index": None, "own_place": None, "own_mass": None, "own_base": None, **_NO_SOFT},
+        constants={"BLOCK": 128},
+    ),
+    TreeVariant("weigh_kernel", constants={"ROWS": 1024}),
+    TreeVariant("reduce_kernel", constants={"ROWS": 1024}),
+    TreeVariant("scale_kernel", dtype="bf16", constants={"BLOCK": 8192}),
+]
+
+
+@pytest.mark.parametrize("variant", TREE_HOT, ids=str)
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_hot_tree_kernels(target: str, variant: TreeVariant) -> None:
+    compiled = variant.compile(TARGETS[target])
+    assert compiled.metadata.shared <= 48 * 1024
+    assert spilled(compiled, TARGETS[target]) == 0
+
+
+@pytest.mark.parametrize("variant", TREE_REST, ids=str)
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+def test_other_tree_kernels_compile(target: str, variant: TreeVariant) -> None:
+    assert variant.compile(TARGETS[target]).metadata.shared <= 48 * 1024
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_100"])
+@pytest.mark.parametrize("kernel", sorted(KERNELS))
+def test_tree_kernels_on_other_chips(target: str, kernel: str) -> None:
+    variant = next(one for one in TREE_HOT + TREE_REST if one.kernel == kernel)
+    assert spilled(variant.compile(TARGETS[target]), TARGETS[target]) == 0

@@ -5,13 +5,22 @@ The suite beside this file covers parity there too: `backend` is every backend t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
+import test_tree_log_loss
+import test_tree_log_prob
+import test_tree_sum
 import torch
+import tree_cases
+import trees
 from cases import DTYPES, Case, check, expected, in_column_order, interval_case
 from conftest import Backend
 from oracle import assert_grad_close, assert_loss_close
+from tree_cases import TreeCase
 
-from hace_kernels import backends
+from hace_kernels import backends, tree_log_loss, tree_log_prob, tree_sum_down, tree_sum_up
 from hace_kernels.ops import path_log_loss
 
 pytestmark = pytest.mark.gpu
@@ -210,3 +219,143 @@ def test_more_than_two_to_the_31_logits(backend: Backend) -> None:
     answer = expected(case, logits[rows.cuda()], target[rows], reduction="none")
     assert_loss_close(loss[rows.cuda()].detach(), answer, torch.bfloat16, roundings=32)
     assert_grad_close(grad[rows.cuda()], answer, roundings=32)
+
+
+# --- ops over a whole tree ------------------------------------------------------------------------
+
+
+def tree_case(leaves: int, roots: int = 3) -> TreeCase:
+    """Inner classes, columns in any order; of more than some 8,000 leaves rows are split."""
+    rng = np.random.default_rng(0)
+    return TreeCase(trees.random_tree(rng, leaves, roots=roots, inner=0.1, shuffle=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("leaves", [1, 40, 1000, 2500])
+def test_trees(backend: Backend, leaves: int, dtype: torch.dtype) -> None:
+    """Every op, one program a row; a few hundred rows need several programs on every core."""
+    case = tree_case(leaves, min(3, leaves))
+    for rows in (1, 300 if leaves <= 40 else 5):
+        for op in test_tree_sum.OPS:
+            values = test_tree_sum.values_for(case, op, rows, dtype)
+            test_tree_sum.check(case, op, values, backend, roundings=32)
+        logits = case.logits(rows, dtype)
+        logits[:, ::3] -= 100
+        test_tree_log_prob.check(case, logits, backend, roundings=32)
+        for kind in test_tree_log_loss.FEW_KINDS:
+            target, options = test_tree_log_loss.targets_of(case, kind, rows)
+            for eps in (0.0, 1e-6):
+                tree_cases.check(case, logits, target, backend, eps=eps, roundings=32, **options)
+
+
+def step_of(case: TreeCase, name: str) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
+    """An op and its gradient as a function of (rows, C), (rows, N) for sums down."""
+    table = case.table.to("cuda")
+    if name in test_tree_log_loss.KINDS:
+        target, options = test_tree_log_loss.targets_of(case, name, 3)
+        targets = case.target_table(**options).to("cuda")
+        target = tree_cases.to_device(target, torch.device("cuda"))
+
+        def op(x: torch.Tensor) -> torch.Tensor:
+            return tree_log_loss(x, target, table, targets, backend="triton")
+    else:
+        function = {"up": tree_sum_up, "down": tree_sum_down, "log P": tree_log_prob}[name]
+
+        def op(x: torch.Tensor) -> torch.Tensor:
+            return function(x, table, backend="triton").square().sum()
+
+    def step(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = op(x)
+        return found.detach(), *torch.autograd.grad(found, x)
+
+    return step
+
+
+STEPS = ["up", "down", "log P", *test_tree_log_loss.FEW_KINDS]
+
+
+def input_of(case: TreeCase, name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    width = case.num_nodes if name == "down" else case.num_classes
+    return torch.randn(3, width, device="cuda").to(dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("leaves", [300, 30_000])
+def test_graph_capture_of_tree_ops(backend: Backend, leaves: int, name: str) -> None:
+    """Nothing waits for the device or copies to it, in whole rows and in split ones."""
+    case = tree_case(leaves)
+    step, x = step_of(case, name), input_of(case, name)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step(x)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step(x)
+    with torch.no_grad():
+        x.copy_(torch.randn_like(x))
+    graph.replay()
+    torch.cuda.synchronize()
+    for found, wanted in zip(captured, step(x), strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_no_synchronisation_of_tree_ops(backend: Backend, name: str) -> None:
+    case = tree_case(300)
+    step, x = step_of(case, name), input_of(case, name)
+    step(x)  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("leaves", [300, 30_000])
+def test_same_bits_again_of_tree_ops(backend: Backend, leaves: int, name: str) -> None:
+    """A missing barrier would show here, sooner or later."""
+    case = tree_case(leaves)
+    step, x = step_of(case, name), input_of(case, name, torch.bfloat16)
+    first = step(x)
+    for _ in range(20):
+        for found, wanted in zip(step(x), first, strict=True):
+            assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("kind", ["smoothed", "soft by depth", "probabilities over others"])
+def test_split_rows_of_trees(backend: Backend, kind: str) -> None:
+    """The large tree, by sweeps in float64 on the CPU: the native kernels' own answer."""
+    case = tree_cases.large_case()
+    logits = case.logits(3, torch.float64)
+    target, options = test_tree_log_loss.targets_of(case, kind, 3)
+    table = case.target_table(**options)
+    cpu = Backend("cpu", torch.device("cpu"))
+    wanted = tree_cases.call(case, logits, target, table, cpu, reduction="none")
+    for dtype, rtol in ((torch.float64, 1e-11), (torch.float32, 1e-5)):
+        loss, grad = tree_cases.call(
+            case, logits.to(dtype), target, table, backend, reduction="none"
+        )
+        torch.testing.assert_close(loss.cpu().double(), wanted[0], rtol=rtol, atol=0)
+        error = (grad.cpu().double() - wanted[1]).abs().amax(1)
+        assert (error <= 10 * rtol * wanted[1].abs().amax(1)).all()
+
+
+def test_memory_of_tree_log_loss(backend: Backend) -> None:
+    """One gradient buffer, and scratch memory that fits the L2 cache."""
+    case = tree_case(2000)
+    table, targets = case.table.to("cuda"), case.target_table(label_smoothing=0.1).to("cuda")
+    target = torch.randint(case.num_classes, (16_384,), device="cuda")
+    logits = torch.randn(16_384, case.num_classes, device="cuda", requires_grad=True)
+    tree_log_loss(logits, target, table, targets, backend="triton").backward()
+    logits.grad = None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    tree_log_loss(logits, target, table, targets, backend="triton").backward()
+    torch.cuda.synchronize()
+    used = torch.cuda.max_memory_allocated() - before
+    l2 = torch.cuda.get_device_properties(0).L2_cache_size
+    assert used <= 1.05 * logits.numel() * 4 + l2 + 2**22

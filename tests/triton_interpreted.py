@@ -1,23 +1,32 @@
-"""The parity suite of `path_log_loss` on the Triton kernels, in Triton's interpreter.
+"""The parity suite on the Triton kernels, in Triton's interpreter.
 
 `test_triton.py` runs this file in processes of its own, for the interpreter is chosen when triton
 is imported. It takes about 0.1 s a row, so that the tests are those of the other backends on a few
-of their rows.
+of their rows. Those of `path_log_loss` are here by name, those of the ops over a whole tree in a
+class for each op.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cases
+import numpy as np
 import oracle
 import pytest
 import test_path_log_loss
 import test_path_log_loss_autograd
 import test_path_log_loss_numerics
+import test_soft_targets
+import test_tree_log_loss
+import test_tree_log_prob
+import test_tree_sum
 import torch
+import tree_cases
 import trees
-from cases import DTYPES, Case, in_column_order, interval_case
+from cases import DTYPES, in_column_order, interval_case
 from conftest import Backend
 from test_path_log_loss import (  # noqa: F401
     test_any_weights,
@@ -46,7 +55,7 @@ from test_path_log_loss_numerics import (  # noqa: F401
     test_minus_infinity,
     test_minus_infinity_inside_a_far_away_interval,
 )
-from tree_cases import TreeCase
+from tree_cases import TreeCase, some_case
 
 import hace_kernels
 from hace_kernels import triton
@@ -57,26 +66,48 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's, of -inf and NaN
 ]
 
-ROWS = 4
+ROWS, ROWS_OF_TREES = 4, 2
+
+
+def on_few_rows(check: Callable[..., Any], rows: int) -> Callable[..., Any]:
+    """`check` on some of the rows that it is given, by chance."""
+
+    def on_few(*args: Any, **options: Any) -> Any:
+        count = next(len(arg) for arg in args if isinstance(arg, torch.Tensor))
+        some = torch.randperm(count)[:rows].sort().values
+
+        def pick(given: Any) -> Any:
+            if isinstance(given, tuple):
+                return tuple(map(pick, given))
+            return given[some] if isinstance(given, torch.Tensor) and given.dim() else given
+
+        if "incoming" in options:
+            options["incoming"] = pick(options["incoming"])
+        return check(*map(pick, args), **options)
+
+    return on_few
+
+
+#: Tests that count what they find in their rows.
+ALL_ROWS = "TestTreeLogProb::test_minus_infinity"
 
 
 @pytest.fixture(autouse=True)
-def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has `check` take ROWS rows of what it is given, by chance."""
-    check = cases.check
-
-    def check_some(
-        case: Case, logits: torch.Tensor, target: torch.Tensor, backend: Backend, **options: Any
-    ) -> None:
-        rows = torch.randperm(len(logits))[:ROWS].sort().values
-        incoming = options.get("incoming", 1.0)
-        if isinstance(incoming, torch.Tensor) and incoming.dim():
-            options["incoming"] = incoming[rows]
-        check(case, logits[rows], target[rows], backend, **options)
-
+def few_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (test_path_log_loss, test_path_log_loss_autograd, test_path_log_loss_numerics):
         if hasattr(module, "check"):
-            monkeypatch.setattr(module, "check", check_some)
+            monkeypatch.setattr(module, "check", on_few_rows(cases.check, ROWS))
+    for module in (test_tree_sum, test_tree_log_prob, test_tree_log_loss, test_soft_targets):
+        if ALL_ROWS not in request.node.nodeid:
+            monkeypatch.setattr(module, "check", on_few_rows(module.check, ROWS_OF_TREES))
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deep trees have 40 levels here: a level takes as long as a whole row of a shallow tree."""
+    deep_case = tree_cases._deep_case
+    for module in (test_tree_sum, test_tree_log_prob, test_tree_log_loss):
+        monkeypatch.setattr(module, "deep_case", lambda kind, _: deep_case(kind, 40))
 
 
 @pytest.fixture(autouse=True)
@@ -112,10 +143,15 @@ def truncation(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("entropy", [0.0, -0.3])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_split_rows(
-    backend: Backend, order: str, dtype: torch.dtype, entropy: float, reduction: str
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    order: str,
+    dtype: torch.dtype,
+    entropy: float,
+    reduction: str,
 ) -> None:
     """Rows of several programs, in chunks of rows, against the reference in float64."""
-    from hace_kernels.triton import path_log_loss as launcher
+    from hace_kernels.triton import rows
 
     width = 20_011
     paths = [
@@ -130,14 +166,11 @@ def test_split_rows(
     logits[1, :9000] -= 300
     logits[3, 3:200] = -torch.inf
     x = logits.requires_grad_()
-    launcher._L2_BYTES, before = 2 * 3 * width * dtype.itemsize, launcher._L2_BYTES
-    try:
-        loss = path_log_loss(
-            x, target, case.table, entropy=entropy, reduction=reduction, backend="triton"
-        )
-        (grad,) = torch.autograd.grad(loss.sum(), x)
-    finally:
-        launcher._L2_BYTES = before
+    monkeypatch.setattr(rows, "_L2_BYTES", 2 * 3 * width * dtype.itemsize)
+    loss = path_log_loss(
+        x, target, case.table, entropy=entropy, reduction=reduction, backend="triton"
+    )
+    (grad,) = torch.autograd.grad(loss.sum(), x)
     exact = logits.detach().double().requires_grad_()
     wanted = path_log_loss(
         exact, target, case.table, entropy=entropy, reduction=reduction, backend="reference"
@@ -212,9 +245,226 @@ def test_same_bits_again(backend: Backend) -> None:
         assert torch.equal(found, wanted)
 
 
-def test_other_ops_are_refused(backend: Backend) -> None:
-    case = TreeCase(trees.balanced([2, 3]))
-    logits = case.logits(2, torch.float32)
-    with pytest.raises(hace_kernels.BackendError, match="auto"):
-        hace_kernels.tree_log_prob(logits, case.table, backend="triton")
-    assert hace_kernels.tree_log_prob(logits, case.table).shape == (2, case.num_nodes)
+# --- ops over a whole tree ------------------------------------------------------------------------
+
+
+class TestTreeSum:
+    test_trees = staticmethod(test_tree_sum.test_trees)
+    test_half_precision = staticmethod(test_tree_sum.test_half_precision_is_summed_in_single)
+    test_too_large_for_float16 = staticmethod(test_tree_sum.test_too_large_for_float16)
+    test_infinity_and_nan = staticmethod(test_tree_sum.test_infinity_and_nan_go_where_they_belong)
+    test_without_a_class = staticmethod(test_tree_sum.test_nodes_without_a_class_are_out_of_it)
+    test_wide_node = staticmethod(test_tree_sum.test_wide_node)
+    test_deep_tree = staticmethod(test_tree_sum.test_deep_tree)
+    test_layouts = staticmethod(test_tree_sum.test_layouts)
+    test_layouts_of_incoming = staticmethod(test_tree_sum.test_layouts_of_the_incoming_gradient)
+    test_rows_far_apart = staticmethod(test_tree_sum.test_rows_far_apart)
+    test_gradcheck = staticmethod(test_tree_sum.test_gradcheck)
+    test_second_backward = staticmethod(test_tree_sum.test_second_backward)
+    test_compiled = staticmethod(test_tree_sum.test_compiled)
+    test_no_graph = staticmethod(test_tree_sum.test_no_graph_without_a_gradient)
+
+
+class TestTreeLogProb:
+    test_trees = staticmethod(test_tree_log_prob.test_trees)
+    test_log_softmax = staticmethod(test_tree_log_prob.test_flat_classes_are_log_softmax)
+    test_gaps = staticmethod(test_tree_log_prob.test_gaps)
+    test_masses = staticmethod(test_tree_log_prob.test_masses_below_the_smallest_float)
+    test_huge_logits = staticmethod(test_tree_log_prob.test_huge_logits)
+    test_lowest_number = staticmethod(test_tree_log_prob.test_lowest_number_is_no_mask)
+    test_minus_infinity = staticmethod(test_tree_log_prob.test_minus_infinity)
+    test_and_a_gap = staticmethod(test_tree_log_prob.test_minus_infinity_and_a_gap)
+    test_dead_nodes = staticmethod(test_tree_log_prob.test_what_comes_in_at_a_dead_node_is_dropped)
+    test_deep_tree = staticmethod(test_tree_log_prob.test_deep_tree)
+    test_layouts = staticmethod(test_tree_log_prob.test_layouts)
+    test_layouts_of_incoming = staticmethod(
+        test_tree_log_prob.test_layouts_of_the_incoming_gradient
+    )
+    test_gradcheck = staticmethod(test_tree_log_prob.test_gradcheck)
+    test_second_backward = staticmethod(test_tree_log_prob.test_second_backward)
+    test_compiled = staticmethod(test_tree_log_prob.test_compiled)
+    test_no_graph = staticmethod(test_tree_log_prob.test_no_graph_without_a_gradient)
+
+
+class TestTreeLogLoss:
+    test_trees = staticmethod(test_tree_log_loss.test_trees)
+    test_options = staticmethod(test_tree_log_loss.test_options)
+    test_ignore_index = staticmethod(test_tree_log_loss.test_ignore_index)
+    test_any_table = staticmethod(test_tree_log_loss.test_any_table)
+    test_places_in_any_order = staticmethod(
+        test_tree_log_loss.test_places_in_any_order_within_a_level
+    )
+    test_two_targets_at_one_place = staticmethod(test_tree_log_loss.test_two_targets_at_one_place)
+    test_numbers_of_pairs = staticmethod(test_tree_log_loss.test_numbers_of_pairs)
+    test_forms_of_one_target = staticmethod(test_tree_log_loss.test_forms_of_one_target)
+    test_gaps = staticmethod(test_tree_log_loss.test_gaps)
+    test_dilutions = staticmethod(test_tree_log_loss.test_dilutions_near_their_ends)
+    test_sharp_soft_labels = staticmethod(test_tree_log_loss.test_sharp_soft_labels)
+    test_huge_logits = staticmethod(test_tree_log_loss.test_huge_logits)
+    test_minus_infinity = staticmethod(test_tree_log_loss.test_minus_infinity)
+    test_and_a_gap = staticmethod(test_tree_log_loss.test_minus_infinity_and_a_gap)
+    test_smoothing = staticmethod(test_tree_log_loss.test_smoothing_that_leaves_the_target_little)
+    test_without_a_softmax = staticmethod(
+        test_tree_log_loss.test_a_row_without_a_softmax_is_nan_even_without_mass
+    )
+    test_targets_no_number = staticmethod(test_tree_log_loss.test_targets_that_are_no_number)
+    test_nothing_to_average = staticmethod(test_tree_log_loss.test_nothing_to_average)
+    test_eps_where_it_decides = staticmethod(test_tree_log_loss.test_eps_where_it_decides)
+    test_wide_node = staticmethod(test_tree_log_loss.test_wide_node)
+    test_deep_tree = staticmethod(test_tree_log_loss.test_deep_tree)
+    test_deep_soft_labels = staticmethod(test_tree_log_loss.test_deep_soft_labels)
+    test_layouts_of_targets = staticmethod(test_tree_log_loss.test_layouts_of_targets)
+    test_target_dtypes = staticmethod(test_tree_log_loss.test_target_dtypes)
+    test_second_backward = staticmethod(test_tree_log_loss.test_second_backward)
+    test_incoming_gradients = staticmethod(test_tree_log_loss.test_incoming_gradients_differ_by_row)
+    test_scaled_loss = staticmethod(test_tree_log_loss.test_scaled_loss)
+    test_expanded_logits = staticmethod(test_tree_log_loss.test_expanded_logits_sum_their_gradient)
+    test_no_gradient_work = staticmethod(
+        test_tree_log_loss.test_no_gradient_work_without_a_gradient
+    )
+    test_gradcheck = staticmethod(test_tree_log_loss.test_gradcheck)
+    test_gradient_of_a_target = staticmethod(test_tree_log_loss.test_gradient_of_a_target)
+    test_compiled = staticmethod(test_tree_log_loss.test_compiled)
+
+
+class TestSoftTargets:
+    test_soft_labels = staticmethod(test_soft_targets.test_soft_labels)
+    test_by_hand = staticmethod(test_soft_targets.test_soft_labels_by_hand)
+    test_of_an_inner_class = staticmethod(test_soft_targets.test_soft_labels_of_an_inner_class)
+    test_smoothed_soft_labels = staticmethod(test_soft_targets.test_smoothed_soft_labels)
+    test_pairs = staticmethod(test_soft_targets.test_pairs_and_probabilities)
+
+
+@contextmanager
+def rows_split() -> Iterator[None]:
+    """Rows of more than 20 places have a program for every 7, and chunks hold a row or two."""
+    from hace_kernels.triton import rows, tree_rows
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tree_rows, "_PLACES_A_PROGRAM", 20)
+        patch.setattr(tree_rows, "_PLACES_A_PART", 7)
+        patch.setattr(rows, "_L2_BYTES", 2000)
+        yield
+
+
+#: Under a root with 60 children a node with 90 leaves and many with one or two: a few places are
+#: far wider than the others, by columns and by inner children.
+UNEVEN = np.concatenate(
+    [[-1], np.zeros(60), np.full(90, 1), np.arange(2, 61), np.arange(2, 30)]
+).astype(np.int64)
+
+
+@pytest.mark.parametrize("shape", ["uneven", "nodes without classes", "shuffled inner classes"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+class TestSplitRows:
+    """Some programs a row, and some launches, do what one does: to a rounding, for sums differ."""
+
+    @pytest.fixture
+    def case(self, rng: np.random.Generator, shape: str) -> TreeCase:
+        if shape != "uneven":
+            return TreeCase(tree_cases.SHAPES[shape](rng))
+        return TreeCase(trees.Tree(UNEVEN, np.setdiff1d(np.arange(len(UNEVEN)), UNEVEN)))
+
+    def test_tree_sum(self, backend: Backend, case: TreeCase, dtype: torch.dtype) -> None:
+        for op in test_tree_sum.OPS:
+            values = test_tree_sum.values_for(case, op, 3, dtype)
+            test_tree_sum.check(case, op, values, backend)
+            with rows_split():
+                test_tree_sum.check(case, op, values, backend)
+
+    def test_tree_log_prob(self, backend: Backend, case: TreeCase, dtype: torch.dtype) -> None:
+        logits = case.logits(3, dtype)
+        logits[1, ::2] -= 300
+        test_tree_log_prob.check(case, logits, backend)
+        with rows_split():
+            test_tree_log_prob.check(case, logits, backend)
+
+    @pytest.mark.parametrize("eps", [0.0, 1e-3])
+    @pytest.mark.parametrize("kind", ["smoothed", "soft pairs", "probabilities over others"])
+    def test_tree_log_loss(
+        self, backend: Backend, case: TreeCase, kind: str, dtype: torch.dtype, eps: float
+    ) -> None:
+        target, options = test_tree_log_loss.targets_of(case, kind, 3)
+        if kind == "smoothed":
+            target[1] = -100
+        logits = case.logits(3, dtype)
+        with rows_split():
+            test_tree_log_loss.check(case, logits, target, backend, eps=eps, **options)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("form", ["index", "soft", "pairs", "probabilities"])
+def test_a_wrong_target_of_a_tree_gives_nan(backend: Backend, form: str, reduction: str) -> None:
+    """Out of range, or with no class at or below it."""
+    rng = np.random.default_rng(0)
+    case = TreeCase(tree_cases.SHAPES["nodes without classes"](rng))
+    empty = int(np.flatnonzero(~case.reach.any(axis=1))[0])
+    options = {"soft_labels": 3.0} if form == "soft" else {}
+    table = case.target_table(targets="nodes", **options)
+    for bad in (empty, -(2**63)):
+        index = case.targets(3, "nodes")
+        index[1] = bad
+        target: Any = index
+        if form == "pairs":
+            target = (torch.stack([case.targets(3, "nodes"), index], 1), torch.ones(3, 2))
+        elif form == "probabilities":
+            if bad != empty:
+                continue
+            target = case.probabilities(3, "nodes")
+            target[1, empty] = 1e-9
+        logits = case.logits(3, torch.float32)
+        loss, grad = tree_cases.call(case, logits, target, table, backend, reduction=reduction)
+        assert loss[1].isnan() if reduction == "none" else loss.isnan()
+        assert grad[1].isnan().all()
+        assert grad[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-3])
+def test_same_bits_for_a_row_alone(backend: Backend, eps: float) -> None:
+    """Whatever rows are with it: NaN, dead in part, far apart, ignored; and from run to run."""
+    case = some_case(np.random.default_rng(0), 20)
+    logits, target = case.logits(6, torch.float32), case.targets(6)
+    logits[0], target[4] = torch.nan, -100
+    logits[2, ::2] -= 300
+    logits[3, 1::3] = -torch.inf
+    table = case.target_table(label_smoothing=0.1)
+
+    def run(rows: slice) -> tuple[torch.Tensor, ...]:
+        loss, grad = tree_cases.call(
+            case, logits[rows], target[rows], table, backend, reduction="none", eps=eps
+        )
+        log_p = hace_kernels.tree_log_prob(logits[rows], case.table, backend=backend.name)
+        return loss, grad, log_p
+
+    together = run(slice(None))
+    for rows in (slice(None), slice(1, 2), slice(2, 5)):
+        for found, wanted in zip(run(rows), together, strict=True):
+            torch.testing.assert_close(found, wanted[rows], rtol=0, atol=0, equal_nan=True)
+
+
+def test_opcheck_of_tree_ops(backend: Backend) -> None:
+    case = some_case(np.random.default_rng(0), 8)
+    tree = case.table
+    arrays, ops = [*tree.tensors], torch.ops.hace_kernels
+    columns = case.logits(2, torch.float32).requires_grad_()
+    nodes = torch.randn(2, case.num_nodes, requires_grad=True)
+    for op, rows in (("sum_up", columns), ("sum_down", nodes), ("log_prob", columns)):
+        native = getattr(ops, f"triton_tree_{op}").default
+        torch.library.opcheck(native, (rows, arrays, tree.level_ptr))
+    for kind in ("smoothed", "soft pairs", "probabilities over others"):
+        target, options = test_tree_log_loss.targets_of(case, kind, 2)
+        table = case.target_table(**options)
+        index, index_weight, mass = None, None, None
+        if isinstance(target, tuple):
+            index, index_weight = target
+        elif target.is_floating_point():
+            mass = target.float()
+        else:
+            index = target[:, None]
+        arguments = (
+            columns, mass, index, index_weight, arrays, tree.level_ptr,
+            [table.place, table.keep, table.unit, table.share], table.weight, table.spread,
+            table.row_spread, [] if table.soft_labels is None else [*table.soft_labels], -100, 1,
+            0.0, True,
+        )  # fmt: skip
+        torch.library.opcheck(ops.triton_tree_log_loss.default, arguments)

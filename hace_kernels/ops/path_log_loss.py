@@ -61,7 +61,7 @@ def path_log_loss(
     """
     _check(logits, target, table, target_weight)
     check_options(reduction, eps, entropy)
-    chosen = resolve(backend, logits.device, logits.dtype, "path_log_loss")
+    chosen = resolve(backend, logits.device, logits.dtype)
     if chosen == "reference":
         return reference.path_log_loss(
             logits,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import native, reference
+from .. import native, reference, triton
 from ..closure_table import ClosureTable
 from ..target_table import SoftLabels, TargetTable
 from ..tree_table import TreeTable
@@ -87,7 +87,7 @@ def tree_log_loss(
             reduction=reduction,
             eps=eps,
         )
-    return _fused(
+    return _FUSED[chosen](
         for_kernel(logits),
         None if mass is None else for_kernel(mass.to(reference.loss_dtype(logits.dtype))),
         None if index is None else index.contiguous(),
@@ -176,5 +176,10 @@ def _reference(
     )
 
 
+_FUSED: dict[str, FusedLoss] = {}
 if native.load_error is None:
-    _fused = FusedLoss("tree_log_loss", _reference)
+    _FUSED["cpu"] = _FUSED["cuda"] = FusedLoss("tree_log_loss", _reference)
+if triton.load_error is None:
+    from ..triton.rows import scale_in_place
+
+    _FUSED["triton"] = FusedLoss("triton_tree_log_loss", _reference, scale_in_place)

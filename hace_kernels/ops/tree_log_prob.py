@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .. import native, reference
+from .. import native, reference, triton
 from ..closure import closure_log_prob
 from ..closure_table import ClosureTable
 from ..tree_table import TreeTable
@@ -44,38 +44,49 @@ def tree_log_prob(
         return closure_log_prob(logits, tree, spread_dead=False)
     if chosen == "reference":
         return reference.tree_log_prob(logits, tree)
-    return cast(Tensor, _forward(for_kernel(logits), tree.tensors, tree.level_ptr))
+    return cast(Tensor, _OPS[chosen].forward(for_kernel(logits), tree.tensors, tree.level_ptr))
 
 
-if native.load_error is None:
-    _forward = torch.ops.hace_kernels.tree_log_prob.default
-    _backward = torch.ops.hace_kernels.tree_log_prob_backward.default
+class _Ops:
+    """The op `name` and its backward, as a function with a gradient."""
 
-    @torch.library.register_fake("hace_kernels::tree_log_prob")  # type: ignore[untyped-decorator]
-    def _fake(logits: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
-        shape = (logits.shape[0], tree[0].shape[0])
-        return logits.new_empty(shape, dtype=reference.loss_dtype(logits.dtype))
+    def __init__(self, name: str) -> None:
+        self.forward = getattr(torch.ops.hace_kernels, name).default
+        self.backward = getattr(torch.ops.hace_kernels, f"{name}_backward").default
+        torch.library.register_fake(f"hace_kernels::{name}", _fake)
+        torch.library.register_fake(f"hace_kernels::{name}_backward", _fake_backward)
+        torch.library.register_autograd(
+            f"hace_kernels::{name}", self._grad, setup_context=self._setup
+        )
 
-    @torch.library.register_fake(  # type: ignore[untyped-decorator]
-        "hace_kernels::tree_log_prob_backward"
-    )
-    def _fake_backward(
-        grad: Tensor, logits: Tensor, tree: list[Tensor], level_ptr: list[int]
-    ) -> Tensor:
-        return logits.new_empty(logits.shape)
-
-    def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         logits, tree, ctx.level_ptr = inputs
         ctx.save_for_backward(logits, *tree)
 
-    def _grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def _grad(self, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         logits, *tree = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: to be differentiated again
             table = TreeTable.of_tensors(tree, ctx.level_ptr)
             log_p = reference.tree_log_prob(logits, table)
             (result,) = torch.autograd.grad(log_p, logits, grad, create_graph=True)
         else:
-            result = _backward(grad.contiguous(), logits, tree, ctx.level_ptr)
+            result = self.backward(grad.contiguous(), logits, tree, ctx.level_ptr)
         return result, no_grad_of(tree), None
 
-    torch.library.register_autograd("hace_kernels::tree_log_prob", _grad, setup_context=_setup)
+
+def _fake(logits: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+    shape = (logits.shape[0], tree[0].shape[0])
+    return logits.new_empty(shape, dtype=reference.loss_dtype(logits.dtype))
+
+
+def _fake_backward(
+    grad: Tensor, logits: Tensor, tree: list[Tensor], level_ptr: list[int]
+) -> Tensor:
+    return logits.new_empty(logits.shape)
+
+
+_OPS: dict[str, _Ops] = {}
+if native.load_error is None:
+    _OPS["cpu"] = _OPS["cuda"] = _Ops("tree_log_prob")
+if triton.load_error is None:
+    _OPS["triton"] = _Ops("triton_tree_log_prob")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from .. import native, reference
+from .. import native, reference, triton
 from ..closure import closure_sum_down, closure_sum_up
 from ..closure_table import ClosureTable
 from ..tree_table import TreeTable
@@ -43,7 +45,7 @@ def tree_sum_up(values: Tensor, tree: TreeTable | ClosureTable, *, backend: str 
         return closure_sum_up(values, tree)
     if chosen == "reference":
         return reference.tree_sum_up(values, tree)
-    return cast(Tensor, _up(for_kernel(values), tree.tensors, tree.level_ptr))
+    return cast(Tensor, _OPS[chosen].up(for_kernel(values), tree.tensors, tree.level_ptr))
 
 
 def tree_sum_down(
@@ -75,40 +77,44 @@ def tree_sum_down(
         return closure_sum_down(values, tree)
     if chosen == "reference":
         return reference.tree_sum_down(values, tree)
-    return cast(Tensor, _down(for_kernel(values), tree.tensors, tree.level_ptr))
+    return cast(Tensor, _OPS[chosen].down(for_kernel(values), tree.tensors, tree.level_ptr))
 
 
+class _Ops:
+    """The ops of one library, `prefix` before their names, as functions with a gradient."""
+
+    def __init__(self, prefix: str) -> None:
+        names = [f"{prefix}tree_sum_up", f"{prefix}tree_sum_down"]
+        self.up, self.down = (getattr(torch.ops.hace_kernels, name).default for name in names)
+        for name, fake, transpose in zip(
+            names, (_fake_up, _fake_down), (self.down, self.up), strict=True
+        ):
+            torch.library.register_fake(f"hace_kernels::{name}", fake)
+            torch.library.register_autograd(
+                f"hace_kernels::{name}", partial(_grad, transpose), setup_context=_setup
+            )
+
+
+def _fake_up(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+    return values.new_empty(values.shape[0], tree[0].shape[0])
+
+
+def _fake_down(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+    return values.new_empty(values.shape[0], tree[1].shape[0] - tree[2].shape[0] + 1)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, tree, ctx.level_ptr = inputs
+    ctx.save_for_backward(*tree)
+
+
+def _grad(transpose: Callable[..., Tensor], ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    tree = list(ctx.saved_tensors)
+    return transpose(for_kernel(grad), tree, ctx.level_ptr), no_grad_of(tree), None
+
+
+_OPS: dict[str, _Ops] = {}
 if native.load_error is None:
-    _up = torch.ops.hace_kernels.tree_sum_up.default
-    _down = torch.ops.hace_kernels.tree_sum_down.default
-
-    @torch.library.register_fake("hace_kernels::tree_sum_up")  # type: ignore[untyped-decorator]
-    def _fake_up(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
-        return values.new_empty(values.shape[0], tree[0].shape[0])
-
-    @torch.library.register_fake("hace_kernels::tree_sum_down")  # type: ignore[untyped-decorator]
-    def _fake_down(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
-        return values.new_empty(values.shape[0], tree[1].shape[0] - tree[2].shape[0] + 1)
-
-    def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, tree, ctx.level_ptr = inputs
-        ctx.save_for_backward(*tree)
-
-    def _grad_up(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        tree = list(ctx.saved_tensors)
-        return (
-            _down(for_kernel(grad), tree, ctx.level_ptr),
-            no_grad_of(tree),
-            None,
-        )
-
-    def _grad_down(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        tree = list(ctx.saved_tensors)
-        return (
-            _up(for_kernel(grad), tree, ctx.level_ptr),
-            no_grad_of(tree),
-            None,
-        )
-
-    torch.library.register_autograd("hace_kernels::tree_sum_up", _grad_up, setup_context=_setup)
-    torch.library.register_autograd("hace_kernels::tree_sum_down", _grad_down, setup_context=_setup)
+    _OPS["cpu"] = _OPS["cuda"] = _Ops("")
+if triton.load_error is None:
+    _OPS["triton"] = _Ops("triton_")

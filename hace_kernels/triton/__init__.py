@@ -11,10 +11,7 @@ import os
 
 import torch
 
-__all__ = ["OPS", "device_type", "interpreted", "lack", "load_error"]
-
-#: The ops that have kernels here.
-OPS = ("path_log_loss",)
+__all__ = ["device_type", "interpreted", "lack", "load_error"]
 
 interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
@@ -30,15 +27,16 @@ def _load() -> str | None:
             "torch (TRITON_INTERPRET=1 runs the kernels on CPU tensors, slowly, for tests)"
         )
     try:
-        from . import path_log_loss
+        from . import path_log_loss, tree_log_loss, tree_log_prob, tree_sum
     except ImportError as error:
         return f"Triton cannot be imported: `pip install triton` ({error})"
     library = torch.library.Library("hace_kernels", "FRAGMENT")  # type: ignore[no-untyped-call]
     _libraries.append(library)
     key = "CPU" if interpreted else "CUDA"
-    for name, (schema, implementation) in path_log_loss.OPS.items():
-        library.define(f"{name}{schema}")  # type: ignore[no-untyped-call]
-        library.impl(name, implementation, key)  # type: ignore[no-untyped-call]
+    for module in (path_log_loss, tree_log_loss, tree_log_prob, tree_sum):
+        for name, (schema, implementation) in module.OPS.items():
+            library.define(f"{name}{schema}")  # type: ignore[no-untyped-call]
+            library.impl(name, implementation, key)  # type: ignore[no-untyped-call]
     return None
 
 

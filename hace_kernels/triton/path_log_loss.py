@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,13 +13,11 @@ from ..reference import loss_dtype
 from .path_log_loss_kernel import (
     RING_FIELDS,
     measure_kernel,
-    reduce_kernel,
     resolve_kernel,
     row_kernel,
-    scale_kernel,
-    weigh_kernel,
     write_kernel,
 )
+from .rows import MEAN, bits, l2_bytes, reduced, scale_in_place, total_weight
 
 __all__ = ["OPS", "path_log_loss", "path_log_loss_backward", "scale_in_place"]
 
@@ -31,17 +28,9 @@ _ARGUMENTS = (
     "int reduction, float eps"
 )
 
-_MEAN, _NONE = 1, 0
-
 # Rows of more bytes of working type are split, for a program's registers hold no more: in general,
 # with entropy, eps or in float64, and where columns are in another order.
 _ROW_BYTES, _ROW_BYTES_WITH_MORE, _ROW_BYTES_SHUFFLED = 65536, 32768, 16384
-
-# Of a GPU whose L2 cache torch cannot tell.
-_L2_BYTES = 32 * 2**20
-
-_REDUCED_AT_ONCE = 1024
-_SCALED_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -147,17 +136,14 @@ def path_log_loss(
     row_loss = logits.new_empty(num_rows, dtype=loss_dtype(logits.dtype))
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_grad else None
     divisor = None
-    if reduction == _MEAN:
-        divisor = _divisor(target, ptr, target_weight, ignore_index)
+    if reduction == MEAN:
+        divisor = total_weight(target, target_weight, len(ptr) - 1, ignore_index)
     if num_rows:
         _launch(
             logits, target, ptr, start, stop, weight, order, max_entries, target_weight, entropy,
             ignore_index, eps, divisor if with_grad else None, None, row_loss, grad,
         )  # fmt: skip
-    loss = row_loss
-    if reduction != _NONE:
-        loss = row_loss.new_empty(())
-        reduce_kernel[(1,)](row_loss, divisor, loss, num_rows, ROWS=_REDUCED_AT_ONCE)
+    loss = reduced(row_loss, divisor, reduction)
     return loss, logits.new_empty(0) if grad is None else grad
 
 
@@ -180,33 +166,14 @@ def path_log_loss_backward(
     """The gradient for any incoming one, made anew from the logits."""
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     divisor = None
-    if reduction == _MEAN:
-        divisor = _divisor(target, ptr, target_weight, ignore_index)
+    if reduction == MEAN:
+        divisor = total_weight(target, target_weight, len(ptr) - 1, ignore_index)
     if logits.shape[0]:
         _launch(
             logits, target, ptr, start, stop, weight, order, max_entries, target_weight, entropy,
             ignore_index, eps, divisor, grad_loss, None, grad,
         )  # fmt: skip
     return grad
-
-
-def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:
-    """`grad *= factor` for one factor on the device; nothing is moved where it is 1."""
-    if grad.numel():
-        programs = triton.cdiv(grad.numel(), _SCALED_AT_ONCE)
-        scale_kernel[(programs,)](grad, factor, grad.numel(), BLOCK=_SCALED_AT_ONCE, num_warps=8)
-    return grad
-
-
-def _divisor(
-    target: Tensor, ptr: Tensor, target_weight: Tensor | None, ignore_index: int
-) -> Tensor:
-    divisor = target.new_empty((), dtype=torch.float64)
-    weigh_kernel[(1,)](
-        target, ptr, target_weight, divisor, len(target), len(ptr) - 1, ignore_index,
-        ROWS=_REDUCED_AT_ONCE,
-    )  # fmt: skip
-    return divisor
 
 
 def _launch(
@@ -234,12 +201,12 @@ def _launch(
     rows = num_rows
     if shape.splits:
         row_bytes = columns * logits.element_size()
-        rows = min(num_rows, max(1, _l2_bytes(logits.device) // 2 // row_bytes))
+        rows = min(num_rows, max(1, l2_bytes(logits.device) // 2 // row_bytes))
     work = loss_dtype(logits.dtype)
     rings = logits.new_empty(rows * RING_FIELDS * shape.ring_step, dtype=work)
     grad_loss_step = 0 if grad_loss is None or grad_loss.dim() == 0 else grad_loss.stride(0)
     row_vectors, column_vectors = logits.stride(0) // vector, columns // vector
-    entropy_bits, eps_bits = _bits(entropy), _bits(eps)
+    entropy_bits, eps_bits = bits(entropy), bits(eps)
     has_entropy = entropy_bits is not None
     num_targets = len(ptr) - 1
     if not shape.splits:
@@ -283,21 +250,6 @@ def _vector(logits: Tensor, grad: Tensor | None) -> int:
     buffers = [logits] if grad is None else [logits, grad]
     aligned = all(x.data_ptr() % 16 == 0 and x.stride(0) % vector == 0 for x in buffers)
     return vector if aligned and logits.shape[1] % vector == 0 else 1
-
-
-def _bits(number: float) -> int | None:
-    """A float64 as an integer, for Triton hands floats to kernels in float32; None for 0."""
-    if number == 0:
-        return None
-    bits: int = struct.unpack("<q", struct.pack("<d", number))[0]
-    return bits
-
-
-def _l2_bytes(device: torch.device) -> int:
-    if device.type != "cuda":
-        return _L2_BYTES
-    size: int = torch.cuda.get_device_properties(device).L2_cache_size
-    return size or _L2_BYTES
 
 
 #: Ops by name, with their schemas.

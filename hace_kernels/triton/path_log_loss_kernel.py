@@ -36,15 +36,13 @@ import triton
 import triton.language as tl
 
 from .log_sums import finite, log_one_plus_ratio, merge, merge_among, ratio
+from .rows_kernel import divided, number, times_incoming, weigh
 
 __all__ = [
     "RING_FIELDS",
     "measure_kernel",
-    "reduce_kernel",
     "resolve_kernel",
     "row_kernel",
-    "scale_kernel",
-    "weigh_kernel",
     "write_kernel",
 ]
 
@@ -65,17 +63,8 @@ RING_FIELDS = _FIELDS.value
 # Numbers whose values are no reason to compile again.
 _SIZES = (
     "row_vectors", "column_vectors", "grad_loss_step", "num_targets", "ignore_index", "ring_step",
-    "entropy_bits", "eps_bits", "num_rows", "size", "first_row", "strip_step",
+    "entropy_bits", "eps_bits", "first_row", "strip_step",
 )  # fmt: skip
-
-
-@triton.jit
-def _number(bits):
-    """A float64 from its bits, or 0 for None: Triton would hand it over in float32."""
-    number = 0.0
-    if bits is not None:
-        number = bits.to(tl.float64, bitcast=True)
-    return number
 
 
 # ---- targets and what rows count for ----
@@ -84,67 +73,10 @@ def _number(bits):
 @triton.jit
 def _target(row, mask, target, ptr, target_weight, num_targets, ignore_index):
     """Whether rows' targets are valid, their entries, and what they count for (0 if ignored)."""
-    t = tl.load(target + row, mask=mask, other=0)
-    counts = mask & (t != ignore_index)
-    valid = counts & (t >= 0) & (t < num_targets)
+    t, valid, weight = weigh(row, mask, target, target_weight, num_targets, ignore_index)
     first = tl.load(ptr + t, mask=valid, other=0)
     last = tl.load(ptr + t + 1, mask=valid, other=0)
-    if target_weight is None:
-        weight = counts.to(tl.float64)
-    else:
-        weight = tl.load(target_weight + t, mask=valid, other=1.0)
-        weight = tl.where(counts, weight, 0.0)
-    return valid | (counts == 0), first, (last - first).to(tl.int32), weight
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def weigh_kernel(
-    target, ptr, target_weight, divisor, num_rows, num_targets, ignore_index, ROWS: tl.constexpr
-):
-    """What `mean` divides by: the sum of the rows' weights. One program."""
-    total = tl.full((), 0.0, tl.float64)
-    for first in range(0, num_rows, ROWS):
-        row = first + tl.arange(0, ROWS).to(tl.int64)
-        _, _, _, weight = _target(
-            row, row < num_rows, target, ptr, target_weight, num_targets, ignore_index
-        )
-        total += tl.sum(weight, axis=0)
-    tl.store(divisor, total)
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def reduce_kernel(row_loss, divisor, loss, num_rows, ROWS: tl.constexpr):
-    """The rows' weighted losses added up, in float64 and always in one order. One program."""
-    total = tl.full((), 0.0, tl.float64)
-    for first in range(0, num_rows, ROWS):
-        row = first + tl.arange(0, ROWS)
-        total += tl.sum(tl.load(row_loss + row, mask=row < num_rows, other=0.0).to(tl.float64))
-    if divisor is not None:
-        total = total / tl.load(divisor)
-    tl.store(loss, total.to(loss.dtype.element_ty))
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def scale_kernel(grad, factor, size, BLOCK: tl.constexpr):
-    """`grad *= factor`, which costs a launch and no memory traffic where the factor is 1."""
-    by = tl.load(factor)
-    if by != 1.0:
-        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        value = tl.load(grad + at, mask=at < size)
-        wide = value.to(by.dtype) * by
-        tl.store(grad + at, wide.to(grad.dtype.element_ty), mask=at < size)
-
-
-@triton.jit
-def _factor(row, weight, divisor, grad_loss, grad_loss_step):
-    """What the gradient of a row's loss is multiplied by, in float64."""
-    if divisor is not None:
-        total = tl.load(divisor)
-        weight = tl.where((total != 0) & (weight != 0), weight / total, weight)
-    if grad_loss is not None:
-        incoming = tl.load(grad_loss + row * grad_loss_step).to(tl.float64)
-        weight = tl.where(weight != 0, weight * incoming, weight)
-    return weight
+    return valid | (weight == 0), first, (last - first).to(tl.int32), weight
 
 
 # ---- where positions lie on the path ----
@@ -537,7 +469,7 @@ def _open_row(row, target, ptr, start, stop, weight, target_weight, divisor, gra
     is_empty = tl.load(start + first, mask=some, other=0) >= tl.load(
         stop + first, mask=some, other=1
     )
-    factor = _factor(row, counts_for, divisor, grad_loss, grad_loss_step)
+    factor = times_incoming(row, divided(counts_for, divisor), grad_loss, grad_loss_step)
     bad = (valid == 0) | is_empty
     counts_for = tl.where(bad & (counts_for != 0), float("nan"), counts_for)
     factor = tl.where(bad & (factor != 0), float("nan"), factor)
@@ -561,7 +493,7 @@ def row_kernel(
         row, target, ptr, start, stop, weight, target_weight, divisor, grad_loss, grad_loss_step,
         num_targets, ignore_index,
     )  # fmt: skip
-    entropy, eps = _number(entropy_bits), _number(eps_bits)
+    entropy, eps = number(entropy_bits), number(eps_bits)
     has_entropy: tl.constexpr = entropy_bits is not None
     has_eps: tl.constexpr = eps_bits is not None
 
@@ -641,7 +573,7 @@ def resolve_kernel(
         row, target, ptr, start, stop, weight, target_weight, divisor, grad_loss, grad_loss_step,
         num_targets, ignore_index,
     )  # fmt: skip
-    entropy, eps = _number(entropy_bits), _number(eps_bits)
+    entropy, eps = number(entropy_bits), number(eps_bits)
     has_entropy: tl.constexpr = entropy_bits is not None
     has_eps: tl.constexpr = eps_bits is not None
     loss, row_top, slope, middle = _resolve(

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 import hace
-from hace_kernels import triton
 from hace_kernels.backends import device_type
 
 from .arguments import Target
@@ -51,7 +50,7 @@ def main() -> int:
             continue
         device = device_type(backend.name)
         for dtype, bounds in _BOUNDS.items():
-            for space, kind in product(_SPACES, _kinds(backend.name)):
+            for space, kind in product(_SPACES, _KINDS):
                 for name, tree in _trees():
                     errors = _errors(tree, space, kind, dtype, backend.name, device)
                     ok = all(e <= bound for e, bound in zip(errors, bounds, strict=True))
@@ -65,13 +64,6 @@ def main() -> int:
         print(f"{backend.name:<10} gradcheck and gradgradcheck: {'ok' if ok else 'FAILED'}")
     print(f"\n{f'{failed} checks FAILED' if failed else 'all within their bounds'}")
     return 1 if failed else 0
-
-
-def _kinds(backend: str) -> tuple[str, ...]:
-    """The kinds of targets that the backend has ops for."""
-    if backend == "triton" and "tree_log_loss" not in triton.OPS:
-        return ("index",)
-    return _KINDS
 
 
 def _trees() -> Iterator[tuple[str, Hierarchy]]:

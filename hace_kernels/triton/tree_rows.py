@@ -1,0 +1,150 @@
+"""How the tree ops lay rows over programs, and the scratch memory of their sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .rows import l2_bytes
+
+__all__ = ["Arrays", "Shape", "Stage", "chunks_of_rows", "level_bounds", "node_of_places"]
+
+# Places of a row that one program takes; of longer rows every program takes this many at once.
+_PLACES_A_PROGRAM = 16384
+_PLACES_A_PART = 2048
+
+
+class Stage(NamedTuple):
+    """A part of an op that waits for the one before; `split`: many programs a row may do it."""
+
+    bit: int
+    split: bool
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a tree is laid over programs: few values, so that few kernels are compiled.
+
+    It depends on the tree alone, so that a row's bits do not depend on the batch.
+    """
+
+    places: int
+    inner: int
+
+    @property
+    def kids(self) -> int:
+        """Children of a tile's places, about as many as places have."""
+        mean = self.places // self.inner
+        return 2 if mean < 4 else 8 if mean < 16 else 32
+
+    @property
+    def block(self) -> int:
+        """Children that a program looks at together."""
+        return 512 if self.places <= 2048 else 1024
+
+    @property
+    def nodes(self) -> int:
+        """Places of a tile."""
+        return self.block // self.kids
+
+    @property
+    def num_warps(self) -> int:
+        """4 children a thread."""
+        return self.block // 128
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """As the kernels take them."""
+        return {"NODES": self.nodes, "KIDS": self.kids}
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Of a launch. NVIDIA's compiler, left alone, spills a few registers for more programs."""
+        registers = {"maxnreg": 96} if torch.version.hip is None else {}
+        return {"num_warps": self.num_warps, **registers}
+
+    @property
+    def parts(self) -> int:
+        """Programs of a row."""
+        if self.places <= _PLACES_A_PROGRAM:
+            return 1
+        return -(-self.places // _PLACES_A_PART)
+
+    def launches(self, stages: Sequence[Stage]) -> list[tuple[int, int]]:
+        """The kernel's stages as launches, each some stages' bits and the programs a row.
+
+        One launch does all, unless rows are long: then stages that are split stand alone.
+        """
+        if self.parts == 1:
+            return [(sum(stage.bit for stage in stages), 1)]
+        found: list[tuple[int, int]] = []
+        for stage in stages:
+            if not stage.split and found and found[-1][1] == 1:
+                found[-1] = (found[-1][0] + stage.bit, 1)
+            else:
+                found.append((stage.bit, self.parts if stage.split else 1))
+        return found
+
+
+class Arrays(NamedTuple):
+    """A tree as the launchers take it from an op's arguments."""
+
+    place: Tensor
+    parent: Tensor
+    child_ptr: Tensor
+    child: Tensor
+    num_columns: Tensor
+
+    @property
+    def num_nodes(self) -> int:
+        return self.place.shape[0]
+
+    @property
+    def num_places(self) -> int:
+        return self.parent.shape[0]
+
+    @property
+    def num_inner(self) -> int:
+        return self.child_ptr.shape[0] - 1
+
+    @property
+    def num_classes(self) -> int:
+        return self.num_places - self.num_inner
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.num_places, self.num_inner)
+
+
+def chunks_of_rows(num_rows: int, row_bytes: int, device: torch.device) -> Iterator[range]:
+    """Rows in chunks whose scratch memory, of `row_bytes` each, fits half of the L2 cache."""
+    step = max(1, l2_bytes(device) // 2 // row_bytes)
+    for first in range(0, num_rows, step):
+        yield range(first, min(first + step, num_rows))
+
+
+@lru_cache(maxsize=64)
+def _level_bounds(level_ptr: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(level_ptr, dtype=torch.int32, device=device)
+
+
+def level_bounds(level_ptr: Sequence[int], device: torch.device) -> Tensor:
+    """`level_ptr` on the device, copied there at a tree's first call only.
+
+    A call that is captured in a graph finds it there, as any capture begins after a call or two.
+    """
+    return _level_bounds(tuple(level_ptr), device)
+
+
+def node_of_places(tree: Arrays) -> Tensor:
+    """int32 (P + 1): the node of each place, or -1; the last entry is that of no place."""
+    node = tree.place.new_full((tree.num_places + 1,), -1)
+    numbers = torch.arange(tree.num_nodes, dtype=node.dtype, device=node.device)
+    at = torch.where(tree.place >= 0, tree.place, tree.num_places).long()
+    return node.scatter_(0, at, numbers)

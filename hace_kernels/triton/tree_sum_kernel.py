@@ -1,0 +1,112 @@
+"""The kernels of `tree_sum_up` and `tree_sum_down`.
+
+Bytes of a row: values are read once and sums written once. In scratch memory every inner place has
+4 bytes (float32), which its parent or its children read once.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .tree_sweeps import fold, fold_levels
+
+__all__ = ["COLUMNS", "LEVELS", "NODES_OUT", "down_kernel", "up_kernel"]
+
+# Stages: what is done with columns, level by level, and at last with nodes.
+COLUMNS, LEVELS, NODES_OUT = 1, 2, 4
+_COLUMNS = tl.constexpr(COLUMNS)
+_LEVELS = tl.constexpr(LEVELS)
+_NODES_OUT = tl.constexpr(NODES_OUT)
+
+# Numbers whose values are no reason to compile again.
+_SIZES = (
+    "first_row", "programs", "row_step", "num_nodes", "num_classes", "num_inner", "num_levels",
+)  # fmt: skip
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def up_kernel(
+    values, own, sums, scratch, place, child_ptr, child, level_ptr, first_row, programs, row_step,
+    num_nodes, num_classes, num_inner, num_levels,
+    STAGES: tl.constexpr, NODES: tl.constexpr, KIDS: tl.constexpr,
+):  # fmt: skip
+    """Sums of a row's columns by node, or where `sums` is None those of inner places in scratch.
+
+    Inner places begin with `own`, one vector for all rows, unless it is None.
+    """
+    slot = (tl.program_id(0) // programs).to(tl.int64)
+    part = tl.program_id(0) % programs
+    row = first_row + slot
+    values += row * row_step
+    total = scratch + slot * num_inner
+    if _COLUMNS & STAGES:
+        span = tl.cdiv(num_inner, programs)
+        last = tl.minimum((part + 1) * span, num_inner)
+        fold(
+            part * span, last, values, own, None, total, None, None, None, child_ptr, child,
+            num_classes, True, False, NODES, KIDS,
+        )  # fmt: skip
+    if _LEVELS & STAGES:
+        fold_levels(
+            num_levels, level_ptr, values, own, None, total, None, None, None, child_ptr, child,
+            num_classes, False, NODES, KIDS,
+        )  # fmt: skip
+    if _NODES_OUT & STAGES:
+        tl.debug_barrier()
+        sums += row * num_nodes
+        span = tl.cdiv(num_nodes, programs)
+        last = tl.minimum((part + 1) * span, num_nodes)
+        for first in tl.range(part * span, last, NODES * KIDS):
+            node = first + tl.arange(0, NODES * KIDS)
+            there = node < last
+            p = tl.load(place + node, mask=there, other=-1)
+            of_column = tl.load(values + p, mask=(p >= 0) & (p < num_classes), other=0.0)
+            of_inner = tl.load(total + p - num_classes, mask=p >= num_classes, other=0.0)
+            x = tl.where(p < num_classes, of_column.to(total.dtype.element_ty), of_inner)
+            tl.store(sums + node, x.to(sums.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _of_node(p, there, values, node_of_place, work: tl.constexpr):
+    """Nodes' values at their places; places of no node have 0."""
+    node = tl.load(node_of_place + p, mask=there, other=-1)
+    return tl.load(values + node, mask=node >= 0, other=0.0).to(work)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def down_kernel(
+    values, sums, scratch, node_of_place, parent, level_ptr, first_row, programs, row_step,
+    num_classes, num_inner, num_levels,
+    STAGES: tl.constexpr, NODES: tl.constexpr, KIDS: tl.constexpr,
+):  # fmt: skip
+    """Sums of a row's nodes along paths, by column."""
+    slot = (tl.program_id(0) // programs).to(tl.int64)
+    part = tl.program_id(0) % programs
+    row = first_row + slot
+    values += row * row_step
+    total = scratch + slot * num_inner
+    work: tl.constexpr = scratch.dtype.element_ty
+    if _LEVELS & STAGES:
+        for step in tl.range(0, num_levels, num_stages=1):
+            level = num_levels - 1 - step
+            begin, end = tl.load(level_ptr + level), tl.load(level_ptr + level + 1)
+            for first in tl.range(begin, end, NODES * KIDS, num_stages=1):
+                v = first + tl.arange(0, NODES * KIDS)
+                there = v < end
+                x = _of_node(num_classes + v, there, values, node_of_place, work)
+                above = tl.load(parent + num_classes + v, mask=there, other=-1)
+                x += tl.load(total + above - num_classes, mask=above >= 0, other=0.0)
+                tl.store(total + v, x, mask=there)
+            tl.debug_barrier()
+    if _COLUMNS & STAGES:
+        sums += row * num_classes
+        span = tl.cdiv(num_classes, programs)
+        last = tl.minimum((part + 1) * span, num_classes)
+        for first in tl.range(part * span, last, NODES * KIDS):
+            c = first + tl.arange(0, NODES * KIDS)
+            there = c < last
+            x = _of_node(c, there, values, node_of_place, work)
+            above = tl.load(parent + c, mask=there, other=num_classes)
+            x += tl.load(total + above - num_classes, mask=there, other=0.0)
+            tl.store(sums + c, x.to(sums.dtype.element_ty), mask=there)
