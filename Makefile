@@ -34,15 +34,12 @@ test-large: install
 # In an environment that is there, with torch for GPUs, triton, numpy, pytest, hypothesis, setuptools
 # and pybind11; nothing is installed. The CUDA kernels are compiled where nvcc is.
 GPU_ENVIRONMENT = PYTHONPATH=.:python HACE_REQUIRE_NATIVE=0
-ON_GPU = test_path_log_loss test_path_log_loss_autograd test_path_log_loss_numerics test_entropy \
-	test_tree_sum test_tree_log_prob test_tree_log_loss
 
 build-gpu:
 	$(GPU_ENVIRONMENT) $(PYTHON) setup.py -q build_ext --inplace
 
 test-gpu: build-gpu
-	$(GPU_ENVIRONMENT) $(PYTHON) -m pytest -m gpu tests/test_gpu.py
-	$(GPU_ENVIRONMENT) $(PYTHON) -m pytest -k "triton or cuda" $(ON_GPU:%=tests/%.py)
+	$(GPU_ENVIRONMENT) $(PYTHON) tests/run_on_gpu.py
 
 lint: install
 	$(BIN)/pip install -q --no-build-isolation -e ".[dev]"

@@ -1,4 +1,4 @@
-"""The Triton kernels on a GPU: `make test-gpu`, on a machine with torch, triton and pytest.
+"""The Triton and CUDA kernels on a GPU: `make test-gpu`, where there is one.
 
 The suite beside this file covers parity there too: `backend` is every backend that can run.
 """
@@ -21,6 +21,7 @@ from oracle import assert_grad_close, assert_loss_close
 from tree_cases import TreeCase
 
 from hace_kernels import backends, tree_log_loss, tree_log_prob, tree_sum_down, tree_sum_up
+from hace_kernels.backends import resolve
 from hace_kernels.ops import path_log_loss
 
 pytestmark = pytest.mark.gpu
@@ -28,19 +29,22 @@ pytestmark = pytest.mark.gpu
 ROWS, WIDTH = 65_600, 32_768
 
 
-@pytest.fixture(autouse=True)
-def gpu() -> None:
-    """An error rather than a skip: whoever asks for these tests wants to know."""
+@pytest.fixture(params=["triton", "cuda"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """A missing GPU is an error and no skip: whoever asks for these tests wants to know."""
     assert torch.cuda.is_available(), (
         "make test-gpu needs a GPU that torch can use; torch.cuda.is_available() is False here"
     )
-    backend = backends()["triton"]
-    assert backend.available, backend.reason
+    found = backends()[request.param]
+    if not found.available:
+        pytest.skip(f"backend {found.name!r}: {found.reason}")
+    return Backend(found.name, torch.device("cuda"))
 
 
-@pytest.fixture
-def backend(gpu: None) -> Backend:
-    return Backend("triton", torch.device("cuda"))
+@pytest.fixture(autouse=True)
+def by_this_backend(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test leaves to `auto` is done by the backend that it is run for."""
+    monkeypatch.setenv("HACE_BACKEND", backend.name)
 
 
 def some_case(width: int) -> Case:
@@ -70,13 +74,10 @@ def test_sizes(backend: Backend, width: int, order: str, dtype: torch.dtype) -> 
         check(case, logits, target, backend, reduction="none", roundings=32)
 
 
-def test_auto_takes_it(backend: Backend) -> None:
-    case = some_case(1000)
-    logits = case.logits(4, torch.float32).cuda()
-    target = (torch.arange(4) % 3).cuda()
-    table = case.table.to("cuda")
-    auto = path_log_loss(logits, target, table)
-    assert torch.equal(auto, path_log_loss(logits, target, table, backend="triton"))
+def test_auto_takes_one_of_them(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HACE_BACKEND")
+    for dtype in DTYPES:
+        assert resolve("auto", backend.device, dtype) in ("cuda", "triton")
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])
@@ -89,7 +90,7 @@ def test_gradcheck(backend: Backend, width: int, reduction: str) -> None:
 
     def loss_of(free: torch.Tensor) -> torch.Tensor:
         logits = torch.cat([free, rest], 1)
-        return path_log_loss(logits, target, table, reduction=reduction, backend="triton")
+        return path_log_loss(logits, target, table, reduction=reduction, backend=backend.name)
 
     assert torch.autograd.gradcheck(loss_of, (free,), nondet_tol=0)
     assert torch.autograd.gradgradcheck(loss_of, (free,))
@@ -104,7 +105,9 @@ def test_opcheck(backend: Backend, reduction: int) -> None:
         table.ptr, table.start, table.stop, table.weight, table.order, table.max_entries, None,
         0.0, -100, reduction, 0.0, True,
     )  # fmt: skip
-    torch.library.opcheck(torch.ops.hace_kernels.triton_path_log_loss.default, arguments)
+    ops = torch.ops.hace_kernels
+    op = ops.triton_path_log_loss if backend.name == "triton" else ops.path_log_loss
+    torch.library.opcheck(op.default, arguments)
 
 
 @pytest.mark.parametrize("width", [1000, 200_000])
@@ -213,7 +216,7 @@ def test_more_than_two_to_the_31_logits(backend: Backend) -> None:
     target = torch.arange(ROWS) % 3
     logits.requires_grad_()
     loss = path_log_loss(
-        logits, target.cuda(), case.table.to("cuda"), reduction="none", backend="triton"
+        logits, target.cuda(), case.table.to("cuda"), reduction="none", backend=backend.name
     )
     (grad,) = torch.autograd.grad(loss, logits, torch.ones_like(loss))
     answer = expected(case, logits[rows.cuda()], target[rows], reduction="none")
@@ -257,12 +260,12 @@ def step_of(case: TreeCase, name: str) -> Callable[[torch.Tensor], tuple[torch.T
         target = tree_cases.to_device(target, torch.device("cuda"))
 
         def op(x: torch.Tensor) -> torch.Tensor:
-            return tree_log_loss(x, target, table, targets, backend="triton")
+            return tree_log_loss(x, target, table, targets)
     else:
         function = {"up": tree_sum_up, "down": tree_sum_down, "log P": tree_log_prob}[name]
 
         def op(x: torch.Tensor) -> torch.Tensor:
-            return function(x, table, backend="triton").square().sum()
+            return function(x, table).square().sum()
 
     def step(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         found = op(x)
@@ -349,12 +352,12 @@ def test_memory_of_tree_log_loss(backend: Backend) -> None:
     table, targets = case.table.to("cuda"), case.target_table(label_smoothing=0.1).to("cuda")
     target = torch.randint(case.num_classes, (16_384,), device="cuda")
     logits = torch.randn(16_384, case.num_classes, device="cuda", requires_grad=True)
-    tree_log_loss(logits, target, table, targets, backend="triton").backward()
+    tree_log_loss(logits, target, table, targets, backend=backend.name).backward()
     logits.grad = None
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    tree_log_loss(logits, target, table, targets, backend="triton").backward()
+    tree_log_loss(logits, target, table, targets, backend=backend.name).backward()
     torch.cuda.synchronize()
     used = torch.cuda.max_memory_allocated() - before
     l2 = torch.cuda.get_device_properties(0).L2_cache_size

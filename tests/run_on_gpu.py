@@ -1,0 +1,92 @@
+"""`make test-gpu`: everything that needs a GPU, and a record of it in benchmarks/results.
+
+The tests of `test_gpu.py`, the parity suite on every backend of the GPU, and, where the CUDA toolkit
+is, a part of it under compute-sanitizer's memcheck and racecheck. Exits with 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import hace_kernels
+from benchmarks.machine import describe_machine, describe_versions
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PARITY = [
+    f"tests/test_{name}.py"
+    for name in (
+        "path_log_loss",
+        "path_log_loss_autograd",
+        "path_log_loss_numerics",
+        "entropy",
+        "tree_sum",
+        "tree_log_prob",
+        "tree_log_loss",
+    )
+]
+SANITIZED = "cuda and (test_trees or test_widths or test_any_weights or test_wide_node)"
+
+
+def main() -> int:
+    """Runs all steps; 1 if one failed, else 0."""
+    steps = {
+        "gpu": ["-m", "gpu", "tests/test_gpu.py"],
+        "parity": ["-k", "triton or cuda", *PARITY],
+    }
+    outcomes = [run_step(name, [], arguments) for name, arguments in steps.items()]
+    sanitizer = shutil.which("compute-sanitizer")
+    for tool in ("memcheck", "racecheck"):
+        if sanitizer is None:
+            outcomes.append({"step": tool, "skipped": "compute-sanitizer is not in the PATH"})
+            continue
+        prefix = [sanitizer, "--tool", tool, "--error-exitcode", "86"]
+        outcomes.append(run_step(tool, prefix, ["-k", SANITIZED, *PARITY]))
+    backends = {name: found.reason for name, found in hace_kernels.backends().items()}
+    record = {
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "backends": backends,
+        "steps": outcomes,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    now = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    path = RESULTS / f"test-gpu-{now}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"wrote {path.relative_to(ROOT)}")
+    return int(any(outcome.get("exit_status", 0) != 0 for outcome in outcomes))
+
+
+def run_step(name: str, prefix: list[str], arguments: list[str]) -> dict[str, Any]:
+    """Runs pytest, behind a prefix; its exit status, counts, and the names of what failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [*prefix, sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
+        start = time.perf_counter()
+        status = subprocess.run([*command, *arguments], cwd=ROOT, check=False).returncode
+        seconds = time.perf_counter() - start
+        outcome: dict[str, Any] = {"step": name, "exit_status": status, "seconds": round(seconds)}
+        if report.exists():
+            suite = ElementTree.parse(report).getroot().find("testsuite")
+            assert suite is not None
+            for count in ("tests", "failures", "errors", "skipped"):
+                outcome[count] = int(suite.attrib[count])
+            outcome["failed"] = [
+                f"{case.get('classname')}.{case.get('name')}"
+                for case in suite.iter("testcase")
+                if case.find("failure") is not None or case.find("error") is not None
+            ]
+    return outcome
+
+
+if __name__ == "__main__":
+    sys.exit(main())
