@@ -1,6 +1,6 @@
 """`make test-gpu`: everything that needs a GPU, and a record of it in benchmarks/results.
 
-The tests of `test_gpu.py`, the parity suite on every backend of the GPU, and, where the CUDA toolkit
+The tests of `test_gpu.py`, the parity suite on the GPU's backends, and, where the CUDA toolkit
 is, a part of it under compute-sanitizer's memcheck and racecheck. Exits with 1 if anything failed.
 """
 
