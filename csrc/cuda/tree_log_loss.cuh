@@ -5,9 +5,8 @@
 //
 //   L = -sum_v q_v log P_v = W log sum_root - sum_v q_v ((top_v - top_root) + log sum_v)
 //
-// and the gradient is what the mass pulls on the way down (`Pull`). With eps, L = -sum_v q_v
-// log(P_v
-// + eps), and its gradient is that of the mass q_v P_v / (P_v + eps).
+// and the gradient is what the mass pulls on the way down (`Pull`). With eps the loss is
+// -sum_v q_v log(P_v + eps), and its gradient is that of the mass q_v P_v / (P_v + eps).
 //
 // Bytes of a row of C columns and T targets as mass: C logits in and C gradients out (and T in)
 // from and to device memory. The row is looked at two times more, in L1 or L2, and per column some
