@@ -54,9 +54,8 @@ OPTIONAL = os.environ.get("HACE_REQUIRE_NATIVE") != "1" and BUILD != "cuda"
 
 
 def find_nvcc() -> str | None:
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    paths = [os.path.join(home, "bin") for home in homes if home]
-    return shutil.which("nvcc", path=os.pathsep.join(paths)) or shutil.which("nvcc")
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    return shutil.which("nvcc", path=os.path.join(home, "bin")) or shutil.which("nvcc")
 
 
 class CudaCompiler:
@@ -156,10 +155,18 @@ class BuildNative(build_ext):
             return cuda.compile(source, os.path.join(self.build_temp, "cuda"), ext.depends)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            of_cuda = pool.map(compile_cuda, sorted(glob("csrc/cuda/*.cu")) if cuda else [])
-            objects = [built for job in pool.map(compile_one, jobs) for built in job]
+            of_cpp = pool.map(compile_one, jobs)
+            of_cuda = [
+                pool.submit(compile_cuda, source)
+                for source in (sorted(glob("csrc/cuda/*.cu")) if cuda else [])
+            ]
             try:
-                objects += list(of_cuda)
+                objects = [built for job in of_cpp for built in job]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            try:
+                objects += [future.result() for future in of_cuda]
             except CompileError as error:
                 if BUILD == "cuda":
                     raise

@@ -54,7 +54,7 @@ def install(sources: Path, target: Path, **environment: str) -> subprocess.Compl
             *(sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-v"),
             *("--target", str(target), str(sources)),
         ],
-        env={**clean, **environment},
+        env={**clean, "HACE_BUILD": "cpu", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -104,3 +104,68 @@ def test_a_broken_build_is_an_error_when_native_code_is_required(
     installed = install(sources, tmp_path / "site", HACE_REQUIRE_NATIVE="1")
     assert installed.returncode != 0
     assert "no C++" in installed.stdout + installed.stderr  # the compiler's own message
+
+
+# ---- CUDA ----
+
+#: An nvcc that knows a GPU and compiles nothing.
+BROKEN_NVCC = """#!/bin/sh
+if [ "$1" = --list-gpu-arch ]; then echo compute_90; exit 0; fi
+echo "no kernel pleases me" >&2
+exit 1
+"""
+
+
+@pytest.fixture
+def broken_cuda(tmp_path: Path) -> Path:
+    """A CUDA toolkit whose nvcc fails."""
+    nvcc = tmp_path / "toolkit" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text(BROKEN_NVCC)
+    nvcc.chmod(0o755)
+    return tmp_path / "toolkit"
+
+
+@pytest.mark.parametrize("asked", [{"HACE_BUILD": "cuda"}, {"FORCE_CUDA": "1"}], ids=str)
+def test_a_failing_nvcc_is_an_error_where_cuda_was_asked_for(
+    sources: Path, tmp_path: Path, broken_cuda: Path, asked: dict[str, str]
+) -> None:
+    installed = install(sources, tmp_path / "site", CUDA_HOME=str(broken_cuda), **asked)
+    assert installed.returncode != 0
+    assert "no kernel pleases me" in installed.stdout + installed.stderr
+
+
+def test_a_failing_nvcc_leaves_a_warning_and_the_rest(
+    sources: Path, tmp_path: Path, broken_cuda: Path
+) -> None:
+    installed = install(sources, tmp_path / "site", HACE_BUILD="auto", CUDA_HOME=str(broken_cuda))
+    assert installed.returncode == 0, installed.stdout[-3000:] + installed.stderr
+    output = installed.stdout + installed.stderr
+    assert "built without the CUDA kernels" in output
+    assert "no kernel pleases me" in output
+    used = run(tmp_path / "site", "-c", USE_IT.format(target=tmp_path))
+    assert "cpu runs" in used.stdout, used.stdout + used.stderr
+
+
+def test_a_missing_nvcc_is_an_error_where_cuda_was_asked_for(sources: Path, tmp_path: Path) -> None:
+    installed = install(
+        sources,
+        tmp_path / "site",
+        HACE_BUILD="cuda",
+        CUDA_HOME=str(tmp_path),
+        PATH=os.pathsep.join(
+            folder
+            for folder in os.environ["PATH"].split(os.pathsep)
+            if not Path(folder, "nvcc").exists()
+        ),
+    )
+    assert installed.returncode != 0
+    assert "nvcc is not found" in installed.stdout + installed.stderr
+
+
+def test_a_build_of_another_name_is_refused(sources: Path, tmp_path: Path) -> None:
+    installed = install(sources, tmp_path / "site", HACE_BUILD="rocm")
+    assert installed.returncode != 0
+    assert "HACE_BUILD must be auto, cpu or cuda, got 'rocm'" in (
+        installed.stdout + installed.stderr
+    )
