@@ -49,4 +49,15 @@ inline Device device_of(int index, cudaStream_t stream) {
   return {stream, shared, l2, multiprocessors};
 }
 
+// Of shared memory, more than the arrays take that the kernels declare.
+constexpr int64_t kStaticBytes = 4096;
+
+// Lets blocks of a kernel have so much shared memory beside that, which 48 KiB need no leave for.
+template <typename Kernel>
+void allow_shared(Kernel* kernel, int64_t bytes) {
+  if (bytes + kStaticBytes > (int64_t{48} << 10))
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         static_cast<int>(bytes));
+}
+
 }  // namespace hace

@@ -333,7 +333,8 @@ PathLogLossPlan plan_path_log_loss(const PathLogLossProblem<Stored>& problem,
     plan.threads = static_cast<int>(std::max<int64_t>(1, warps)) * kWarp;
     sums_in_shared = sums_bytes <= kSumsInShared;
     if (sums_in_shared) plan.shared_bytes = sums_bytes;
-    plan.stages = problem.order && plan.shared_bytes + row_bytes <= device.shared_bytes;
+    plan.stages =
+        problem.order && plan.shared_bytes + row_bytes + kStaticBytes <= device.shared_bytes;
     if (plan.stages) plan.shared_bytes += row_bytes;
   }
   if (!sums_in_shared) {
@@ -343,13 +344,6 @@ PathLogLossPlan plan_path_log_loss(const PathLogLossProblem<Stored>& problem,
     plan.memory_values = plan.rows_at_once * values;
   }
   return plan;
-}
-
-template <typename Kernel>
-void allow_shared(Kernel* kernel, int64_t bytes) {
-  if (bytes > (int64_t{48} << 10))
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         static_cast<int>(bytes));
 }
 
 template <bool kEntropy, typename Stored>

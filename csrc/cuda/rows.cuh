@@ -38,8 +38,7 @@ __global__ void __launch_bounds__(kReduceThreads)
   if (threadIdx.x == 0) *loss = static_cast<Real>(divisor ? total / *divisor : total);
 }
 
-// What the gradient of a row's loss is multiplied by. A row of weight 0 has none, whatever comes
-// in.
+// What the gradient of a row's loss is multiplied by; 0 for a row of weight 0, whatever comes in.
 template <typename Real>
 __device__ __forceinline__ double gradient_factor(double weight, const double* divisor,
                                                   const Real* grad_loss, int64_t grad_loss_step,
@@ -47,12 +46,6 @@ __device__ __forceinline__ double gradient_factor(double weight, const double* d
   if (weight == 0) return 0;
   if (divisor && *divisor != 0) weight /= *divisor;
   return grad_loss ? weight * static_cast<double>(grad_loss[row * grad_loss_step]) : weight;
-}
-
-// A row's loss times what it counts for; a row of weight 0 adds nothing, whatever its loss.
-template <typename Real>
-__device__ __forceinline__ Real weighted_loss(double weight, double loss) {
-  return weight == 0 ? Real(0) : static_cast<Real>(weight * loss);
 }
 
 }  // namespace hace

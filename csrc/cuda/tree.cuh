@@ -139,9 +139,6 @@ inline Inverse invert(const Tree& tree, const int32_t* place, int64_t size, bool
 
 constexpr int kMaxRowThreads = 384;
 
-// Of shared memory, more than the kernels' own arrays take.
-constexpr int64_t kStaticBytes = 4096;
-
 // Blocks of so many threads that a multiprocessor's registers are to hold.
 template <typename Stored>
 constexpr int kRowBlocks = sizeof(Stored) == sizeof(double) ? 1 : 2;
@@ -186,11 +183,9 @@ template <typename Problem>
 inline void launch_rows(void (*kernel)(Problem), const Problem& problem, const RowPlan& plan,
                         cudaStream_t stream) {
   if (plan.blocks == 0) return;
-  constexpr int64_t kSharedUnasked = 48 << 10;
-  const int shared_bytes = static_cast<int>(plan.shared_bytes);
-  if (shared_bytes + kStaticBytes > kSharedUnasked)
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  HACE_LAUNCH(kernel, dim3(plan.blocks), dim3(plan.threads), shared_bytes, stream, problem);
+  allow_shared(kernel, plan.shared_bytes);
+  HACE_LAUNCH(kernel, dim3(plan.blocks), dim3(plan.threads), static_cast<size_t>(plan.shared_bytes),
+              stream, problem);
 }
 
 }  // namespace hace
