@@ -195,6 +195,8 @@ def test_entropy(backend: Backend, order: str, eps: float, dtype: torch.dtype) -
     logits[1] += 1e4
     logits[2, 5:35] = -torch.inf
     logits[3, 15:] -= 200
+    logits[4, 15:25] = torch.finfo(dtype).max / 2
+    logits[4, 30:] = torch.finfo(dtype).min  # further below these than any number is large
     found = []
     for name in ("triton", "reference"):
         x = logits.double() if name == "reference" else logits.clone()

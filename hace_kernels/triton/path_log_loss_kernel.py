@@ -187,9 +187,10 @@ def _measure(z, with_moment: tl.constexpr):
 
 @triton.jit
 def _moment_at(top, total, moment, new_top):
-    """sum e^(z - t) (z - t) for another t."""
+    """sum e^(z - t) (z - t) for another t; the gap may be infinite between finite numbers."""
     gap = tl.where(total == 0, 0.0, top - new_top)
-    return tl.exp(gap) * (moment + gap * total)
+    e = tl.exp(gap)
+    return tl.where(e == 0, 0.0, e * (moment + gap * total))
 
 
 @triton.jit
@@ -423,7 +424,7 @@ def _strip_gradient(
     of_strip = of_row * to_row - of_interval * tl.exp(top - finite(inside_top))
     g = of_strip[:, None] * e
     if HAS_ENTROPY:
-        below = finite(top) - row_top + middle
+        below = tl.where(to_row == 0, 0.0, finite(top) - row_top + middle)
         g += tl.where(e == 0, 0.0, (slope * to_row)[:, None] * e * (gap + below[:, None]))
     return g + offset[:, None]
 
@@ -449,8 +450,8 @@ def _write_pieces(
         e = tl.exp(z - inside_top[:, None])
         g = (of_row * to_row - of_interval)[:, None] * e
         if HAS_ENTROPY:
-            tilt = (slope * to_row)[:, None] * e * (z - row_top + middle)
-            g += tl.where(e == 0, 0.0, tilt)
+            of_all = to_row[:, None] * e
+            g += tl.where(of_all == 0, 0.0, slope * of_all * (z - row_top + middle))
         g = tl.where(factor == 0, 0.0, g + offset[:, None])
         tl.store(grad + column, g.to(grad.dtype.element_ty), mask=mask)
 
