@@ -1,5 +1,5 @@
 // The schemas of all ops. Each op's kernels are in the file of its name in cpu/ and cuda/; fake
-// kernels and autograd are in hace_kernels/ops.py.
+// kernels and autograd are in hace_kernels/ops/.
 
 #include <torch/csrc/stable/library.h>
 
