@@ -123,8 +123,10 @@ def test_compiled(backend: Backend, width: int) -> None:
     (eager_grad,) = torch.autograd.grad(eager, logits)
     loss = torch.compile(step, fullgraph=True)(logits)
     (grad,) = torch.autograd.grad(loss, logits)
-    torch.testing.assert_close(loss, eager, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(grad, eager_grad, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(loss, eager, rtol=1e-5, atol=0)
+    # The slope of tanh loses digits where it is flat: beside the largest entry, which has its own.
+    error = (grad - eager_grad).abs().amax(1)
+    assert (error <= 1e-5 * eager_grad.abs().amax(1)).all()
 
 
 @pytest.mark.parametrize("width", [1000, 200_000])

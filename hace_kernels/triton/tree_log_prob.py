@@ -5,13 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..reference import loss_dtype
-from .tree_log_prob_kernel import COLUMNS, LEVELS, NODES_OUT, log_prob_kernel
+from .tree_log_prob_kernel import log_prob_kernel
 from .tree_pull import Rows
-from .tree_rows import Arrays, Stage, chunks_of_rows, level_bounds, node_of_places
+from .tree_rows import UP, Arrays, chunks_of_rows, level_bounds, node_of_places
 
 __all__ = ["OPS", "tree_log_prob", "tree_log_prob_backward"]
-
-_STAGES = (Stage(COLUMNS, True), Stage(LEVELS, False), Stage(NODES_OUT, True))
 
 
 def tree_log_prob(logits: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
@@ -22,7 +20,7 @@ def tree_log_prob(logits: Tensor, tree: list[Tensor], level_ptr: list[int]) -> T
     row_bytes = 2 * arrays.num_inner * work.itemsize
     for rows in chunks_of_rows(logits.shape[0], row_bytes, logits.device):
         scratch = logits.new_empty((len(rows), 2, arrays.num_inner), dtype=work)
-        for stages, programs in shape.launches(_STAGES):
+        for stages, programs in shape.launches(UP):
             log_prob_kernel[(len(rows) * programs,)](
                 logits, log_prob, scratch, arrays.place, arrays.child_ptr, arrays.child, levels,
                 rows.start, programs, logits.stride(0), arrays.num_nodes, arrays.num_classes,

@@ -12,15 +12,9 @@ import triton
 import triton.language as tl
 
 from .log_sums import finite
-from .tree_sweeps import fold, fold_levels
+from .tree_sweeps import IN_NODES_OUT, fold_up
 
-__all__ = ["COLUMNS", "LEVELS", "NODES_OUT", "log_prob_kernel"]
-
-# Stages; each waits for the one before.
-COLUMNS, LEVELS, NODES_OUT = 1, 2, 4
-_COLUMNS = tl.constexpr(COLUMNS)
-_LEVELS = tl.constexpr(LEVELS)
-_NODES_OUT = tl.constexpr(NODES_OUT)
+__all__ = ["log_prob_kernel"]
 
 # Numbers whose values are no reason to compile again.
 _SIZES = (
@@ -41,19 +35,11 @@ def log_prob_kernel(
     logits += row * row_step
     top = scratch + slot * 2 * num_inner
     total = top + num_inner
-    if _COLUMNS & STAGES:
-        span = tl.cdiv(num_inner, programs)
-        last = tl.minimum((part + 1) * span, num_inner)
-        fold(
-            part * span, last, logits, None, top, total, None, None, None, child_ptr, child,
-            num_classes, True, True, NODES, KIDS,
-        )  # fmt: skip
-    if _LEVELS & STAGES:
-        fold_levels(
-            num_levels, level_ptr, logits, None, top, total, None, None, None, child_ptr, child,
-            num_classes, True, NODES, KIDS,
-        )  # fmt: skip
-    if _NODES_OUT & STAGES:
+    fold_up(
+        part, programs, logits, None, top, total, child_ptr, child, level_ptr, num_classes,
+        num_inner, num_levels, True, STAGES, NODES, KIDS,
+    )  # fmt: skip
+    if IN_NODES_OUT & STAGES:
         row_top = finite(tl.load(top + num_inner - 1))
         log_row_total = tl.log(tl.load(total + num_inner - 1))
         log_row_total = tl.where(log_row_total == float("-inf"), float("nan"), log_row_total)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .rows import l2_bytes
+from .tree_sweeps import COLUMNS, LEVELS, NODES_OUT
 
-__all__ = ["Arrays", "Shape", "Stage", "chunks_of_rows", "level_bounds", "node_of_places"]
+__all__ = ["UP", "Arrays", "Shape", "Stage", "chunks_of_rows", "level_bounds", "node_of_places"]
 
 # Places of a row that one program takes; of longer rows every program takes this many at once.
 _PLACES_A_PROGRAM = 16384
@@ -24,6 +25,10 @@ class Stage(NamedTuple):
 
     bit: int
     split: bool
+
+
+#: Of an op that goes up the tree and writes nodes.
+UP = (Stage(COLUMNS, True), Stage(LEVELS, False), Stage(NODES_OUT, True))
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..reference import loss_dtype
-from .tree_rows import Arrays, Stage, chunks_of_rows, level_bounds, node_of_places
-from .tree_sum_kernel import COLUMNS, LEVELS, NODES_OUT, down_kernel, up_kernel
+from .tree_rows import UP, Arrays, Stage, chunks_of_rows, level_bounds, node_of_places
+from .tree_sum_kernel import down_kernel, up_kernel
+from .tree_sweeps import COLUMNS, LEVELS
 
 __all__ = ["OPS", "inner_sums", "tree_sum_down", "tree_sum_up"]
 
 _SCHEMA = "(Tensor values, Tensor[] tree, int[] level_ptr) -> Tensor"
 
-_UP = (Stage(COLUMNS, True), Stage(LEVELS, False), Stage(NODES_OUT, True))
 _DOWN = (Stage(LEVELS, False), Stage(COLUMNS, True))
 
 
@@ -22,7 +22,7 @@ def tree_sum_up(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Ten
     """For every node the sum of the columns at or below it."""
     arrays = Arrays(*tree)
     sums = values.new_empty(values.shape[0], arrays.num_nodes)
-    _up(values, None, sums, arrays, level_ptr, _UP)
+    _up(values, None, sums, arrays, level_ptr, UP)
     return sums
 
 
@@ -30,7 +30,7 @@ def inner_sums(x: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
     """The same for one value a place, (P), where inner places have values too: (I), float64."""
     arrays = Arrays(*tree)
     columns = arrays.num_classes
-    return _up(x[None, :columns], x[columns:], None, arrays, level_ptr, _UP[:2])[0]
+    return _up(x[None, :columns], x[columns:], None, arrays, level_ptr, UP[:2])[0]
 
 
 def _up(

@@ -9,15 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tree_sweeps import fold, fold_levels
+from .tree_sweeps import IN_COLUMNS, IN_LEVELS, IN_NODES_OUT, fold_up
 
-__all__ = ["COLUMNS", "LEVELS", "NODES_OUT", "down_kernel", "up_kernel"]
-
-# Stages: what is done with columns, level by level, and at last with nodes.
-COLUMNS, LEVELS, NODES_OUT = 1, 2, 4
-_COLUMNS = tl.constexpr(COLUMNS)
-_LEVELS = tl.constexpr(LEVELS)
-_NODES_OUT = tl.constexpr(NODES_OUT)
+__all__ = ["down_kernel", "up_kernel"]
 
 # Numbers whose values are no reason to compile again.
 _SIZES = (
@@ -40,19 +34,11 @@ def up_kernel(
     row = first_row + slot
     values += row * row_step
     total = scratch + slot * num_inner
-    if _COLUMNS & STAGES:
-        span = tl.cdiv(num_inner, programs)
-        last = tl.minimum((part + 1) * span, num_inner)
-        fold(
-            part * span, last, values, own, None, total, None, None, None, child_ptr, child,
-            num_classes, True, False, NODES, KIDS,
-        )  # fmt: skip
-    if _LEVELS & STAGES:
-        fold_levels(
-            num_levels, level_ptr, values, own, None, total, None, None, None, child_ptr, child,
-            num_classes, False, NODES, KIDS,
-        )  # fmt: skip
-    if _NODES_OUT & STAGES:
+    fold_up(
+        part, programs, values, own, None, total, child_ptr, child, level_ptr, num_classes,
+        num_inner, num_levels, False, STAGES, NODES, KIDS,
+    )  # fmt: skip
+    if IN_NODES_OUT & STAGES:
         tl.debug_barrier()
         sums += row * num_nodes
         span = tl.cdiv(num_nodes, programs)
@@ -87,7 +73,7 @@ def down_kernel(
     values += row * row_step
     total = scratch + slot * num_inner
     work: tl.constexpr = scratch.dtype.element_ty
-    if _LEVELS & STAGES:
+    if IN_LEVELS & STAGES:
         for step in tl.range(0, num_levels, num_stages=1):
             level = num_levels - 1 - step
             begin, end = tl.load(level_ptr + level), tl.load(level_ptr + level + 1)
@@ -99,7 +85,7 @@ def down_kernel(
                 x += tl.load(total + above - num_classes, mask=above >= 0, other=0.0)
                 tl.store(total + v, x, mask=there)
             tl.debug_barrier()
-    if _COLUMNS & STAGES:
+    if IN_COLUMNS & STAGES:
         sums += row * num_classes
         span = tl.cdiv(num_classes, programs)
         last = tl.minimum((part + 1) * span, num_classes)

@@ -25,7 +25,25 @@ import triton.language as tl
 
 from .log_sums import finite
 
-__all__ = ["fold", "fold_levels", "kept", "pull_down", "share_of"]
+__all__ = [
+    "COLUMNS",
+    "IN_COLUMNS",
+    "IN_LEVELS",
+    "IN_NODES_OUT",
+    "LEVELS",
+    "NODES_OUT",
+    "fold",
+    "fold_levels",
+    "fold_up",
+    "kept",
+    "pull_down",
+    "share_of",
+]
+
+# Stages of an op, each waits for the one before: what is done with columns, level by level, and at
+# last with nodes.
+COLUMNS, LEVELS, NODES_OUT = 1, 2, 4
+IN_COLUMNS, IN_LEVELS, IN_NODES_OUT = (tl.constexpr(bit) for bit in (COLUMNS, LEVELS, NODES_OUT))
 
 # Widths of a tile that a place's children may take before it is folded alone.
 _WIDTHS = tl.constexpr(4)
@@ -205,6 +223,27 @@ def fold_levels(
         )  # fmt: skip
     tl.debug_barrier()
     return stayed
+
+
+@triton.jit
+def fold_up(
+    part, programs, values, own, top, total, child_ptr, child, level_ptr, num_classes, num_inner,
+    num_levels, exponentials: tl.constexpr, stages: tl.constexpr, nodes: tl.constexpr,
+    kids: tl.constexpr,
+):  # fmt: skip
+    """The stages upwards without mass, of one of a row's programs."""
+    if IN_COLUMNS & stages:
+        span = tl.cdiv(num_inner, programs)
+        last = tl.minimum((part + 1) * span, num_inner)
+        fold(
+            part * span, last, values, own, top, total, None, None, None, child_ptr, child,
+            num_classes, True, exponentials, nodes, kids,
+        )  # fmt: skip
+    if IN_LEVELS & stages:
+        fold_levels(
+            num_levels, level_ptr, values, own, top, total, None, None, None, child_ptr, child,
+            num_classes, exponentials, nodes, kids,
+        )  # fmt: skip
 
 
 @triton.jit
