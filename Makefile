@@ -7,7 +7,7 @@ TORCH = torch==2.13.0
 
 export HACE_REQUIRE_NATIVE = 1
 
-C_FILES = $(shell find csrc tests/cuda_emulation -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+C_FILES = $(shell find csrc tests/cuda/emulation -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: install test test-large build-gpu test-gpu lint format demo demo-tune
 .PHONY: bench bench-quick bench-gpu bench-micro bench-check
@@ -39,7 +39,7 @@ build-gpu:
 	$(GPU_ENVIRONMENT) $(PYTHON) setup.py -q build_ext --inplace
 
 test-gpu: build-gpu
-	$(GPU_ENVIRONMENT) $(PYTHON) tests/run_on_gpu.py
+	$(GPU_ENVIRONMENT) $(PYTHON) tests/gpu/run_on_gpu.py
 
 lint: install
 	$(BIN)/pip install -q --no-build-isolation -e ".[dev]"

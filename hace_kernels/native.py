@@ -5,7 +5,7 @@ Python module, so `torch.ops.load_library` brings it in and its ops appear under
 `torch.ops.hace_kernels`, for CPU tensors and for CUDA's.
 
 `HACE_CUDA_EMULATION=/path/library.so` brings in another library instead, in which the CUDA kernels
-are compiled for the CPU and take CPU tensors (slowly: it is for tests, tests/cuda_emulation/).
+are compiled for the CPU and take CPU tensors (slowly: it is for tests, tests/cuda/emulation/).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ SUITES = {
             "test_tree_sum.py",
             "test_tree_log_prob.py",
             "test_tree_log_loss.py",
-            "test_soft_targets.py",
+            "../hace/test_soft_targets.py",
         ],
         "test_trees or numbers_of_rows or gaps or infinity or soft_labels_on_every_shape",
     ),
@@ -44,7 +44,7 @@ def test_narrower_instruction_sets(suite: str, capability: str) -> None:
             f"this processor has {layout.cpu_capability()}, which is less than {capability}"
         )
     names, tests = SUITES[suite]
-    files = [str(Path(__file__).with_name(name)) for name in names]
+    files = [str(Path(__file__).parent / name) for name in names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-k", f"cpu and ({tests})", *files],
         env=environment,

@@ -21,7 +21,7 @@ from hace import Hierarchy
 from hace.hierarchy import Space
 from hace.weights import HACEWeights
 
-TAXONOMIES = Path(__file__).parents[2] / "shared" / "taxonomies"
+TAXONOMIES = Path(__file__).parents[3] / "shared" / "taxonomies"
 
 ANIMALS = ["animal/dog/husky", "animal/cat/siamese", "vehicle/car"]
 

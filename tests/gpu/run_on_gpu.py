@@ -20,10 +20,10 @@ from typing import Any
 import hace_kernels
 from benchmarks.machine import describe_machine, describe_versions
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PARITY = [
-    f"tests/test_{name}.py"
+    f"tests/ops/test_{name}.py"
     for name in (
         "path_log_loss",
         "path_log_loss_autograd",
@@ -40,7 +40,7 @@ SANITIZED = "cuda and (test_trees or test_widths or test_any_weights or test_wid
 def main() -> int:
     """Runs all steps; 1 if one failed, else 0."""
     steps = {
-        "gpu": ["-m", "gpu", "tests/test_gpu.py"],
+        "gpu": ["-m", "gpu", "tests/gpu/test_gpu.py"],
         "parity": ["-k", "triton or cuda", *PARITY],
     }
     outcomes = [run_step(name, [], arguments) for name, arguments in steps.items()]

@@ -1,6 +1,6 @@
 """The CUDA kernels without a GPU: the parity suite on their own source, compiled for the CPU.
 
-tests/cuda_emulation/ is what stands in for CUDA. The other backends' tests run in processes of
+tests/cuda/emulation/ is what stands in for CUDA. The other backends' tests run in processes of
 their own, for a process has one native library.
 """
 
@@ -18,13 +18,13 @@ import torch
 from filelock import FileLock
 from sanitizers import preloaded, sanitizers_lack
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [ROOT / "csrc" / "ops.cpp", *sorted((ROOT / "csrc" / "cuda").glob("*.cu"))]
 
 COMPILE = ["g++", "-x", "c++", "-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden"]
 COMPILE += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 COMPILE += ["-DHACE_CUDA_EMULATION", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
-COMPILE += ["-Icsrc", "-Icsrc/cuda", "-Itests/cuda_emulation"]
+COMPILE += ["-Icsrc", "-Icsrc/cuda", "-Itests/cuda/emulation"]
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 
@@ -75,7 +75,7 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_suite(library: Path, files: list[str], chosen: str, **environment: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
     output = run(
-        [*command, *(f"tests/{name}" for name in files), "-k", chosen],
+        [*command, *(f"tests/ops/{name}" for name in files), "-k", chosen],
         HACE_CUDA_EMULATION=str(library),
         OMP_NUM_THREADS="1",
         **environment,

@@ -128,7 +128,7 @@ def test_parity_in_the_interpreter(part: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
     result = subprocess.run(
         [*command, str(here / "triton_interpreted.py"), "-k", SUITE[part]],
-        cwd=here.parent,
+        cwd=here.parents[1],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""The emulator that runs CUDA kernels on the CPU (tests/cuda_emulation) computes what a GPU would,
+"""The emulator that runs CUDA kernels on the CPU (tests/cuda/emulation) computes what a GPU would,
 and does not let mistakes pass."""
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import pytest
 import torch
 from sanitizers import sanitizers_lack
 
-ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS = ROOT / "tests" / "cuda_emulation" / "programs"
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ROOT / "tests" / "cuda" / "emulation" / "programs"
 COMPILE = ["g++", "-x", "c++", "-std=c++17", "-O1", "-g1", "-DHACE_CUDA_EMULATION"]
 COMPILE += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-INCLUDES = ["-I", "csrc/cuda", "-I", "tests/cuda_emulation"]
+INCLUDES = ["-I", "csrc/cuda", "-I", "tests/cuda/emulation"]
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O0")
 
 Build = Callable[..., Path]

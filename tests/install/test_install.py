@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "csrc", "hace_kernels", "python")
 
 USE_IT = """
