@@ -5,7 +5,19 @@ Every peer is written from its formula, and has to give our loss and gradient be
 
 from .hxe import HXE_MASKS
 from .levels import INDEX_ADD, MASKED
-from .ours import HACE, HACE_CUDA, HACE_ORDERED, HACE_SHUFFLED, HACE_TREE, HACE_TRITON, HXE
+from .ours import (
+    HACE,
+    HACE_CUDA,
+    HACE_MASKED,
+    HACE_ORDERED,
+    HACE_SHUFFLED,
+    HACE_SPREAD,
+    HACE_TREE,
+    HACE_TREE_MASKED,
+    HACE_TREE_SPREAD,
+    HACE_TRITON,
+    HXE,
+)
 from .peer import Peer, Step, WrongAnswerError, check_answer, training_step
 from .plain import CLONE, COMPILED, CROSS_ENTROPY, LIGER, QUACK
 from .published import DENSE, SPARSE
@@ -25,7 +37,11 @@ PEERS: dict[str, Peer] = {
         HACE_TRITON,
         HACE_ORDERED,
         HACE_SHUFFLED,
+        HACE_MASKED,
+        HACE_SPREAD,
         HACE_TREE,
+        HACE_TREE_MASKED,
+        HACE_TREE_SPREAD,
         INDEX_ADD,
         SPARSE,
         MASKED,

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
 import hace
 import hace_kernels
 from hace.options import LossOptions
 from hace.weights import HACEWeights
 
 from .. import trees
-from ..problem import ALPHA, DILUTION, Loss, Problem
-from .peer import Peer
+from ..problem import ALPHA, DILUTION, Loss, Problem, Target
+from .peer import Peer, Step, training_step
 
 __all__ = [
     "HACE",
     "HACE_CUDA",
+    "HACE_MASKED",
     "HACE_ORDERED",
     "HACE_SHUFFLED",
+    "HACE_SPREAD",
     "HACE_TREE",
+    "HACE_TREE_MASKED",
+    "HACE_TREE_SPREAD",
     "HACE_TRITON",
     "HXE",
 ]
@@ -64,6 +71,24 @@ def _hxe(problem: Problem) -> Loss:
     return hace.HXELoss(problem.tree, ALPHA)
 
 
+def _masked(loss: Loss, logits: Tensor, target: Target) -> Step:
+    """Of logits of which every second class is ruled out."""
+    return training_step(loss, _lowered(logits, target, torch.inf), target)
+
+
+def _spread(loss: Loss, logits: Tensor, target: Target) -> Step:
+    """Of logits of which every second class is so far down that its gradient is subnormal."""
+    return training_step(loss, _lowered(logits, target, 80.0), target)
+
+
+def _lowered(logits: Tensor, target: Target, by: float) -> Tensor:
+    assert isinstance(target, Tensor), "hard targets"
+    lowered = logits.detach().clone()
+    lowered[:, ::2] -= by
+    lowered[torch.arange(len(target)), target] = 0.0
+    return lowered.requires_grad_()
+
+
 def _needs(problem: Problem) -> int:
     return problem.logits_bytes
 
@@ -72,6 +97,18 @@ HACE = Peer("hace", "hace.HACELoss", _hace, _needs)
 HACE_ORDERED = Peer("hace_ordered", "hace.HACELoss, ordered columns", _ordered, _needs)
 HACE_SHUFFLED = Peer("hace_shuffled", "hace.HACELoss, shuffled columns", _shuffled, _needs)
 HACE_TREE = Peer("hace_tree", "hace_kernels.tree_log_loss", _tree_op, _needs)
+HACE_MASKED = Peer(
+    "hace_masked", "hace.HACELoss, half the classes -inf", _hace, _needs, step=_masked
+)
+HACE_SPREAD = Peer("hace_spread", "hace.HACELoss, logits 80 apart", _hace, _needs, step=_spread)
+HACE_TREE_MASKED = Peer(
+    "hace_tree_masked", "hace_kernels.tree_log_loss, half the classes -inf", _tree_op, _needs,
+    step=_masked,
+)  # fmt: skip
+HACE_TREE_SPREAD = Peer(
+    "hace_tree_spread", "hace_kernels.tree_log_loss, logits 80 apart", _tree_op, _needs,
+    step=_spread,
+)  # fmt: skip
 HACE_CUDA = Peer(
     "hace_cuda", "hace.HACELoss, CUDA C++", _on("cuda"), _needs, same_as=_hace, lacks=_lacks("cuda")
 )

@@ -1,4 +1,5 @@
-// exp(x) for x <= 0, lane by lane; results below the smallest normal number may become 0.
+// exp(x) for x <= 0, lane by lane. Results below the smallest normal number are 0, by themselves or
+// because subnormal numbers are (subnormals.h).
 #pragma once
 
 #include "vec.h"

@@ -13,6 +13,7 @@
 #include "path_log_loss_kernel.h"
 #include "rows.h"
 #include "scratch.h"
+#include "subnormals.h"
 
 namespace hace {
 namespace {
@@ -124,6 +125,7 @@ void run(const PathLogLossCall& call, const PathRows& rows, double* loss, void* 
       for (int stage = 0; stage < stages; ++stage)
         torch::stable::parallel_for(0, kernel.stage_units(workspace, stage), 1,
                                     [&](int64_t first, int64_t last) {
+                                      const SubnormalsAreZero guard;
                                       kernel.run_stage(problem, workspace, stage, first, last);
                                     });
     }
@@ -131,6 +133,7 @@ void run(const PathLogLossCall& call, const PathRows& rows, double* loss, void* 
   }
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(columns, 1));
   torch::stable::parallel_for(0, num_rows, grain, [&](int64_t first, int64_t last) {
+    const SubnormalsAreZero guard;
     PathLogLossWorkspace workspace = workspace_of(kernel, problem, rows.max_entries, value_size);
     kernel.run_rows(problem, first, last, workspace);
   });

@@ -574,7 +574,7 @@ struct RowKernel {
       }
       const double added = ratio(rings[r + 1].mass, rings[r].inside);
       const double kept = 1 / (1 + added);  // exp(lse_r - lse_{r+1})
-      const double lost = added < kInfinity ? added * kept : 1;
+      const double lost = added < 1e300 ? added / (1 + added) : 1;
       outside = lost + kept * outside;
       b = rings[r].weight * outside + kept * b;
       rings[r].b = b;

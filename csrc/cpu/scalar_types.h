@@ -19,16 +19,19 @@ struct Float16 {
 template <typename Stored>
 using work_t = typename std::conditional<std::is_same<Stored, double>::value, double, float>::type;
 
-// IEEE binary16 to binary32 without hardware help: shifting the exponent into place leaves it
-// 2^112 too small, which one exact multiplication repairs, subnormals included.
+// IEEE binary16 to binary32 without hardware help. Shifting the exponent into place leaves it 112
+// too small. That of a subnormal half, which has no leading 1, is then taken off again with the
+// leading 1 that it was given: an exact difference of normal numbers.
 inline float half_to_float(uint16_t half) {
-  uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
-  float value;
-  std::memcpy(&value, &magnitude, sizeof(value));
-  value *= 0x1p112f;
-  uint32_t bits;
+  constexpr uint32_t kRebias = 112u << 23, kSmallestNormal = 113u << 23;  // 2^-14
+  uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
+  const bool is_subnormal = (half & 0x7c00) == 0, is_special = (half & 0x7c00) == 0x7c00;
+  bits += is_subnormal ? kSmallestNormal : is_special ? 2 * kRebias : kRebias;
+  float value, smallest_normal;
+  std::memcpy(&value, &bits, sizeof(value));
+  std::memcpy(&smallest_normal, &kSmallestNormal, sizeof(value));
+  if (is_subnormal) value -= smallest_normal;
   std::memcpy(&bits, &value, sizeof(bits));
-  if ((half & 0x7c00) == 0x7c00) bits = magnitude | 0x7f800000;  // infinity or NaN
   bits |= static_cast<uint32_t>(half & 0x8000) << 16;
   std::memcpy(&value, &bits, sizeof(value));
   return value;

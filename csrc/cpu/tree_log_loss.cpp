@@ -16,6 +16,7 @@
 #include "isa.h"
 #include "rows.h"
 #include "scratch.h"
+#include "subnormals.h"
 #include "tree_arguments.h"
 #include "tree_log_loss_arguments.h"
 #include "tree_log_loss_kernel.h"
@@ -176,6 +177,7 @@ void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double
   for_blocks(static_cast<int64_t>(counting.size()), kernel.block_rows,
              kernel.num_lines(problem) * kernel.line_bytes,
              [&](int64_t first, int64_t count, void* lines) {
+               const SubnormalsAreZero guard;
                TreeLogLossFault fault;
                kernel.run(problem, counting.data() + first, count, lines, &fault);
                if (fault.row < 0) return;

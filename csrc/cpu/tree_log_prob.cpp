@@ -9,6 +9,7 @@
 
 #include "isa.h"
 #include "rows.h"
+#include "subnormals.h"
 #include "tree_arguments.h"
 #include "tree_log_prob_kernel.h"
 
@@ -39,6 +40,7 @@ Tensor tree_log_prob(const Tensor& logits, const std::vector<Tensor>& tensors,
   const TreeLogProbKernel kernel = HACE_BEST_KERNEL(tree_log_prob_kernel, element_of(logits));
   for_blocks(num_rows, kernel.block_rows, kernel.forward_lines(tree) * kernel.line_bytes,
              [&](int64_t first, int64_t count, void* lines) {
+               const SubnormalsAreZero guard;
                kernel.forward(problem, first, count, lines);
              });
   return out;
@@ -63,6 +65,7 @@ Tensor tree_log_prob_backward(const Tensor& grad, const Tensor& logits,
   const TreeLogProbKernel kernel = HACE_BEST_KERNEL(tree_log_prob_kernel, element_of(logits));
   for_blocks(num_rows, kernel.block_rows, kernel.backward_lines(tree) * kernel.line_bytes,
              [&](int64_t first, int64_t count, void* lines) {
+               const SubnormalsAreZero guard;
                kernel.backward(problem, first, count, lines);
              });
   return out;
