@@ -19,6 +19,17 @@ STABLE_TORCH_LIBRARY(hace_kernels, m) {
       "Tensor? target_weight, float entropy, int ignore_index, int reduction, float eps) "
       "-> Tensor");
 
+  // The stages of path_log_loss on a tile of columns (rows, T), whose first is class position
+  // `first`. start, stop: (rows, K), the rows' nested intervals, innermost first. Rings: (rows,
+  // K+1).
+  m.def(
+      "path_measure(Tensor logits, Tensor start, Tensor stop, int first, Tensor(a!) ring_max, "
+      "Tensor(b!) ring_sum, Tensor(c!)? ring_moment) -> ()");
+  // grad may be logits itself.
+  m.def(
+      "path_write(Tensor logits, Tensor start, Tensor stop, int first, Tensor shift, "
+      "Tensor factor, Tensor offset, Tensor? slope, Tensor? middle, Tensor(a!) grad) -> ()");
+
   // tree: [place, parent, child_ptr, child, num_columns] and level_ptr, of a TreeTable.
   // targets: [place, keep, unit, share]; these, weight, spread and row_spread are a TargetTable;
   // soft_labels: [] or [log_similarity, is_class, apart]. Targets are either mass (B, T) or index

@@ -1,6 +1,7 @@
 """Kernels of hierarchical classification losses, as ops on plain tensors and CSR arrays."""
 
 from .backends import Backend, BackendError, backends
+from .linear import linear_path_log_loss
 from .ops import path_log_loss, tree_log_loss, tree_log_prob, tree_sum_down, tree_sum_up
 from .path_table import PathTable
 from .target_table import SoftLabels, TargetTable
@@ -14,6 +15,7 @@ __all__ = [
     "TargetTable",
     "TreeTable",
     "backends",
+    "linear_path_log_loss",
     "path_log_loss",
     "tree_log_loss",
     "tree_log_prob",

@@ -1,0 +1,106 @@
+"""The stages of `path_log_loss` on tiles of columns, each on the backend that is asked for.
+
+`hace_kernels/reference/path_stages.py` says what they do. They carry no autograd.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backends import BackendError, resolve
+from ..path_table import PathTable
+from ..reference.path_stages import RingGradient, path_resolve
+from ..reference.rows import check_targets, check_targets_have_classes
+from ..row_paths import Rings, RowPaths
+
+__all__ = ["path_measure", "path_resolve", "path_write", "select_paths"]
+
+
+def path_measure(
+    logits: Tensor, paths: RowPaths, first: int, rings: Rings, backend: str = "auto"
+) -> None:
+    """Merges the tile of class positions first .. first + T into the rings, in place.
+
+    Args:
+        logits: (B, T), unit stride along a row.
+        paths: of the B rows.
+        first: the class position of the tile's first column.
+        rings: of the B rows, as `empty_rings` and earlier tiles left them.
+        backend: "auto", or one of `hace_kernels.backends()`.
+
+    Raises:
+        BackendError: the backend asked for cannot run, or has no stages.
+    """
+    if _is_compiled(backend, logits):
+        torch.ops.hace_kernels.path_measure(logits, paths.start, paths.stop, first, *rings)
+    else:
+        reference.path_measure(logits, paths, first, rings)
+
+
+def path_write(
+    logits: Tensor,
+    paths: RowPaths,
+    first: int,
+    gradient: RingGradient,
+    grad: Tensor,
+    backend: str = "auto",
+) -> None:
+    """Writes the gradient of a tile into `grad` (B, T), which may be the tile itself.
+
+    The other arguments and errors are those of `path_measure`.
+    """
+    if _is_compiled(backend, logits):
+        torch.ops.hace_kernels.path_write(logits, paths.start, paths.stop, first, *gradient, grad)
+    else:
+        reference.path_write(logits, paths, first, gradient, grad)
+
+
+def _is_compiled(backend: str, logits: Tensor) -> bool:
+    chosen = resolve(backend, logits.device, logits.dtype)
+    if chosen not in ("cpu", "reference") and backend == chosen:
+        raise BackendError(
+            f"backend {backend!r} has no stages on tiles of columns: use backend='auto', which "
+            "takes PyTorch's own ops there"
+        )
+    return chosen == "cpu"
+
+
+def select_paths(
+    table: PathTable, target: Tensor, counts: Tensor, min_entries: int = 0
+) -> tuple[RowPaths, Tensor]:
+    """The paths of the rows' targets, and which rows have one.
+
+    Args:
+        table: of T targets.
+        target: int64 (B).
+        counts: bool (B); the targets of the other rows are not looked at.
+        min_entries: K is at least this.
+
+    Returns:
+        The paths, and bool (B): False where a target that counts is none of the table's. Rows
+        without a path have K entries that hold every class.
+
+    Raises:
+        IndexError: on the CPU, in eager mode: such a target.
+    """
+    in_range = (target >= 0) & (target < table.num_targets)
+    check_targets(target, counts & ~in_range, table.num_targets)
+    row = torch.where(in_range & counts, target, 0)
+    num_entries = max(table.max_entries, min_entries)
+    index = torch.arange(num_entries, device=target.device)
+    if not len(table.weight):
+        shape = (len(target), num_entries)
+        start = torch.zeros(shape, dtype=torch.int32, device=target.device)
+        return RowPaths(start, start + table.num_classes, start.double()), in_range | ~counts
+    first, last = table.ptr[row], table.ptr[row + 1]
+    index = first[:, None] + index
+    real = (index < last[:, None]) & (in_range & counts)[:, None]
+    index = torch.where(real, index, 0)
+    start = torch.where(real, table.start[index], 0)
+    stop = torch.where(real, table.stop[index], table.num_classes)
+    empty = (start == stop) & real
+    check_targets_have_classes(target, empty.any(1))
+    weight = torch.where(real, table.weight[index], 0.0)
+    return RowPaths(start, stop, weight), ~counts | (in_range & ~empty.any(1))

@@ -1,0 +1,230 @@
+"""The stages of `path_log_loss` on tiles of columns: measure, resolve, write.
+
+A tile holds the logits of class positions first .. first + T of every row. Whatever the tiles, the
+rings (`Rings`) end up the same to rounding, so that logits never need to be whole:
+
+    measure   tile -> (max, sum of exponentials) of every ring, merged into what is there
+    resolve   rings -> each row's loss, and what its gradient is in each ring
+    write     tile -> gradient, exp(z - shift) * factor + offset
+
+The formulas are derived at the head of csrc/cpu/path_log_loss_kernel.cpp.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..row_paths import Rings, RowPaths
+from .log_sums import LogSum, add, log_one_plus_ratio
+from .rows import loss_dtype
+
+__all__ = ["Resolved", "RingGradient", "path_measure", "path_resolve", "path_write"]
+
+
+class RingGradient(NamedTuple):
+    """What the gradient of a row is in each ring: `exp(z - shift) * f + offset`.
+
+    f is `factor + slope * (z - shift - middle)`; slope and middle are there with an entropy only.
+
+    Attributes:
+        shift: (B, K+1), the ring's largest logit (0 where that is -inf), in the type worked in.
+        factor, offset: float64 (B, K+1).
+        slope, middle: float64 (B, K+1), or None.
+    """
+
+    shift: Tensor
+    factor: Tensor
+    offset: Tensor
+    slope: Tensor | None
+    middle: Tensor | None
+
+    def times(self, row_factor: Tensor) -> RingGradient:
+        """The gradient with rows multiplied by (B); a row times 0 is 0, whatever it was."""
+        by_row = row_factor.double()[:, None]
+
+        def scaled(x: Tensor) -> Tensor:
+            return torch.where(by_row == 0, 0.0, by_row * x)
+
+        return self._replace(
+            factor=scaled(self.factor),
+            offset=scaled(self.offset),
+            slope=None if self.slope is None else scaled(self.slope),
+        )
+
+
+class Resolved(NamedTuple):
+    """What the rings say of their rows.
+
+    Attributes:
+        loss: float64 (B), unweighted.
+        log_prob: float64 (B), log P of the innermost interval (0 where a path has none).
+        gradient: of the loss.
+    """
+
+    loss: Tensor
+    log_prob: Tensor
+    gradient: RingGradient
+
+
+def path_measure(logits: Tensor, paths: RowPaths, first: int, rings: Rings) -> None:
+    """Merges a tile (B, T) of class positions first .. first + T into the rings, in place."""
+    if not logits.shape[1]:
+        return
+    z = logits.to(loss_dtype(logits.dtype))
+    ring = _ring_of(paths, first, z.shape[1])
+    for r in range(rings.max.shape[1]):
+        here = ring == r
+        top = torch.where(here & ~z.isnan(), z, -torch.inf).amax(1)
+        gap = z - torch.where(top == -torch.inf, 0.0, top)[:, None]
+        exps = torch.where(here, gap.exp(), 0.0)
+        moment = torch.where(exps == 0, 0.0, exps * gap).sum(1, dtype=torch.float64)
+        _merge(rings, r, top, exps.sum(1, dtype=torch.float64), moment)
+
+
+def _merge(rings: Rings, r: int, top: Tensor, total: Tensor, moment: Tensor) -> None:
+    lowest = torch.finfo(top.dtype).min
+    highest = torch.maximum(rings.max[:, r], top)
+    merged_total, merged_moment = torch.zeros_like(total), torch.zeros_like(total)
+    old = (rings.max[:, r], rings.sum[:, r], moment if rings.moment is None else rings.moment[:, r])
+    for each_top, each_total, each_moment in (old, (top, total, moment)):
+        gap = each_top.clamp(min=lowest).double() - highest.clamp(min=lowest).double()
+        scale = gap.exp()
+        merged_total += scale * each_total
+        merged_moment += torch.where(scale == 0, 0.0, scale * (each_moment + gap * each_total))
+    rings.max[:, r] = highest
+    rings.sum[:, r] = merged_total
+    if rings.moment is not None:
+        rings.moment[:, r] = merged_moment
+
+
+def path_resolve(
+    rings: Rings, paths: RowPaths, *, eps: float = 0.0, entropy: float = 0.0
+) -> Resolved:
+    """The rows' losses and gradients; `entropy` needs the rings' moments."""
+    tops = rings.max.double().clamp(min=torch.finfo(rings.max.dtype).min)
+    mass = [LogSum(*ring) for ring in zip(tops.unbind(1), rings.sum.unbind(1), strict=True)]
+    each_inside = list(accumulate(mass, add))
+    inside = LogSum(*(torch.stack(x, 1) for x in zip(*each_inside, strict=True)))
+    total = LogSum(inside.top[:, -1:], inside.total[:, -1:])
+    outer = LogSum(tops[:, 1:], rings.sum[:, 1:])  # ring r + 1 beside interval r
+    interval = LogSum(inside.top[:, :-1], inside.total[:, :-1])
+
+    dead = interval.total == 0
+    steps = torch.where(dead, 0.0, log_one_plus_ratio(outer, interval))
+    resolve = _resolve_with_eps if eps else _resolve_exactly
+    loss, a, b, offset = resolve(paths, interval, outer, total, dead, steps, eps)
+    log_prob = -steps.sum(1)
+    if steps.shape[1]:
+        log_prob = torch.where(dead[:, 0], -torch.inf, log_prob)
+
+    # What 1 stands for in exp(z - shift), relative to the row's sum and to the interval's.
+    in_row = _over(tops, total)
+    factor = a * in_row - torch.where(b == 0, 0.0, b * _over(tops, inside))
+    nothing = rings.sum == 0
+    factor = torch.where(nothing, 0.0, factor)
+    slope = middle = None
+    if entropy:
+        assert rings.moment is not None
+        gap = tops - total.top
+        scale = gap.exp()
+        moment = torch.where(scale == 0, 0.0, scale * (rings.moment + gap * rings.sum)).sum(1)
+        negative_entropy = moment / total.total[:, 0] - total.total[:, 0].log()
+        loss = loss + entropy * negative_entropy
+        slope = torch.where(nothing, 0.0, entropy * in_row)
+        middle = -gap + total.total.log() + negative_entropy[:, None]
+    is_softmax = total.total > 0  # not where all is -inf, and not beside a NaN
+    loss = torch.where(is_softmax[:, 0], loss, torch.nan)
+    log_prob = torch.where(is_softmax[:, 0], log_prob, torch.nan)
+    factor = torch.where(is_softmax, factor, torch.nan)
+    shift = torch.where(rings.max == -torch.inf, 0.0, rings.max)
+    return Resolved(loss, log_prob, RingGradient(shift, factor, offset, slope, middle))
+
+
+def _over(top: Tensor, b: LogSum) -> Tensor:
+    """exp(top) / b, 0 where b is none."""
+    return torch.where(b.total == 0, 0.0, (top - b.top).exp() / b.total)
+
+
+def _resolve_exactly(
+    paths: RowPaths,
+    interval: LogSum,
+    outer: LogSum,
+    total: LogSum,
+    dead: Tensor,
+    steps: Tensor,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    weight = paths.weight
+    alive_weight = torch.where(dead, 0.0, weight)
+    loss = (alive_weight.cumsum(1) * steps).sum(1)
+    lost = torch.where(dead & (weight != 0), weight * torch.inf, 0.0)
+    loss = loss + lost.sum(1)
+    nothing = weight.new_zeros(len(weight), 1)
+    a = torch.cat([nothing, weight.cumsum(1)], 1)
+
+    # An interval without mass: its weight is spread evenly over its columns.
+    size = (paths.stop - paths.start).clamp(min=1)
+    spread = torch.where(dead, -weight / size, 0.0)
+    offset = torch.cat([spread.flip(1).cumsum(1).flip(1), nothing], 1)
+
+    added = torch.where(dead, 0.0, outer.total / interval.total) * (outer.top - interval.top).exp()
+    added = torch.where((outer.total == 0) | dead, 0.0, added)
+    kept = 1 / (1 + added)
+    gone = torch.where(added < torch.inf, added * kept, 1.0)
+    outside, b, all_b = nothing[:, 0], nothing[:, 0], [nothing[:, 0]]
+    for r in reversed(range(weight.shape[1])):
+        outside = gone[:, r] + kept[:, r] * outside
+        b = weight[:, r] * outside + kept[:, r] * b
+        all_b.append(torch.where(dead[:, r], 0.0, b))
+    return loss, a, torch.stack(all_b[::-1], 1), offset
+
+
+def _resolve_with_eps(
+    paths: RowPaths,
+    interval: LogSum,
+    outer: LogSum,
+    total: LogSum,
+    dead: Tensor,
+    steps: Tensor,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    weight = paths.weight
+    p = interval.total / total.total * (interval.top - total.top).exp()
+    ring_p = outer.total / total.total * (outer.top - total.top).exp()
+    outside = ring_p.flip(1).cumsum(1).flip(1)  # 1 - P
+    loss = -(weight * (p + eps).log()).sum(1)
+    nothing = weight.new_zeros(len(weight), 1)
+    pulled = torch.cat([nothing, (weight * p / (p + eps)).cumsum(1)], 1)
+    pushed = torch.cat([(weight / (p + eps) * outside).flip(1).cumsum(1).flip(1), nothing], 1)
+    return loss, pulled - pushed, torch.zeros_like(pulled), torch.zeros_like(pulled)
+
+
+def path_write(
+    logits: Tensor, paths: RowPaths, first: int, gradient: RingGradient, grad: Tensor
+) -> None:
+    """Writes the gradient of a tile into `grad` (B, T), which may be the tile itself."""
+    dtype = loss_dtype(logits.dtype)
+    ring = _ring_of(paths, first, logits.shape[1])
+    # Where the logits are computed again for the gradient, the largest may have been rounded up.
+    gap = (logits.to(dtype) - gradient.shift.gather(1, ring)).clamp(max=0)
+    exps = gap.exp()
+    factor = gradient.factor.to(dtype).gather(1, ring)
+    result = torch.where(factor == 0, 0.0, exps * factor)
+    if gradient.slope is not None and gradient.middle is not None:
+        slope = gradient.slope.to(dtype).gather(1, ring)
+        tilt = slope * exps * (gap - gradient.middle.to(dtype).gather(1, ring))
+        result = result + torch.where((slope == 0) | (exps == 0), 0.0, tilt)
+    grad.copy_(result + gradient.offset.to(dtype).gather(1, ring))
+
+
+def _ring_of(paths: RowPaths, first: int, width: int) -> Tensor:
+    """The ring that each position first .. first + width is in, int64 (B, width)."""
+    position = torch.arange(first, first + width, device=paths.start.device)
+    ring = torch.zeros(len(paths.start), width, dtype=torch.int64, device=paths.start.device)
+    for start, stop in zip(paths.start.unbind(1), paths.stop.unbind(1), strict=True):
+        ring += (position < start[:, None]) | (position >= stop[:, None])
+    return ring

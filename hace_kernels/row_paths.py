@@ -1,0 +1,69 @@
+"""The paths of a batch's rows, taken out of a path table: what the stages on tiles of columns read.
+
+A table over millions of targets is gigabytes; the paths of B rows are a few kilobytes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Rings", "RowPaths", "empty_rings"]
+
+
+class RowPaths(NamedTuple):
+    """The nested intervals of B rows, innermost first, all with K entries.
+
+    Shorter paths end in entries of weight 0 that hold every class.
+
+    Attributes:
+        start, stop: int32 (B, K), bounds of class positions.
+        weight: float64 (B, K).
+    """
+
+    start: Tensor
+    stop: Tensor
+    weight: Tensor
+
+    def with_own(self, start: Tensor, stop: Tensor) -> RowPaths:
+        """The same paths with an innermost entry of weight 0, (B) bounds of class positions."""
+        nothing = self.weight.new_zeros(len(self.weight), 1)
+        return RowPaths(
+            torch.cat([start[:, None].to(self.start), self.start], 1),
+            torch.cat([stop[:, None].to(self.stop), self.stop], 1),
+            torch.cat([nothing, self.weight], 1),
+        )
+
+    def rows(self, index: Tensor) -> RowPaths:
+        """The paths of some rows, int64 (R)."""
+        return RowPaths(*(x.index_select(0, index) for x in self))
+
+
+class Rings(NamedTuple):
+    """Sums of exponentials in the rings of B rows' paths, `exp(max) * sum`; updated in place.
+
+    Ring r < K holds what interval r adds to the one inside it, and ring K the columns outside all.
+
+    Attributes:
+        max: (B, K+1), float64 for float64 logits and float32 otherwise; -inf where nothing is.
+        sum: float64 (B, K+1), of exp(z - max).
+        moment: float64 (B, K+1), of (z - max) exp(z - max), which an entropy needs; or None.
+    """
+
+    max: Tensor
+    sum: Tensor
+    moment: Tensor | None
+
+
+def empty_rings(paths: RowPaths, dtype: torch.dtype, with_moment: bool = False) -> Rings:
+    """The rings before anything is measured; `dtype` is that of `max`."""
+    size, num_entries = paths.start.shape
+    shape, device = (size, num_entries + 1), paths.start.device
+    zeros = torch.zeros(shape, dtype=torch.float64, device=device)
+    return Rings(
+        torch.full(shape, -torch.inf, dtype=dtype, device=device),
+        zeros,
+        zeros.clone() if with_moment else None,
+    )

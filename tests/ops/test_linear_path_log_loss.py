@@ -1,0 +1,316 @@
+"""A linear layer's loss by tiles of classes, against 80 bits and against whole logits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import cases
+import numpy as np
+import oracle
+import pytest
+import torch
+import trees
+from torch.nn.functional import linear
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hace_kernels.linear import columns, linear_path_log_loss
+from hace_kernels.ops import path_log_loss
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Tiles of so many classes."""
+    monkeypatch.setattr(columns, "tile_width", lambda *shape: width)
+
+
+def layer(case: cases.Case, rows: int, dtype: torch.dtype, features: int = 6) -> list[torch.Tensor]:
+    """Input, weight and bias."""
+    shapes = [(rows, features), (case.num_classes, features), (case.num_classes,)]
+    return [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
+
+
+def tiled(parts: list[torch.Tensor], target: torch.Tensor, case: cases.Case, **options: Any) -> Any:
+    x, weight, bias = parts
+    return linear_path_log_loss(x, weight, target, case.table, bias=bias, logit_bytes=0, **options)
+
+
+def whole(parts: list[torch.Tensor], target: torch.Tensor, case: cases.Case, **options: Any) -> Any:
+    return path_log_loss(linear(*parts), target, case.table, **options)
+
+
+def assert_same_gradients(
+    loss: torch.Tensor, other: torch.Tensor, parts: list[torch.Tensor], roundings: float = 64
+) -> None:
+    torch.testing.assert_close(loss, other, rtol=1e-5, atol=0)
+    unit = oracle.ROUNDOFF[parts[0].dtype]
+    for found, wanted in zip(
+        torch.autograd.grad(loss, parts), torch.autograd.grad(other, parts), strict=True
+    ):
+        assert found.dtype == wanted.dtype
+        assert ((found - wanted).abs().max() <= roundings * unit * wanted.abs().max()).all()
+
+
+@pytest.fixture
+def case(rng: np.random.Generator) -> cases.Case:
+    return cases.tree_case(trees.random_tree(rng, 40, roots=3, inner=0.3, shuffle=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("width", [1, 7, -1, 0, 5])
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_against_80_bits(
+    case: cases.Case, dtype: torch.dtype, width: int, reduction: str, monkeypatch: Any
+) -> None:
+    narrow(monkeypatch, width if width in (1, 7) else case.num_classes + width)
+    parts, target = layer(case, 9, dtype), case.targets(9)
+    target[3] = -100
+    incoming = torch.rand(9, dtype=dtype) if reduction == "none" else 1.0
+    weights = torch.rand(case.num_targets)
+    loss = tiled(parts, target, case, reduction=reduction, target_weight=weights)
+    grads = torch.autograd.grad(loss, parts, incoming if reduction == "none" else None)
+
+    x, weight, bias = (oracle.to_real(part) for part in parts)
+    unit = oracle.ROUNDOFF[dtype]
+    z = x @ weight.T + bias
+    z_error = 8 * unit * (np.abs(x) @ np.abs(weight).T + np.abs(bias))
+    answer = cases.expected(
+        case, z, target, reduction=reduction, target_weight=weights, incoming=incoming
+    )
+    slack = (16 * unit + 2 * z_error.max(1, keepdims=True)) * answer.grad_scale
+    for found, wanted, bound in (
+        (loss, answer.loss, np.atleast_1d(answer.loss_scale) * (16 * unit + 2 * z_error.max())),
+        (grads[0], answer.grad @ weight, slack @ np.abs(weight)),
+        (grads[1], answer.grad.T @ x, slack.T @ np.abs(x)),
+        (grads[2], answer.grad.sum(0), slack.sum(0)),
+    ):
+        error = np.abs(oracle.to_real(found) - wanted)
+        assert (error <= bound + oracle.UNDERFLOW[dtype]).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"eps": 1e-3}, {"entropy": 0.3}, {"reduction": "sum"}], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_other_options(
+    case: cases.Case, dtype: torch.dtype, options: dict[str, Any], monkeypatch: Any
+) -> None:
+    narrow(monkeypatch, 7)
+    parts, target = layer(case, 9, dtype), case.targets(9)
+    assert_same_gradients(
+        tiled(parts, target, case, **options), whole(parts, target, case, **options), parts
+    )
+
+
+def test_classes_without_mass(monkeypatch: Any) -> None:
+    narrow(monkeypatch, 3)
+    case = cases.tree_case(trees.balanced([4, 4]))
+    parts, target = layer(case, 16, torch.float32), torch.arange(16)
+    parts[2].data[4:9] = -torch.inf
+    _x, _weight, _bias = parts
+    loss = tiled(parts, target, case, reduction="none")
+    other = whole(parts, target, case, reduction="none")
+    torch.testing.assert_close(loss, other)
+    assert loss[4:9].isinf().all()
+    incoming = torch.rand(16)
+    found = torch.autograd.grad(loss, parts, incoming)
+    wanted = torch.autograd.grad(other, parts, incoming)
+    for one, two in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_rows_that_do_not_count_may_hold_nan(case: cases.Case, monkeypatch: Any) -> None:
+    narrow(monkeypatch, 7)
+    parts, target = layer(case, 4, torch.float32), case.targets(4)
+    clean = torch.autograd.grad(tiled([parts[0][1:], *parts[1:]], target[1:], case), parts)
+    parts[0].data[0], target[0] = torch.nan, -100
+    loss = tiled(parts, target, case)
+    assert loss.isfinite()
+    found = torch.autograd.grad(loss, parts)
+    assert (found[0][0] == 0).all()
+    torch.testing.assert_close(found[0][1:], clean[0][1:])
+
+
+def test_empty_and_ignored_batches(case: cases.Case) -> None:
+    for rows in (0, 3):
+        parts, target = layer(case, rows, torch.float32), torch.full((rows,), -100)
+        assert tiled(parts, target, case).isnan()
+        total = tiled(parts, target, case, reduction="sum")
+        assert total == 0
+        assert all((grad == 0).all() for grad in torch.autograd.grad(total, parts))
+        assert tiled(parts, target, case, reduction="none").shape == (rows,)
+
+
+def test_small_logits_are_whole_by_default(case: cases.Case) -> None:
+    parts, target = layer(case, 5, torch.float32), case.targets(5)
+    loss = linear_path_log_loss(*parts[:2], target, case.table, bias=parts[2])
+    assert torch.equal(loss, whole(parts, target, case))
+
+
+def test_without_a_bias(case: cases.Case) -> None:
+    (x, weight, _), target = layer(case, 5, torch.float32), case.targets(5)
+    loss = linear_path_log_loss(x, weight, target, case.table, logit_bytes=0)
+    assert_same_gradients(loss, path_log_loss(linear(x, weight), target, case.table), [x, weight])
+
+
+def test_a_retained_graph_gives_the_same_again(case: cases.Case) -> None:
+    parts, target = layer(case, 5, torch.float32), case.targets(5)
+    loss = tiled(parts, target, case)
+    once = torch.autograd.grad(loss, parts, retain_graph=True)
+    twice = torch.autograd.grad(3 * loss, parts)
+    for one, two in zip(once, twice, strict=True):
+        torch.testing.assert_close(two, 3 * one)
+
+
+def test_gradients_add_up(case: cases.Case) -> None:
+    parts, target = layer(case, 5, torch.float32), case.targets(5)
+    tiled(parts, target, case).backward()
+    once = [part.grad.clone() for part in parts]
+    tiled(parts, target, case).backward()
+    for part, grad in zip(parts, once, strict=True):
+        torch.testing.assert_close(part.grad, 2 * grad)
+
+
+def test_a_second_derivative_is_refused(case: cases.Case) -> None:
+    parts, target = layer(case, 5, torch.float64), case.targets(5)
+    with pytest.raises(RuntimeError, match="logit_bytes"):
+        torch.autograd.grad(tiled(parts, target, case), parts, create_graph=True)
+
+
+def test_a_changed_weight_is_noticed(case: cases.Case) -> None:
+    parts, target = layer(case, 5, torch.float32), case.targets(5)
+    loss = tiled(parts, target, case)
+    with torch.no_grad():
+        parts[1] += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the sizes of all tensors that ops make, and how many matrix products there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = self.products = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm)
+        self.products += func.overloadpacket is torch.ops.aten.addmm_
+        for each in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(each, torch.Tensor):
+                self.largest = max(self.largest, each.numel())
+        return out
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("needed", [(0, 1, 2), (0,), (1,), ()], ids=str)
+def test_no_tensor_is_as_large_as_the_logits(
+    needed: tuple[int, ...], shuffled: bool, monkeypatch: Any
+) -> None:
+    narrow(monkeypatch, 16)
+    case = cases.tree_case(trees.balanced([8, 8]))
+    if shuffled:
+        case = cases.in_column_order(case, np.random.default_rng(0).permutation(64))
+    parts, target = layer(case, 32, torch.float32, features=4), case.targets(32)
+    for index, part in enumerate(parts):
+        part.requires_grad_(index in needed)
+    with Sizes() as sizes:
+        loss = tiled(parts, target, case)
+        forward = sizes.products
+        if needed:
+            torch.autograd.grad(loss, [parts[i] for i in needed])
+    assert sizes.largest < 32 * 64 // 2
+    assert forward == 4
+    # Frozen inputs and frozen weights have no product of their own.
+    assert sizes.products == (4 + 4 * (1 + (0 in needed) + (1 in needed)) if needed else 4)
+
+
+def test_autocast_casts_by_tiles(case: cases.Case, monkeypatch: Any) -> None:
+    narrow(monkeypatch, 7)
+    parts, target = layer(case, 9, torch.float32), case.targets(9)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, other = tiled(parts, target, case), whole(parts, target, case)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, other, rtol=1e-5, atol=0)
+    found, wanted = torch.autograd.grad(loss, parts), torch.autograd.grad(other, parts)
+    for one, two in zip(found, wanted, strict=True):
+        assert one.dtype == torch.float32
+        assert (one - two).abs().max() <= 4 * 2.0**-8 * two.abs().max()
+
+
+def test_half_precision_gradients_are_no_worse_than_those_of_whole_logits(monkeypatch: Any) -> None:
+    narrow(monkeypatch, 32)
+    case = cases.tree_case(trees.balanced([8, 8, 8]))
+    parts, target = layer(case, 128, torch.bfloat16, features=32), case.targets(128)
+    exact = [part.detach().double().requires_grad_() for part in parts]
+    wanted = torch.autograd.grad(whole(exact, target, case), exact)
+    found = torch.autograd.grad(tiled(parts, target, case), parts)
+    unfused = torch.autograd.grad(whole(parts, target, case), parts)
+    for name, one, two, true in zip("xWb", found, unfused, wanted, strict=True):
+        error, other = ((each.double() - true).norm() for each in (one, two))
+        assert error <= (1.5 if name == "x" else 1.05) * other, name
+
+
+def test_a_bad_target_is_an_index_error(case: cases.Case) -> None:
+    parts = layer(case, 2, torch.float32)
+    with pytest.raises(IndexError, match="target 99 of row 1"):
+        tiled(parts, torch.tensor([0, 99]), case)
+
+
+@pytest.mark.parametrize(
+    ("index", "shape", "message"),
+    [
+        (0, (2, 3, 6), r"input must be \(B, F\)"),
+        (1, (3, 6), "weight must be"),
+        (2, (3,), "bias must be"),
+    ],
+)
+def test_shapes_are_checked(case: cases.Case, index: int, shape: Any, message: str) -> None:
+    parts = layer(case, 2, torch.float32)
+    parts[index] = torch.randn(shape)
+    with pytest.raises(ValueError, match=message):
+        tiled(parts, torch.tensor([0, 1]), case)
+
+
+def test_mixed_dtypes_are_refused_outside_autocast(case: cases.Case) -> None:
+    parts = layer(case, 2, torch.float32)
+    parts[1] = parts[1].detach().bfloat16()
+    with pytest.raises(TypeError, match="autocast"):
+        tiled(parts, torch.tensor([0, 1]), case)
+
+
+MEMORY = """
+import sys, torch
+sys.path.insert(0, "tests/support")
+import trees
+from hace_kernels.linear import linear_path_log_loss
+rows, features, classes = 256, 64, 1 << 18
+table = trees.interval_table([[(i, i + 1, 0.5), (0, 4096, 0.5)] for i in range(rows)], classes)
+x = torch.randn(rows, features, requires_grad=True)
+weight = torch.randn(classes, features, requires_grad=True)
+
+def status(name):
+    line = next(line for line in open("/proc/self/status") if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+def growth(call):
+    open("/proc/self/clear_refs", "w").write("5")
+    before = status("VmRSS")
+    result = call()
+    return status("VmHWM") - before, result
+
+forward, loss = growth(
+    lambda: linear_path_log_loss(x, weight, torch.arange(rows), table, logit_bytes=0)
+)
+backward, _ = growth(loss.backward)
+print(forward, backward - 64)
+"""
+
+
+def test_memory_of_a_process() -> None:
+    """Logits of 256 MiB, a weight and its gradient of 64 MiB each, which is not counted."""
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    forward, backward = map(float, run.stdout.split())
+    assert forward < 64
+    assert -1 < backward < 64
