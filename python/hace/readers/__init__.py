@@ -1,0 +1,28 @@
+"""From what people have to names and links: one module for each form that a hierarchy comes in.
+
+Pure Python and NumPy. A reader returns `NamedLinks`, which `hace.Hierarchy` checks for cycles and
+keeps. Nothing is guessed: what cannot be right is an error, and what is legal but is rarely meant
+is an error or a warning that says how to say it.
+"""
+
+from .codes import read_codes
+from .edges import read_edges
+from .labels import label_list
+from .named_links import NamedLinks
+from .nested import read_nested
+from .outline import read_outline
+from .parents import read_parents
+from .paths import read_paths
+from .tables import read_csv
+
+__all__ = [
+    "NamedLinks",
+    "label_list",
+    "read_codes",
+    "read_csv",
+    "read_edges",
+    "read_nested",
+    "read_outline",
+    "read_parents",
+    "read_paths",
+]
