@@ -198,7 +198,7 @@ setup(
     ext_modules=[
         Extension(
             NATIVE,
-            ["csrc/ops.cpp", *sorted(glob("csrc/cpu/*.cpp"))],
+            sorted(glob("csrc/cpu/*.cpp")),
             depends=sorted(
                 path for path in glob("csrc/**/*.*h", recursive=True) if "layout" not in path
             ),

@@ -1,61 +1,89 @@
 // The arguments of `path_log_loss` and what can be said of them without reading what they hold.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
 #include <cstdint>
 #include <optional>
+#include <vector>
 
+#include "arguments.h"
 #include "tensors.h"
 
 namespace hace {
 
-// Everything of a call but the logits' gradient.
+// Everything of a call but the logits' gradient, in the order of the schema.
 struct PathLogLossCall {
-  const Tensor& logits;
-  const Tensor& target;
-  const Tensor& ptr;
-  const Tensor& start;
-  const Tensor& stop;
-  const Tensor& weight;
-  const std::optional<Tensor>& order;
+  Tensor logits;
+  Tensor target;
+  std::vector<Tensor> table;  // the tensors of a PathTable: hace_kernels/path_table.py
   int64_t max_entries;
-  const std::optional<Tensor>& target_weight;
+  std::optional<Tensor> target_weight;
   double entropy;
   int64_t ignore_index;
   int64_t reduction;
   double eps;
+
+  // Members are initialised in the order of their declaration.
+  explicit PathLogLossCall(Arguments& arguments)
+      : logits(arguments.next<Tensor>()),
+        target(arguments.next<Tensor>()),
+        table(arguments.next<std::vector<Tensor>>()),
+        max_entries(arguments.next<int64_t>()),
+        target_weight(arguments.next<std::optional<Tensor>>()),
+        entropy(arguments.next<double>()),
+        ignore_index(arguments.next<int64_t>()),
+        reduction(arguments.next<int64_t>()),
+        eps(arguments.next<double>()) {}
 };
 
-inline void check(const PathLogLossCall& call) {
+// A path table as the kernels see it.
+struct PathArrays {
+  int64_t num_targets;  // T
+  int64_t num_entries;  // E
+  const int64_t* ptr;
+  const int32_t* start;
+  const int32_t* stop;
+  const double* weight;
+  const int32_t* order;     // position -> column; null: positions are columns
+  const int32_t* position;  // column -> position; null likewise
+};
+
+inline PathArrays bind_path_table(const std::vector<Tensor>& table, int64_t num_columns) {
+  STD_TORCH_CHECK(table.size() == 4 || table.size() == 6,
+                  "a path table is the tensors ptr, start, stop and weight, and order and position "
+                  "where the columns are in another order; got ",
+                  table.size(), " tensors");
+  const Tensor& ptr = table[0];
+  STD_TORCH_CHECK(ptr.scalar_type() == ScalarType::Long && ptr.dim() == 1 && ptr.is_contiguous() &&
+                      ptr.numel() > 0,
+                  "table.ptr must be a contiguous int64 vector of at least one entry");
+  PathArrays paths = {};
+  paths.num_targets = ptr.numel() - 1;
+  paths.num_entries = table[1].numel();
+  paths.ptr = ptr.const_data_ptr<int64_t>();
+  paths.start = int32_vector("table.start", table[1], paths.num_entries);
+  paths.stop = int32_vector("table.stop", table[2], paths.num_entries);
+  paths.weight = float64_vector("table.weight", table[3], paths.num_entries);
+  if (table.size() == 4) return paths;
+  paths.order = int32_vector("table.order", table[4], num_columns);
+  paths.position = int32_vector("table.position", table[5], num_columns);
+  return paths;
+}
+
+// Raises unless all tensors have the shapes and types that the kernels take them to have.
+inline PathArrays check(const PathLogLossCall& call) {
   const Tensor& logits = call.logits;
   check_rows("path_log_loss", logits);
   STD_TORCH_CHECK(
       call.target.scalar_type() == ScalarType::Long && call.target.dim() == 1 &&
           call.target.size(0) == logits.size(0) && call.target.is_contiguous(),
-      "path_log_loss: target must be a contiguous int64 vector with one entry a row of logits");
-  STD_TORCH_CHECK(call.ptr.scalar_type() == ScalarType::Long && call.ptr.is_contiguous() &&
-                      call.start.scalar_type() == ScalarType::Int && call.start.is_contiguous() &&
-                      call.stop.scalar_type() == ScalarType::Int && call.stop.is_contiguous() &&
-                      call.weight.scalar_type() == ScalarType::Double &&
-                      call.weight.is_contiguous(),
-                  "path_log_loss: the path table must be contiguous tensors: ptr int64, start and "
-                  "stop int32, weight float64");
-  STD_TORCH_CHECK(call.ptr.numel() > 0 && call.start.numel() == call.stop.numel() &&
-                      call.start.numel() == call.weight.numel(),
-                  "path_log_loss: the path table's start, stop and weight must have one length");
-  STD_TORCH_CHECK(
-      !call.order || (call.order->scalar_type() == ScalarType::Int && call.order->is_contiguous() &&
-                      call.order->numel() == logits.size(1)),
-      "path_log_loss: order must be a contiguous int32 vector with one entry a column");
-  STD_TORCH_CHECK(
-      !call.target_weight || (call.target_weight->scalar_type() == ScalarType::Double &&
-                              call.target_weight->is_contiguous() &&
-                              call.target_weight->numel() == call.ptr.numel() - 1),
-      "path_log_loss: target_weight must be a contiguous float64 vector with one entry a target");
+      "path_log_loss: target must be a contiguous int64 vector with one entry per row of logits");
+  const PathArrays paths = bind_path_table(call.table, logits.size(1));
+  if (call.target_weight)
+    float64_vector("path_log_loss: target_weight", *call.target_weight, paths.num_targets);
   STD_TORCH_CHECK(call.max_entries >= 0, "path_log_loss: max_entries must not be negative, got ",
                   call.max_entries);
   check_reduction("path_log_loss", call.reduction);
+  return paths;
 }
 
 }  // namespace hace

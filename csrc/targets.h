@@ -12,6 +12,7 @@ struct Targets {
   int64_t num_targets;  // T
   const int32_t* target_place;
   const double* share;
+  const double* weight;  // what an index counts for where `mean` divides; null: 1
   const double* spread;  // null: none
   double row_spread;
   const double* keep;  // by place

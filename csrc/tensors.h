@@ -54,6 +54,12 @@ inline const int32_t* int32_vector(const char* what, const Tensor& tensor) {
   return tensor.const_data_ptr<int32_t>();
 }
 
+inline const int32_t* int32_vector(const char* what, const Tensor& tensor, int64_t size) {
+  STD_TORCH_CHECK(tensor.numel() == size, what, " must have ", size, " entries, got ",
+                  tensor.numel());
+  return int32_vector(what, tensor);
+}
+
 inline const double* float64_vector(const char* what, const Tensor& tensor, int64_t size) {
   STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double && tensor.dim() == 1 &&
                       tensor.is_contiguous() && tensor.numel() == size,

@@ -1,64 +1,70 @@
 // The arguments of `tree_log_loss` and what can be said of them without reading what they hold.
 #pragma once
 
-#include <torch/csrc/stable/tensor.h>
-
 #include <optional>
 #include <vector>
 
+#include "arguments.h"
 #include "targets.h"
 #include "tensors.h"
 #include "tree_tensors.h"
 
 namespace hace {
 
-// Everything of a call but the logits' gradient and the tree's levels.
+// Everything of a call but the logits' gradient, in the order of the schema.
 struct TreeLogLossCall {
-  const Tensor& logits;
-  const std::optional<Tensor>& mass;
-  const std::optional<Tensor>& index;
-  const std::optional<Tensor>& index_weight;
-  const std::vector<Tensor>& tree;
-  const std::vector<Tensor>& targets;
-  const std::optional<Tensor>& weight;
-  const std::optional<Tensor>& spread;
+  Tensor logits;
+  std::optional<Tensor> mass;
+  std::optional<Tensor> index;
+  std::optional<Tensor> index_weight;
+  std::vector<Tensor> tree;  // the tensors of a TreeTable: hace_kernels/tree_table.py
+  std::vector<int64_t> level_ptr;
+  std::vector<std::optional<Tensor>> table;  // of a TargetTable: hace_kernels/target_table.py
   double row_spread;
-  const std::vector<Tensor>& soft_labels;
   int64_t ignore_index;
   int64_t reduction;
   double eps;
+
+  // Members are initialised in the order of their declaration.
+  explicit TreeLogLossCall(Arguments& arguments)
+      : logits(arguments.next<Tensor>()),
+        mass(arguments.next<std::optional<Tensor>>()),
+        index(arguments.next<std::optional<Tensor>>()),
+        index_weight(arguments.next<std::optional<Tensor>>()),
+        tree(arguments.next<std::vector<Tensor>>()),
+        level_ptr(arguments.next<std::vector<int64_t>>()),
+        table(arguments.next<std::vector<std::optional<Tensor>>>()),
+        row_spread(arguments.next<double>()),
+        ignore_index(arguments.next<int64_t>()),
+        reduction(arguments.next<int64_t>()),
+        eps(arguments.next<double>()) {}
 };
 
-inline void bind_soft_labels(const TreeLogLossCall& call, int64_t num_places, Targets& targets) {
-  STD_TORCH_CHECK(call.soft_labels.empty() || call.soft_labels.size() == 3,
-                  "tree_log_loss: soft_labels are [] or the tensors log_similarity, is_class and "
-                  "apart; got ",
-                  call.soft_labels.size());
-  if (call.soft_labels.empty()) return;
-  STD_TORCH_CHECK(call.index, "tree_log_loss: soft labels are made from indices");
-  targets.log_similarity =
-      float64_vector("soft_labels.log_similarity", call.soft_labels[0], num_places);
-  targets.is_class = float64_vector("soft_labels.is_class", call.soft_labels[1], num_places);
-  const Tensor& apart = call.soft_labels[2];
-  STD_TORCH_CHECK(apart.scalar_type() == ScalarType::Bool && apart.is_contiguous() &&
-                      apart.numel() == targets.num_targets,
-                  "soft_labels.apart must be a contiguous bool vector of ", targets.num_targets,
-                  " entries");
-  targets.apart = apart.const_data_ptr<bool>();
-}
-
 inline void bind_table(const TreeLogLossCall& call, int64_t num_places, Targets& targets) {
-  STD_TORCH_CHECK(call.targets.size() == 4,
-                  "tree_log_loss: targets are the tensors place, keep, unit and share; got ",
-                  call.targets.size());
-  targets.target_place = int32_vector("targets.place", call.targets[0]);
-  const int64_t num_targets = targets.num_targets = call.targets[0].numel();
-  targets.keep = float64_vector("targets.keep", call.targets[1], num_places);
-  targets.unit = float64_vector("targets.unit", call.targets[2], num_places);
-  targets.share = float64_vector("targets.share", call.targets[3], num_targets);
-  targets.spread = call.spread ? float64_vector("spread", *call.spread, num_targets) : nullptr;
+  const auto& table = call.table;
+  STD_TORCH_CHECK(table.size() == 9 && table[0] && table[1] && table[2] && table[3],
+                  "a target table is the tensors place, keep, unit and share, and weight, spread, "
+                  "log_similarity, is_class and apart or None; got ",
+                  table.size(), " entries");
+  targets.target_place = int32_vector("table.place", *table[0]);
+  const int64_t num_targets = targets.num_targets = table[0]->numel();
+  targets.keep = float64_vector("table.keep", *table[1], num_places);
+  targets.unit = float64_vector("table.unit", *table[2], num_places);
+  targets.share = float64_vector("table.share", *table[3], num_targets);
+  targets.weight = table[4] ? float64_vector("table.weight", *table[4], num_targets) : nullptr;
+  targets.spread = table[5] ? float64_vector("table.spread", *table[5], num_targets) : nullptr;
   targets.row_spread = call.row_spread;
-  if (call.weight) float64_vector("weight", *call.weight, num_targets);
+  if (!table[6]) return;
+  STD_TORCH_CHECK(call.index, "tree_log_loss: soft labels are made from indices");
+  STD_TORCH_CHECK(table[7] && table[8],
+                  "soft labels are the three tensors log_similarity, is_class and apart");
+  targets.log_similarity = float64_vector("table.log_similarity", *table[6], num_places);
+  targets.is_class = float64_vector("table.is_class", *table[7], num_places);
+  const Tensor& apart = *table[8];
+  STD_TORCH_CHECK(apart.scalar_type() == ScalarType::Bool && apart.is_contiguous() &&
+                      apart.numel() == num_targets,
+                  "table.apart must be a contiguous bool vector of ", num_targets, " entries");
+  targets.apart = apart.const_data_ptr<bool>();
 }
 
 inline void bind_rows(const TreeLogLossCall& call, Targets& targets) {
@@ -105,7 +111,6 @@ inline void check_logits(const TreeLogLossCall& call, const Tree& tree) {
 inline Targets bind_targets(const TreeLogLossCall& call, const Tree& tree) {
   Targets targets = {};
   bind_table(call, tree.num_places(), targets);
-  bind_soft_labels(call, tree.num_places(), targets);
   bind_rows(call, targets);
   return targets;
 }

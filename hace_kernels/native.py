@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from . import schemas  # noqa: F401  (defines the ops that the library implements)
+
 __all__ = ["LIBRARY", "cpu_lack", "cuda_device_type", "cuda_lack", "emulated", "load_error"]
 
 emulated = "HACE_CUDA_EMULATION" in os.environ

@@ -6,7 +6,7 @@ is `L = -Σ_i w_i · log P_i`, with `P_i` the softmax mass in the interval.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
@@ -39,6 +39,7 @@ class PathTable(NamedTuple):
             start = stop marks a target without a class below it: not a valid target.
         weight: float64 (E).
         order: int32 (C), position → column of the logits, or None where it is the identity.
+        position: int32 (C), column → position, the inverse of `order`; None with it.
         num_classes: C.
         max_entries: entries of the longest path, known without asking the device.
     """
@@ -48,8 +49,24 @@ class PathTable(NamedTuple):
     stop: Tensor
     weight: Tensor
     order: Tensor | None
+    position: Tensor | None
     num_classes: int
     max_entries: int
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that there are, as the native ops take them."""
+        tensors = [self.ptr, self.start, self.stop, self.weight]
+        if self.order is not None and self.position is not None:
+            tensors += [self.order, self.position]
+        return tensors
+
+    @classmethod
+    def of_tensors(cls, tensors: Sequence[Tensor], num_classes: int, max_entries: int) -> PathTable:
+        """The table from its `tensors`."""
+        ptr, start, stop, weight, *shuffle = tensors
+        order, position = shuffle or (None, None)
+        return cls(ptr, start, stop, weight, order, position, num_classes, max_entries)
 
     @property
     def num_targets(self) -> int:
@@ -58,15 +75,8 @@ class PathTable(NamedTuple):
 
     def to(self, device: torch.device | str) -> PathTable:
         """The same table on `device`."""
-        return PathTable(
-            self.ptr.to(device),
-            self.start.to(device),
-            self.stop.to(device),
-            self.weight.to(device),
-            None if self.order is None else self.order.to(device),
-            self.num_classes,
-            self.max_entries,
-        )
+        tensors = [tensor.to(device) for tensor in self.tensors]
+        return self.of_tensors(tensors, self.num_classes, self.max_entries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +167,7 @@ def build_path_table(
         stop=_join(stop, np.int32),
         weight=_join(weight, np.float64),
         order=None if layout.column is None else torch.from_numpy(layout.column.copy()),
+        position=None if layout.column is None else torch.from_numpy(_inverse(layout.column)),
         num_classes=num_classes,
         max_entries=max_entries,
     )
@@ -238,6 +249,13 @@ def _refuse_beyond_memory(
             f"too deep for weights that fall so slowly: use a larger dilution, or weights with a "
             f"smaller max_entries (now {weights.max_entries})"
         )
+
+
+def _inverse(order: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Of a permutation."""
+    inverse = np.empty_like(order)
+    inverse[order] = np.arange(len(order), dtype=order.dtype)
+    return inverse
 
 
 def _join(parts: list[NDArray[Number]], dtype: type[Number]) -> Tensor:

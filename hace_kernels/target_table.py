@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,10 +27,6 @@ class SoftLabels(NamedTuple):
     log_similarity: Tensor
     is_class: Tensor
     apart: Tensor
-
-    def to(self, device: torch.device | str) -> SoftLabels:
-        """The same on `device`."""
-        return SoftLabels(*(tensor.to(device) for tensor in self))
 
 
 class TargetTable(NamedTuple):
@@ -68,15 +65,27 @@ class TargetTable(NamedTuple):
         """T."""
         return self.place.shape[0]
 
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """All that is a tensor, None where there is none, as the native ops take them."""
+        soft_labels = (None, None, None) if self.soft_labels is None else self.soft_labels
+        return [
+            self.place, self.keep, self.unit, self.share, self.weight, self.spread, *soft_labels,
+        ]  # fmt: skip
+
+    @classmethod
+    def of_tensors(cls, tensors: Sequence[Tensor | None], row_spread: float) -> TargetTable:
+        """The table from its `tensors`."""
+        place, keep, unit, share, weight, spread, *soft = tensors
+        assert place is not None and keep is not None  # noqa: PT018
+        assert unit is not None and share is not None  # noqa: PT018
+        log_similarity, is_class, apart = soft
+        soft_labels = None
+        if log_similarity is not None and is_class is not None and apart is not None:
+            soft_labels = SoftLabels(log_similarity, is_class, apart)
+        return cls(place, keep, unit, share, weight, spread, row_spread, soft_labels)
+
     def to(self, device: torch.device | str) -> TargetTable:
         """The same table on `device`."""
-        return TargetTable(
-            self.place.to(device),
-            self.keep.to(device),
-            self.unit.to(device),
-            self.share.to(device),
-            None if self.weight is None else self.weight.to(device),
-            None if self.spread is None else self.spread.to(device),
-            self.row_spread,
-            None if self.soft_labels is None else self.soft_labels.to(device),
-        )
+        tensors = [None if tensor is None else tensor.to(device) for tensor in self.tensors]
+        return self.of_tensors(tensors, self.row_spread)

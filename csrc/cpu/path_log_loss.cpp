@@ -11,6 +11,7 @@
 #include "isa.h"
 #include "path_log_loss_arguments.h"
 #include "path_log_loss_kernel.h"
+#include "ranges.h"
 #include "rows.h"
 #include "scratch.h"
 #include "subnormals.h"
@@ -25,28 +26,39 @@ struct PathRows : Rows {
 };
 
 // The kernels trust a path to lie in the table and its intervals to be nested and in the row.
-void check_path(const PathLogLossCall& call, int64_t t, int64_t row, int64_t first, int64_t last) {
-  const int32_t* start = call.start.const_data_ptr<int32_t>();
-  const int32_t* stop = call.stop.const_data_ptr<int32_t>();
-  STD_TORCH_CHECK(0 <= first && first <= last && last <= call.start.numel(),
+void check_path(const PathArrays& paths, int64_t columns, int64_t t, int64_t row) {
+  const int64_t first = paths.ptr[t], last = paths.ptr[t + 1];
+  STD_TORCH_CHECK(0 <= first && first <= last && last <= paths.num_entries,
                   "path_log_loss: the path table has no entries ", first, " to ", last,
                   ", which its ptr gives target ", t);
   for (int64_t i = first; i < last; ++i) {
-    STD_TORCH_CHECK(start[i] != stop[i], "target ", t, " of row ", row,
+    const int32_t start = paths.start[i], stop = paths.stop[i];
+    STD_TORCH_CHECK(start != stop, "target ", t, " of row ", row,
                     " has no class at or below it, so its probability is 0 whatever the logits");
     const bool nested =
-        i == first ? start[i] < stop[i] : start[i] <= start[i - 1] && stop[i - 1] <= stop[i];
-    STD_TORCH_CHECK(nested && start[i] >= 0 && stop[i] <= call.logits.size(1),
+        i == first ? start < stop : start <= paths.start[i - 1] && paths.stop[i - 1] <= stop;
+    STD_TORCH_CHECK(nested && start >= 0 && stop <= columns,
                     "path_log_loss: the path table's intervals for target ", t,
                     " are not nested within the columns");
   }
 }
 
-PathRows weigh_rows(const PathLogLossCall& call) {
-  const int64_t num_rows = call.logits.size(0);
-  const int64_t num_targets = call.ptr.numel() - 1;
+// The kernels also trust order and position to stay within the row, though not to be each other's
+// inverse. Looking at them costs as much as one more row in a narrow type would.
+PathArrays checked(const PathLogLossCall& call) {
+  const PathArrays paths = check(call);
+  const int64_t columns = call.logits.size(1);
+  STD_TORCH_CHECK(!paths.order || (all_within(paths.order, columns, 0, columns) &&
+                                   all_within(paths.position, columns, 0, columns)),
+                  "path_log_loss: the path table's order and position must be permutations of the ",
+                  columns, " columns, and an entry is out of range");
+  return paths;
+}
+
+PathRows weigh_rows(const PathLogLossCall& call, const PathArrays& paths) {
+  const int64_t num_rows = call.logits.size(0), columns = call.logits.size(1);
+  const int64_t num_targets = paths.num_targets;
   const int64_t* target = call.target.const_data_ptr<int64_t>();
-  const int64_t* ptr = call.ptr.const_data_ptr<int64_t>();
   const double* target_weight =
       call.target_weight ? call.target_weight->const_data_ptr<double>() : nullptr;
 
@@ -57,8 +69,8 @@ PathRows weigh_rows(const PathLogLossCall& call) {
     if (t == call.ignore_index) continue;
     STD_TORCH_CHECK(t >= 0 && t < num_targets, "target ", t, " of row ", row,
                     " is out of range: it must be in [0, ", num_targets, ")");
-    check_path(call, t, row, ptr[t], ptr[t + 1]);
-    rows.max_entries = std::max(rows.max_entries, ptr[t + 1] - ptr[t]);
+    check_path(paths, columns, t, row);
+    rows.max_entries = std::max(rows.max_entries, paths.ptr[t + 1] - paths.ptr[t]);
     rows.factor[row] = target_weight ? target_weight[t] : 1.0;
     rows.total += rows.factor[row];
   }
@@ -88,7 +100,8 @@ PathLogLossWorkspace workspace_of(const PathLogLossKernel& kernel,
 
 // The losses go to `loss` unweighted, one a row; the gradient to `grad`, unless null, weighted by
 // `rows.factor`.
-void run(const PathLogLossCall& call, const PathRows& rows, double* loss, void* grad) {
+void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& rows, double* loss,
+         void* grad) {
   const Element element = element_of(call.logits);
   const PathLogLossKernel kernel = HACE_BEST_KERNEL(path_log_loss_kernel, element);
   const int64_t num_rows = call.logits.size(0);
@@ -99,11 +112,12 @@ void run(const PathLogLossCall& call, const PathRows& rows, double* loss, void* 
   problem.row_stride = call.logits.stride(0);
   problem.columns = columns;
   problem.grad = grad;
-  problem.ptr = call.ptr.const_data_ptr<int64_t>();
-  problem.start = call.start.const_data_ptr<int32_t>();
-  problem.stop = call.stop.const_data_ptr<int32_t>();
-  problem.weight = call.weight.const_data_ptr<double>();
-  problem.order = call.order ? call.order->const_data_ptr<int32_t>() : nullptr;
+  problem.ptr = paths.ptr;
+  problem.start = paths.start;
+  problem.stop = paths.stop;
+  problem.weight = paths.weight;
+  problem.order = paths.order;
+  problem.position = paths.position;
   problem.entropy = call.entropy;
   problem.eps = call.eps;
   problem.target = call.target.const_data_ptr<int64_t>();
@@ -139,49 +153,34 @@ void run(const PathLogLossCall& call, const PathRows& rows, double* loss, void* 
   });
 }
 
-std::tuple<Tensor, Tensor> path_log_loss(const Tensor& logits, const Tensor& target,
-                                         const Tensor& ptr, const Tensor& start, const Tensor& stop,
-                                         const Tensor& weight, const std::optional<Tensor>& order,
-                                         int64_t max_entries,
-                                         const std::optional<Tensor>& target_weight, double entropy,
-                                         int64_t ignore_index, int64_t reduction, double eps,
-                                         bool with_grad) {
-  const PathLogLossCall call{logits,       target,    ptr,         start,         stop,
-                             weight,       order,     max_entries, target_weight, entropy,
-                             ignore_index, reduction, eps};
-  check(call);
-  const PathRows rows = weigh_rows(call);
+std::tuple<Tensor, Tensor> path_log_loss(const PathLogLossCall& call, bool with_grad) {
+  const Tensor& logits = call.logits;
+  const PathArrays paths = checked(call);
+  const PathRows rows = weigh_rows(call, paths);
   std::vector<double> loss(logits.size(0));
   const std::vector<int64_t> shape =
       with_grad ? std::vector<int64_t>{logits.size(0), logits.size(1)} : std::vector<int64_t>{0};
   Tensor grad = torch::stable::new_empty(logits, shape);
-  run(call, rows, loss.data(), with_grad ? grad.mutable_data_ptr() : nullptr);
-  return {reduced_loss(logits, loss, rows, reduction), grad};
+  run(call, paths, rows, loss.data(), with_grad ? grad.mutable_data_ptr() : nullptr);
+  return {reduced_loss(logits, loss, rows, call.reduction), grad};
 }
 
-Tensor path_log_loss_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& target,
-                              const Tensor& ptr, const Tensor& start, const Tensor& stop,
-                              const Tensor& weight, const std::optional<Tensor>& order,
-                              int64_t max_entries, const std::optional<Tensor>& target_weight,
-                              double entropy, int64_t ignore_index, int64_t reduction, double eps) {
-  const PathLogLossCall call{logits,       target,    ptr,         start,         stop,
-                             weight,       order,     max_entries, target_weight, entropy,
-                             ignore_index, reduction, eps};
-  check(call);
-  const int64_t num_rows = logits.size(0);
-  PathRows rows = weigh_rows(call);
-  scale_by_incoming(rows, grad_loss, reduction);
-  std::vector<double> loss(num_rows);
-  Tensor grad = torch::stable::new_empty(logits, {num_rows, logits.size(1)});
-  run(call, rows, loss.data(), grad.mutable_data_ptr());
+Tensor path_log_loss_backward(const Tensor& grad_loss, const PathLogLossCall& call) {
+  const Tensor& logits = call.logits;
+  const PathArrays paths = checked(call);
+  PathRows rows = weigh_rows(call, paths);
+  scale_by_incoming(rows, grad_loss, call.reduction);
+  std::vector<double> loss(logits.size(0));
+  Tensor grad = torch::stable::new_empty(logits, {logits.size(0), logits.size(1)});
+  run(call, paths, rows, loss.data(), grad.mutable_data_ptr());
   return grad;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, CPU, m) {
-  m.impl("path_log_loss", TORCH_BOX(&path_log_loss));
-  m.impl("path_log_loss_backward", TORCH_BOX(&path_log_loss_backward));
+  m.impl("path_log_loss", &boxed_loss<PathLogLossCall, path_log_loss>);
+  m.impl("path_log_loss_backward", &boxed_backward<PathLogLossCall, path_log_loss_backward>);
 }
 
 }  // namespace hace

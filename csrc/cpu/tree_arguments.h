@@ -8,23 +8,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "ranges.h"
 #include "rows.h"
 #include "scratch.h"
 #include "tree_tensors.h"
 
 namespace hace {
-
-// Whether every entry is in [low, high), both small against 2^31: x - low may have no sign bit, and
-// x - high must have it. (Signs vectorise on every x86, comparisons do not.)
-inline bool all_within(const int32_t* x, int64_t size, int64_t low, int64_t high) {
-  const uint32_t low_bits = static_cast<uint32_t>(low), high_bits = static_cast<uint32_t>(high);
-  uint32_t below = 0, not_above = ~uint32_t{0};
-  for (int64_t i = 0; i < size; ++i) {
-    below |= static_cast<uint32_t>(x[i]) - low_bits;
-    not_above &= static_cast<uint32_t>(x[i]) - high_bits;
-  }
-  return !(below >> 31) && not_above >> 31;
-}
 
 // The kernels follow the tree's links, so none may lead out of it, and none from a place to itself
 // or one below.
@@ -34,6 +23,7 @@ inline Tree tree_of(const std::vector<Tensor>& tensors) {
   const bool sound = tree.child_ptr[0] == 0 && tree.child_ptr[tree.num_inner] == num_children &&
                      all_within(tree.child, num_children, 0, tree.root()) &&
                      all_within(tree.parent, num_children, tree.num_classes, num_places) &&
+                     tree.parent[tree.root()] == -1 &&
                      all_within(tree.place, tree.num_nodes, -1, tree.root());
   int32_t falling = 0, upwards = -1;  // by their sign bits
   if (sound) {

@@ -59,7 +59,6 @@ TreeLogLossProblem problem_of(const Call& call) {
 // Rows of a single index count as their targets say, all others alike.
 Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
   const int64_t num_rows = call.logits.size(0);
-  const double* weight = call.weight ? call.weight->const_data_ptr<double>() : nullptr;
   const bool single = problem.single();
   Rows rows;
   rows.factor.resize(num_rows);
@@ -77,7 +76,7 @@ Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
       // No number, no loss: the kernels keep NaN for columns that no target has.
       if (std::isnan(problem.share[target]) || (!single && std::isnan(problem.index_weight[at])))
         not_a_number = true;
-      if (single) rows.total += weight ? weight[target] : 1.0;
+      if (single) rows.total += problem.weight ? problem.weight[target] : 1.0;
     }
     rows.factor[row] = not_a_number ? std::numeric_limits<double>::quiet_NaN() : counts;
   }
@@ -188,15 +187,8 @@ void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double
                   " has no class at or below it, so its probability is 0 whatever the logits");
 }
 
-std::tuple<Tensor, Tensor> tree_log_loss(
-    const Tensor& logits, const std::optional<Tensor>& mass, const std::optional<Tensor>& index,
-    const std::optional<Tensor>& index_weight, const std::vector<Tensor>& tree,
-    const std::vector<int64_t>&, const std::vector<Tensor>& targets,
-    const std::optional<Tensor>& weight, const std::optional<Tensor>& spread, double row_spread,
-    const std::vector<Tensor>& soft_labels, int64_t ignore_index, int64_t reduction, double eps,
-    bool with_grad) {
-  const Call call{logits, mass,       index,       index_weight, tree,      targets, weight,
-                  spread, row_spread, soft_labels, ignore_index, reduction, eps};
+std::tuple<Tensor, Tensor> tree_log_loss(const Call& call, bool with_grad) {
+  const Tensor& logits = call.logits;
   TreeLogLossProblem problem = problem_of(call);
   const Rows rows = weigh_rows(call, problem);
   std::vector<double> loss(logits.size(0));
@@ -204,23 +196,14 @@ std::tuple<Tensor, Tensor> tree_log_loss(
       with_grad ? std::vector<int64_t>{logits.size(0), logits.size(1)} : std::vector<int64_t>{0};
   Tensor grad = torch::stable::new_empty(logits, shape);
   run(call, problem, rows, loss.data(), with_grad ? grad.mutable_data_ptr() : nullptr);
-  return {reduced_loss(logits, loss, rows, reduction), grad};
+  return {reduced_loss(logits, loss, rows, call.reduction), grad};
 }
 
-Tensor tree_log_loss_backward(const Tensor& grad_loss, const Tensor& logits,
-                              const std::optional<Tensor>& mass, const std::optional<Tensor>& index,
-                              const std::optional<Tensor>& index_weight,
-                              const std::vector<Tensor>& tree, const std::vector<int64_t>&,
-                              const std::vector<Tensor>& targets,
-                              const std::optional<Tensor>& weight,
-                              const std::optional<Tensor>& spread, double row_spread,
-                              const std::vector<Tensor>& soft_labels, int64_t ignore_index,
-                              int64_t reduction, double eps) {
-  const Call call{logits, mass,       index,       index_weight, tree,      targets, weight,
-                  spread, row_spread, soft_labels, ignore_index, reduction, eps};
+Tensor tree_log_loss_backward(const Tensor& grad_loss, const Call& call) {
+  const Tensor& logits = call.logits;
   TreeLogLossProblem problem = problem_of(call);
   Rows rows = weigh_rows(call, problem);
-  scale_by_incoming(rows, grad_loss, reduction);
+  scale_by_incoming(rows, grad_loss, call.reduction);
   std::vector<double> loss(logits.size(0));
   Tensor grad = torch::stable::new_empty(logits, {logits.size(0), logits.size(1)});
   run(call, problem, rows, loss.data(), grad.mutable_data_ptr());
@@ -230,8 +213,8 @@ Tensor tree_log_loss_backward(const Tensor& grad_loss, const Tensor& logits,
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, CPU, m) {
-  m.impl("tree_log_loss", TORCH_BOX(&tree_log_loss));
-  m.impl("tree_log_loss_backward", TORCH_BOX(&tree_log_loss_backward));
+  m.impl("tree_log_loss", &boxed_loss<Call, tree_log_loss>);
+  m.impl("tree_log_loss_backward", &boxed_backward<Call, tree_log_loss_backward>);
 }
 
 }  // namespace hace

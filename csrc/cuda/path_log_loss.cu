@@ -15,24 +15,20 @@ void check_devices(const PathLogLossCall& call) {
     check_device("path_log_loss", what, tensor, call.logits);
   };
   check("target", call.target);
-  check("the path table", call.ptr);
-  check("the path table", call.start);
-  check("the path table", call.stop);
-  check("the path table", call.weight);
-  if (call.order) check("order", *call.order);
+  for (const Tensor& tensor : call.table) check("the path table", tensor);
   if (call.target_weight) check("target_weight", *call.target_weight);
 }
 
 // Launches everything. `loss` is reduced as the call says; either output may be null.
 void run(const PathLogLossCall& call, const Tensor* grad_loss, Tensor* loss, Tensor* grad) {
-  check(call);
+  const PathArrays paths = check(call);
   check_devices(call);
   const Tensor& logits = call.logits;
   STD_TORCH_CHECK(logits.size(1) < (int64_t{1} << 31) - kStrip, "path_log_loss: rows of ",
                   logits.size(1), " columns are too long");
   const OnDeviceOf here(logits);
   const cudaStream_t stream = here.device().stream;
-  const int64_t num_rows = logits.size(0), num_targets = call.ptr.numel() - 1;
+  const int64_t num_rows = logits.size(0), num_targets = paths.num_targets;
 
   for_element(element_of(logits), [&](auto stored) {
     using Stored = decltype(stored);
@@ -42,11 +38,11 @@ void run(const PathLogLossCall& call, const Tensor* grad_loss, Tensor* loss, Ten
     problem.row_stride = logits.stride(0);
     problem.num_rows = num_rows;
     problem.columns = static_cast<int>(logits.size(1));
-    problem.ptr = call.ptr.const_data_ptr<int64_t>();
-    problem.start = call.start.const_data_ptr<int32_t>();
-    problem.stop = call.stop.const_data_ptr<int32_t>();
-    problem.weight = call.weight.const_data_ptr<double>();
-    problem.order = call.order ? call.order->const_data_ptr<int32_t>() : nullptr;
+    problem.ptr = paths.ptr;
+    problem.start = paths.start;
+    problem.stop = paths.stop;
+    problem.weight = paths.weight;
+    problem.order = paths.order;
     problem.num_targets = num_targets;
     problem.max_entries = static_cast<int>(call.max_entries);
     problem.target = call.target.const_data_ptr<int64_t>();
@@ -74,34 +70,18 @@ void run(const PathLogLossCall& call, const Tensor* grad_loss, Tensor* loss, Ten
   check_launches("path_log_loss", logits);
 }
 
-std::tuple<Tensor, Tensor> path_log_loss(const Tensor& logits, const Tensor& target,
-                                         const Tensor& ptr, const Tensor& start, const Tensor& stop,
-                                         const Tensor& weight, const std::optional<Tensor>& order,
-                                         int64_t max_entries,
-                                         const std::optional<Tensor>& target_weight, double entropy,
-                                         int64_t ignore_index, int64_t reduction, double eps,
-                                         bool with_grad) {
-  const PathLogLossCall call{logits,       target,    ptr,         start,         stop,
-                             weight,       order,     max_entries, target_weight, entropy,
-                             ignore_index, reduction, eps};
-  check_rows("path_log_loss", logits);
-  Tensor loss = new_loss(logits, reduction);
-  Tensor grad = new_gradient(logits, with_grad);
+std::tuple<Tensor, Tensor> path_log_loss(const PathLogLossCall& call, bool with_grad) {
+  check_rows("path_log_loss", call.logits);
+  Tensor loss = new_loss(call.logits, call.reduction);
+  Tensor grad = new_gradient(call.logits, with_grad);
   run(call, nullptr, &loss, with_grad ? &grad : nullptr);
   return {loss, grad};
 }
 
-Tensor path_log_loss_backward(const Tensor& grad_loss, const Tensor& logits, const Tensor& target,
-                              const Tensor& ptr, const Tensor& start, const Tensor& stop,
-                              const Tensor& weight, const std::optional<Tensor>& order,
-                              int64_t max_entries, const std::optional<Tensor>& target_weight,
-                              double entropy, int64_t ignore_index, int64_t reduction, double eps) {
-  const PathLogLossCall call{logits,       target,    ptr,         start,         stop,
-                             weight,       order,     max_entries, target_weight, entropy,
-                             ignore_index, reduction, eps};
-  check_rows("path_log_loss", logits);
-  check_incoming(grad_loss, logits, reduction);
-  Tensor grad = new_gradient(logits, true);
+Tensor path_log_loss_backward(const Tensor& grad_loss, const PathLogLossCall& call) {
+  check_rows("path_log_loss", call.logits);
+  check_incoming(grad_loss, call.logits, call.reduction);
+  Tensor grad = new_gradient(call.logits, true);
   run(call, &grad_loss, nullptr, &grad);
   return grad;
 }
@@ -109,8 +89,8 @@ Tensor path_log_loss_backward(const Tensor& grad_loss, const Tensor& logits, con
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, HACE_CUDA_KEY, m) {
-  m.impl("path_log_loss", TORCH_BOX(&path_log_loss));
-  m.impl("path_log_loss_backward", TORCH_BOX(&path_log_loss_backward));
+  m.impl("path_log_loss", &boxed_loss<PathLogLossCall, path_log_loss>);
+  m.impl("path_log_loss_backward", &boxed_backward<PathLogLossCall, path_log_loss_backward>);
 }
 
 }  // namespace hace

@@ -20,19 +20,16 @@ void check_devices(const TreeLogLossCall& call) {
   };
   for (const std::optional<Tensor>& tensor : {call.mass, call.index, call.index_weight})
     if (tensor) check("the target", *tensor);
-  for (const Tensor& tensor : call.targets) check("the target table", tensor);
-  for (const Tensor& tensor : call.soft_labels) check("the target table", tensor);
-  for (const std::optional<Tensor>& tensor : {call.weight, call.spread})
+  for (const std::optional<Tensor>& tensor : call.table)
     if (tensor) check("the target table", *tensor);
 }
 
 // Launches everything. `loss` is reduced as the call says; either output may be null.
-void run(const TreeLogLossCall& call, const std::vector<int64_t>& level_ptr,
-         const Tensor* grad_loss, Tensor* loss, Tensor* grad) {
+void run(const TreeLogLossCall& call, const Tensor* grad_loss, Tensor* loss, Tensor* grad) {
   const Tensor& logits = call.logits;
   const OnDeviceOf here(logits);
   const cudaStream_t stream = here.device().stream;
-  const TreeOnDevice on_device(call.tree, level_ptr, logits, stream);
+  const TreeOnDevice on_device(call.tree, call.level_ptr, logits, stream);
   const Tree& tree = on_device.tree;
   const Targets targets = bind_targets(call, tree);
   std::optional<InverseOnDevice> at;
@@ -69,62 +66,42 @@ void run(const TreeLogLossCall& call, const std::vector<int64_t>& level_ptr,
     RowReduction<Real> reduction(logits, loss, call.reduction);
     problem.row_loss = reduction.row_loss();
     if (call.reduction == kMean)
-      problem.divisor =
-          reduction.weigh(targets.single() ? targets.index : nullptr,
-                          call.weight ? call.weight->const_data_ptr<double>() : nullptr,
-                          targets.num_targets, call.ignore_index, stream);
+      problem.divisor = reduction.weigh(targets.single() ? targets.index : nullptr, targets.weight,
+                                        targets.num_targets, call.ignore_index, stream);
     launch_rows(tree_log_loss_kernel<Stored>, problem, plan, stream);
     reduction.reduce(stream);
   });
   check_launches(kOp, logits);
 }
 
-void check(const TreeLogLossCall& call, const std::vector<int64_t>& level_ptr) {
+void check(const TreeLogLossCall& call) {
   check_rows(kOp, call.logits);
-  check_tree(kOp, call.tree, level_ptr, call.logits);
+  check_tree(kOp, call.tree, call.level_ptr, call.logits);
   check_logits(call, bind_tree(call.tree));
   check_devices(call);
 }
 
-std::tuple<Tensor, Tensor> tree_log_loss(
-    const Tensor& logits, const std::optional<Tensor>& mass, const std::optional<Tensor>& index,
-    const std::optional<Tensor>& index_weight, const std::vector<Tensor>& tree,
-    const std::vector<int64_t>& level_ptr, const std::vector<Tensor>& targets,
-    const std::optional<Tensor>& weight, const std::optional<Tensor>& spread, double row_spread,
-    const std::vector<Tensor>& soft_labels, int64_t ignore_index, int64_t reduction, double eps,
-    bool with_grad) {
-  const TreeLogLossCall call{logits,       mass,      index,  index_weight, tree,
-                             targets,      weight,    spread, row_spread,   soft_labels,
-                             ignore_index, reduction, eps};
-  check(call, level_ptr);
-  Tensor loss = new_loss(logits, reduction);
-  Tensor grad = new_gradient(logits, with_grad);
-  run(call, level_ptr, nullptr, &loss, with_grad ? &grad : nullptr);
+std::tuple<Tensor, Tensor> tree_log_loss(const TreeLogLossCall& call, bool with_grad) {
+  check(call);
+  Tensor loss = new_loss(call.logits, call.reduction);
+  Tensor grad = new_gradient(call.logits, with_grad);
+  run(call, nullptr, &loss, with_grad ? &grad : nullptr);
   return {loss, grad};
 }
 
-Tensor tree_log_loss_backward(
-    const Tensor& grad_loss, const Tensor& logits, const std::optional<Tensor>& mass,
-    const std::optional<Tensor>& index, const std::optional<Tensor>& index_weight,
-    const std::vector<Tensor>& tree, const std::vector<int64_t>& level_ptr,
-    const std::vector<Tensor>& targets, const std::optional<Tensor>& weight,
-    const std::optional<Tensor>& spread, double row_spread, const std::vector<Tensor>& soft_labels,
-    int64_t ignore_index, int64_t reduction, double eps) {
-  const TreeLogLossCall call{logits,       mass,      index,  index_weight, tree,
-                             targets,      weight,    spread, row_spread,   soft_labels,
-                             ignore_index, reduction, eps};
-  check(call, level_ptr);
-  check_incoming(grad_loss, logits, reduction);
-  Tensor grad = new_gradient(logits, true);
-  run(call, level_ptr, &grad_loss, nullptr, &grad);
+Tensor tree_log_loss_backward(const Tensor& grad_loss, const TreeLogLossCall& call) {
+  check(call);
+  check_incoming(grad_loss, call.logits, call.reduction);
+  Tensor grad = new_gradient(call.logits, true);
+  run(call, &grad_loss, nullptr, &grad);
   return grad;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, HACE_CUDA_KEY, m) {
-  m.impl("tree_log_loss", TORCH_BOX(&tree_log_loss));
-  m.impl("tree_log_loss_backward", TORCH_BOX(&tree_log_loss_backward));
+  m.impl("tree_log_loss", &boxed_loss<TreeLogLossCall, tree_log_loss>);
+  m.impl("tree_log_loss_backward", &boxed_backward<TreeLogLossCall, tree_log_loss_backward>);
 }
 
 }  // namespace hace

@@ -87,9 +87,9 @@ def resolve_for(tree: TreeTable | ClosureTable, backend: str, rows: Tensor) -> s
     return "reference"
 
 
-def is_tensors(arg: object) -> TypeGuard[list[Tensor]]:
-    """Whether an op's argument is a list of tensors."""
-    return isinstance(arg, list) and all(isinstance(item, Tensor) for item in arg)
+def is_tensors(arg: object) -> TypeGuard[list[Tensor | None]]:
+    """Whether an op's argument is a list of tensors, or of tensors and None."""
+    return isinstance(arg, list) and all(item is None or isinstance(item, Tensor) for item in arg)
 
 
 def no_grad_of(arg: object) -> list[None] | None:

@@ -8,36 +8,41 @@ eps) -> grad_logits`, which makes it anew from the logits for any incoming one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from .. import native
 from ..reference import loss_dtype
+from ..schemas import PathLogLossArguments, TreeLogLossArguments
 from .checks import REDUCTIONS, is_tensors, no_grad_of, translated
 
 __all__ = ["FusedLoss"]
+
+LossArguments: TypeAlias = PathLogLossArguments | TreeLogLossArguments
 
 
 class FusedLoss:
     """The op `name` as a differentiable function of its arguments.
 
     Args:
-        name: of the native op.
-        reference: the same loss in PyTorch, from the op's arguments but the last; it gives the
-            derivatives of the gradient.
+        name: of the op, with its library's prefix.
+        arguments: the op's.
+        reference: the same loss in PyTorch; it gives the derivatives of the gradient.
         scale: multiplies a gradient by a number in place, and costs little where it is 1.
     """
 
     def __init__(
         self,
         name: str,
-        reference: Callable[..., Tensor],
+        arguments: type[LossArguments],
+        reference: Callable[[Any], Tensor],
         scale: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.forward = getattr(torch.ops.hace_kernels, name).default
         self.backward = getattr(torch.ops.hace_kernels, f"{name}_backward").default
+        self.arguments = arguments
         self.reference = reference
         self.scale = _scale if scale is None else scale
         torch.library.register_fake(f"hace_kernels::{name}", _fake_forward)
@@ -46,8 +51,9 @@ class FusedLoss:
             f"hace_kernels::{name}", self._graph_backward, setup_context=self._graph_setup
         )
 
-    def __call__(self, *args: Any) -> Tensor:
+    def __call__(self, call: LossArguments, with_grad: bool) -> Tensor:
         """The loss."""
+        args = (*call, with_grad)
         if torch.compiler.is_compiling():
             return cast(Tensor, self.forward(*args)[0])
         try:
@@ -59,7 +65,7 @@ class FusedLoss:
 
     def differentiable_grad(self, grad_loss: Tensor, *args: Any) -> Tensor:
         """The gradient as autograd derives it from the reference, so that it has a derivative."""
-        loss = self.reference(*args[:-1])
+        loss = self.reference(self.arguments(*args[:-1]))
         grad: Tensor
         (grad,) = torch.autograd.grad(loss, args[0], grad_loss, create_graph=True)
         return grad
@@ -124,32 +130,38 @@ def _scale(grad: Tensor, factor: Tensor) -> Tensor:
 def _save(ctx: Any, args: tuple[Any, ...], *outputs: Tensor) -> None:
     """Saves tensors and lists of them where autograd wants its tensors, the rest beside them."""
     tensors: list[Tensor] = []
-    ctx.others = []  # the class stands in a tensor's place, its length in a list's
-    for arg in args:
+
+    def place(arg: Any) -> Any:
+        """What stands for an argument: of a tensor, where it is; the rest as it is."""
         if isinstance(arg, Tensor):
             tensors.append(arg)
-            ctx.others.append(Tensor)
-        elif is_tensors(arg):
-            tensors += arg
-            ctx.others.append(len(arg))
-        else:
-            ctx.others.append((arg,))
+            return _At(len(tensors) - 1)
+        return [*map(place, arg)] if is_tensors(arg) else arg
+
+    ctx.args = [*map(place, args)]
     ctx.save_for_backward(*tensors, *outputs)
 
 
 def _saved(ctx: Any) -> tuple[list[Any], Tensor | None]:
     """The arguments that `_save` saved, and the output, if there is one."""
-    tensors = list(ctx.saved_tensors)
-    args: list[Any] = []
-    for other in ctx.others:
-        if other is Tensor:
-            args.append(tensors.pop(0))
-        elif isinstance(other, int):
-            args.append(tensors[:other])
-            del tensors[:other]
-        else:
-            args.append(other[0])
-    return args, tensors[0] if tensors else None
+    tensors = ctx.saved_tensors
+    used = 0
+
+    def arg_at(place: Any) -> Any:
+        nonlocal used
+        if isinstance(place, _At):
+            used = place.place + 1
+            return tensors[place.place]
+        return [*map(arg_at, place)] if isinstance(place, list) else place
+
+    args = [*map(arg_at, ctx.args)]
+    return args, tensors[used] if len(tensors) > used else None
+
+
+class _At(NamedTuple):
+    """Where a saved tensor is."""
+
+    place: int
 
 
 def _fake_forward(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import native, reference, triton
 from ..backends import resolve
 from ..path_table import PathTable
+from ..schemas import PathLogLossArguments
 from .checks import (
     REDUCTIONS,
     check_options,
@@ -75,19 +76,17 @@ def path_log_loss(
         )
     fused = _fused_triton if chosen == "triton" else _fused
     return fused(
-        for_kernel(logits),
-        target.contiguous(),
-        table.ptr,
-        table.start,
-        table.stop,
-        table.weight,
-        table.order,
-        table.max_entries,
-        None if target_weight is None else target_weight.double().contiguous(),
-        entropy,
-        ignore_index,
-        REDUCTIONS.index(reduction),
-        eps,
+        PathLogLossArguments(
+            logits=for_kernel(logits),
+            target=target.contiguous(),
+            table=table.tensors,
+            max_entries=table.max_entries,
+            target_weight=None if target_weight is None else target_weight.double().contiguous(),
+            entropy=entropy,
+            ignore_index=ignore_index,
+            reduction=REDUCTIONS.index(reduction),
+            eps=eps,
+        ),
         gradient_in_forward(logits, reduction),
     )
 
@@ -111,37 +110,25 @@ def _check(
         )
 
 
-def _reference(
-    logits: Tensor,
-    target: Tensor,
-    ptr: Tensor,
-    start: Tensor,
-    stop: Tensor,
-    weight: Tensor,
-    order: Tensor | None,
-    max_entries: int,
-    target_weight: Tensor | None,
-    entropy: float,
-    ignore_index: int,
-    reduction: int,
-    eps: float,
-) -> Tensor:
+def _reference(call: PathLogLossArguments) -> Tensor:
     """The reference from the op's arguments."""
     return reference.path_log_loss(
-        logits,
-        target,
-        PathTable(ptr, start, stop, weight, order, logits.shape[1], max_entries),
-        target_weight=target_weight,
-        ignore_index=ignore_index,
-        reduction=REDUCTIONS[reduction],
-        entropy=entropy,
-        eps=eps,
+        call.logits,
+        call.target,
+        PathTable.of_tensors(call.table, call.logits.shape[1], call.max_entries),
+        target_weight=call.target_weight,
+        ignore_index=call.ignore_index,
+        reduction=REDUCTIONS[call.reduction],
+        entropy=call.entropy,
+        eps=call.eps,
     )
 
 
 if native.load_error is None:
-    _fused = FusedLoss("path_log_loss", _reference)
+    _fused = FusedLoss("path_log_loss", PathLogLossArguments, _reference)
 if triton.load_error is None:
     from ..triton.path_log_loss import scale_in_place
 
-    _fused_triton = FusedLoss("triton_path_log_loss", _reference, scale_in_place)
+    _fused_triton = FusedLoss(
+        "triton_path_log_loss", PathLogLossArguments, _reference, scale_in_place
+    )

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .. import native, reference, triton
 from ..closure_table import ClosureTable
-from ..target_table import SoftLabels, TargetTable
+from ..schemas import TreeLogLossArguments
+from ..target_table import TargetTable
 from ..tree_table import TreeTable
 from .checks import (
     REDUCTIONS,
@@ -88,20 +89,19 @@ def tree_log_loss(
             eps=eps,
         )
     return _FUSED[chosen](
-        for_kernel(logits),
-        None if mass is None else for_kernel(mass.to(reference.loss_dtype(logits.dtype))),
-        None if index is None else index.contiguous(),
-        None if weight is None else weight.double().contiguous(),
-        tree.tensors,
-        tree.level_ptr,
-        [table.place, table.keep, table.unit, table.share],
-        table.weight,
-        table.spread,
-        table.row_spread,
-        [] if table.soft_labels is None else [*table.soft_labels],
-        ignore_index,
-        REDUCTIONS.index(reduction),
-        eps,
+        TreeLogLossArguments(
+            logits=for_kernel(logits),
+            mass=None if mass is None else for_kernel(mass.to(reference.loss_dtype(logits.dtype))),
+            indices=None if index is None else index.contiguous(),
+            index_weight=None if weight is None else weight.double().contiguous(),
+            tree=tree.tensors,
+            level_ptr=[*tree.level_ptr],
+            table=table.tensors,
+            row_spread=table.row_spread,
+            ignore_index=ignore_index,
+            reduction=REDUCTIONS.index(reduction),
+            eps=eps,
+        ),
         gradient_in_forward(logits, reduction),
     )
 
@@ -140,46 +140,33 @@ def _check(
         )
 
 
-def _reference(
-    logits: Tensor,
-    mass: Tensor | None,
-    index: Tensor | None,
-    index_weight: Tensor | None,
-    tree: list[Tensor],
-    level_ptr: list[int],
-    targets: list[Tensor],
-    weight: Tensor | None,
-    spread: Tensor | None,
-    row_spread: float,
-    soft_labels: list[Tensor],
-    ignore_index: int,
-    reduction: int,
-    eps: float,
-) -> Tensor:
+def _reference(call: TreeLogLossArguments) -> Tensor:
     """The reference from the native op's arguments."""
     target: Tensor | tuple[Tensor, Tensor]
-    if mass is not None:
-        target = mass
+    if call.mass is not None:
+        target = call.mass
     else:
-        assert index is not None
-        target = index[:, 0] if index_weight is None else (index, index_weight)
-    place, keep, unit, share = targets
-    soft = SoftLabels(*soft_labels) if soft_labels else None
+        assert call.indices is not None
+        target = call.indices[:, 0]
+        if call.index_weight is not None:
+            target = call.indices, call.index_weight
     return reference.tree_log_loss(
-        logits,
+        call.logits,
         target,
-        TreeTable.of_tensors(tree, level_ptr),
-        TargetTable(place, keep, unit, share, weight, spread, row_spread, soft),
-        ignore_index=ignore_index,
-        reduction=REDUCTIONS[reduction],
-        eps=eps,
+        TreeTable.of_tensors(call.tree, call.level_ptr),
+        TargetTable.of_tensors(call.table, call.row_spread),
+        ignore_index=call.ignore_index,
+        reduction=REDUCTIONS[call.reduction],
+        eps=call.eps,
     )
 
 
 _FUSED: dict[str, FusedLoss] = {}
 if native.load_error is None:
-    _FUSED["cpu"] = _FUSED["cuda"] = FusedLoss("tree_log_loss", _reference)
+    _FUSED["cpu"] = _FUSED["cuda"] = FusedLoss("tree_log_loss", TreeLogLossArguments, _reference)
 if triton.load_error is None:
     from ..triton.rows import scale_in_place
 
-    _FUSED["triton"] = FusedLoss("triton_tree_log_loss", _reference, scale_in_place)
+    _FUSED["triton"] = FusedLoss(
+        "triton_tree_log_loss", TreeLogLossArguments, _reference, scale_in_place
+    )

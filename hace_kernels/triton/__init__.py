@@ -11,6 +11,8 @@ import os
 
 import torch
 
+from .. import schemas  # noqa: F401  (defines the ops that the kernels implement)
+
 __all__ = ["device_type", "interpreted", "lack", "load_error"]
 
 interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
@@ -30,17 +32,16 @@ def _load() -> str | None:
         from . import path_log_loss, tree_log_loss, tree_log_prob, tree_sum
     except ImportError as error:
         return f"Triton cannot be imported: `pip install triton` ({error})"
-    library = torch.library.Library("hace_kernels", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("hace_kernels", "IMPL")  # type: ignore[no-untyped-call]
     _libraries.append(library)
     key = "CPU" if interpreted else "CUDA"
     for module in (path_log_loss, tree_log_loss, tree_log_prob, tree_sum):
-        for name, (schema, implementation) in module.OPS.items():
-            library.define(f"{name}{schema}")  # type: ignore[no-untyped-call]
-            library.impl(name, implementation, key)  # type: ignore[no-untyped-call]
+        for name, implementation in module.OPS.items():
+            library.impl(f"triton_{name}", implementation, key)  # type: ignore[no-untyped-call]
     return None
 
 
-# A library takes its ops with it.
+# A library takes its implementations with it.
 _libraries: list[torch.library.Library] = []
 
 load_error: str | None = _load()

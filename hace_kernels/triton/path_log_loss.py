@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from ..reference import loss_dtype
+from ..schemas import PathLogLossArguments
 from .path_log_loss_kernel import (
     RING_FIELDS,
     measure_kernel,
@@ -20,13 +22,6 @@ from .path_log_loss_kernel import (
 from .rows import MEAN, bits, l2_bytes, reduced, scale_in_place, total_weight
 
 __all__ = ["OPS", "path_log_loss", "path_log_loss_backward", "scale_in_place"]
-
-# As in csrc/ops.cpp.
-_ARGUMENTS = (
-    "Tensor logits, Tensor target, Tensor ptr, Tensor start, Tensor stop, Tensor weight, "
-    "Tensor? order, int max_entries, Tensor? target_weight, float entropy, int ignore_index, "
-    "int reduction, float eps"
-)
 
 # Rows of more bytes of working type are split, for a program's registers hold no more: in general,
 # with entropy, eps or in float64, and where columns are in another order.
@@ -115,85 +110,49 @@ class Shape:
         return max(4, self.max_entries + 1)
 
 
-def path_log_loss(
-    logits: Tensor,
-    target: Tensor,
-    ptr: Tensor,
-    start: Tensor,
-    stop: Tensor,
-    weight: Tensor,
-    order: Tensor | None,
-    max_entries: int,
-    target_weight: Tensor | None,
-    entropy: float,
-    ignore_index: int,
-    reduction: int,
-    eps: float,
-    with_grad: bool,
-) -> tuple[Tensor, Tensor]:
+def path_log_loss(*arguments: Any) -> tuple[Tensor, Tensor]:
     """The loss, and its gradient for an incoming one of 1 unless it was not asked for."""
-    num_rows = logits.shape[0]
-    row_loss = logits.new_empty(num_rows, dtype=loss_dtype(logits.dtype))
+    call, with_grad = PathLogLossArguments(*arguments[:-1]), arguments[-1]
+    logits = call.logits
+    row_loss = logits.new_empty(logits.shape[0], dtype=loss_dtype(logits.dtype))
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_grad else None
-    divisor = None
-    if reduction == MEAN:
-        divisor = total_weight(target, target_weight, len(ptr) - 1, ignore_index)
-    if num_rows:
-        _launch(
-            logits, target, ptr, start, stop, weight, order, max_entries, target_weight, entropy,
-            ignore_index, eps, divisor if with_grad else None, None, row_loss, grad,
-        )  # fmt: skip
-    loss = reduced(row_loss, divisor, reduction)
+    divisor = _divisor(call)
+    if len(logits):
+        _launch(call, divisor if with_grad else None, None, row_loss, grad)
+    loss = reduced(row_loss, divisor, call.reduction)
     return loss, logits.new_empty(0) if grad is None else grad
 
 
-def path_log_loss_backward(
-    grad_loss: Tensor,
-    logits: Tensor,
-    target: Tensor,
-    ptr: Tensor,
-    start: Tensor,
-    stop: Tensor,
-    weight: Tensor,
-    order: Tensor | None,
-    max_entries: int,
-    target_weight: Tensor | None,
-    entropy: float,
-    ignore_index: int,
-    reduction: int,
-    eps: float,
-) -> Tensor:
+def path_log_loss_backward(grad_loss: Tensor, *arguments: Any) -> Tensor:
     """The gradient for any incoming one, made anew from the logits."""
-    grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    divisor = None
-    if reduction == MEAN:
-        divisor = total_weight(target, target_weight, len(ptr) - 1, ignore_index)
-    if logits.shape[0]:
-        _launch(
-            logits, target, ptr, start, stop, weight, order, max_entries, target_weight, entropy,
-            ignore_index, eps, divisor, grad_loss, None, grad,
-        )  # fmt: skip
+    call = PathLogLossArguments(*arguments)
+    grad = torch.empty_like(call.logits, memory_format=torch.contiguous_format)
+    divisor = _divisor(call)
+    if len(call.logits):
+        _launch(call, divisor, grad_loss, None, grad)
     return grad
 
 
+def _divisor(call: PathLogLossArguments) -> Tensor | None:
+    """What `mean` divides by."""
+    if call.reduction != MEAN:
+        return None
+    num_targets = len(call.table[0]) - 1
+    return total_weight(call.target, call.target_weight, num_targets, call.ignore_index)
+
+
 def _launch(
-    logits: Tensor,
-    target: Tensor,
-    ptr: Tensor,
-    start: Tensor,
-    stop: Tensor,
-    weight: Tensor,
-    order: Tensor | None,
-    max_entries: int,
-    target_weight: Tensor | None,
-    entropy: float,
-    ignore_index: int,
-    eps: float,
+    call: PathLogLossArguments,
     divisor: Tensor | None,
     grad_loss: Tensor | None,
     row_loss: Tensor | None,
     grad: Tensor | None,
 ) -> None:
+    logits, target, target_weight = call.logits, call.target, call.target_weight
+    entropy, ignore_index, eps = call.entropy, call.ignore_index, call.eps
+    ptr, start, stop, weight, order = (*call.table, None)[:5]
+    assert ptr is not None
+    max_entries = call.max_entries
     num_rows, columns = logits.shape
     wide = logits.dtype == torch.float64
     shape = Shape(columns, wide, order is not None, entropy != 0 or eps > 0, max_entries)
@@ -252,14 +211,5 @@ def _vector(logits: Tensor, grad: Tensor | None) -> int:
     return vector if aligned and logits.shape[1] % vector == 0 else 1
 
 
-#: Ops by name, with their schemas.
-OPS = {
-    "triton_path_log_loss": (
-        f"({_ARGUMENTS}, bool with_grad) -> (Tensor loss, Tensor grad_logits)",
-        path_log_loss,
-    ),
-    "triton_path_log_loss_backward": (
-        f"(Tensor grad_loss, {_ARGUMENTS}) -> Tensor",
-        path_log_loss_backward,
-    ),
-}
+#: Ops by name.
+OPS = {"path_log_loss": path_log_loss, "path_log_loss_backward": path_log_loss_backward}

@@ -43,14 +43,5 @@ def tree_log_prob_backward(
     return grad
 
 
-#: Ops by name, with their schemas: the native ops' own.
-OPS = {
-    "triton_tree_log_prob": (
-        "(Tensor logits, Tensor[] tree, int[] level_ptr) -> Tensor",
-        tree_log_prob,
-    ),
-    "triton_tree_log_prob_backward": (
-        "(Tensor grad_log_prob, Tensor logits, Tensor[] tree, int[] level_ptr) -> Tensor",
-        tree_log_prob_backward,
-    ),
-}
+#: Ops by name.
+OPS = {"tree_log_prob": tree_log_prob, "tree_log_prob_backward": tree_log_prob_backward}

@@ -13,8 +13,6 @@ from .tree_sweeps import COLUMNS, LEVELS
 
 __all__ = ["OPS", "inner_sums", "tree_sum_down", "tree_sum_up"]
 
-_SCHEMA = "(Tensor values, Tensor[] tree, int[] level_ptr) -> Tensor"
-
 _DOWN = (Stage(LEVELS, False), Stage(COLUMNS, True))
 
 
@@ -77,8 +75,5 @@ def tree_sum_down(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> T
     return sums
 
 
-#: Ops by name, with their schemas: the native ops' own.
-OPS = {
-    "triton_tree_sum_up": (_SCHEMA, tree_sum_up),
-    "triton_tree_sum_down": (_SCHEMA, tree_sum_down),
-}
+#: Ops by name.
+OPS = {"tree_sum_up": tree_sum_up, "tree_sum_down": tree_sum_down}

@@ -19,7 +19,7 @@ from filelock import FileLock
 from sanitizers import preloaded, sanitizers_lack
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [ROOT / "csrc" / "ops.cpp", *sorted((ROOT / "csrc" / "cuda").glob("*.cu"))]
+SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 
 COMPILE = ["g++", "-x", "c++", "-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden"]
 COMPILE += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]

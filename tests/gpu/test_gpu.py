@@ -102,7 +102,8 @@ def test_opcheck(backend: Backend, reduction: int) -> None:
     table = case.table.to("cuda")
     arguments = (
         case.logits(3, torch.float32).cuda().requires_grad_(), torch.arange(3, device="cuda"),
-        table.ptr, table.start, table.stop, table.weight, table.order, table.max_entries, None,
+        table.tensors,
+            table.max_entries, None,
         0.0, -100, reduction, 0.0, True,
     )  # fmt: skip
     ops = torch.ops.hace_kernels

@@ -18,10 +18,11 @@ import trees
 from cases import DTYPES, Case, call, in_column_order, interval_case, tree_case
 from conftest import Backend
 
+from hace_kernels import native
 from hace_kernels.ops import path_log_loss
 
 needs_native = pytest.mark.skipif(
-    not hasattr(torch.ops.hace_kernels, "path_log_loss"),
+    native.load_error is not None,
     reason="the op torch.ops.hace_kernels.path_log_loss comes with the native library",
 )
 
@@ -622,11 +623,7 @@ def test_opcheck(rng: np.random.Generator, dtype: torch.dtype) -> None:
         arguments = (
             case.logits(5, dtype).requires_grad_(with_grad),
             case.targets(5),
-            table.ptr,
-            table.start,
-            table.stop,
-            table.weight,
-            table.order,
+            table.tensors,
             table.max_entries,
             torch.rand(case.num_targets, dtype=torch.float64),
             0.4,

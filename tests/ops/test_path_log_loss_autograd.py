@@ -16,10 +16,11 @@ from oracle import assert_grad_close, assert_loss_close
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hace_kernels import native
 from hace_kernels.ops import path_log_loss
 
 needs_native = pytest.mark.skipif(
-    not hasattr(torch.ops.hace_kernels, "path_log_loss"),
+    native.load_error is not None,
     reason="the op torch.ops.hace_kernels.path_log_loss comes with the native library",
 )
 
@@ -226,11 +227,7 @@ def raw_arguments(
     return (
         logits,
         case.targets(5),
-        table.ptr,
-        table.start,
-        table.stop,
-        table.weight,
-        table.order,
+        table.tensors,
         table.max_entries,
         weight if weighted else None,
         entropy,

@@ -49,7 +49,7 @@ from tree_cases import (
 )
 
 from hace.weights import HACEWeights
-from hace_kernels import SoftLabels, TargetTable, path_log_loss, tree_log_loss
+from hace_kernels import SoftLabels, TargetTable, native, path_log_loss, tree_log_loss
 
 #: Targets of one kind, with the options of the table that they go with.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -71,7 +71,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 FEW_KINDS = ["index", "smoothed", "soft by depth", "probabilities over others", "soft pairs"]
 
 needs_native = pytest.mark.skipif(
-    not hasattr(torch.ops.hace_kernels, "tree_log_loss"),
+    native.load_error is not None,
     reason="the op torch.ops.hace_kernels.tree_log_loss comes with the native library",
 )
 
@@ -1276,11 +1276,8 @@ def test_opcheck(
         index_weight,
         [*case.table[:-1]],
         case.table.level_ptr,
-        [table.place, table.keep, table.unit, table.share],
-        table.weight,
-        table.spread,
+        table.tensors,
         table.row_spread,
-        [] if table.soft_labels is None else [*table.soft_labels],
         -100,
         reduction,
         0.0,

@@ -34,10 +34,10 @@ from tree_cases import (
 )
 
 from hace.functional import node_log_probs
-from hace_kernels import tree_log_prob
+from hace_kernels import native, tree_log_prob
 
 needs_native = pytest.mark.skipif(
-    not hasattr(torch.ops.hace_kernels, "tree_log_prob"),
+    native.load_error is not None,
     reason="the op torch.ops.hace_kernels.tree_log_prob comes with the native library",
 )
 

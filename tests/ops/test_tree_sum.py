@@ -31,12 +31,12 @@ from tree_cases import (
     wide_case,
 )
 
-from hace_kernels import tree_sum_down, tree_sum_up
+from hace_kernels import native, tree_sum_down, tree_sum_up
 
 OPS = {"up": tree_sum_up, "down": tree_sum_down}
 
 needs_native = pytest.mark.skipif(
-    not hasattr(torch.ops.hace_kernels, "tree_sum_up"),
+    native.load_error is not None,
     reason="the ops torch.ops.hace_kernels.tree_sum_* come with the native library",
 )
 

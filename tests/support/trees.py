@@ -190,6 +190,7 @@ def interval_table(
         stop=torch.tensor(entries[:, 1], dtype=torch.int32),
         weight=torch.tensor(entries[:, 2], dtype=torch.float64),
         order=None if order is None else torch.tensor(order, dtype=torch.int32),
+        position=None if order is None else torch.tensor(np.argsort(order), dtype=torch.int32),
         num_classes=num_classes,
         max_entries=max(lengths, default=0),
     )

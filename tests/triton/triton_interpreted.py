@@ -232,8 +232,8 @@ def test_opcheck(backend: Backend) -> None:
     table = case.table
     for reduction, with_grad in ((0, True), (1, True), (2, False)):
         arguments = (
-            case.logits(3, torch.float32).requires_grad_(with_grad), case.targets(3), table.ptr,
-            table.start, table.stop, table.weight, table.order, table.max_entries, None, 0.0, -100,
+            case.logits(3, torch.float32).requires_grad_(with_grad), case.targets(3), table.tensors,
+            table.max_entries, None, 0.0, -100,
             reduction, 0.0, with_grad,
         )  # fmt: skip
         torch.library.opcheck(torch.ops.hace_kernels.triton_path_log_loss.default, arguments)
@@ -465,8 +465,8 @@ def test_opcheck_of_tree_ops(backend: Backend) -> None:
             index = target[:, None]
         arguments = (
             columns, mass, index, index_weight, arrays, tree.level_ptr,
-            [table.place, table.keep, table.unit, table.share], table.weight, table.spread,
-            table.row_spread, [] if table.soft_labels is None else [*table.soft_labels], -100, 1,
+            table.tensors,
+            table.row_spread, -100, 1,
             0.0, True,
         )  # fmt: skip
         torch.library.opcheck(ops.triton_tree_log_loss.default, arguments)

@@ -1,0 +1,145 @@
+"""The ops' schemas, each once: for the compiled library and for the Triton kernels.
+
+An op's arguments are a named tuple, from which its schema is made. The compiled library
+(csrc/arguments.h) takes them in this order; Triton's twin of an op is `triton_` and its name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, get_type_hints
+
+import torch
+from torch import Tensor
+
+__all__ = ["LOSSES", "PathLogLossArguments", "TreeArguments", "TreeLogLossArguments"]
+
+
+class PathLogLossArguments(NamedTuple):
+    """Of `path_log_loss`.
+
+    Attributes:
+        logits: (B, C), unit stride along a row.
+        target: int64 (B), contiguous.
+        table: the tensors of a `PathTable`.
+        max_entries: of the longest path in the table; a GPU's kernels cannot wait for ptr to tell.
+        target_weight: float64 (T), contiguous, or None.
+        entropy: weight of `sum_j p_j log p_j`.
+        ignore_index: rows with this target count for nothing.
+        reduction: 0 none, 1 mean, 2 sum.
+        eps: inside the logarithm.
+    """
+
+    logits: Tensor
+    target: Tensor
+    table: list[Tensor]
+    max_entries: int
+    target_weight: Tensor | None
+    entropy: float
+    ignore_index: int
+    reduction: int
+    eps: float
+
+
+class TreeLogLossArguments(NamedTuple):
+    """Of `tree_log_loss`; targets are either mass, or indices with weights or without.
+
+    Attributes:
+        logits: (B, C), unit stride along a row.
+        mass: (B, T) in the loss's dtype, unit stride along a row.
+        indices: int64 (B, K), contiguous.
+        index_weight: float64 (B, K), contiguous; None: K is 1, and rows count as targets say.
+        tree: the tensors of a `TreeTable`.
+        level_ptr: its levels.
+        table: the tensors of a `TargetTable`, None where it has none.
+        row_spread: of the target table.
+        ignore_index: an index that counts for nothing.
+        reduction: 0 none, 1 mean, 2 sum.
+        eps: inside the logarithm.
+    """
+
+    logits: Tensor
+    mass: Tensor | None
+    indices: Tensor | None
+    index_weight: Tensor | None
+    tree: list[Tensor]
+    level_ptr: list[int]
+    table: list[Tensor | None]
+    row_spread: float
+    ignore_index: int
+    reduction: int
+    eps: float
+
+
+class TreeArguments(NamedTuple):
+    """Of the ops over rows and a tree alone.
+
+    Attributes:
+        rows: (B, C) or (B, N), unit stride along a row.
+        tree: the tensors of a `TreeTable`.
+        level_ptr: its levels.
+    """
+
+    rows: Tensor
+    tree: list[Tensor]
+    level_ptr: list[int]
+
+
+#: The ops that give a loss and, for an incoming gradient of 1, that of the logits: (0) unless
+#: `with_grad`. The op `<name>_backward` makes the gradient for any incoming one, anew.
+LOSSES: dict[str, type[PathLogLossArguments] | type[TreeLogLossArguments]] = {
+    "path_log_loss": PathLogLossArguments,
+    "tree_log_loss": TreeLogLossArguments,
+}
+
+_TYPES: dict[Any, str] = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    list[Tensor]: "Tensor[]",
+    list[Tensor | None]: "Tensor?[]",
+    int: "int",
+    list[int]: "int[]",
+    float: "float",
+}
+
+
+def _arguments(of: type[tuple[object, ...]]) -> str:
+    return ", ".join(f"{_TYPES[type_]} {name}" for name, type_ in get_type_hints(of).items())
+
+
+def _schemas() -> dict[str, str]:
+    """By op."""
+    schemas = {}
+    for name, of in LOSSES.items():
+        arguments = _arguments(of)
+        schemas[name] = f"({arguments}, bool with_grad) -> (Tensor loss, Tensor grad_logits)"
+        schemas[f"{name}_backward"] = f"(Tensor grad_loss, {arguments}) -> Tensor"
+    tree = _arguments(TreeArguments)
+    schemas["tree_log_prob"] = f"({tree}) -> Tensor"
+    schemas["tree_log_prob_backward"] = f"(Tensor grad_log_prob, {tree}) -> Tensor"
+    schemas["tree_sum_up"] = f"({tree}) -> Tensor"
+    schemas["tree_sum_down"] = f"({tree}) -> Tensor"
+    return schemas
+
+
+#: The ops that write into tensors of the caller's.
+_IN_PLACE = {
+    # The stages of path_log_loss on a tile of columns (rows, T), whose first is class position
+    # `first`. start, stop: (rows, K), the rows' nested intervals, innermost first; rings:
+    # (rows, K + 1).
+    "path_measure": "(Tensor logits, Tensor start, Tensor stop, int first, Tensor(a!) ring_max, "
+    "Tensor(b!) ring_sum, Tensor(c!)? ring_moment) -> ()",
+    # grad may be logits itself.
+    "path_write": "(Tensor logits, Tensor start, Tensor stop, int first, Tensor shift, "
+    "Tensor factor, Tensor offset, Tensor? slope, Tensor? middle, Tensor(a!) grad) -> ()",
+    # grad *= factor, one number on grad's device; costs little where it is 1. CUDA only.
+    "scale_in_place": "(Tensor(a!) grad, Tensor factor) -> ()",
+}
+
+# A library takes its ops with it.
+_LIBRARY = torch.library.Library("hace_kernels", "DEF")  # type: ignore[no-untyped-call]
+
+for _name, _schema in _schemas().items():
+    for _prefix in ("", "triton_"):
+        _LIBRARY.define(f"{_prefix}{_name}{_schema}")  # type: ignore[no-untyped-call]
+for _name, _schema in _IN_PLACE.items():
+    _LIBRARY.define(_name + _schema)  # type: ignore[no-untyped-call]
