@@ -56,10 +56,10 @@ class PathTable(NamedTuple):
     @property
     def tensors(self) -> list[Tensor]:
         """Those that there are, as the native ops take them."""
-        tensors = [self.ptr, self.start, self.stop, self.weight]
-        if self.order is not None and self.position is not None:
-            tensors += [self.order, self.position]
-        return tensors
+        if self.order is None:
+            return [self.ptr, self.start, self.stop, self.weight]
+        assert self.position is not None, "a path table with an order has its inverse, position"
+        return [self.ptr, self.start, self.stop, self.weight, self.order, self.position]
 
     @classmethod
     def of_tensors(cls, tensors: Sequence[Tensor], num_classes: int, max_entries: int) -> PathTable:

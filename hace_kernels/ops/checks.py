@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 import torch
 from torch import Tensor
 
@@ -17,7 +15,6 @@ __all__ = [
     "check_rows",
     "for_kernel",
     "gradient_in_forward",
-    "is_tensors",
     "no_grad_of",
     "resolve_for",
     "translated",
@@ -87,11 +84,8 @@ def resolve_for(tree: TreeTable | ClosureTable, backend: str, rows: Tensor) -> s
     return "reference"
 
 
-def is_tensors(arg: object) -> TypeGuard[list[Tensor | None]]:
-    """Whether an op's argument is a list of tensors, or of tensors and None."""
-    return isinstance(arg, list) and all(item is None or isinstance(item, Tensor) for item in arg)
-
-
 def no_grad_of(arg: object) -> list[None] | None:
     """An argument's gradient where it has none: torch.library wants lists for lists of tensors."""
-    return [None] * len(arg) if is_tensors(arg) else None
+    if isinstance(arg, list) and all(isinstance(item, Tensor) for item in arg):
+        return [None] * len(arg)
+    return None

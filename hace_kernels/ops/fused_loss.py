@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import native
 from ..reference import loss_dtype
 from ..schemas import PathLogLossArguments, TreeLogLossArguments
-from .checks import REDUCTIONS, is_tensors, no_grad_of, translated
+from .checks import REDUCTIONS, no_grad_of, translated
 
 __all__ = ["FusedLoss"]
 
@@ -136,7 +136,7 @@ def _save(ctx: Any, args: tuple[Any, ...], *outputs: Tensor) -> None:
         if isinstance(arg, Tensor):
             tensors.append(arg)
             return _At(len(tensors) - 1)
-        return [*map(place, arg)] if is_tensors(arg) else arg
+        return [*map(place, arg)] if isinstance(arg, list) else arg
 
     ctx.args = [*map(place, args)]
     ctx.save_for_backward(*tensors, *outputs)

@@ -73,7 +73,10 @@ def in_column_order(case: Case, order: np.ndarray) -> Case:
     """The same intervals of positions, where position i is column `order[i]` of the logits."""
     reach = np.zeros_like(case.reach)
     reach[:, order] = case.reach
-    table = case.table._replace(order=torch.tensor(order, dtype=torch.int32))
+    table = case.table._replace(
+        order=torch.tensor(order, dtype=torch.int32),
+        position=torch.tensor(np.argsort(order), dtype=torch.int32),
+    )
     return Case(table, reach, case.weights)
 
 
