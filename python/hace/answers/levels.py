@@ -1,0 +1,105 @@
+"""The answers at each depth: its points, and the leaves above it, which count as themselves.
+
+So the answers of a level are a partition of the classes, at every level, however ragged the tree.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .points import Points
+
+if TYPE_CHECKING:
+    from ..hierarchy import Hierarchy
+
+__all__ = ["Ranked", "best_by_level", "level_of"]
+
+
+class Ranked(NamedTuple):
+    """The k best answers of R rows, best first.
+
+    Attributes:
+        point: int64 (R, k), −1 where there are fewer answers.
+        log_prob: (R, k), −inf there.
+    """
+
+    point: Tensor
+    log_prob: Tensor
+
+
+class _Level(NamedTuple):
+    """The points of one depth, and which of them are leaves; int64 tensors on one device."""
+
+    points: Tensor
+    leaves: Tensor
+
+
+_cache: weakref.WeakKeyDictionary[
+    Hierarchy, dict[torch.device, list[_Level]]
+] = weakref.WeakKeyDictionary()
+
+
+def best_by_level(log_prob: Tensor, points: Points, k: int) -> Iterator[Ranked]:
+    """The k most probable answers at depth 0, 1, …, the hierarchy's depth.
+
+    O(P + depth · k) for each row.
+
+    Args:
+        log_prob: (R, P), of the points of a tree or forest.
+        points: that these are.
+        k: at least 1.
+    """
+    finished = _none(log_prob, k)
+    for level in _levels(points, log_prob.device):
+        here = _best(log_prob, level.points, k)
+        yield _merged(here, finished, k)
+        finished = _merged(_best(log_prob, level.leaves, k), finished, k)
+
+
+def _none(log_prob: Tensor, k: int) -> Ranked:
+    shape = (len(log_prob), k)
+    return Ranked(
+        torch.full(shape, -1, device=log_prob.device), log_prob.new_full(shape, -torch.inf)
+    )
+
+
+def _best(log_prob: Tensor, points: Tensor, k: int) -> Ranked:
+    if not len(points):
+        return _none(log_prob, 0)
+    best, place = log_prob.index_select(1, points).topk(min(k, len(points)), dim=1)
+    return Ranked(torch.where(best == -torch.inf, -1, points[place]), best)
+
+
+def _merged(a: Ranked, b: Ranked, k: int) -> Ranked:
+    point = torch.cat([a.point, b.point], 1)
+    log_prob = torch.cat([a.log_prob, b.log_prob], 1)
+    best, place = log_prob.topk(k, dim=1)
+    return Ranked(point.gather(1, place), best)
+
+
+def _levels(points: Points, device: torch.device) -> list[_Level]:
+    on_device = _cache.setdefault(points.hierarchy, {})
+    if device not in on_device:
+        depths, heights = points.tree.depths, points.tree.heights
+        order = np.argsort(depths, kind="stable")
+        ends = np.searchsorted(depths[order], np.arange(points.tree.depth + 2))
+        levels = [order[first:last] for first, last in zip(ends, ends[1:], strict=False)]
+        on_device[device] = [
+            _Level(
+                torch.from_numpy(level.copy()).to(device),
+                torch.from_numpy(level[heights[level] == 0]).to(device),
+            )
+            for level in levels
+        ]
+    return on_device[device]
+
+
+def level_of(point: Tensor, level: int, depth: Tensor, height: Tensor) -> Tensor:
+    """Whether each point has an answer at a level: it is as deep, or a leaf."""
+    return (depth[point] >= level) | (height[point] == 0)

@@ -1,0 +1,144 @@
+"""Points: the places in a hierarchy at which an answer or a truth may stand.
+
+A node id means the node's subtree, and a class label means that class alone, as if every class at
+an inner node were one more leaf below it. So the points of a hierarchy of N nodes are these nodes,
+by id, and after them one leaf for each class at an inner node, in label order. Depths, heights and
+common ancestors are those of the hierarchy of points, in which every class is a leaf.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..dag import DAG
+from ..hierarchy import Hierarchy, check_hierarchy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..hierarchy import Space
+
+    Int64 = NDArray[np.int64]
+
+__all__ = ["PointTables", "Points", "points_of"]
+
+
+class PointTables(NamedTuple):
+    """The points as tensors on one device. Point P, one more, is a virtual root above all roots.
+
+    Attributes:
+        depth: int64 (P+1), edges on the longest path from a root; −1 at the virtual root.
+        height: int64 (P+1), edges on the longest path down.
+        node: int64 (P+1), the node id that a point is told as; −1 for the virtual root.
+        of_class: int64 (C), the point of each class label.
+        own_label: int64 (P−N), the labels of the classes at inner nodes, points N … P−1.
+    """
+
+    depth: Tensor
+    height: Tensor
+    node: Tensor
+    of_class: Tensor
+    own_label: Tensor
+
+
+@dataclass
+class _Data:
+    """What is found once for equal hierarchies. It must not refer to the one it is kept for."""
+
+    own_label: Int64
+    of_class: Int64
+    leafy: Hierarchy | None  # the hierarchy of the points, where that is another one
+    on_device: dict[torch.device, PointTables] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points of a hierarchy; `points_of` gives them."""
+
+    hierarchy: Hierarchy
+    _data: _Data
+
+    @property
+    def tree(self) -> Hierarchy:
+        """The hierarchy of the points; the hierarchy itself where every class is a leaf."""
+        return self._data.leafy or self.hierarchy
+
+    @property
+    def num_points(self) -> int:
+        """P; the virtual root, which is no node, is point P."""
+        return self.tree.num_nodes
+
+    @property
+    def has_lone_root(self) -> bool:
+        """Whether one root is above all points, which then says nothing about any of them."""
+        return len(self.tree.roots) == 1
+
+    def on(self, device: torch.device) -> PointTables:
+        """The tables on `device`, copied there once."""
+        on_device = self._data.on_device
+        if device not in on_device:
+            on_device[device] = self._tables(device)
+        return on_device[device]
+
+    def of(self, index: Tensor, space: Space) -> Tensor:
+        """The points of class labels or of node ids, where −1 stands for the virtual root."""
+        if space == "classes":
+            return self.on(index.device).of_class[index.long()]
+        return torch.where(index < 0, self.num_points, index.long())
+
+    def _tables(self, device: torch.device) -> PointTables:
+        tree, data = self.tree, self._data
+        arrays = (
+            np.append(tree.depths, -1),
+            np.append(tree.heights, 1 + tree.heights.max()),
+            np.concatenate(
+                [
+                    np.arange(self.hierarchy.num_nodes),
+                    self.hierarchy.classes[data.own_label],
+                    [-1],
+                ]
+            ),
+            data.of_class,
+            data.own_label,
+        )
+        return PointTables(*(torch.tensor(a, dtype=torch.int64, device=device) for a in arrays))
+
+
+_cache: weakref.WeakKeyDictionary[Hierarchy, _Data] = weakref.WeakKeyDictionary()
+
+
+def points_of(hierarchy: Hierarchy) -> Points:
+    """The points of a hierarchy, found once.
+
+    Raises:
+        TypeError: it is not a hierarchy.
+    """
+    check_hierarchy(hierarchy)
+    data = _cache.get(hierarchy)
+    if data is None:
+        data = _cache[hierarchy] = _find(hierarchy)
+    return Points(hierarchy, data)
+
+
+def _find(hierarchy: Hierarchy) -> _Data:
+    is_inner = hierarchy.heights[hierarchy.classes] > 0
+    own_label = np.flatnonzero(is_inner)
+    of_class = np.array(hierarchy.classes)
+    of_class[is_inner] = hierarchy.num_nodes + np.arange(len(own_label))
+    return _Data(own_label, of_class, _with_own_leaves(hierarchy, own_label, of_class))
+
+
+def _with_own_leaves(hierarchy: Hierarchy, own_label: Int64, of_class: Int64) -> Hierarchy | None:
+    if not len(own_label):
+        return None
+    above = hierarchy.classes[own_label]
+    if hierarchy.is_tree:
+        return Hierarchy.from_parents(np.append(hierarchy.parents, above), classes=of_class)
+    own_edges = np.stack([above, of_class[own_label]], 1)
+    return DAG(np.concatenate([hierarchy.edges, own_edges]), classes=of_class)

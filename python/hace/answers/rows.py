@@ -1,0 +1,96 @@
+"""Inputs as rows, and the probabilities of nodes and points in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+import hace_kernels
+
+from ..arguments import check_input, shape_of_targets
+from ..class_dim import to_rows
+from ..hierarchy import Columns, Hierarchy
+from .points import Points
+
+__all__ = [
+    "class_log_probs",
+    "in_chunks",
+    "input_rows",
+    "node_log_prob_rows",
+    "point_log_prob_rows",
+    "shape_of_targets",
+]
+
+# Numbers in a chunk of rows: 64 MiB of float32, which a GPU is not idle with.
+_CHUNK = 1 << 24
+# Kernels work on blocks of as many rows.
+_BLOCK = 16
+
+
+def input_rows(input: Tensor, hierarchy: Hierarchy, logit_space: Columns) -> Tensor:
+    """Logits (C), (N, C) or (N, C, d1, …) as rows (R, columns), without a gradient.
+
+    Raises:
+        ValueError: the input's shape does not fit.
+        TypeError: input that is not floating point, or no hierarchy.
+    """
+    check_input(input, hierarchy, logit_space)
+    return to_rows(input.detach())
+
+
+def in_chunks(rows: Tensor, width: int, decide: Callable[[Tensor], Tensor]) -> Tensor:
+    """`decide` of all rows, a few at a time, so that memory beyond the rows stays small.
+
+    Args:
+        rows: (R, columns).
+        width: how many numbers there are to be for each row.
+        decide: from (r, columns) to (r, …).
+    """
+    parts = [decide(part) for part in chunks_of(rows, width)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def chunks_of(rows: Tensor, width: int) -> Iterator[Tensor]:
+    """The rows, a few at a time; at least one chunk."""
+    size = max(_BLOCK, _CHUNK // max(1, width) // _BLOCK * _BLOCK)
+    return iter(rows.split(size)) if len(rows) else iter((rows,))
+
+
+def node_log_prob_rows(rows: Tensor, hierarchy: Hierarchy, logit_space: Columns) -> Tensor:
+    """`log P_v` of every node: (R, columns) to (R, N)."""
+    table = hierarchy.node_table(logit_space, device=rows.device)
+    return hace_kernels.tree_log_prob(rows, table)
+
+
+def point_log_prob_rows(rows: Tensor, points: Points, logit_space: Columns) -> Tensor:
+    """`log P` of every point: (R, columns) to (R, P)."""
+    of_nodes = node_log_prob_rows(rows, points.hierarchy, logit_space)
+    own_label = points.on(rows.device).own_label
+    if not len(own_label):
+        return of_nodes
+    return torch.cat(
+        [of_nodes, class_log_probs(rows, points.hierarchy, own_label, logit_space)], 1
+    )
+
+
+def class_log_probs(
+    rows: Tensor, hierarchy: Hierarchy, label: Tensor, logit_space: Columns
+) -> Tensor:
+    """The log-probabilities of some classes alone: (R, columns), (L) labels to (R, L)."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    columns = columns_of_classes(hierarchy, logit_space, rows.device)
+    own = rows.index_select(1, label if columns is None else columns[label]).to(wide)
+    return own - rows.to(wide).logsumexp(1, keepdim=True)
+
+
+def columns_of_classes(
+    hierarchy: Hierarchy, logit_space: Columns, device: torch.device
+) -> Tensor | None:
+    """The column of each class label; None where it is the label itself."""
+    if logit_space == "classes":
+        return None
+    if logit_space == "nodes":
+        return hierarchy.target_nodes("classes", device=device)
+    return torch.argsort(hierarchy.depth_first_labels(device=device))

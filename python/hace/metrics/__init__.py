@@ -1,0 +1,53 @@
+"""How good answers are on a hierarchy, and how bad the mistakes.
+
+Every function takes whole tensors, on any device, and returns a tensor there. `pred` and `target`
+are integer tensors of one shape: class labels by default, node ids with `target_space="nodes"`, as
+in `hace.HACELoss`; `pred_space="nodes"` is for answers of `hace.decode` beside class labels. They
+are checked, which waits for an accelerator.
+
+A class label means that class alone, as if it were a leaf below its node, and a node id means the
+node's subtree. A forest is read as a tree under one virtual root, whose height is 1 + the largest
+height of its trees; its roots are therefore siblings. Depth counts from 0 at the roots, height
+from 0 at the nodes with nothing below. Where several parents leave a figure undefined, a DAG is
+a TypeError.
+"""
+
+from .answers import (
+    accuracy,
+    ancestor_or_descendant_accuracy,
+    coverage,
+    deficient_depth,
+    excess_depth,
+)
+from .compare import Comparison, Labels, Spaces, compare
+from .distances import Distance, edge_distance, lca_height, mean_distance, mistake_severity
+from .levels import level_accuracies, level_accuracy, sibling_accuracy
+from .nodes import NodeCounts, node_accuracy, node_counts
+from .sets import Average, hierarchical_f1, hierarchical_precision, hierarchical_recall
+
+__all__ = [
+    "Average",
+    "Comparison",
+    "Distance",
+    "Labels",
+    "NodeCounts",
+    "Spaces",
+    "accuracy",
+    "ancestor_or_descendant_accuracy",
+    "compare",
+    "coverage",
+    "deficient_depth",
+    "edge_distance",
+    "excess_depth",
+    "hierarchical_f1",
+    "hierarchical_precision",
+    "hierarchical_recall",
+    "lca_height",
+    "level_accuracies",
+    "level_accuracy",
+    "mean_distance",
+    "mistake_severity",
+    "node_accuracy",
+    "node_counts",
+    "sibling_accuracy",
+]

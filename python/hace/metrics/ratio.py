@@ -1,0 +1,40 @@
+"""Ratios of sums: figures of batches are added up, and divided at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Ratio", "share"]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A figure as a sum over rows divided by another.
+
+    The mean of the figures of batches is not the figure of all rows; the ratio of sums is.
+
+    Attributes:
+        numerator, denominator: of one shape; int64 or float64.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
+
+    def __add__(self, other: Ratio) -> Ratio:
+        """Of the rows of both."""
+        return Ratio(self.numerator + other.numerator, self.denominator + other.denominator)
+
+    def value(self) -> Tensor:
+        """Of the default dtype; NaN where there was nothing to divide by."""
+        quotient = self.numerator.double() / self.denominator.double()
+        return quotient.to(torch.get_default_dtype())
+
+
+def share(of: Tensor) -> Ratio:
+    """How many of the rows, bool or numbers (R), or (R, …) with rows first."""
+    count = torch.full(of.shape[1:], len(of), dtype=torch.int64, device=of.device)
+    dtype = torch.float64 if of.is_floating_point() else torch.int64
+    return Ratio(of.sum(0, dtype=dtype), count)
