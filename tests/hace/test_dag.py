@@ -270,8 +270,6 @@ ROW = torch.tensor([0, 1])
         lambda dag: dag.tree_table(),
         lambda dag: metrics.level_accuracy(ROW, ROW, dag, 0),
         lambda dag: metrics.level_accuracies(ROW, ROW, dag),
-        lambda dag: metrics.lca_height(ROW, ROW, dag),
-        lambda dag: metrics.mistake_severity(ROW, ROW, dag),
         lambda dag: metrics.sibling_accuracy(ROW, ROW, dag),
     ],
 )
@@ -433,10 +431,6 @@ def test_target_nodes() -> None:
     assert dag.target_nodes().tolist() == [5, 0]
     assert dag.target_nodes("nodes").tolist() == list(range(6))
     assert (dag.num_targets("classes"), dag.num_targets("nodes")) == (2, 6)
-
-
-def test_top_k_accuracy_needs_no_tree() -> None:
-    assert metrics.top_k_accuracy(torch.eye(3), torch.tensor([0, 1, 0])) == pytest.approx(2 / 3)
 
 
 # Sizes

@@ -65,7 +65,7 @@ class TreeAncestry:
 
     def size(self, point: Tensor) -> Tensor:
         """How many points are at or above each, without a root that is above all."""
-        return self.depth[point] + self._counted
+        return (self.depth[point] + self._counted).clamp(min=0)
 
     def lca(self, a: Tensor, b: Tensor) -> Tensor:
         """The lowest common ancestors."""
@@ -106,7 +106,7 @@ class TreeAncestry:
         return Meeting(
             self.height[lca],
             depth,
-            depth + self._counted,
+            (depth + self._counted).clamp(min=0),
             self.depth[a] + self.depth[b] - 2 * depth,
         )
 
@@ -151,7 +151,7 @@ class DagAncestry:
         row_b, point_b, edges_b = self.pairs_above(b)
         size = len(self.depth)
         key, key_b = row * size + point, row_b * size + point_b
-        # Both are sorted, and every row's list ends with the virtual root, so nothing is past the end.
+        # Both are sorted, and each row's list ends with the virtual root: nothing is past the end.
         found = torch.searchsorted(key_b, key)
         shared = key_b[found] == key
         row, point, way = row[shared], point[shared], (edges + edges_b[found])[shared]
@@ -199,9 +199,9 @@ def _ancestor_lists(points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return ptr.astype(np.int64), above, edges
 
 
-_cache: weakref.WeakKeyDictionary[
-    Hierarchy, dict[torch.device, TreeAncestry | DagAncestry]
-] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[Hierarchy, dict[torch.device, TreeAncestry | DagAncestry]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def ancestry_of(points: Points, device: torch.device) -> TreeAncestry | DagAncestry:

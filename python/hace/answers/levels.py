@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from .points import Points
 if TYPE_CHECKING:
     from ..hierarchy import Hierarchy
 
-__all__ = ["Ranked", "best_by_level", "level_of"]
+__all__ = ["Ranked", "best_by_level", "has_answer"]
 
 
 class Ranked(NamedTuple):
@@ -40,9 +41,9 @@ class _Level(NamedTuple):
     leaves: Tensor
 
 
-_cache: weakref.WeakKeyDictionary[
-    Hierarchy, dict[torch.device, list[_Level]]
-] = weakref.WeakKeyDictionary()
+_cache: weakref.WeakKeyDictionary[Hierarchy, dict[torch.device, list[_Level]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def best_by_level(log_prob: Tensor, points: Points, k: int) -> Iterator[Ranked]:
@@ -89,7 +90,7 @@ def _levels(points: Points, device: torch.device) -> list[_Level]:
         depths, heights = points.tree.depths, points.tree.heights
         order = np.argsort(depths, kind="stable")
         ends = np.searchsorted(depths[order], np.arange(points.tree.depth + 2))
-        levels = [order[first:last] for first, last in zip(ends, ends[1:], strict=False)]
+        levels = [order[first:last] for first, last in pairwise(ends)]
         on_device[device] = [
             _Level(
                 torch.from_numpy(level.copy()).to(device),
@@ -100,6 +101,9 @@ def _levels(points: Points, device: torch.device) -> list[_Level]:
     return on_device[device]
 
 
-def level_of(point: Tensor, level: int, depth: Tensor, height: Tensor) -> Tensor:
-    """Whether each point has an answer at a level: it is as deep, or a leaf."""
-    return (depth[point] >= level) | (height[point] == 0)
+def has_answer(points: Points, point: Tensor, level: int) -> Tensor:
+    """Whether each point is an answer of a level; a coarser one leaves it open."""
+    tables = points.on(point.device)
+    return (tables.depth[point] == level) | (
+        (tables.depth[point] < level) & (tables.height[point] == 0)
+    )

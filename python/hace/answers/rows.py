@@ -55,7 +55,7 @@ def in_chunks(rows: Tensor, width: int, decide: Callable[[Tensor], Tensor]) -> T
 def chunks_of(rows: Tensor, width: int) -> Iterator[Tensor]:
     """The rows, a few at a time; at least one chunk."""
     size = max(_BLOCK, _CHUNK // max(1, width) // _BLOCK * _BLOCK)
-    return iter(rows.split(size)) if len(rows) else iter((rows,))
+    return iter(torch.split(rows, size))
 
 
 def node_log_prob_rows(rows: Tensor, hierarchy: Hierarchy, logit_space: Columns) -> Tensor:
@@ -70,9 +70,7 @@ def point_log_prob_rows(rows: Tensor, points: Points, logit_space: Columns) -> T
     own_label = points.on(rows.device).own_label
     if not len(own_label):
         return of_nodes
-    return torch.cat(
-        [of_nodes, class_log_probs(rows, points.hierarchy, own_label, logit_space)], 1
-    )
+    return torch.cat([of_nodes, class_log_probs(rows, points.hierarchy, own_label, logit_space)], 1)
 
 
 def class_log_probs(

@@ -19,7 +19,8 @@ from ..hierarchy import Hierarchy
 __all__ = ["ParetoSteps", "Specificity", "SpecificityTable", "pareto_steps", "specificity_of"]
 
 Specificity = Literal["information", "depth"]
-"""`"information"`: log2(C / classes at or below the node), in bits. `"depth"`: edges from a root."""
+"""`"information"`: log2(C / number of classes at or below the node), in bits.
+`"depth"`: edges from the root; in a forest, from a virtual root above its roots."""
 
 
 class SpecificityTable(NamedTuple):
@@ -65,13 +66,14 @@ def _build(
     size = classes_below(hierarchy)
     is_answer = size > 0
     if specificity == "depth":
-        value = torch.from_numpy(hierarchy.depths.astype("float64"))
+        levels_above = int(len(hierarchy.roots) > 1)
+        value = torch.from_numpy(hierarchy.depths + float(levels_above))
     else:
         value = math.log2(hierarchy.num_classes) - size.clamp(min=1).log2()
         parent, child = torch.from_numpy(hierarchy.edges.copy()).unbind(1)
         is_answer[parent[size[parent] == size[child]]] = False
     rank = torch.full((hierarchy.num_nodes,), -1)
-    distinct, rank[is_answer] = value[is_answer].unique(return_inverse=True)
+    distinct, rank[is_answer] = torch.unique(value[is_answer], return_inverse=True)
     return SpecificityTable(rank.to(device), value.to(device), len(distinct))
 
 

@@ -19,10 +19,14 @@ from .answers import (
     deficient_depth,
     excess_depth,
 )
+from .calibration import Reliability, level_calibration_error, reliability
 from .compare import Comparison, Labels, Spaces, compare
 from .distances import Distance, edge_distance, lca_height, mean_distance, mistake_severity
 from .levels import level_accuracies, level_accuracy, sibling_accuracy
 from .nodes import NodeCounts, node_accuracy, node_counts
+from .operating import OperatingCurve, operating_curve
+from .rankings import best_distance_at_k, distance_at_k, top_k_accuracy
+from .scored import LogitLabels
 from .sets import Average, hierarchical_f1, hierarchical_precision, hierarchical_recall
 
 __all__ = [
@@ -30,13 +34,18 @@ __all__ = [
     "Comparison",
     "Distance",
     "Labels",
+    "LogitLabels",
     "NodeCounts",
+    "OperatingCurve",
+    "Reliability",
     "Spaces",
     "accuracy",
     "ancestor_or_descendant_accuracy",
+    "best_distance_at_k",
     "compare",
     "coverage",
     "deficient_depth",
+    "distance_at_k",
     "edge_distance",
     "excess_depth",
     "hierarchical_f1",
@@ -45,9 +54,13 @@ __all__ = [
     "lca_height",
     "level_accuracies",
     "level_accuracy",
+    "level_calibration_error",
     "mean_distance",
     "mistake_severity",
     "node_accuracy",
     "node_counts",
+    "operating_curve",
+    "reliability",
     "sibling_accuracy",
+    "top_k_accuracy",
 ]

@@ -116,12 +116,18 @@ def compare(
         ValueError: the shapes differ, or there is no such space.
         IndexError: an index is outside its space.
     """
-    ignore_index = labels.pop("ignore_index", -100)
+    ignore_index = labels.get("ignore_index", -100)
     if not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an integer, got {ignore_index!r}")
     _check_shapes(pred, target)
     kept = target != ignore_index
-    return compare_rows(pred[kept], target[kept], hierarchy, **labels)
+    return compare_rows(
+        pred[kept],
+        target[kept],
+        hierarchy,
+        target_space=labels.get("target_space", "classes"),
+        pred_space=labels.get("pred_space"),
+    )
 
 
 def compare_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -59,7 +60,7 @@ def _at_or_below(c: Comparison, points: Tensor) -> Tensor:
     count = torch.bincount(points, minlength=len(parent))
     order = torch.argsort(depth, descending=True)
     ends = torch.bincount(depth + 1).flip(0).cumsum(0).tolist()
-    for first, last in zip([0, *ends], ends[:-1], strict=False):
+    for first, last in pairwise([0, *ends[:-1]]):
         level = order[first:last]
         count.index_add_(0, parent[level], count[level])
     return count[: c.points.hierarchy.num_nodes]
