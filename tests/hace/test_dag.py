@@ -19,7 +19,7 @@ from test_hierarchy import ANIMALS, TAXONOMIES
 from test_layout import forests
 from trees import Tree
 
-from hace import Hierarchy, metrics
+from hace import Hierarchy
 from hace.dag import DAG
 from hace.weights import HACEWeights
 
@@ -254,9 +254,6 @@ def test_nodes_are_checked() -> None:
         dag.index("dogs")
 
 
-ROW = torch.tensor([0, 1])
-
-
 @pytest.mark.parametrize(
     "ask",
     [
@@ -268,9 +265,6 @@ ROW = torch.tensor([0, 1])
         lambda dag: dag.layout(),
         lambda dag: dag.path_table(HACEWeights(0.7)),
         lambda dag: dag.tree_table(),
-        lambda dag: metrics.level_accuracy(ROW, ROW, dag, 0),
-        lambda dag: metrics.level_accuracies(ROW, ROW, dag),
-        lambda dag: metrics.sibling_accuracy(ROW, ROW, dag),
     ],
 )
 def test_what_only_trees_have(ask: Callable[[DAG], object]) -> None:
