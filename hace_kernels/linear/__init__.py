@@ -1,5 +1,16 @@
-"""Losses of a linear layer whose logits need never be whole."""
+"""Losses of a linear layer whose logits need never be whole, in one process or over several."""
 
-from .linear_path_log_loss import linear_path_log_loss
+from .linear_path_log_loss import (
+    linear_path_log_loss,
+    linear_with_log_prob,
+    sharded_path_log_loss,
+)
+from .shard import Exchange, Shard
 
-__all__ = ["linear_path_log_loss"]
+__all__ = [
+    "Exchange",
+    "Shard",
+    "linear_path_log_loss",
+    "linear_with_log_prob",
+    "sharded_path_log_loss",
+]

@@ -8,8 +8,9 @@ Each weight's gradient is the product of one tile, rounded once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,19 +19,10 @@ from ..ops.path_stages import path_measure, path_resolve, path_write
 from ..reference.path_stages import RingGradient
 from ..reference.rows import loss_dtype
 from ..row_paths import Rings, RowPaths, empty_rings
+from .shard import Exchange, LocalClasses
 from .tiles import Layer, tile_width
 
-__all__ = ["Exchange", "Head", "linear_row_losses"]
-
-
-class Exchange(Protocol):
-    """Where every process holds some of the classes: the two sums over all of them, in place."""
-
-    def rings(self, rings: Rings) -> None:
-        """From this process's classes to all."""
-
-    def grad_input(self, grad: Tensor) -> None:
-        """From this process's part of the input's gradient to the whole."""
+__all__ = ["Head", "linear_row_losses", "logit_row_losses"]
 
 
 @dataclass(frozen=True)
@@ -38,23 +30,25 @@ class Head:
     """What a linear layer's loss is made of beside the layer.
 
     Attributes:
-        paths: of the rows, in class positions of all classes.
-        local: the same in positions of the layer's own classes, where it holds only some of them.
-        order: int32 (C), class position → row of the layer, or None where it is the identity.
+        paths: of the rows, in positions of all classes.
+        classes: the classes that are here.
+        local: the rows' paths in their positions.
+        is_right: bool (B), False where a target is bad.
         eps, entropy: as in `path_log_loss`.
-        dtype: of the matrix products.
+        dtype: of the logits.
         backend: of the stages.
-        exchange: with other processes, which hold other classes; or None.
+        exchange: with the processes that hold the other classes; None where all are here.
     """
 
     paths: RowPaths
+    classes: LocalClasses
     local: RowPaths
-    order: Tensor | None
+    is_right: Tensor
     eps: float
     entropy: float
     dtype: torch.dtype
     backend: str
-    exchange: Exchange | None = None
+    exchange: Exchange | None
 
 
 def linear_row_losses(
@@ -91,12 +85,7 @@ class _Columns(torch.autograd.Function):
         ctx: Any, grad_loss: Tensor | None, grad_log_prob: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         input, weight, bias, *rings = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the loss of a linear layer by tiles has no second derivative: for create_graph, "
-                "raise logit_bytes, so that the logits are whole, or apply the loss to "
-                "F.linear(input, weight, bias)"
-            )
+        _refuse_second_derivative()
         gradient = _gradient(Rings(*rings), ctx.head, grad_loss, grad_log_prob)
         if gradient is None:
             return None, None, None, None
@@ -104,10 +93,69 @@ class _Columns(torch.autograd.Function):
         return (*grads, None)
 
 
+def logit_row_losses(logits: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """The same of logits (B, C'), which some of the classes have here."""
+    losses: tuple[Tensor, Tensor] = _Logits.apply(logits, head)  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _Logits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+        rings = empty_rings(head.local, loss_dtype(head.dtype), with_moment=head.entropy != 0)
+        for first, columns in _logit_tiles(logits, head):
+            z = logits if columns is None else logits.index_select(1, columns)
+            path_measure(z, head.local, first, rings, head.backend)
+        _exchange(rings, head)
+        ctx.save_for_backward(logits, *rings)
+        ctx.head = head
+        ctx.set_materialize_grads(False)
+        resolved = path_resolve(rings, head.paths, eps=head.eps, entropy=head.entropy)
+        return resolved.loss, resolved.log_prob
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_loss: Tensor | None, grad_log_prob: Tensor | None
+    ) -> tuple[Tensor | None, None]:
+        logits, *rings = ctx.saved_tensors
+        _refuse_second_derivative()
+        gradient = _gradient(Rings(*rings), ctx.head, grad_loss, grad_log_prob)
+        if gradient is None:
+            return None, None
+        grad = torch.empty_like(logits)
+        for first, columns in _logit_tiles(logits, ctx.head):
+            if columns is None:
+                path_write(logits, ctx.head.local, first, gradient, grad, ctx.head.backend)
+            else:
+                g = logits.index_select(1, columns)
+                path_write(g, ctx.head.local, first, gradient, g, ctx.head.backend)
+                grad.index_copy_(1, columns, g)
+        return grad, None
+
+
+def _logit_tiles(logits: Tensor, head: Head) -> Iterator[tuple[int, Tensor | None]]:
+    """The first position of each tile, and its columns; None: all, in their order."""
+    order, width = head.classes.order, tile_width(len(logits), 1, logits.element_size())
+    if order is None:
+        yield 0, None
+        return
+    for first in range(0, len(order), width):
+        yield first, order[first : first + width].long()
+
+
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the loss of a linear layer by tiles, and of classes over several processes, has no "
+            "second derivative: for create_graph, raise logit_bytes so that the logits are whole, "
+            "or apply the loss to F.linear(input, weight, bias) in one process"
+        )
+
+
 def _layer(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Layer:
     itemsize = torch.empty(0, dtype=head.dtype).element_size()
     width = tile_width(len(input), weight.shape[1], itemsize)
-    return Layer(weight, bias, head.order, head.dtype, width)
+    return Layer(weight, bias, head.classes.order, head.dtype, width)
 
 
 def _measured(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Rings:
@@ -118,9 +166,23 @@ def _measured(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) ->
         for first, last in layer.spans():
             z = layer.logits(x, layer.part(weight, first, last), first, last, buffer)
             path_measure(z, head.local, first, rings, head.backend)
-    if head.exchange is not None:
-        head.exchange.rings(rings)
+    _exchange(rings, head)
     return rings
+
+
+def _exchange(rings: Rings, head: Head) -> None:
+    """The rings of all processes' classes; a bad target in one of them is an error in all."""
+    if head.exchange is None:
+        return
+    row = torch.arange(1, len(head.is_right) + 1, device=head.is_right.device)
+    bad_rows = torch.where(head.is_right, 0, row).float()
+    bad_row = head.exchange.rings(rings, torch.cat([bad_rows, bad_rows.new_zeros(1)]).max())
+    if bad_row.device.type == "cpu" and bad_row > 0:
+        raise IndexError(
+            f"the target of row {int(bad_row) - 1} is out of range, or has no class at or below "
+            "it, in at least one of the processes that share the classes"
+        )
+    rings.sum.masked_fill_((row == bad_row)[:, None], torch.nan)
 
 
 def _gradient(
@@ -155,7 +217,9 @@ def _written(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     layer, x = _layer(input, weight, bias, head), input.to(head.dtype)
     # Tiles add up in the input's gradient, so that it is kept in the type worked in.
-    grad_input = torch.zeros_like(x, dtype=loss_dtype(x.dtype)) if needed[0] else None
+    # Other processes may need it where this one does not.
+    wants_input = needed[0] or head.exchange is not None
+    grad_input = torch.zeros_like(x, dtype=loss_dtype(x.dtype)) if wants_input else None
     grad_weight = torch.empty_like(weight) if needed[1] else None
     grad_bias = torch.empty_like(bias) if needed[2] and bias is not None else None
     buffer = layer.buffer(x)
@@ -170,7 +234,7 @@ def _written(
                 else:
                     grad_input += torch.mm(g, part)
             if grad_weight is not None:
-                if head.order is None and grad_weight.dtype == g.dtype:
+                if head.classes.order is None and grad_weight.dtype == g.dtype:
                     torch.mm(g.T, x, out=grad_weight[first:last])
                 else:
                     layer.put(grad_weight, first, last, torch.mm(g.T, x))

@@ -1,4 +1,4 @@
-"""`linear_path_log_loss`: hard targets over nested intervals, from a linear layer's input."""
+"""Hard targets over nested intervals, from a linear layer's input or from a part of the logits."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ..ops.checks import check_options
+from ..ops.checks import check_options, check_rows
 from ..ops.path_log_loss import path_log_loss
-from ..ops.path_stages import select_paths
 from ..path_table import PathTable
-from ..reference.rows import loss_dtype, reduce, row_weights
-from .columns import Head, linear_row_losses
+from ..reference.rows import loss_dtype
+from .batch import Options, batch_of
+from .columns import linear_row_losses, logit_row_losses
+from .shard import Shard
 
-__all__ = ["LOGIT_BYTES", "linear_path_log_loss", "product_dtype"]
+__all__ = [
+    "LOGIT_BYTES",
+    "linear_path_log_loss",
+    "linear_with_log_prob",
+    "product_dtype",
+    "sharded_path_log_loss",
+]
 
-#: Logits up to this size are made whole, which takes three matrix products instead of four.
+#: Logits up to this size are made whole: for small ones tiles would only add calls.
 LOGIT_BYTES = 256 << 20
 
 
@@ -33,33 +40,36 @@ def linear_path_log_loss(
     eps: float = 0.0,
     logit_bytes: int | None = None,
     backend: str = "auto",
+    shard: Shard | None = None,
 ) -> Tensor:
     """`path_log_loss(F.linear(input, weight, bias), …)` whose logits need not be whole.
 
     Logits of up to `logit_bytes` are made whole. Larger ones are made in tiles of classes, twice:
-    to be measured, and for the gradient. Under autocast the layer's tiles are cast one by one.
+    to be measured, and for the gradient. Under autocast the layer is cast tile by tile.
 
     Args:
         input: (B, F), floating.
-        weight: (C, F); row `table.order[i]` is the class at position i.
+        weight: (C, F); row `table.order[i]` is the class at position i. With a shard, its rows.
         target, table, target_weight, ignore_index, reduction, entropy, eps, backend: as in
             `path_log_loss`.
-        bias: (C), or None.
+        bias: (C), or None; with a shard, its entries.
         logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
+        shard: the classes that this process holds; None: all. Every process has all rows.
 
     Returns:
         The loss, float64 where the products are, float32 otherwise: a scalar, or (B,) with "none".
+        With a shard it has the same bits in all processes.
 
     Raises:
-        IndexError, ValueError, TypeError, BackendError: as `path_log_loss`.
+        IndexError, ValueError, TypeError, BackendError: as `path_log_loss`. With a shard a bad
+            target in one process is an IndexError in all.
         RuntimeError: at a second derivative through tiles, which there is none of.
     """
-    check_linear(input, weight, bias, table.num_classes)
+    size = table.num_classes if shard is None else shard.last - shard.first
+    _check_linear(input, weight, bias, target, size)
     check_options(reduction, eps, entropy)
     dtype = product_dtype(input, weight)
-    budget = LOGIT_BYTES if logit_bytes is None else logit_bytes
-    itemsize = torch.empty(0, dtype=dtype).element_size()
-    if len(input) * len(weight) * itemsize <= budget:
+    if shard is None and _fits(len(input) * len(weight), dtype, logit_bytes):
         return path_log_loss(
             linear(input, weight, bias),
             target,
@@ -71,15 +81,86 @@ def linear_path_log_loss(
             eps=eps,
             backend=backend,
         )
-    counts = target != ignore_index
-    paths, is_right = select_paths(table, target, counts)
-    row = torch.where(counts & is_right, target, 0)
-    row_weight = row_weights(counts, row, target_weight, torch.float64)
-    head = Head(paths, paths, table.order, eps, entropy, dtype, backend)
-    losses, _ = linear_row_losses(input, weight, bias, head)
-    losses = torch.where(is_right, losses, torch.nan)
-    losses = torch.where(row_weight != 0, row_weight * losses, 0.0)
-    return reduce(losses, row_weight.sum(), reduction).to(loss_dtype(dtype))
+    options = Options(ignore_index, reduction, entropy, eps, backend)
+    batch = batch_of(target, table, target_weight, options, dtype, shard)
+    losses, _ = linear_row_losses(batch.rows(input), weight, bias, batch.head)
+    return batch.reduced(losses).to(loss_dtype(dtype))
+
+
+def sharded_path_log_loss(
+    logits: Tensor,
+    target: Tensor,
+    table: PathTable,
+    shard: Shard,
+    *,
+    target_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    entropy: float = 0.0,
+    eps: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """`path_log_loss` of logits whose columns are spread over processes.
+
+    Args:
+        logits: (B, C'), the columns of this process, floating. Every process has all rows.
+        table: of all C classes.
+        shard: the columns that are here.
+        target, target_weight, ignore_index, reduction, entropy, eps, backend: as in
+            `path_log_loss`, the same in every process.
+
+    Returns:
+        As `path_log_loss`, the same bits in all processes.
+
+    Raises:
+        IndexError: in all processes, where one of them has a bad target.
+        ValueError, TypeError, BackendError, RuntimeError: as `linear_path_log_loss`.
+    """
+    check_rows("logits", logits, shard.last - shard.first, "class of the shard")
+    _check_target(target, len(logits))
+    check_options(reduction, eps, entropy)
+    options = Options(ignore_index, reduction, entropy, eps, backend)
+    batch = batch_of(target, table, target_weight, options, logits.dtype, shard)
+    rows = logits if logits.shape[1] <= 1 or logits.stride(1) == 1 else logits.contiguous()
+    losses, _ = logit_row_losses(rows, batch.head)
+    return batch.reduced(losses).to(loss_dtype(logits.dtype))
+
+
+def linear_with_log_prob(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    table: PathTable,
+    own: PathTable,
+    *,
+    bias: Tensor | None = None,
+    target_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    entropy: float = 0.0,
+    eps: float = 0.0,
+    backend: str = "auto",
+    shard: Shard | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The loss of `linear_path_log_loss` by tiles, and each row's log P of its target.
+
+    Both come from one pass over the logits.
+
+    Args:
+        own: the table of the same targets whose paths are the target's own interval.
+
+    Returns:
+        The loss, and (B) log-probabilities of its dtype, 0 in rows that do not count.
+    """
+    size = table.num_classes if shard is None else shard.last - shard.first
+    _check_linear(input, weight, bias, target, size)
+    check_options(reduction, eps, entropy)
+    dtype = product_dtype(input, weight)
+    options = Options(ignore_index, reduction, entropy, eps, backend)
+    batch = batch_of(target, table, target_weight, options, dtype, shard).with_own(target, own)
+    losses, log_probs = linear_row_losses(batch.rows(input), weight, bias, batch.head)
+    wanted = loss_dtype(dtype)
+    return batch.reduced(losses).to(wanted), batch.counted(log_probs).to(wanted)
 
 
 def product_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
@@ -90,7 +171,15 @@ def product_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
     return input.dtype
 
 
-def check_linear(input: Tensor, weight: Tensor, bias: Tensor | None, num_classes: int) -> None:
+def _fits(num_logits: int, dtype: torch.dtype, logit_bytes: int | None) -> bool:
+    """Whether whole logits are within the budget."""
+    budget = LOGIT_BYTES if logit_bytes is None else logit_bytes
+    return num_logits * torch.empty(0, dtype=dtype).element_size() <= budget
+
+
+def _check_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, num_classes: int
+) -> None:
     """Raises unless all are floating and (B, F), (C, F) and (C), of one dtype or in autocast."""
     for name, x in (("input", input), ("weight", weight), ("bias", bias)):
         if x is not None and not x.is_floating_point():
@@ -106,10 +195,19 @@ def check_linear(input: Tensor, weight: Tensor, bias: Tensor | None, num_classes
         raise ValueError(
             f"bias must be ({num_classes},), one entry for each class; got {tuple(bias.shape)}"
         )
+    _check_target(target, len(input))
     same = weight.dtype == input.dtype and (bias is None or bias.dtype == input.dtype)
     if not same and not torch.is_autocast_enabled(input.device.type):
         raise TypeError(
             f"input, weight and bias must have one dtype, got {input.dtype}, {weight.dtype}"
             + ("" if bias is None else f" and {bias.dtype}")
             + "; cast one of them, or use torch.autocast"
+        )
+
+
+def _check_target(target: Tensor, rows: int) -> None:
+    if target.shape != (rows,) or target.dtype != torch.int64:
+        raise ValueError(
+            f"target must be ({rows},) int64, one index for each row; got {tuple(target.shape)} "
+            f"{target.dtype}"
         )

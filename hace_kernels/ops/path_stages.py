@@ -68,7 +68,7 @@ def _is_compiled(backend: str, logits: Tensor) -> bool:
 
 
 def select_paths(
-    table: PathTable, target: Tensor, counts: Tensor, min_entries: int = 0
+    table: PathTable, target: Tensor, counts: Tensor, check: bool = True
 ) -> tuple[RowPaths, Tensor]:
     """The paths of the rows' targets, and which rows have one.
 
@@ -76,22 +76,22 @@ def select_paths(
         table: of T targets.
         target: int64 (B).
         counts: bool (B); the targets of the other rows are not looked at.
-        min_entries: K is at least this.
+        check: whether to look for bad targets on the CPU.
 
     Returns:
         The paths, and bool (B): False where a target that counts is none of the table's. Rows
         without a path have K entries that hold every class.
 
     Raises:
-        IndexError: on the CPU, in eager mode: such a target.
+        IndexError: a bad target, in eager mode on the CPU.
     """
     in_range = (target >= 0) & (target < table.num_targets)
-    check_targets(target, counts & ~in_range, table.num_targets)
+    if check:
+        check_targets(target, counts & ~in_range, table.num_targets)
     row = torch.where(in_range & counts, target, 0)
-    num_entries = max(table.max_entries, min_entries)
-    index = torch.arange(num_entries, device=target.device)
+    index = torch.arange(table.max_entries, device=target.device)
     if not len(table.weight):
-        shape = (len(target), num_entries)
+        shape = (len(target), table.max_entries)
         start = torch.zeros(shape, dtype=torch.int32, device=target.device)
         return RowPaths(start, start + table.num_classes, start.double()), in_range | ~counts
     first, last = table.ptr[row], table.ptr[row + 1]
@@ -101,6 +101,7 @@ def select_paths(
     start = torch.where(real, table.start[index], 0)
     stop = torch.where(real, table.stop[index], table.num_classes)
     empty = (start == stop) & real
-    check_targets_have_classes(target, empty.any(1))
+    if check:
+        check_targets_have_classes(target, empty.any(1))
     weight = torch.where(real, table.weight[index], 0.0)
     return RowPaths(start, stop, weight), ~counts | (in_range & ~empty.any(1))

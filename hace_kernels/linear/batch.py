@@ -1,0 +1,125 @@
+"""The rows of a batch that count, what each counts for, and what their losses come to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..ops.path_stages import select_paths
+from ..path_table import PathTable
+from ..reference.rows import reduce, row_weights
+from ..row_paths import RowPaths
+from .columns import Head
+from .shard import Shard, local_classes
+
+__all__ = ["Batch", "Options", "batch_of"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The keywords of `path_log_loss` but its target weights."""
+
+    ignore_index: int = -100
+    reduction: str = "mean"
+    entropy: float = 0.0
+    eps: float = 0.0
+    backend: str = "auto"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Targets as the stages take them.
+
+    Attributes:
+        size: B.
+        kept: int64 (B'), the rows that `head` and `weight` are of; None: all.
+        head: their paths and all else but the layer.
+        counts: bool (B'), False where the target is `ignore_index`.
+        weight: float64 (B'), what each row counts for.
+        reduction: "none", "mean" or "sum".
+    """
+
+    size: int
+    kept: Tensor | None
+    head: Head
+    counts: Tensor
+    weight: Tensor
+    reduction: str
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Of (B, …), those that are kept."""
+        return x if self.kept is None else x.index_select(0, self.kept)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """(B') to (B), 0 in the rows that are not kept."""
+        return x if self.kept is None else x.new_zeros(self.size).index_copy(0, self.kept, x)
+
+    def with_own(self, target: Tensor, own: PathTable) -> Batch:
+        """With the interval of the target itself as the innermost, which `own` knows."""
+        entry, _ = select_paths(own, self.rows(target), self.counts, check=False)
+        if not entry.start.shape[1]:  # each target holds every class
+            entry = RowPaths(*(x.new_zeros(len(x), 1) for x in entry))
+            entry.stop.fill_(own.num_classes)
+        paths = self.head.paths.with_own(entry.start[:, 0], entry.stop[:, 0])
+        local = self.head.classes.paths(paths) if self.head.exchange is not None else paths
+        return replace(self, head=replace(self.head, paths=paths, local=local))
+
+    def counted(self, log_probs: Tensor) -> Tensor:
+        """Row log-probabilities (B') as (B), 0 in rows that do not count."""
+        return self.spread(torch.where(self.counts, log_probs, 0.0))
+
+    def reduced(self, losses: Tensor) -> Tensor:
+        """Row losses (B'), unweighted, as the caller wants them."""
+        losses = torch.where(self.head.is_right, losses, torch.nan)
+        losses = torch.where(self.weight != 0, self.weight * losses, 0.0)
+        if self.reduction == "none":
+            return self.spread(losses)
+        return reduce(losses, self.weight.sum(), self.reduction)
+
+
+def batch_of(
+    target: Tensor,
+    table: PathTable,
+    target_weight: Tensor | None,
+    options: Options,
+    dtype: torch.dtype,
+    shard: Shard | None = None,
+) -> Batch:
+    """The batch of some targets.
+
+    Rows that do not count are left out where finding them does not wait for a device, and where
+    other processes do not rely on the number of rows.
+
+    Args:
+        target: int64 (B), indices of the table's targets, or `ignore_index`.
+        table: of all classes.
+        target_weight: (T,), or None.
+        options: the other keywords.
+        dtype: of the logits.
+        shard: the classes that are here; None: all.
+
+    Raises:
+        IndexError: a bad target, in eager mode on the CPU; with a shard it shows in the exchange.
+    """
+    size, counts, kept = len(target), target != options.ignore_index, None
+    if shard is None and target.device.type == "cpu" and not counts.all():
+        kept = counts.nonzero()[:, 0]
+        target, counts = target[kept], counts[kept]
+    paths, is_right = select_paths(table, target, counts, check=shard is None)
+    row = torch.where(counts & is_right, target, 0)
+    classes = local_classes(table, shard)
+    head = Head(
+        paths,
+        classes,
+        paths if shard is None else classes.paths(paths),
+        is_right,
+        options.eps,
+        options.entropy,
+        dtype,
+        options.backend,
+        None if shard is None else shard.exchange,
+    )
+    weight = row_weights(counts, row, target_weight, torch.float64)
+    return Batch(size, kept, head, counts, weight, options.reduction)

@@ -1,0 +1,53 @@
+"""A few processes that talk to each other by gloo, for tests of what is spread over them."""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+TIMEOUT = timedelta(seconds=60)
+
+
+def run(world: int, work: Callable[..., None], *args: Any) -> None:
+    """Calls `work(rank, world, *args)` in each of `world` processes, a gloo group.
+
+    Each has one thread.
+
+    Raises:
+        AssertionError: what one of them raised first; the others' errors mostly follow from it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_start, (world, folder, work, args), nprocs=world)
+        errors = sorted(Path(folder).glob("error-*"), key=lambda path: path.stat().st_mtime_ns)
+        if errors:
+            raise AssertionError(f"{errors[0].name} of {world}:\n{errors[0].read_text()}")
+
+
+def _start(rank: int, world: int, folder: str, work: Callable[..., None], args: Any) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)  # the same batches everywhere
+    address = f"file://{folder}/rendezvous"
+    dist.init_process_group(
+        "gloo", init_method=address, rank=rank, world_size=world, timeout=TIMEOUT
+    )
+    try:
+        work(rank, world, *args)
+    except BaseException:
+        (Path(folder) / f"error-{rank}").write_text(traceback.format_exc())
+    finally:
+        dist.destroy_process_group()
+
+
+def everywhere(x: torch.Tensor) -> list[torch.Tensor]:
+    """A tensor of every process."""
+    found = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, x.contiguous())
+    return found
