@@ -166,11 +166,6 @@ def compact_paths(
     return numpy_compact_paths(ptr, start, stop, weight, num_classes, keep_full)
 
 
-def build_info() -> dict[str, str] | None:
-    """How the native layout module was built, or None where it is not."""
-    return None if _native is None else _native.build_info()
-
-
 def cpu_capability() -> str | None:
     """'avx512', 'avx2' or 'generic', or None where the native layout module is not built."""
     return None if _native is None else _native.cpu_capability()

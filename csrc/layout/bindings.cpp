@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "build_info.h"
+#include "cpu/isa.h"
 #include "paths.h"
 #include "tree.h"
 
@@ -102,12 +102,6 @@ py::tuple compact_paths(const Array<int64_t>& ptr, const Array<int32_t>& start,
                         to_numpy(std::move(table.stop)), to_numpy(std::move(table.weight)));
 }
 
-py::dict build_info() {
-  py::dict info;
-  for (const auto& [key, value] : hace::build_info()) info[py::str(key)] = value;
-  return info;
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_layout, m) {
@@ -118,6 +112,5 @@ PYBIND11_MODULE(_layout, m) {
         py::arg("max_entries"));
   m.def("compact_paths", &compact_paths, py::arg("ptr"), py::arg("start"), py::arg("stop"),
         py::arg("weight"), py::arg("num_classes"), py::arg("keep_full"));
-  m.def("build_info", &build_info);
-  m.def("cpu_capability", &hace::cpu_capability);
+  m.def("cpu_capability", [] { return hace::name_of(hace::best_isa()); });
 }
