@@ -1,38 +1,50 @@
-# The environment that everything runs in. `make test VENV=path` uses an environment of yours, with
-# the torch it has; otherwise .venv is made, with a pinned torch.
+# The environment that everything runs in. `make install VENV=path` uses an environment of yours,
+# whose torch stays as it is; otherwise .venv is made, with a torch of its own.
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
-TORCH = torch==2.13.0
 
+# `make` builds for working on the project: a library that does not compile is an error.
 export HACE_REQUIRE_NATIVE = 1
 
-C_FILES = $(shell find csrc tests/cuda/emulation -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+C_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: install test test-large build-gpu test-gpu lint format demo demo-tune
-.PHONY: bench bench-quick bench-gpu bench-micro bench-check
+.PHONY: install test test-all test-thorough test-large build-gpu test-gpu lint format clean
+.PHONY: demo demo-tune bench bench-quick bench-gpu bench-micro bench-check
 
-# Compiles when a source is newer than the library; python files are used in place.
+# Compiles what has changed since the last time; Python files are used in place.
 install: $(VENV)/.hace-installed
+	$(BIN)/python setup.py -q build_ext --inplace
 
-$(VENV)/bin/python:
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.hace-installed: $(VENV)/bin/python pyproject.toml setup.py $(shell find csrc -type f)
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install "$(TORCH)"
-	$(BIN)/pip install "setuptools>=77" "pybind11>=2.12"
-	$(BIN)/pip install --no-build-isolation -e ".[test,bench,demo]"
+$(VENV)/.hace-ready: $(BIN)/python build_tools/environment.py
+	$(BIN)/python build_tools/environment.py
 	touch $@
 
+# Compiled first where its progress is seen; pip shows nothing of what it does and finds it done.
+$(VENV)/.hace-installed: $(VENV)/.hace-ready pyproject.toml
+	$(BIN)/python setup.py -q build_ext --inplace
+	$(BIN)/pip install -c $(VENV)/hace-constraints.txt --no-build-isolation -e ".[test,bench,demo,dev]"
+	touch $@
+
+# In some five minutes on two cores: every op on every backend. `test-all` leaves nothing out.
 test: install
-	$(BIN)/python -m pytest -n 2
+	cd $(VENV) && bin/python -m hace.verify --quick
+	$(BIN)/python -m pytest -n 2 -m "not thorough and not large and not gpu"
+
+test-thorough: install
 	cd $(VENV) && bin/python -m hace.verify
+	$(BIN)/python -m pytest -n 2 -m "thorough and not large and not gpu"
+
+test-all: test test-thorough
 
 test-large: install
 	$(BIN)/python -m pytest -m large
 
-# In an environment that is there, with torch for GPUs, triton, numpy, pytest, hypothesis, setuptools
-# and pybind11; nothing is installed. The CUDA kernels are compiled where nvcc is.
+# In an environment that is there, with torch for GPUs, triton, numpy, pytest, hypothesis,
+# setuptools, pybind11 and ninja; nothing is installed. CUDA is compiled for the GPUs at hand.
 GPU_ENVIRONMENT = PYTHONPATH=.:python HACE_REQUIRE_NATIVE=0
 
 build-gpu:
@@ -42,17 +54,19 @@ test-gpu: build-gpu
 	$(GPU_ENVIRONMENT) $(PYTHON) tests/gpu/run_on_gpu.py
 
 lint: install
-	$(BIN)/pip install -q --no-build-isolation -e ".[dev]"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 
 format: install
-	$(BIN)/pip install -q --no-build-isolation -e ".[dev]"
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
+
+# What was compiled, here and in the folders that Python imports from.
+clean:
+	rm -rf build dist *.egg-info python/*.egg-info hace_kernels/*.so
 
 demo: install
 	$(BIN)/python -m examples.icd10

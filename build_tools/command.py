@@ -40,7 +40,7 @@ class BuildNative(build_ext):
         settings = Settings.read()
         requirements.check()
         try:
-            libraries, folder = _build(settings, quiet=self.verbose < 1)
+            libraries, folder = _build(settings)
         except (cpp.CompilerMissingError, cuda.CudaMissingError, ninja_build.NinjaError) as error:
             if settings.require_native:
                 raise CompileError(str(error)) from error
@@ -56,7 +56,7 @@ class BuildNative(build_ext):
             self.copy_file(str(folder / library.path), target)
 
 
-def _build(settings: Settings, quiet: bool) -> tuple[list[Library], Path]:
+def _build(settings: Settings) -> tuple[list[Library], Path]:
     """Brings both libraries up to date; they lie in the folder that is returned."""
     import torch
 
@@ -75,13 +75,13 @@ def _build(settings: Settings, quiet: bool) -> tuple[list[Library], Path]:
         path = f"{of_cuda[0].folder}/_native.so"
         both = cpp.native_library(path, of_cpp + of_cuda, torch_folder, cuda.libraries(choice))
         try:
-            ninja_build.run(folder, [both, layout], settings.jobs, quiet)
+            ninja_build.run(folder, [both, layout], settings.jobs)
             return [both, layout], folder
         except ninja_build.NinjaError as error:
             if settings.build == "cuda":
                 raise
             print(f"WARNING: built without the CUDA kernels: {error}", flush=True)
-    ninja_build.run(folder, [native, layout], settings.jobs, quiet)
+    ninja_build.run(folder, [native, layout], settings.jobs)
     return [native, layout], folder
 
 

@@ -76,9 +76,7 @@ def write(folder: Path, libraries: Sequence[Library]) -> Path:
     return path
 
 
-def run(
-    folder: Path, libraries: Sequence[Library], jobs: int | None = None, quiet: bool = False
-) -> None:
+def run(folder: Path, libraries: Sequence[Library], jobs: int | None = None) -> None:
     """Brings the libraries up to date; one such run at a time in a folder.
 
     Raises:
@@ -88,7 +86,6 @@ def run(
 
     command = [str(Path(ninja.BIN_DIR) / "ninja"), "-f", str(folder / "build.ninja")]
     command += ["-j", str(jobs)] if jobs else []
-    command += ["--quiet"] if quiet else []
     environment = {"NINJA_STATUS": "[%f/%t] ", **os.environ}
     sys.stdout.flush()
     with _lock(folder):

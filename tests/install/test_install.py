@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "csrc", "hace_kernels", "python")
+
+pytestmark = pytest.mark.thorough  # each installs by pip into a folder of its own
+SOURCES = (
+    *("setup.py", "pyproject.toml", "README.md", "LICENSE"),
+    *("build_tools", "csrc", "hace_kernels", "python"),
+)
 
 USE_IT = """
 import warnings
@@ -34,27 +40,58 @@ except hace.BackendError as error:
 
 
 @pytest.fixture
-def sources(tmp_path: Path) -> Path:
-    """The files of a source distribution, without anything built."""
-    copy = tmp_path / "sources"
+def sources(tmp_path: Path, compiled: Path) -> Path:
+    """The sources, with the objects of `compiled` in them: ninja compiles what is changed."""
+    return copy_sources(tmp_path, objects_of=compiled)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sources in which everything was compiled once, from nothing."""
+    copy = copy_sources(tmp_path_factory.mktemp("compiled"))
+    built = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext"],
+        cwd=copy,
+        env=clean_environment(HACE_REQUIRE_NATIVE="1"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert re.search(r"^\[\d+/\d+\] csrc/", built.stdout, re.M), built.stdout  # its progress
+    return copy
+
+
+def copy_sources(folder: Path, objects_of: Path | None = None) -> Path:
+    """The files of a source distribution, with what was compiled elsewhere if that is given."""
+    copy = folder / "sources"
     copy.mkdir()
     for name in SOURCES:
         if (ROOT / name).is_dir():
             ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
             shutil.copytree(ROOT / name, copy / name, ignore=ignored)
         else:
-            shutil.copy(ROOT / name, copy / name)
+            shutil.copy2(ROOT / name, copy / name)
+    if objects_of is not None:
+        for kept in objects_of.glob("build/native-*"):
+            shutil.copytree(kept, copy / "build" / kept.name)
     return copy
 
 
+def clean_environment(**changes: str) -> dict[str, str]:
+    """This environment without what asks for a particular build, and with the changes."""
+    asked = ("HACE_", "PYTHONPATH", "FORCE_CUDA", "CUDA_HOME")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(asked)}
+    return {**clean, "HACE_BUILD": "cpu", **changes}
+
+
 def install(sources: Path, target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("HACE_")}
     return subprocess.run(
         [
             *(sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-v"),
             *("--target", str(target), str(sources)),
         ],
-        env={**clean, "HACE_BUILD": "cpu", **environment},
+        env=clean_environment(**environment),
         capture_output=True,
         text=True,
         check=False,
@@ -65,7 +102,7 @@ def run(target: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Python with the installed package, in a folder where no checkout can shadow it."""
     return subprocess.run(
         [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": str(target)},
+        env=clean_environment(PYTHONPATH=str(target)),
         cwd=target,
         capture_output=True,
         text=True,
@@ -78,7 +115,7 @@ def test_with_a_compiler(sources: Path, tmp_path: Path) -> None:
     assert installed.returncode == 0, installed.stdout[-3000:] + installed.stderr
     used = run(tmp_path / "site", "-c", USE_IT.format(target=tmp_path))
     assert used.stdout.split("\n")[:2] == ["[]", "cpu runs"], used.stdout + used.stderr
-    verified = run(tmp_path / "site", "-m", "hace.verify")
+    verified = run(tmp_path / "site", "-m", "hace.verify", "--quick")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "cpu        available" in verified.stdout
 
@@ -91,9 +128,10 @@ def test_without_a_compiler(sources: Path, tmp_path: Path) -> None:
     assert warned.count("slow PyTorch reference") == 1, used.stdout + used.stderr
     assert "backend 'cpu' cannot run" in refused
     assert "install a C++17 compiler" in refused
-    verified = run(tmp_path / "site", "-m", "hace.verify")
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+    verified = run(tmp_path / "site", "-m", "hace.verify", "--quick")
+    assert verified.returncode != 0, verified.stdout + verified.stderr
     assert "cpu        absent" in verified.stdout
+    assert "nothing to verify" in verified.stderr
 
 
 def test_a_broken_build_is_an_error_when_native_code_is_required(
@@ -138,7 +176,14 @@ def test_a_failing_nvcc_is_an_error_where_cuda_was_asked_for(
 def test_a_failing_nvcc_leaves_a_warning_and_the_rest(
     sources: Path, tmp_path: Path, broken_cuda: Path
 ) -> None:
-    installed = install(sources, tmp_path / "site", HACE_BUILD="auto", CUDA_HOME=str(broken_cuda))
+    (tmp_path / "sitecustomize.py").write_text("import torch; torch.version.cuda = '13.0'")
+    installed = install(
+        sources,
+        tmp_path / "site",
+        HACE_BUILD="auto",
+        CUDA_HOME=str(broken_cuda),
+        PYTHONPATH=str(tmp_path),
+    )
     assert installed.returncode == 0, installed.stdout[-3000:] + installed.stderr
     output = installed.stdout + installed.stderr
     assert "built without the CUDA kernels" in output
@@ -166,6 +211,44 @@ def test_a_missing_nvcc_is_an_error_where_cuda_was_asked_for(sources: Path, tmp_
 def test_a_build_of_another_name_is_refused(sources: Path, tmp_path: Path) -> None:
     installed = install(sources, tmp_path / "site", HACE_BUILD="rocm")
     assert installed.returncode != 0
-    assert "HACE_BUILD must be auto, cpu or cuda, got 'rocm'" in (
+    assert "HACE_BUILD must be one of auto, cpu, cuda, python, got 'rocm'" in (
         installed.stdout + installed.stderr
     )
+
+
+# ---- without torch in the build environment ----
+
+
+@pytest.fixture
+def without_torch(tmp_path: Path) -> str:
+    """A PYTHONPATH on which torch is not found, as in pip's own build environment."""
+    folder = tmp_path / "without"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import importlib.util\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'torch' "
+        "else find(name, *rest)\n"
+    )
+    return str(folder)
+
+
+def test_without_torch_the_message_names_the_cause(
+    sources: Path, tmp_path: Path, without_torch: str
+) -> None:
+    installed = install(sources, tmp_path / "site", PYTHONPATH=without_torch)
+    assert installed.returncode != 0
+    output = installed.stdout + installed.stderr
+    assert "torch is not in the build environment" in output
+    assert "--no-build-isolation" in output
+    assert "compiler" not in output.split("torch is not in the build environment")[1][:400]
+
+
+def test_the_torch_free_install_is_asked_for(
+    sources: Path, tmp_path: Path, without_torch: str
+) -> None:
+    installed = install(sources, tmp_path / "site", HACE_BUILD="python", PYTHONPATH=without_torch)
+    assert installed.returncode == 0, installed.stdout[-3000:] + installed.stderr
+    assert "py3-none-any.whl" in installed.stdout  # no platform's wheel, so not taken for one
+    used = run(tmp_path / "site", "-c", USE_IT.format(target=tmp_path))
+    assert "slow PyTorch reference" in used.stdout, used.stdout + used.stderr
