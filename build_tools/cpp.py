@@ -70,7 +70,7 @@ def native_objects(torch_folder: Path) -> tuple[Object, ...]:
     base = (*compiler(), *_FLAGS, *_flags_of_the_environment("CPPFLAGS", "CXXFLAGS"))
     torch = ("-isystem", str(torch_folder / "include"), STABLE_ABI)
     objects = []
-    for source in [*sorted(glob("csrc/*.cpp")), *sorted(glob("csrc/cpu/*.cpp"))]:
+    for source in sorted(glob("csrc/cpu/*.cpp")):
         if source.endswith("_kernel.cpp"):
             for isa, flags in _ISA_FLAGS.items():
                 command = (*base, *_KERNEL_FLAGS, *flags, f"-DHACE_ISA={isa}")

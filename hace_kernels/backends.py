@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import native, triton
+from . import layout, native, triton
 
 __all__ = ["Backend", "BackendError", "backends", "device_type", "resolve"]
 
@@ -35,7 +35,7 @@ def backends() -> dict[str, Backend]:
     """Every backend by name, with its availability on this machine and the reason."""
     what = {
         "reference": "pure PyTorch, any device and floating dtype",
-        "cpu": "compiled C++ for CPU tensors",
+        "cpu": _of_cpu(),
         "triton": _of_triton(),
         "cuda": f"compiled CUDA kernels for {native.cuda_device_type.upper()} tensors",
     }
@@ -50,6 +50,12 @@ def _lack_here(name: str) -> str | None:
     if name == "cuda":
         return native.cuda_lack()
     return triton.lack() if name == "triton" else None
+
+
+def _of_cpu() -> str:
+    if layout.cpu_capability() is None:
+        return "compiled C++ for CPU tensors; trees in NumPy (_layout is not built for this Python)"
+    return "compiled C++ for CPU tensors"
 
 
 def _of_triton() -> str:

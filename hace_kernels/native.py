@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from . import schemas  # noqa: F401  (defines the ops that the library implements)
+from .missing_library import why_missing
 
 __all__ = ["LIBRARY", "cpu_lack", "cuda_device_type", "cuda_lack", "emulated", "load_error"]
 
@@ -31,10 +32,9 @@ cuda_device_type = "cpu" if emulated else "cuda"
 def _load() -> str | None:
     """Loads the library; returns why it could not, or None."""
     if not LIBRARY.exists():
-        return (
-            f"{LIBRARY.name} was not built: install a C++17 compiler and run "
-            "`pip install --no-build-isolation .` (HACE_REQUIRE_NATIVE=1 shows what fails)"
-        )
+        if emulated:
+            return f"HACE_CUDA_EMULATION names {LIBRARY}, and there is no such file"
+        return why_missing(LIBRARY)
     try:
         torch.ops.load_library(str(LIBRARY))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError) as error:

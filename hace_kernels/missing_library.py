@@ -1,0 +1,47 @@
+"""Why the compiled library is not there, which depends on where this package was imported from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["why_missing"]
+
+
+def why_missing(library: Path, path: Iterable[str] | None = None) -> str:
+    """What happened to the library, and the way out.
+
+    Args:
+        library: where it was looked for, beside this package's files.
+        path: the folders that Python imports from, `sys.path` by default.
+    """
+    package = library.parent
+    sources = package.parent
+    if not (sources / "csrc").is_dir():
+        return (
+            f"{library.name} was not built when the package was installed: install a C++17 "
+            "compiler, then torch and the packages of pyproject.toml's build-system, and run "
+            "`HACE_REQUIRE_NATIVE=1 pip install --no-build-isolation hace-kernels`, which shows "
+            "what fails"
+        )
+    hidden = _other_copy(library, sys.path if path is None else path)
+    if hidden is not None:
+        return (
+            f"{package} is the source folder, which has no {library.name}, and it hides the "
+            f"installed package {hidden.parent}: run Python from a folder other than {sources}, or "
+            "compile in the source folder with `pip install --no-build-isolation -e .` there"
+        )
+    return (
+        f"{package} is the source folder, in which nothing was compiled yet: run `make install` or "
+        f"`pip install --no-build-isolation -e .` in {sources}"
+    )
+
+
+def _other_copy(library: Path, path: Iterable[str]) -> Path | None:
+    """The first such library in another folder that Python imports from."""
+    for entry in path:
+        other = Path(entry).resolve() / library.parent.name / library.name
+        if other != library.resolve() and other.exists():
+            return other
+    return None
