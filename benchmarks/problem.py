@@ -26,7 +26,7 @@ TARGETS: dict[str, dict[str, Any]] = {
     "smoothing": {"label_smoothing": 0.1},
     "mixup": {},
     "probabilities": {},
-    "soft labels": {"soft_labels": 10.0},
+    "soft labels": {"soft_label_beta": 10.0},
 }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import hace_kernels
-from hace.options import LossOptions
+from hace.options import TargetOptions
+from hace.tables import Tables
 from hace.weights import HACEWeights
 
 from .micro import backends, problem_of, run, shapes
@@ -17,7 +18,7 @@ from .problem import DILUTION
 @backends
 def test_path_log_loss(benchmark: Any, classes: int, rows: int, backend: str) -> None:
     problem = problem_of(classes, rows, backend)
-    table = problem.tree.path_table(HACEWeights(DILUTION), device=problem.device)
+    table = Tables.of(problem.tree).paths(HACEWeights(DILUTION), device=problem.device)
     step = training_step(
         lambda logits, target: hace_kernels.path_log_loss(logits, target, table, backend=backend),
         *problem.batch(),
@@ -29,9 +30,9 @@ def test_path_log_loss(benchmark: Any, classes: int, rows: int, backend: str) ->
 @backends
 def test_tree_log_loss(benchmark: Any, classes: int, rows: int, backend: str) -> None:
     problem = problem_of(classes, rows, backend)
-    options = LossOptions(label_smoothing=0.1)
-    table = problem.tree.target_table(HACEWeights(DILUTION), options, device=problem.device)
-    tree = problem.tree.tree_table(device=problem.device)
+    tables, options = Tables.of(problem.tree), TargetOptions(label_smoothing=0.1)
+    table = tables.targets(HACEWeights(DILUTION), "classes", options, device=problem.device).table
+    tree = tables.label_nodes(device=problem.device)
     step = training_step(
         lambda logits, target: hace_kernels.tree_log_loss(
             logits, target, tree, table, backend=backend

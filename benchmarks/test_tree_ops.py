@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import hace_kernels
+from hace.tables import Tables
 
 from .micro import backends, problem_of, run, shapes
 
@@ -22,7 +23,7 @@ def test_tree_op(
     benchmark: Any, op: Callable[..., torch.Tensor], classes: int, rows: int, backend: str
 ) -> None:
     problem = problem_of(classes, rows, backend)
-    tree = problem.tree.tree_table(device=problem.device)
+    tree = Tables.of(problem.tree).nodes(device=problem.device)
     widths = tree.num_classes, tree.num_nodes
     before, after = reversed(widths) if op is hace_kernels.tree_sum_down else widths
     values = torch.randn(rows, before, device=problem.device, requires_grad=True)

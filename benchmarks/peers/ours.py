@@ -9,7 +9,8 @@ from torch import Tensor
 
 import hace
 import hace_kernels
-from hace.options import LossOptions
+from hace.options import TargetOptions
+from hace.tables import Tables
 from hace.weights import HACEWeights
 
 from .. import trees
@@ -52,7 +53,7 @@ def _lacks(backend: str) -> Callable[[Problem], str | None]:
 
 def _ordered(problem: Problem) -> Loss:
     """Of logits whose columns are in depth-first order, whatever the order of the classes."""
-    return hace.HACELoss(problem.tree, DILUTION, logits="depth_first", **problem.options)
+    return hace.HACELoss(problem.tree, DILUTION, logit_space="depth_first", **problem.options)
 
 
 def _shuffled(problem: Problem) -> Loss:
@@ -61,9 +62,9 @@ def _shuffled(problem: Problem) -> Loss:
 
 def _tree_op(problem: Problem) -> Loss:
     """The op for soft targets, which passes over the whole tree, for any kind of target."""
-    options = LossOptions(**problem.options)
-    tree = problem.tree.tree_table(device=problem.device)
-    table = problem.tree.target_table(HACEWeights(DILUTION), options, device=problem.device)
+    tables, options = Tables.of(problem.tree), TargetOptions(**problem.options)
+    tree = tables.label_nodes(device=problem.device)
+    table = tables.targets(HACEWeights(DILUTION), "classes", options, device=problem.device).table
     return lambda logits, target: hace_kernels.tree_log_loss(logits, target, tree, table)
 
 

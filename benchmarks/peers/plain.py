@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 import hace
+from hace.tables import Tables
 
 from ..problem import Loss, Problem, Target
 from .peer import Peer, Step
@@ -26,7 +27,7 @@ def cross_entropy(problem: Problem) -> Loss:
         return _of_pairs
     if problem.kind == "soft labels":
         exact = torch.promote_types(problem.dtype, torch.float32)
-        shares = soft_label_matrix(problem.tree, problem.options["soft_labels"], exact)
+        shares = soft_label_matrix(problem.tree, problem.options["soft_label_beta"], exact)
         table = shares.to(problem.device, problem.dtype)
         return lambda logits, target: F.cross_entropy(logits, table[target])
     return F.cross_entropy
@@ -48,7 +49,7 @@ def soft_label_matrix(tree: hace.Hierarchy, beta: float, dtype: torch.dtype) -> 
     Source: Bertinetto et al., *Making Better Mistakes*, CVPR 2020, section 3.2.
     """
     height = np.full((tree.num_classes, tree.num_classes), float(tree.depth), np.float32)
-    layout = tree.layout()
+    layout = Tables.of(tree).layout()
     for node in np.argsort(-layout.height, kind="stable"):
         below = slice(layout.start[node], layout.stop[node])
         height[below, below] = layout.height[node]

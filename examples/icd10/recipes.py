@@ -37,7 +37,7 @@ RECIPES = (
     Recipe(
         "hace-0.5-coarse",
         "HACE d = 0.5 + coarse",
-        lambda tree: hace.HACELoss(tree, dilution=0.5, targets="nodes"),
+        lambda tree: hace.HACELoss(tree, dilution=0.5, target_space="nodes"),
         coarse=True,
     ),
 )

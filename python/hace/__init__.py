@@ -1,15 +1,16 @@
 """Hierarchical classification losses for PyTorch, on fused kernels."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 from hace_kernels import Backend, BackendError, backends
 
 from . import functional, metrics, nn
-from .dag import DAG
 from .hierarchy import Hierarchy
 from .losses import (
     CrossEntropyLoss,
     HACELoss,
-    HierarchicalCrossEntropyLoss,
     HXELoss,
+    LayeredCrossEntropyLoss,
     PathLogLoss,
     RegularizedCrossEntropyLoss,
     SoftLabelLoss,
@@ -17,20 +18,25 @@ from .losses import (
 from .predict import predict
 
 __all__ = [
-    "DAG",
     "Backend",
     "BackendError",
     "CrossEntropyLoss",
     "HACELoss",
     "HXELoss",
-    "HierarchicalCrossEntropyLoss",
     "Hierarchy",
+    "LayeredCrossEntropyLoss",
     "PathLogLoss",
     "RegularizedCrossEntropyLoss",
     "SoftLabelLoss",
+    "__version__",
     "backends",
     "functional",
     "metrics",
     "nn",
     "predict",
 ]
+
+try:
+    __version__ = version("hace-kernels")
+except PackageNotFoundError:  # a checkout that nobody installed
+    __version__ = "0+unknown"

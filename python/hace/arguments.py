@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .class_dim import class_dim
-from .hierarchy import Columns, Hierarchy, Space, check_hierarchy
+from .hierarchy import Hierarchy, check_hierarchy
 from .options import LossOptions
+from .spaces import LogitSpace, TargetSpace, num_columns, num_targets
 
 __all__ = [
     "Target",
@@ -35,11 +36,13 @@ def shape_of_targets(input: Tensor) -> torch.Size:
     return input.shape[:dim] + input.shape[dim + 1 :]
 
 
-def check_input(input: Tensor, hierarchy: Hierarchy, logits: Columns) -> None:
+def check_input(input: Tensor, hierarchy: Hierarchy, logit_space: LogitSpace) -> None:
     """Raises TypeError or ValueError unless `input` is floating-point logits of the hierarchy."""
     check_hierarchy(hierarchy)
-    num_logits = hierarchy.num_columns(logits)
-    kind = "nodes" if logits == "nodes" else "classes"
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input must be a tensor of logits, not {type(input).__name__}")
+    num_logits = num_columns(hierarchy, logit_space)
+    kind = "nodes" if logit_space == "nodes" else "classes"
     if input.dim() == 0 or input.shape[class_dim(input)] != num_logits:
         raise ValueError(
             f"input must be logits of shape (C), (N, C) or (N, C, d1, …) with C = {num_logits}, "
@@ -61,18 +64,19 @@ def check_target(target: Target, input: Tensor, hierarchy: Hierarchy, options: L
         )
     shape = shape_of_targets(input)
     if target.is_floating_point():
-        num_targets = hierarchy.num_targets(options.targets)
-        expected = _with_class_dim(input, num_targets)
+        target_space = options.targets.target_space
+        count = num_targets(hierarchy, target_space)
+        expected = _with_class_dim(input, count)
         if target.shape != expected:
             raise ValueError(
-                f"target as probabilities over the {num_targets} {options.targets} must be "
+                f"target as probabilities over the {count} {target_space} must be "
                 f"{tuple(expected)} beside this input; got {tuple(target.shape)}"
             )
         _check_no_index_is_ignored(options)
-        if options.soft_labels is not None:
+        if options.targets.soft_label_beta is not None:
             raise ValueError(
-                "soft_labels make probabilities of a target index, and the target holds "
-                "probabilities already; leave soft_labels out"
+                "soft_label_beta makes probabilities of a target index, and the target holds "
+                "probabilities already; leave soft_label_beta out"
             )
     elif target.dtype != torch.int64:
         raise TypeError(
@@ -125,11 +129,21 @@ def _shape_of_pairs(input: Tensor) -> str:
     return f"({', '.join(sizes)})"
 
 
-def check_weight(weight: Tensor | None, hierarchy: Hierarchy, targets: Space) -> None:
-    """Raises ValueError unless `weight` has one entry for each target."""
-    num_targets = hierarchy.num_targets(targets)
-    if weight is not None and weight.shape != (num_targets,):
+def check_weight(weight: Tensor | None, hierarchy: Hierarchy, target_space: TargetSpace) -> None:
+    """Raises unless `weight` is a tensor with one entry for each target, or None.
+
+    Raises:
+        TypeError: it is not a tensor of real numbers.
+        ValueError: it has another shape.
+    """
+    if weight is None:
+        return
+    if not isinstance(weight, Tensor) or weight.is_complex():
+        kind = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+        raise TypeError(f"weight must be a tensor of real numbers, or None; got {kind}")
+    count = num_targets(hierarchy, target_space)
+    if weight.shape != (count,):
         raise ValueError(
-            f"weight must be ({num_targets},), one for each of the target {targets}; got "
+            f"weight must be ({count},), one for each of the target {target_space}; got "
             f"{tuple(weight.shape)}"
         )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 import hace_kernels
-from hace_kernels.path_table import PathWeights
-from hace_kernels.target_table import TargetTable
 
 from .arguments import (
     Target,
@@ -18,9 +15,11 @@ from .arguments import (
     shape_of_targets,
 )
 from .class_dim import class_dim, to_rows
-from .hierarchy import Columns, Hierarchy, Space
+from .hierarchy import Hierarchy, check_hierarchy
 from .options import Distance, LossOptions, Reduction, Smoothing
-from .targets import with_class_weights
+from .spaces import LogitSpace, TargetSpace
+from .tables import LossTables, Tables
+from .targets import check_targets
 from .weights import HACEWeights
 
 __all__ = ["hace_loss", "node_log_probs"]
@@ -32,14 +31,14 @@ def hace_loss(
     hierarchy: Hierarchy,
     dilution: float = 0.7,
     *,
-    logits: Columns = "classes",
-    targets: Space = "classes",
+    logit_space: LogitSpace = "classes",
+    target_space: TargetSpace = "classes",
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
     smoothing: Smoothing = "uniform",
-    soft_labels: float | None = None,
+    soft_label_beta: float | None = None,
     soft_label_distance: Distance = "height",
     eps: float = 0.0,
     backend: str = "auto",
@@ -54,23 +53,28 @@ def hace_loss(
         hierarchy: of the classes.
         dilution: d in (0, 1].
     """
-    options = LossOptions(
-        logits,
-        targets,
-        ignore_index,
-        reduction,
-        label_smoothing,
-        smoothing,
-        soft_labels,
-        soft_label_distance,
-        eps,
-        backend,
+    check_hierarchy(hierarchy)
+    options = LossOptions.of(
+        logit_space=logit_space,
+        target_space=target_space,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        smoothing=smoothing,
+        soft_label_beta=soft_label_beta,
+        soft_label_distance=soft_label_distance,
+        eps=eps,
+        backend=backend,
     )
-    return loss_with_options(input, target, hierarchy, HACEWeights(dilution), weight, options)
+    return path_loss(input, target, weight, LossTables(hierarchy, HACEWeights(dilution), options))
 
 
 def node_log_probs(
-    input: Tensor, hierarchy: Hierarchy, *, logits: Columns = "classes", backend: str = "auto"
+    input: Tensor,
+    hierarchy: Hierarchy,
+    *,
+    logit_space: LogitSpace = "classes",
+    backend: str = "auto",
 ) -> Tensor:
     """`log P_v` of every node v, `P_v` being the softmax mass of the classes at or below it.
 
@@ -80,8 +84,8 @@ def node_log_probs(
     Args:
         input: logits (C), (N, C) or (N, C, d1, …), floating.
         hierarchy: of the classes.
-        logits: what the class dimension of the input holds: "classes", one logit for each of the
-            hierarchy's "nodes", or the classes in "depth_first" order.
+        logit_space: what the class dimension of the input holds: "classes", one logit for each of
+            the hierarchy's "nodes", or the classes in "depth_first" order.
         backend: "auto", or one of `hace.backends()`.
 
     Returns:
@@ -90,43 +94,28 @@ def node_log_probs(
 
     Raises:
         ValueError: the input's shape does not fit.
-        TypeError: input that is not floating point.
+        TypeError: input that is not a floating-point tensor.
         hace.BackendError: the backend asked for cannot run.
     """
-    check_input(input, hierarchy, logits)
-    tree = hierarchy.node_table(logits, device=input.device)
-    rows = hace_kernels.tree_log_prob(to_rows(input), tree, backend=backend)
+    check_input(input, hierarchy, logit_space)
+    nodes = Tables.of(hierarchy).nodes(logit_space, device=input.device)
+    rows = hace_kernels.tree_log_prob(to_rows(input), nodes, backend=backend)
     dim = class_dim(input)
-    return rows.reshape((*shape_of_targets(input), tree.num_nodes)).movedim(-1, dim)
+    return rows.reshape((*shape_of_targets(input), hierarchy.num_nodes)).movedim(-1, dim)
 
 
-def loss_with_options(
-    input: Tensor,
-    target: Target,
-    hierarchy: Hierarchy,
-    path_weights: PathWeights,
-    weight: Tensor | None,
-    options: LossOptions,
-) -> Tensor:
-    """A loss of the family once its keywords are checked."""
-    check_input(input, hierarchy, options.logits)
-    check_weight(weight, hierarchy, options.targets)
+def path_loss(input: Tensor, target: Target, weight: Tensor | None, tables: LossTables) -> Tensor:
+    """A loss of the family `−Σ_i w_i log P_{a_i}`, once its keywords are checked."""
+    options, hierarchy = tables.options, tables.hierarchy
+    check_input(input, hierarchy, options.logit_space)
+    check_weight(weight, hierarchy, options.targets.target_space)
     check_target(target, input, hierarchy, options)
     rows, target = to_rows(input), _target_rows(target)
-    if _goes_up_the_tree(target, hierarchy, options):
-        loss = _tree_loss(rows, target, hierarchy, path_weights, weight, options)
-    else:
-        assert isinstance(target, Tensor)
+    if is_index(target) and not options.targets.spreads and hierarchy.is_tree:
         loss = hace_kernels.path_log_loss(
             rows,
             target,
-            hierarchy.path_table(
-                path_weights,
-                logits=options.logits,
-                targets=options.targets,
-                keep_full=options.eps > 0,
-                device=input.device,
-            ),
+            tables.paths.on(rows.device),
             target_weight=weight,
             ignore_index=options.ignore_index,
             reduction=options.reduction,
@@ -134,37 +123,29 @@ def loss_with_options(
             eps=options.eps,
             backend=options.backend,
         )
+    else:  # more than one path: several targets per row, spread ones, or a DAG
+        loss = _tree_loss(rows, target, weight, tables)
     return loss.reshape(shape_of_targets(input)) if options.reduction == "none" else loss
 
 
-def _goes_up_the_tree(target: Target, hierarchy: Hierarchy, options: LossOptions) -> bool:
-    """Whether a target is more than one path: several targets a row, spread ones, or a DAG."""
-    return not is_index(target) or options.spreads or not hierarchy.is_tree
-
-
-def _tree_loss(
-    rows: Tensor,
-    target: Target,
-    hierarchy: Hierarchy,
-    path_weights: PathWeights,
-    weight: Tensor | None,
-    options: LossOptions,
-) -> Tensor:
+def _tree_loss(rows: Tensor, target: Target, weight: Tensor | None, tables: LossTables) -> Tensor:
+    options = tables.options
     if options.entropy:
         raise ValueError(
-            "the entropy of RegularizedCrossEntropyLoss goes with target indices on a tree, one a "
-            "row; got probabilities, a pair, or a DAG"
+            "the entropy of RegularizedCrossEntropyLoss goes with target indices, one per row, on "
+            "a tree; got probabilities, a pair, or a DAG"
         )
-    if not isinstance(path_weights, HACEWeights):
+    if not isinstance(tables.path_weights, HACEWeights):
         raise ValueError(
-            f"{path_weights} weighs single paths: give target indices, one a row. Probabilities "
-            "and pairs go with HACELoss, CrossEntropyLoss and SoftLabelLoss"
+            f"{tables.path_weights} weighs single paths: give target indices, one per row. "
+            "Probabilities and pairs go with HACELoss, CrossEntropyLoss and SoftLabelLoss"
         )
+    check_targets(options.targets, tables.hierarchy.is_tree, weight is not None)
     return hace_kernels.tree_log_loss(
         rows,
         target,
-        hierarchy.node_table(options.logits, device=rows.device),
-        _target_table(hierarchy, path_weights, weight, options, rows.device),
+        tables.nodes.on(rows.device),
+        tables.targets.on(rows.device).weighted(weight),
         ignore_index=options.ignore_index,
         reduction=options.reduction,
         eps=options.eps,
@@ -172,39 +153,7 @@ def _tree_loss(
     )
 
 
-def prepare_tables(hierarchy: Hierarchy, path_weights: PathWeights, options: LossOptions) -> None:
-    """Builds the tables that `loss_with_options` will look up.
-
-    Raises:
-        MemoryError: they would not fit.
-    """
-    if hierarchy.is_tree:
-        hierarchy.path_table(
-            path_weights,
-            logits=options.logits,
-            targets=options.targets,
-            keep_full=options.eps > 0,
-        )
-    if isinstance(path_weights, HACEWeights):
-        hierarchy.node_table(options.logits)
-        hierarchy.target_table(path_weights, options)
-
-
 def _target_rows(target: Target) -> Target:
     if isinstance(target, tuple):
         return to_rows(target[0]), to_rows(target[1])
     return to_rows(target) if target.is_floating_point() else target.reshape(-1)
-
-
-def _target_table(
-    hierarchy: Hierarchy,
-    path_weights: HACEWeights,
-    weight: Tensor | None,
-    options: LossOptions,
-    device: torch.device,
-) -> TargetTable:
-    table = hierarchy.target_table(path_weights, options, device=device)
-    if weight is None:
-        return table
-    classes = hierarchy.target_nodes("classes", device=device)
-    return with_class_weights(table, weight, classes if options.targets == "nodes" else None)

@@ -1,91 +1,98 @@
-"""The hierarchy of classes: a rooted tree or forest, and which of its nodes carry a logit."""
+"""The hierarchy of classes: who is below whom, and which nodes carry a logit."""
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
-from zipfile import BadZipFile
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from hace_kernels.layout import Layout, lay_out
-from hace_kernels.path_table import PathTable, PathWeights, build_path_table
-from hace_kernels.target_table import TargetTable
-from hace_kernels.tree_table import TreeTable, build_tree_table
+from hace_kernels.layout import lay_out
 
 from .clustering import Linkage, Method, cluster_classes
+from .hierarchy_file import read_arrays, write_arrays
+from .links import Links, checked_links, read_only
 from .parsing import pack_names, parse_edges, parse_paths, read_csv_edges, unpack_names
-from .table_cache import TableCache
-from .targets import build_target_table
-from .tree_checks import checked_classes, checked_names, checked_parents, num_levels
+from .tree_checks import (
+    checked_classes,
+    checked_edges,
+    checked_names,
+    checked_parents,
+    describe,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from hace_kernels.closure_table import ClosureTable
-
-    from .options import LossOptions
-    from .weights import HACEWeights
+    from typing_extensions import Self
 
     Int64 = NDArray[np.int64]
 
-Space = Literal["classes", "nodes"]
-"""What a target is indexed by: the C classes or all N nodes."""
-
-Columns = Literal["classes", "nodes", "depth_first"]
-"""What the columns of the logits are: the classes in label order, all nodes by id, or the classes
-in depth-first order (`Hierarchy.depth_first_classes`), which the kernels read fastest."""
+__all__ = ["Hierarchy", "check_hierarchy"]
 
 
 class Hierarchy:
-    """A rooted tree or forest of N nodes, C of which are classes and carry a logit. Immutable.
+    """A tree, forest or DAG of N nodes, C of which are classes and carry a logit. Immutable.
 
-    Build one with `from_paths`, `from_edges`, `from_csv` or `from_parents`. Pickling and `save`
-    keep the tree and drop what can be computed from it.
+    Build one with `from_paths`, `from_edges`, `from_csv`, `from_parents` or `from_embeddings`.
+    Where a node has several parents it is a DAG, and `is_tree` is False: then a class counts once
+    for every node that it is at or below, by however many paths, depths and heights are those of
+    longest paths, and the queries that need a tree (`parents`, `path`, `lca`, `siblings`,
+    `depth_first_classes`) raise ValueError.
+
+    Pickling and `save` keep the links, names and classes, and nothing that is computed from them.
+
+    Args:
+        parent_ptr: N + 1 integers; node v's parents are `parent[parent_ptr[v]:parent_ptr[v + 1]]`.
+        parent: E node ids.
+        names: N distinct strings.
+        classes: the nodes that carry a logit, in label order, by id (or by name where there are
+            names). Left out, they are the leaves in ascending id.
+
+    Raises:
+        TypeError: links or classes that are not integers, names that are not strings.
+        ValueError: no node, bounds that do not fit, a parent out of range or given twice, a
+            self-loop or cycle, a duplicate name, no class, an unknown or a duplicate class.
     """
 
-    _FILE_KEY: ClassVar[str] = "parents"
-
-    def __init__(self, parents: Any, names: Iterable[str] | None = None, classes: Any = None):
-        """See `from_parents`."""
-        names = None if names is None else checked_names(names)
-        parents = checked_parents(parents, names)
-        depth = num_levels(parents, names) - 1
-        leaves = _leaves(parents)
-        classes = leaves if classes is None else checked_classes(classes, len(parents), names)
-        self._set(parents, classes, names, depth, len(leaves))
-
-    def _set(
+    def __init__(
         self,
-        links: Int64,
-        classes: Int64,
-        names: tuple[str, ...] | None,
-        depth: int,
-        num_leaves: int,
+        parent_ptr: Any,
+        parent: Any,
+        names: Iterable[str] | None = None,
+        classes: Any = None,
     ) -> None:
-        self._links = _read_only(links)  # a tree's parents, a DAG's edges
-        self._classes = _read_only(classes)
+        checked = None if names is None else checked_names(names)
+        self._set(checked_links(parent_ptr, parent, checked), checked, classes)
+
+    @classmethod
+    def _of(cls, links: Links, names: tuple[str, ...] | None, classes: Any) -> Self:
+        """From links and names that have been checked already."""
+        hierarchy = cls.__new__(cls)
+        hierarchy._set(links, names, classes)
+        return hierarchy
+
+    def _set(self, links: Links, names: tuple[str, ...] | None, classes: Any) -> None:
+        links.refuse_cycles(names)
+        if classes is None:
+            classes = np.flatnonzero(links.is_leaf)
+        else:
+            classes = checked_classes(classes, links.num_nodes, names)
+        self._links = links
         self._names = names
-        self._depth = depth
-        self._num_leaves = num_leaves
-        self._layouts: dict[Columns, Layout] = {}
-        self._path_tables = TableCache[PathTable]()
-        self._tree_tables = TableCache[TreeTable]()
-        self._target_tables = TableCache[TargetTable]()
-        self._target_nodes = TableCache[Tensor]()
-        self._depths_and_heights: tuple[Int64, Int64] | None = None
-        self._id_of_name: dict[str, int] | None = None
-        self._hash: int | None = None
+        self._classes = read_only(classes)
+        self._num_classes = len(classes)
+        # Where `hace.tables` keeps what it computes of this hierarchy; no part of it.
+        self._tables: Any = None
 
     @classmethod
     def from_parents(
         cls, parents: Any, names: Iterable[str] | None = None, classes: Any = None
-    ) -> Hierarchy:
-        """A hierarchy from each node's parent; the node ids are kept.
+    ) -> Self:
+        """A tree or forest from each node's parent; the node ids are kept.
 
         Args:
             parents: N integers (list, array or tensor), -1 for a root; in any order.
@@ -98,10 +105,12 @@ class Hierarchy:
             ValueError: no node, a parent out of range, a self-loop or cycle, a duplicate name,
                 no class, an unknown or a duplicate class.
         """
-        return cls(parents, names, classes)
+        checked = None if names is None else checked_names(names)
+        links = Links.of_parents(checked_parents(parents, checked))
+        return cls._of(links, checked, classes)
 
     @classmethod
-    def from_paths(cls, paths: Iterable[str], sep: str = "/") -> Hierarchy:
+    def from_paths(cls, paths: Iterable[str], sep: str = "/") -> Self:
         """A hierarchy from the path of each class, root first: `"animal/dog/husky"`.
 
         The i-th path is class i and node i. The nodes above follow, by first appearance, root
@@ -117,7 +126,7 @@ class Hierarchy:
             ValueError: no path, a duplicate path, a path with an empty part.
         """
         names, parents, num_classes = parse_paths(paths, sep)
-        return cls(parents, names, np.arange(num_classes))
+        return cls.from_parents(parents, names, np.arange(num_classes))
 
     @classmethod
     def from_edges(
@@ -126,15 +135,15 @@ class Hierarchy:
         classes: Iterable[str] | None = None,
         *,
         allow_multiple_parents: bool = False,
-    ) -> Hierarchy:
+    ) -> Self:
         """A hierarchy from (parent, child) names; nodes by first appearance, parent before child.
 
         Args:
             edges: pairs of strings.
             classes: the names that carry a logit, in label order. Left out, the leaves in
                 ascending node id.
-            allow_multiple_parents: give a `hace.dag.DAG` where some child has several parents.
-                Without such a child it is a tree or forest all the same.
+            allow_multiple_parents: allow a child several parents, which makes a DAG. Where no child
+                has, it is a tree or forest all the same.
 
         Raises:
             TypeError: an edge is not a pair of strings.
@@ -144,11 +153,10 @@ class Hierarchy:
         names, parents, more_edges = parse_edges(edges, allow_multiple_parents)
         class_names = None if classes is None else _checked_class_names(classes)
         if not more_edges:
-            return cls(parents, names, class_names)
-        from .dag import DAG  # a kind of Hierarchy, so it imports this module
-
+            return cls.from_parents(parents, names, class_names)
         first_edges = [(parent, child) for child, parent in enumerate(parents) if parent >= 0]
-        return DAG(first_edges + more_edges, names, class_names)
+        edges = checked_edges(first_edges + more_edges, names)
+        return cls._of(Links.of_edges(edges, len(names)), tuple(names), class_names)
 
     @classmethod
     def from_csv(
@@ -157,7 +165,7 @@ class Hierarchy:
         classes: Iterable[str] | None = None,
         *,
         allow_multiple_parents: bool = False,
-    ) -> Hierarchy:
+    ) -> Self:
         """`from_edges` from a file with one `parent,child` pair a line.
 
         A first line that reads `parent,child` is taken as a header. Blank lines are skipped, and
@@ -179,7 +187,7 @@ class Hierarchy:
         method: Method = "cover_tree",
         base: float = 1.3,
         linkage: Linkage = "average",
-    ) -> Hierarchy:
+    ) -> Self:
         """A tree made from a vector for each class, for classes that come without a hierarchy.
 
         Classes with a small angle between their vectors are put together; lengths do not count.
@@ -203,77 +211,84 @@ class Hierarchy:
             MemoryError: an agglomerative tree of too many classes.
         """
         parents, names = cluster_classes(vectors, names, method=method, base=base, linkage=linkage)
-        return cls(parents, names)
+        return cls.from_parents(parents, names)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the hierarchy to `path` as a NumPy .npz file, without pickle."""
-        arrays: dict[str, Any] = {self._FILE_KEY: self._links, "classes": self._classes}
+        """Write the hierarchy to `path` as a NumPy .npz file, without pickle.
+
+        The file appears whole or not at all: it is written beside `path` and then renamed.
+        """
+        arrays: dict[str, NDArray[Any]] = {
+            "parent_ptr": self._links.parent_ptr,
+            "parent": self._links.parent,
+            "classes": self._classes,
+        }
         if self._names is not None:
             arrays["name_bytes"], arrays["name_ptr"] = pack_names(self._names)
-        with open(path, "wb") as file:
-            np.savez(file, **arrays)
+        write_arrays(path, arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Hierarchy:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a hierarchy that `save` wrote.
 
         Raises:
-            ValueError: the file is no such file.
+            ValueError: the file is damaged, or `save` did not write it.
+            OSError: the file cannot be read.
         """
-        from .dag import DAG  # a kind of Hierarchy, so it imports this module
-
+        arrays = read_arrays(path, ("parent_ptr", "parent", "classes"), ("name_bytes", "name_ptr"))
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                names = None
-                if "name_ptr" in arrays:
-                    names = unpack_names(arrays["name_bytes"], arrays["name_ptr"])
-                kind = DAG if DAG._FILE_KEY in arrays else cls
-                links, classes = arrays[kind._FILE_KEY], arrays["classes"]
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
-            raise ValueError(
-                f"{os.fspath(path)} was not written by Hierarchy.save: {error}"
-            ) from error
-        return kind(links, names, classes)
+            names = None
+            if "name_ptr" in arrays:
+                names = unpack_names(arrays["name_bytes"], arrays["name_ptr"])
+            return cls(arrays["parent_ptr"], arrays["parent"], names, arrays["classes"])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{os.fspath(path)} does not hold a hierarchy: {error}") from error
 
     @property
     def is_tree(self) -> bool:
-        """Whether each node has one parent at most: False for a `hace.dag.DAG`."""
-        return True
+        """Whether every node has at most one parent: a tree or forest."""
+        return self._links.is_tree
 
     @property
     def num_nodes(self) -> int:
         """N."""
-        return len(self._parents)
+        return self._links.num_nodes
 
     @property
     def num_classes(self) -> int:
         """C."""
-        return len(self._classes)
+        return self._num_classes
 
     @property
     def num_leaves(self) -> int:
-        """Nodes without children."""
-        return self._num_leaves
+        """The number of nodes without children."""
+        return int(np.count_nonzero(self._links.is_leaf))
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """Edges on the longest path down from a root."""
-        return self._depth
+        return int(self.depths.max())
+
+    @property
+    def parent_ptr(self) -> Int64:
+        """Bounds of each node's parents in `parent`; int64 (N + 1), read-only."""
+        return self._links.parent_ptr
+
+    @property
+    def parent(self) -> Int64:
+        """The parents of node 0, those of node 1, …, ascending per node; int64 (E), read-only."""
+        return self._links.parent
 
     @property
     def parents(self) -> Int64:
-        """Each node's parent, -1 at a root; int64 (N), read-only."""
-        return self._parents
-
-    @property
-    def _parents(self) -> Int64:
-        return self._links
+        """Each node's parent, -1 at a root; int64 (N), read-only. Needs a tree."""
+        self.require_tree("parents")
+        return self._links.parents
 
     @property
     def edges(self) -> Int64:
         """(parent, child) node ids, ascending by child, then parent; int64 (E, 2), read-only."""
-        child = np.flatnonzero(self._parents >= 0)
-        return _read_only(np.stack([self._parents[child], child], 1))
+        return read_only(np.stack([self._links.parent, self._links.child], 1))
 
     @property
     def classes(self) -> Int64:
@@ -282,23 +297,60 @@ class Hierarchy:
 
     @property
     def roots(self) -> Int64:
-        """Nodes without a parent, ascending; int64, read-only."""
-        return _read_only(np.flatnonzero(self._parents < 0))
+        """The nodes without a parent, ascending; int64, read-only."""
+        return read_only(np.flatnonzero(self._links.num_parents == 0))
 
     @property
     def depths(self) -> Int64:
         """Edges on the longest path from a root to each node; int64 (N), read-only."""
-        return self._measures()[0]
+        return self._links.depths
 
     @property
     def heights(self) -> Int64:
         """Edges on the longest path from each node to a leaf; int64 (N), read-only."""
-        return self._measures()[1]
+        return self._links.heights
+
+    @property
+    def levels(self) -> list[Int64]:
+        """The nodes of each depth, the roots first, ascending; each int64, read-only."""
+        by_depth = np.argsort(self.depths, kind="stable")
+        ends = np.cumsum(np.bincount(self.depths))[:-1]
+        return [read_only(nodes) for nodes in np.split(by_depth, ends)]
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """Each node's name, where the hierarchy has names."""
+        """Each node's name, if the hierarchy has names."""
         return self._names
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Each class's name in label order, if the hierarchy has names."""
+        if self._names is None:
+            return None
+        return tuple(self._names[node] for node in self._classes)
+
+    @cached_property
+    def depth_first_classes(self) -> Int64:
+        """The labels in depth-first order, in which subtrees are neighbours; int64 (C), read-only.
+
+        Needs a tree. Siblings are in the order of the smallest label at or below them.
+        """
+        self.require_tree("depth_first_classes")
+        column = lay_out(self._links.parents, self._classes).column
+        labels = np.arange(self.num_classes) if column is None else column.astype(np.int64)
+        return read_only(labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the links, the names and the order of the classes, in hexadecimal."""
+        digest = hashlib.sha256()
+        arrays: list[NDArray[Any]] = [self._links.parent_ptr, self._links.parent, self._classes]
+        if self._names is not None:
+            arrays += pack_names(self._names)
+        for array in arrays:
+            digest.update(f"{array.dtype.str} {len(array)};".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     def index(self, name: str) -> int:
         """The node of that name.
@@ -306,25 +358,23 @@ class Hierarchy:
         Raises:
             ValueError: no node has it.
         """
-        if self._id_of_name is None:
-            self._id_of_name = {name: node for node, name in enumerate(self._names or ())}
         if name not in self._id_of_name:
             raise ValueError(f"no node is named {name!r}")
         return self._id_of_name[name]
 
+    @cached_property
+    def _id_of_name(self) -> dict[str, int]:
+        return {name: node for node, name in enumerate(self._names or ())}
+
     def path(self, node: int) -> list[int]:
-        """The node, its parent, ... up to its root.
+        """The node, its parent, ... up to its root. Needs a tree.
 
         Raises:
-            ValueError: `node` is out of range.
+            ValueError: `node` is out of range, or this is not a tree.
             TypeError: `node` is not an integer.
         """
-        node, parents = self._checked_node(node), self._parents
-        path = []
-        while node >= 0:
-            path.append(node)
-            node = int(parents[node])
-        return path
+        self.require_tree("path")
+        return self._links.above(self._checked_node(node))
 
     def ancestors(self, node: int) -> list[int]:
         """The node and all nodes above it, each once.
@@ -332,9 +382,22 @@ class Hierarchy:
         They ascend by the fewest edges from `node`, then by id; on a tree this is its path.
 
         Raises:
+            ValueError: `node` is out of range.
+            TypeError: `node` is not an integer.
+        """
+        return self._links.above(self._checked_node(node))
+
+    def siblings(self, node: int) -> list[int]:
+        """The other children of the node's parent, or the other roots; ascending. Needs a tree.
+
+        Raises:
             ValueError, TypeError: as `path`.
         """
-        return self.path(node)
+        self.require_tree("siblings")
+        node = self._checked_node(node)
+        parents = self._links.parents
+        alike = np.flatnonzero(parents == parents[node])
+        return [int(other) for other in alike if other != node]
 
     @overload
     def lca(self, a: int, b: int) -> int: ...
@@ -343,6 +406,8 @@ class Hierarchy:
     def lca(self, a: int | Int64, b: int | Int64) -> int | Int64:
         """The lowest common ancestor of two nodes (which may be one of them), -1 across trees.
 
+        Needs a tree.
+
         Args:
             a, b: node ids, or integer arrays of them that broadcast together.
 
@@ -350,9 +415,10 @@ class Hierarchy:
             An int for two ids, else int64 of the shape that a and b broadcast to.
 
         Raises:
-            ValueError: an id is out of range, or the shapes do not broadcast.
+            ValueError: an id is out of range, the shapes do not broadcast, or this is not a tree.
             TypeError: a or b does not hold integers.
         """
+        self.require_tree("lca")
         if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray):
             return int(self._lca(np.array([self._checked_node(a)]), self._checked_node(b))[0])
         for argument, nodes in (("a", np.asarray(a)), ("b", np.asarray(b))):
@@ -364,7 +430,7 @@ class Hierarchy:
         return self._lca(a, b)
 
     def _lca(self, a: int | Int64, b: int | Int64) -> Int64:
-        parents, depths = self._parents, self.depths
+        parents, depths = self._links.parents, self.depths
         nodes_a, nodes_b = np.broadcast_arrays(a, b)
         x, y = nodes_a.ravel().astype(np.int64), nodes_b.ravel().astype(np.int64)
         apart = np.flatnonzero(x != y)
@@ -376,145 +442,21 @@ class Hierarchy:
             apart = apart[x[apart] != y[apart]]
         return x.reshape(nodes_a.shape)
 
-    def num_targets(self, targets: Space) -> int:
-        """T, the size of a target space: the C classes or the N nodes; ValueError for no space."""
-        return self.num_nodes if _checked_space(targets) == "nodes" else self.num_classes
-
-    def num_columns(self, logits: Columns) -> int:
-        """The width of the logits: the C classes or the N nodes; ValueError for no such logits."""
-        return self.num_nodes if _checked_columns(logits) == "nodes" else self.num_classes
-
-    @property
-    def depth_first_classes(self) -> Int64:
-        """The classes' labels in depth-first order: subtrees are neighbours; int64 (C)."""
-        column = self.layout().column
-        labels = np.arange(self.num_classes) if column is None else column.astype(np.int64)
-        return _read_only(labels)
-
-    def depth_first_labels(self, *, device: torch.device | str = "cpu") -> Tensor:
-        """`depth_first_classes` as a tensor, int64 (C); cached for each device."""
-        return self._target_nodes.get(
-            "depth_first", device, lambda: torch.from_numpy(self.depth_first_classes.copy())
-        )
-
-    def layout(self, logits: Columns = "classes") -> Layout:
-        """The hierarchy as flat arrays, with the classes or all nodes as columns; cached."""
-        if logits not in self._layouts:
-            self._layouts[logits] = lay_out(self._parents, self._nodes_of_columns(logits))
-        return self._layouts[logits]
-
-    def path_table(
-        self,
-        weights: PathWeights,
-        *,
-        logits: Columns = "classes",
-        targets: Space = "classes",
-        keep_full: bool = False,
-        device: torch.device | str = "cpu",
-    ) -> PathTable:
-        """The table of a loss, for `hace_kernels.path_log_loss`; cached for each device.
+    def require_tree(self, what: str, instead: str = "") -> None:
+        """Raises ValueError on a DAG, with a node that has several parents.
 
         Args:
-            weights: gives each entry of a path its weight; hashable, for the cache.
-            logits: what the columns of the logits are.
-            targets: what integer targets index.
-            keep_full: keep entries that hold every class (with `eps` they add a constant).
-            device: where the table is to lie.
-
-        Raises:
-            MemoryError: the table would not fit in memory.
+            what: what needs a tree.
+            instead: what to do on a DAG.
         """
-        return self._path_tables.get(
-            (weights, logits, targets, keep_full),
-            device,
-            lambda: self._build_path_table(weights, logits, targets, keep_full),
+        if self.is_tree:
+            return
+        num_parents = self._links.num_parents
+        node = int(np.argmax(num_parents > 1))
+        raise ValueError(
+            f"{what} needs a tree; {describe(node, self._names)} has {num_parents[node]} parents"
+            + (f"; {instead}" if instead else "")
         )
-
-    def tree_table(
-        self, logits: Columns = "classes", *, device: torch.device | str = "cpu"
-    ) -> TreeTable:
-        """The table of the ops over all nodes; cached for each device.
-
-        Args:
-            logits: what the columns of the logits are.
-            device: where the table is to lie.
-        """
-        return self._tree_tables.get(logits, device, lambda: self._build_tree_table(logits))
-
-    def node_table(
-        self, logits: Columns = "classes", *, device: torch.device | str = "cpu"
-    ) -> TreeTable | ClosureTable:
-        """What the ops over all nodes take: a tree's `tree_table`, a DAG's `closure_table`."""
-        return self.tree_table(logits, device=device)
-
-    def target_table(
-        self, weights: HACEWeights, options: LossOptions, *, device: torch.device | str = "cpu"
-    ) -> TargetTable:
-        """How a loss's targets go up the tree, without class weights; cached for each device.
-
-        Args:
-            weights: gives each node's share of the mass that reaches it; hashable, for the cache.
-            options: of the loss.
-            device: where the table is to lie.
-        """
-        key = (
-            weights,
-            options.logits,
-            options.targets,
-            options.label_smoothing,
-            options.smoothing,
-            options.soft_labels,
-            options.soft_label_distance,
-        )
-        return self._target_tables.get(
-            key, device, lambda: build_target_table(self, weights.keep(self._has_parent()), options)
-        )
-
-    def target_nodes(
-        self, targets: Space = "classes", *, device: torch.device | str = "cpu"
-    ) -> Tensor:
-        """The node of each index of a target space, int64 (T); cached for each device."""
-        return self._target_nodes.get(
-            targets, device, lambda: torch.from_numpy(self._nodes_of_targets(targets).copy())
-        )
-
-    def _build_path_table(
-        self, weights: PathWeights, logits: Columns, targets: Space, keep_full: bool
-    ) -> PathTable:
-        return build_path_table(
-            self.layout(logits),
-            self._parents,
-            self._nodes_of_targets(targets),
-            self.num_columns(logits),
-            weights,
-            keep_full,
-        )
-
-    def _build_tree_table(self, logits: Columns) -> TreeTable:
-        columns = self._nodes_of_columns(logits)
-        return build_tree_table(self.layout(logits), self._parents, columns)
-
-    def _has_parent(self) -> NDArray[np.bool_]:
-        return self._parents >= 0
-
-    def _nodes_of_columns(self, logits: Columns) -> Int64:
-        """The node of each column of the logits."""
-        if _checked_columns(logits) == "depth_first":
-            return self._classes[self.depth_first_classes]
-        return np.arange(self.num_nodes) if logits == "nodes" else self._classes
-
-    def _nodes_of_targets(self, targets: Space) -> Int64:
-        """The node of each index of a target space."""
-        return np.arange(self.num_nodes) if _checked_space(targets) == "nodes" else self._classes
-
-    def _measures(self) -> tuple[Int64, Int64]:
-        if self._depths_and_heights is None:
-            layout = self.layout()
-            self._depths_and_heights = (
-                _read_only(layout.depth.astype(np.int64)),
-                _read_only(layout.height.astype(np.int64)),
-            )
-        return self._depths_and_heights
 
     def _checked_node(self, node: Any) -> int:
         try:
@@ -531,75 +473,54 @@ class Hierarchy:
         return (
             f"{type(self).__name__}({_counted(self.num_nodes, 'node')}, "
             f"{_counted(self.num_classes, 'class', 'classes')}, depth {self.depth}, "
-            f"{_counted(len(self.roots), 'root')})"
+            f"{_counted(len(self.roots), 'root')}{'' if self.is_tree else ', a DAG'})"
         )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Hierarchy):
             return NotImplemented
         return self is other or (
-            np.array_equal(self._links, other._links)
+            np.array_equal(self.parent_ptr, other.parent_ptr)
+            and np.array_equal(self.parent, other.parent)
             and np.array_equal(self._classes, other._classes)
             and self._names == other._names
         )
 
     def __hash__(self) -> int:
-        if self._hash is None:
-            content = (self._links.tobytes(), self._classes.tobytes(), self._names)
-            self._hash = hash(content)
         return self._hash
 
-    def __copy__(self) -> Hierarchy:
+    @cached_property
+    def _hash(self) -> int:
+        arrays = (self.parent_ptr, self.parent, self._classes)
+        return hash((*(array.tobytes() for array in arrays), self._names))
+
+    def __copy__(self) -> Self:
         return self
 
-    def __deepcopy__(self, memo: object) -> Hierarchy:
+    def __deepcopy__(self, memo: object) -> Self:
         return self  # immutable: copies of a model may share it, and its tables
 
-    def __getstate__(self) -> tuple[Int64, Int64, tuple[str, ...] | None, int, int]:
-        return self._links, self._classes, self._names, self._depth, self._num_leaves
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "parent_ptr": self.parent_ptr.tobytes(),
+            "parent": self.parent.tobytes(),
+            "classes": self._classes.tobytes(),
+            "names": self._names,
+        }
 
-    def __setstate__(self, state: tuple[Int64, Int64, tuple[str, ...] | None, int, int]) -> None:
-        self._set(*state)
-
-
-def _leaves(parents: Int64) -> Int64:
-    is_leaf = np.ones(len(parents), np.bool_)
-    is_leaf[parents[parents >= 0]] = False
-    return np.flatnonzero(is_leaf)
-
-
-def _read_only(array: Int64) -> Int64:
-    array.setflags(write=False)
-    return array
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        ptr, parent, classes = (
+            np.frombuffer(state[name], np.int64).copy()
+            for name in ("parent_ptr", "parent", "classes")
+        )
+        names = None if state["names"] is None else tuple(state["names"])
+        self._set(Links(ptr, parent), names, classes)
 
 
 def check_hierarchy(hierarchy: object) -> None:
     """Raises TypeError unless it is one."""
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
-
-
-def check_tree(hierarchy: object, what: str) -> None:
-    """Raises TypeError unless it is a hierarchy, ValueError where it is a DAG."""
-    check_hierarchy(hierarchy)
-    assert isinstance(hierarchy, Hierarchy)
-    if not hierarchy.is_tree:
-        raise ValueError(
-            f"{what} weighs the one path from a target to its root, and in {hierarchy!r} there may "
-            "be several; on a DAG use HACELoss, CrossEntropyLoss or HierarchicalCrossEntropyLoss"
-        )
-
-
-def _checked_space(space: Space) -> Space:
-    if space not in ("classes", "nodes"):
-        raise ValueError(f"targets must be 'classes' or 'nodes', got {space!r}")
-    return space
-
-
-def _checked_columns(columns: Columns) -> Columns:
-    if columns not in ("classes", "nodes", "depth_first"):
-        raise ValueError(f"logits must be 'classes', 'nodes' or 'depth_first', got {columns!r}")
-    return columns
 
 
 def _checked_class_names(classes: Iterable[str]) -> list[str]:

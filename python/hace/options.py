@@ -1,86 +1,116 @@
-"""What the losses of the family have in common: their keywords, checked once."""
+"""The keywords that losses share, checked once; numbers become plain floats and ints here."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from numbers import Real
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeAlias, get_args
 
-from .hierarchy import Columns, Space
+from .checks import as_finite, as_integer, as_number, check_choice
+from .spaces import LogitSpace, TargetSpace, check_logit_space, check_target_space
 
-__all__ = ["Distance", "LossOptions", "Reduction", "Smoothing", "check_finite"]
+__all__ = ["Distance", "LossOptions", "Reduction", "Smoothing", "TargetOptions"]
 
-Reduction = Literal["mean", "sum", "none"]
-Smoothing = Literal["uniform", "others"]
-Distance = Literal["height", "depth"]
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
+Smoothing: TypeAlias = Literal["uniform", "others", "nodes"]
+Distance: TypeAlias = Literal["height", "depth"]
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """The keywords that say what a target stands for; see `hace.HACELoss`.
+
+    They alone (beside the path weights) shape target tables, whose cache has them as its key.
+
+    Raises:
+        ValueError: a value outside its range.
+        TypeError: a value that is not a number where it must be one.
+    """
+
+    target_space: TargetSpace = "classes"
+    label_smoothing: float = 0.0
+    smoothing: Smoothing = "uniform"
+    soft_label_beta: float | None = None
+    soft_label_distance: Distance = "height"
+
+    @property
+    def spreads(self) -> bool:
+        """Whether an index target stands for more than itself."""
+        return self.label_smoothing > 0 or self.soft_label_beta is not None
+
+    def __post_init__(self) -> None:
+        check_target_space(self.target_space)
+        check_choice("smoothing", self.smoothing, get_args(Smoothing))
+        check_choice("soft_label_distance", self.soft_label_distance, get_args(Distance))
+        _set(self, "label_smoothing", as_number("label_smoothing", self.label_smoothing))
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(
+                f"label_smoothing must be between 0 and 1, got {self.label_smoothing!r}"
+            )
+        if self.soft_label_beta is None:
+            return
+        _set(self, "soft_label_beta", as_number("soft_label_beta", self.soft_label_beta))
+        if not 0 <= self.soft_label_beta < float("inf"):
+            raise ValueError(
+                "soft_label_beta must be None, or the β of exp(-β · distance), which is at least 0 "
+                f"and finite; got {self.soft_label_beta!r}"
+            )
+
+
+OF_TARGETS = tuple(option.name for option in fields(TargetOptions))
 
 
 @dataclass(frozen=True)
 class LossOptions:
-    """The keywords of a loss but its class weights; see `hace.HACELoss`.
+    """The keywords of a loss except its class weights; see `hace.HACELoss`.
 
     `entropy` is λ of `hace.RegularizedCrossEntropyLoss`.
 
     Raises:
         ValueError: a value outside its range.
-        TypeError: `ignore_index` is not an integer.
+        TypeError: a value that is not a number where it must be one.
     """
 
-    logits: Columns = "classes"
-    targets: Space = "classes"
+    logit_space: LogitSpace = "classes"
+    targets: TargetOptions = field(default_factory=TargetOptions)
     ignore_index: int = -100
     reduction: Reduction = "mean"
-    label_smoothing: float = 0.0
-    smoothing: Smoothing = "uniform"
-    soft_labels: float | None = None
-    soft_label_distance: Distance = "height"
     eps: float = 0.0
     backend: str = "auto"
     entropy: float = 0.0
 
-    @property
-    def spreads(self) -> bool:
-        """Whether an index target stands for more than itself."""
-        return self.label_smoothing > 0 or self.soft_labels is not None
+    @classmethod
+    def of(cls, **keywords: Any) -> LossOptions:
+        """From the keywords of a loss, those of its targets among them."""
+        targets = {name: keywords.pop(name) for name in OF_TARGETS if name in keywords}
+        return cls(targets=TargetOptions(**targets), **keywords)
+
+    def with_option(self, name: str, value: Any) -> LossOptions:
+        """The same with one keyword changed."""
+        if name in OF_TARGETS:
+            return replace(self, targets=replace(self.targets, **{name: value}))
+        return replace(self, **{name: value})
 
     def differing(self, but: tuple[str, ...] = ()) -> list[str]:
         """The keywords that differ from their defaults, as `name=value`."""
-        return [
-            f"{field.name}={getattr(self, field.name)!r}"
-            for field in fields(self)
-            if field.name not in but and getattr(self, field.name) != field.default
-        ]
+        found = []
+        for options in (self, self.targets):
+            for option in fields(options):
+                value = getattr(options, option.name)
+                if option.name not in (*but, "targets") and value != option.default:
+                    found.append(f"{option.name}={value!r}")
+        return found
 
     def __post_init__(self) -> None:
-        _check_choice("logits", self.logits, "classes", "nodes", "depth_first")
-        _check_choice("targets", self.targets, "classes", "nodes")
-        _check_choice("reduction", self.reduction, "mean", "sum", "none")
-        _check_choice("smoothing", self.smoothing, "uniform", "others")
-        _check_choice("soft_label_distance", self.soft_label_distance, "height", "depth")
-        if not isinstance(self.ignore_index, int):
-            raise TypeError(f"ignore_index must be an integer, got {self.ignore_index!r}")
-        if not 0 <= self.label_smoothing <= 1:
-            raise ValueError(
-                f"label_smoothing must be between 0 and 1, got {self.label_smoothing!r}"
-            )
+        check_logit_space(self.logit_space)
+        check_choice("reduction", self.reduction, get_args(Reduction))
+        _set(self, "ignore_index", as_integer("ignore_index", self.ignore_index))
+        _set(self, "entropy", as_finite("entropy", self.entropy))
+        _set(self, "eps", as_number("eps", self.eps))
         if not 0 <= self.eps < float("inf"):
             raise ValueError(f"eps must be 0 or a small positive number, got {self.eps!r}")
-        if self.soft_labels is not None and not 0 <= self.soft_labels < float("inf"):
-            raise ValueError(
-                f"soft_labels must be None or the β of exp(-β · distance), a number from 0 on; got "
-                f"{self.soft_labels!r}"
-            )
+        if not isinstance(self.backend, str):
+            raise TypeError(f"backend must be a string, got {self.backend!r}")
 
 
-def check_finite(name: str, value: object) -> None:
-    """Raises unless it is a finite number."""
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-
-
-def _check_choice(name: str, value: object, *choices: str) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {str(choices)[1:-1]}, got {value!r}")
+def _set(options: object, name: str, value: object) -> None:
+    object.__setattr__(options, name, value)

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from .arguments import check_input
 from .class_dim import class_dim
-from .hierarchy import Columns, Hierarchy, Space
+from .hierarchy import Hierarchy
+from .spaces import LogitSpace, TargetSpace, check_target_space
+from .tables import Tables
 
 __all__ = ["predict"]
 
@@ -15,8 +17,8 @@ def predict(
     input: Tensor,
     hierarchy: Hierarchy,
     *,
-    logits: Columns = "classes",
-    targets: Space = "classes",
+    logit_space: LogitSpace = "classes",
+    target_space: TargetSpace = "classes",
 ) -> Tensor:
     """The most probable class of each row.
 
@@ -26,26 +28,26 @@ def predict(
     Args:
         input: logits (C), (N, C) or (N, C, d1, …).
         hierarchy: of the classes.
-        logits: what the class dimension of the input holds: "classes", one logit for each of the
-            hierarchy's "nodes", or the classes in "depth_first" order.
-        targets: what is returned: labels of "classes", or ids of "nodes".
+        logit_space: what the class dimension of the input holds: "classes", one logit for each of
+            the hierarchy's "nodes", or the classes in "depth_first" order.
+        target_space: what is returned: labels of "classes", or the ids of their "nodes".
 
     Returns:
         int64, the input's shape without its class dimension.
 
     Raises:
         ValueError: the input's shape does not fit.
-        TypeError: input that is not floating point.
+        TypeError: input that is not a floating-point tensor.
     """
-    check_input(input, hierarchy, logits)
-    hierarchy.num_targets(targets)  # raises for a space that is none
-    dim = class_dim(input)
-    if logits == "nodes":
-        classes = hierarchy.target_nodes("classes", device=input.device)
+    check_input(input, hierarchy, logit_space)
+    check_target_space(target_space)
+    tables, dim = Tables.of(hierarchy), class_dim(input)
+    if logit_space == "nodes":
+        classes = tables.nodes_of_targets("classes", device=input.device)
         input = input.index_select(dim, classes)
     label = input.argmax(dim)
-    if logits == "depth_first":
-        label = hierarchy.depth_first_labels(device=label.device)[label]
-    if targets == "nodes":
-        label = hierarchy.target_nodes("classes", device=label.device)[label]
+    if logit_space == "depth_first":
+        label = tables.depth_first_labels(device=label.device)[label]
+    if target_space == "nodes":
+        label = tables.nodes_of_targets("classes", device=label.device)[label]
     return label

@@ -1,46 +1,84 @@
-"""Tables of a hierarchy, built once and kept on every device that asked for them."""
+"""Tables kept on every device that asked for them, and made outside every mode."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+__all__ = ["PerDevice", "TableCache", "outside_modes"]
 
 
 class _Movable(Protocol):
     def to(self: T, device: torch.device, /) -> T: ...
 
 
-T = TypeVar("T", bound=_Movable)
+T = TypeVar("T")
+M = TypeVar("M", bound=_Movable)
 
 _CPU = torch.device("cpu")
 
-# A schedule over dilutions asks for a new table at each step, which must not fill the memory.
-_MAX_TABLES = 16
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def outside_modes(make: Callable[[], T]) -> T:
+    """What `make` gives, as if nobody traced, faked or inferred: a table outlives the mode."""
+    with torch.inference_mode(False), torch.no_grad(), _disable_current_modes():
+        return make()
 
 
-class TableCache(Generic[T]):
+class PerDevice(Generic[T]):
+    """What one module or call needs, by device; `find` gives it where it is not there yet.
+
+    A module that holds its tables lives through the cache's letting them go, and code compiled for
+    it looks at nothing that others change.
+    """
+
+    def __init__(self, find: Callable[[torch.device], T]) -> None:
+        self._find = find
+        self._found: dict[torch.device, T] = {}
+
+    def on(self, device: torch.device) -> T:
+        """It on `device`."""
+        found = self._found.get(device)
+        if found is None:
+            found = self._found[device] = self._find(device)
+        return found
+
+
+class TableCache:
     """The latest tables by key and device.
 
     Finding one is a plain dictionary lookup, which torch.compile can trace. The dictionary is
     replaced and never changed, so threads need no lock: at worst two of them build the same table.
+
+    Args:
+        max_tables: how many are kept; None: all.
     """
 
-    def __init__(self) -> None:
-        self._tables: dict[tuple[Hashable, torch.device], T] = {}
+    def __init__(self, max_tables: int | None = None) -> None:
+        self._max_tables = max_tables
+        self._tables: dict[tuple[Hashable, torch.device], Any] = {}
 
-    def get(self, key: Hashable, device: torch.device | str, build: Callable[[], T]) -> T:
-        """The table of `key` on `device`; where it is new, `build` makes it on the CPU."""
-        table = self._tables.get((key, torch.device(device)))
-        return self._add(key, torch.device(device), build) if table is None else table
+    def get(self, key: Hashable, device: torch.device | str, build: Callable[[], M]) -> M:
+        """The table of `key` on `device`; where it is new, `build` makes it on the CPU.
 
-    def _add(self, key: Hashable, device: torch.device, build: Callable[[], T]) -> T:
+        The key holds all that the table depends on, and names its kind.
+        """
+        table: M | None = self._tables.get((key, torch.device(device)))
+        if table is None:
+            table = outside_modes(lambda: self._add(key, torch.device(device), build))
+        return table
+
+    def _add(self, key: Hashable, device: torch.device, build: Callable[[], M]) -> M:
         # "cuda" means the current device, which may be another one the next time.
         actual = torch.empty(0, device=device).device
         if actual != device:
             return self.get(key, actual, build)
         table = build() if device == _CPU else self.get(key, _CPU, build).to(device)
-        latest = list(self._tables.items())[1 - _MAX_TABLES :]
+        latest = list(self._tables.items())
+        if self._max_tables is not None:
+            latest = latest[1 - self._max_tables :]
         self._tables = dict([*latest, ((key, device), table)])
         return table

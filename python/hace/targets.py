@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -11,113 +11,160 @@ from torch import Tensor
 
 from hace_kernels.target_table import SoftLabels, TargetTable
 
+from .label_tree import LabelTree
+from .options import TargetOptions
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .hierarchy import Hierarchy
-    from .options import LossOptions
+    Float64 = NDArray[np.float64]
 
-__all__ = ["build_target_table", "with_class_weights"]
+__all__ = ["Targets", "build_targets", "check_targets"]
 
 
-def build_target_table(
-    hierarchy: Hierarchy, keep: NDArray[np.float64], options: LossOptions
-) -> TargetTable:
-    """The table of a loss's targets, on the CPU.
+class Targets(NamedTuple):
+    """A target table without class weights, and what they multiply; tensors on one device.
+
+    Attributes:
+        table: how targets go up the tree.
+        unit_place: int64 (U), the places on which smoothing and soft labels put mass.
+        unit_target: int64 (U), the target whose class weight multiplies it there.
+    """
+
+    table: TargetTable
+    unit_place: Tensor
+    unit_target: Tensor
+
+    def to(self, device: torch.device | str) -> Targets:
+        """The same on `device`."""
+        return Targets(
+            self.table.to(device), self.unit_place.to(device), self.unit_target.to(device)
+        )
+
+    def weighted(self, weight: Tensor | None) -> TargetTable:
+        """The table in which class weights (T,) multiply mass before it rises."""
+        if weight is None:
+            return self.table
+        weight, table = weight.double(), self.table
+        unit = table.unit.index_put((self.unit_place,), weight[self.unit_target])
+        # Soft labels put their mass on classes, where `unit` multiplies it.
+        share = table.share * weight if table.soft_labels is None else table.share
+        return table._replace(unit=unit, share=share, weight=weight)
+
+
+def check_targets(options: TargetOptions, is_tree: bool, weighted: bool) -> None:
+    """Raises ValueError where these options have no meaning together."""
+    if options.soft_label_beta is not None and not is_tree:
+        raise ValueError(
+            "soft_label_beta makes soft labels of lowest common ancestors, which a DAG does not "
+            "have; give the soft labels as probabilities"
+        )
+    if weighted and _spreads_over_nodes(options) and options.target_space == "classes":
+        raise ValueError(
+            "smoothing='nodes' puts mass on nodes that are not classes, and weight has an entry "
+            "for each class; with target_space='nodes' it has one for each node"
+        )
+
+
+def build_targets(
+    labels: LabelTree,
+    place: NDArray[np.int32],
+    num_places: int,
+    targets: NDArray[np.int64],
+    keep: Float64,
+    options: TargetOptions,
+) -> Targets:
+    """How the targets of a loss go up the tree, on the CPU.
 
     Smoothing by ε: `"uniform"` gives ε/C to every class, the target included, as PyTorch's
-    `label_smoothing` does; `"others"` gives ε/(C−1) to every class but the target, as the code of
-    arXiv 2605.06274 does (and ε/C where the target is not a class).
+    `label_smoothing` does; `"others"` gives ε/(C−1) to every class except the target, as the
+    CIFAR-100 code of arXiv 2605.06274 does (and ε/C where the target is not a class); `"nodes"`
+    gives ε/(N−1) to every node except the target, N being the nodes of the label tree with a class
+    at or below them, as that paper's code for FGVC-Aircraft and NABirds does.
 
     Args:
-        hierarchy: of the classes.
-        keep: float64 (N), the share of the mass reaching a node that stays there.
-        options: of the loss.
+        labels: the label tree.
+        place: int32, each of its nodes' place in the op's table, or −1.
+        num_places: of that table.
+        targets: int64 (T), the label tree's node of each target.
+        keep: float64, the share of the mass reaching a node that stays there.
+        options: what the targets stand for.
     """
-    tree = hierarchy.node_table(options.logits)
-    place = tree.place.numpy()
-    nodes = hierarchy.target_nodes(options.targets).numpy()
-    is_class = np.zeros(hierarchy.num_nodes)
-    is_class[hierarchy.classes] = 1
-    num_classes, epsilon = hierarchy.num_classes, options.label_smoothing
 
-    def by_place(of_nodes: NDArray[np.float64], elsewhere: float) -> Tensor:
-        values = np.full(tree.num_places, elsewhere)
+    def by_place(of_nodes: Float64, elsewhere: float) -> Tensor:
+        values = np.full(num_places, elsewhere)
         values[place[place >= 0]] = of_nodes[place >= 0]
         return torch.from_numpy(values)
 
-    share = np.full(len(nodes), 1 - epsilon)
+    is_class = np.zeros(len(place))
+    is_class[labels.classes] = 1
+    over_nodes = _spreads_over_nodes(options)
+    units = np.flatnonzero(place >= 0) if over_nodes else labels.classes
+    is_unit = np.zeros(len(place))
+    is_unit[units] = 1
+    if options.target_space == "nodes":
+        unit_target = labels.node[units]
+    else:
+        label = np.zeros(len(place), np.int64)
+        label[labels.classes] = np.arange(len(labels.classes))
+        unit_target = label[units]
+
+    epsilon = options.label_smoothing
+    share = np.full(len(targets), 1 - epsilon)
     spread, row_spread = None, 0.0
     if options.smoothing == "uniform":
-        row_spread = epsilon / num_classes
+        row_spread = epsilon / len(units)
     elif epsilon > 0:
-        # ε/(C−1) on all classes, and as much less on the target; soft labels are all on classes.
-        to_each = epsilon / max(1, num_classes - 1)
-        on_classes = (is_class[nodes] > 0) | (options.soft_labels is not None)
-        share = np.where(on_classes, share - to_each, share)
-        spread = torch.from_numpy(np.where(on_classes, to_each, epsilon / num_classes))
+        # As much on all units, and as much less on the target; soft labels are all on units.
+        to_each = epsilon / max(1, len(units) - 1)
+        on_units = (is_unit[targets] > 0) | (options.soft_label_beta is not None)
+        share = np.where(on_units, share - to_each, share)
+        spread = torch.from_numpy(np.where(on_units, to_each, epsilon / len(units)))
 
-    return TargetTable(
-        place=torch.from_numpy(place[nodes]),
+    table = TargetTable(
+        place=torch.from_numpy(place[targets]),
         keep=by_place(keep, 1.0),
-        unit=by_place(is_class, 0.0),
+        unit=by_place(is_unit, 0.0),
         share=torch.from_numpy(share),
         weight=None,
         spread=spread,
         row_spread=row_spread,
-        soft_labels=_soft_labels(hierarchy, options, nodes, is_class, by_place),
+        soft_labels=_soft_labels(labels, options, by_place, is_class, len(targets)),
+    )
+    return Targets(
+        table, torch.from_numpy(place[units].astype(np.int64)), torch.from_numpy(unit_target)
     )
 
 
+def _spreads_over_nodes(options: TargetOptions) -> bool:
+    return options.smoothing == "nodes" and options.label_smoothing > 0
+
+
 def _soft_labels(
-    hierarchy: Hierarchy,
-    options: LossOptions,
-    nodes: NDArray[np.int64],
-    is_class: NDArray[np.float64],
-    by_place: Callable[[NDArray[np.float64], float], Tensor],
+    labels: LabelTree,
+    options: TargetOptions,
+    by_place: Callable[[Float64, float], Tensor],
+    is_class: Float64,
+    num_targets: int,
 ) -> SoftLabels | None:
     """Class c's share in target y is proportional to exp(−β · distance(c, y)).
 
     Source: Bertinetto et al., *Making Better Mistakes*, CVPR 2020, section 3.2 (`"height"`), and
     the code of arXiv 2605.06274 (`"depth"`).
     """
-    beta = options.soft_labels
+    beta = options.soft_label_beta
     if beta is None:
         return None
-    if not hierarchy.is_tree:
-        raise ValueError(
-            "soft_labels are made of lowest common ancestors, which a DAG does not have; give the "
-            "soft labels as probabilities"
-        )
+    links = labels.links
     # A forest has a virtual root above its roots, at distance 1.
-    forest = int(len(hierarchy.roots) > 1)
+    forest = int(np.count_nonzero(links.num_parents == 0) > 1)
     if options.soft_label_distance == "height":
-        distance = hierarchy.heights / max(1, hierarchy.heights.max() + forest)
+        distance = links.heights / max(1, links.heights.max() + forest)
     else:
-        distance = 1 - (hierarchy.depths + forest) / max(1, hierarchy.depth + forest)
-    is_leaf = hierarchy.heights == 0
-    distance[is_leaf] = 0  # the class itself
-    apart = np.zeros(len(nodes), np.bool_)
-    if options.soft_label_distance == "depth":
-        apart = (is_class[nodes] > 0) & ~is_leaf[nodes]
+        distance = 1 - (links.depths + forest) / max(1, links.depths.max() + forest)
+    distance[links.is_leaf] = 0  # the class itself
     return SoftLabels(
         log_similarity=by_place(-beta * distance, -beta),
         is_class=by_place(is_class, 0.0),
-        apart=torch.from_numpy(apart),
+        apart=torch.zeros(num_targets, dtype=torch.bool),
     )
-
-
-def with_class_weights(table: TargetTable, weight: Tensor, classes: Tensor | None) -> TargetTable:
-    """The table with each target's mass multiplied by its weight, before it rises.
-
-    Args:
-        table: of T targets.
-        weight: (T,).
-        classes: int64 (C), which target each class is; None: the classes are the targets.
-    """
-    weight = weight.double()
-    labels = slice(None) if classes is None else classes
-    unit = table.unit.index_put((table.place[labels].long(),), weight[labels])
-    # Soft labels put their mass on classes, where `unit` multiplies it.
-    share = table.share * weight if table.soft_labels is None else table.share
-    return table._replace(unit=unit, share=share, weight=weight)

@@ -21,7 +21,9 @@ import hace
 from hace_kernels.backends import device_type
 
 from .arguments import Target
-from .hierarchy import Columns, Hierarchy
+from .hierarchy import Hierarchy
+from .spaces import LogitSpace, num_columns
+from .tables import Tables
 
 # Bounds on the errors below: some units in the last place of what each dtype's loss and gradient
 # are rounded to (float32 for the loss of half-precision logits).
@@ -31,7 +33,7 @@ _BOUNDS = {
     torch.bfloat16: (2e-6, 2**-8),
     torch.float16: (2e-6, 2**-10),
 }
-_SPACES: tuple[Columns, ...] = ("classes", "nodes")
+_SPACES: tuple[LogitSpace, ...] = ("classes", "nodes")
 _KINDS = ("index", "smoothed", "mixup")
 _ROWS = 24
 
@@ -139,18 +141,18 @@ def _trees() -> Iterator[tuple[str, Hierarchy]]:
 
 
 def _errors(
-    tree: Hierarchy, space: Columns, kind: str, dtype: torch.dtype, backend: str, device: str
+    tree: Hierarchy, space: LogitSpace, kind: str, dtype: torch.dtype, backend: str, device: str
 ) -> tuple[float, float]:
     """The largest relative error of a row's loss, and of its gradient beside the row's largest."""
-    has_class = tree.layout("classes").stop > tree.layout("classes").start
-    nodes = torch.from_numpy(has_class.nonzero()[0])
+    layout = Tables.of(tree).layout()
+    nodes = torch.from_numpy((layout.stop > layout.start)[: tree.num_nodes].nonzero()[0])
     index = nodes[torch.randint(len(nodes), (_ROWS,))]
     target: Target = index
     if kind == "mixup":
         weight = torch.rand(_ROWS, 1, dtype=torch.float64)
         others = nodes[torch.randint(len(nodes), (_ROWS,))]
         target = torch.stack([index, others], 1), torch.cat([weight, 1 - weight], 1)
-    logits = 4 * torch.randn(_ROWS, tree.num_columns(space))
+    logits = 4 * torch.randn(_ROWS, num_columns(tree, space))
     logits[::3] *= 100  # far below the smallest float
     logits = logits.to(dtype)
 
@@ -158,8 +160,8 @@ def _errors(
         return hace.HACELoss(
             tree,
             0.6,
-            logits=space,
-            targets="nodes",
+            logit_space=space,
+            target_space="nodes",
             reduction="none",
             label_smoothing=0.1 if kind == "smoothed" else 0.0,
             backend=backend,

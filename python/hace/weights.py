@@ -9,20 +9,17 @@ import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from hace_kernels.layout import WEIGHT_CUT
 from hace_kernels.path_table import PathEntries
 
-from .options import check_finite
+from .checks import as_finite, as_number, check_choice
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from .hierarchy import Hierarchy
 
 __all__ = [
     "CallableWeights",
@@ -34,7 +31,7 @@ __all__ = [
     "remaining_mass",
 ]
 
-Scheme = Literal["balanced", "power", "lazy"]
+Scheme: TypeAlias = Literal["balanced", "power", "lazy"]
 
 
 @dataclass(frozen=True)
@@ -55,14 +52,12 @@ class HACEWeights:
     dilution: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.dilution, Real):
-            raise TypeError(f"dilution must be a number, not {type(self.dilution).__name__}")
+        object.__setattr__(self, "dilution", as_number("dilution", self.dilution))
         if not 0 < self.dilution <= 1:
             raise ValueError(
                 f"dilution must be above 0 and at most 1 (1 is plain cross-entropy), "
                 f"got {self.dilution}"
             )
-        object.__setattr__(self, "dilution", float(self.dilution))
 
     @cached_property
     def max_entries(self) -> int | None:
@@ -117,13 +112,23 @@ class HXEWeights:
 
 @dataclass(frozen=True, eq=False)
 class CallableWeights:
-    """Weights by a function of arrays (target, node, depth, height), int64 (E), for E entries."""
+    """Weights by a function of arrays (target, node, depth, height), int64 (E), for E entries.
+
+    Args:
+        function: gives E weights.
+        node: int64, the hierarchy's node of each node of the label tree.
+    """
 
     function: Callable[..., NDArray[np.float64]]
+    node: NDArray[np.int64]
     max_entries: ClassVar[None] = None
 
     def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
-        return self.function(entries.target, entries.node, entries.depth, entries.height)
+        node = self.node[entries.node]
+        return self.function(entries.target, node, entries.depth, entries.height)
+
+    def __repr__(self) -> str:
+        return f"CallableWeights({self.function!r})"
 
 
 class _Keyed:
@@ -166,7 +171,7 @@ class SuperclassWeights(_Keyed):
     virtual root, which adds 1 to H. Source: Urbani et al. 2024, arXiv 2411.16438.
 
     Args:
-        hierarchy: the tree or forest, whose tables these weights are a key of.
+        parents, depths, heights: int64 (N), of the tree or forest.
         scheme: "balanced", "power" or "lazy".
         q: of "power", positive.
 
@@ -178,24 +183,27 @@ class SuperclassWeights(_Keyed):
         ValueError: an unknown scheme, or a q that is not positive.
     """
 
-    def __init__(self, hierarchy: Hierarchy, scheme: Scheme, q: float = 2.0) -> None:
-        self.key = (scheme, q)
-        self.scheme, self.q = scheme, q
-        forest = len(hierarchy.roots) > 1
-        below_root = hierarchy.depths + forest > 0
+    def __init__(
+        self,
+        parents: NDArray[np.int64],
+        depths: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        scheme: Scheme,
+        q: float = 2.0,
+    ) -> None:
+        check_choice("scheme", scheme, get_args(Scheme))
+        self.scheme, self.q = scheme, as_finite("q", q)
+        self.key = (self.scheme, self.q)
+        forest = int(np.count_nonzero(parents < 0) > 1)
+        below_root = depths + forest > 0
         if scheme == "lazy":
-            step = 1 / max(1, hierarchy.depth + forest)
-            self.own = 1 - step * np.maximum(hierarchy.depths + forest - 1, 0)
+            step = 1 / max(1, int(depths.max()) + forest)
+            self.own = 1 - step * np.maximum(depths + forest - 1, 0)
             self.passing = np.where(below_root, step, 0.0)
             return
-        if scheme == "balanced":
-            share = 1 / (hierarchy.heights + 1)
-        elif scheme == "power":
-            share = _power_shares(q, hierarchy.heights)
-        else:
-            raise ValueError(f"scheme must be 'balanced', 'power' or 'lazy', got {scheme!r}")
+        share = 1 / (heights + 1) if scheme == "balanced" else _power_shares(self.q, heights)
         share = np.where(below_root, share, 0.0)
-        self.own = remaining_mass(hierarchy, share)
+        self.own = remaining_mass(parents, depths, share)
         self.passing = share * self.own
 
     def __repr__(self) -> str:
@@ -208,7 +216,6 @@ class SuperclassWeights(_Keyed):
 
 def _power_shares(q: float, height: NDArray[np.int64]) -> NDArray[np.float64]:
     """|1−q| / |1−q^(h+1)| = 1 / (1 + q + … + q^h)."""
-    check_finite("q", q)
     if q <= 0:
         raise ValueError(f"q must be a positive number, got {q!r}")
     log_q = abs(math.log(q))
@@ -219,12 +226,13 @@ def _power_shares(q: float, height: NDArray[np.int64]) -> NDArray[np.float64]:
     return share * np.exp(-log_q * height) if q > 1 else share
 
 
-def remaining_mass(hierarchy: Hierarchy, share: NDArray[np.float64]) -> NDArray[np.float64]:
+def remaining_mass(
+    parents: NDArray[np.int64], depths: NDArray[np.int64], share: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """What reaches each node of a mass of 1 at its root, of which each node takes its share (N)."""
-    reaching = np.ones(hierarchy.num_nodes)
-    layout, parents = hierarchy.layout(), hierarchy.parents
-    for first, last in zip(layout.level_ptr[1:-1], layout.level_ptr[2:], strict=True):
-        node = layout.order[first:last]
+    reaching = np.ones(len(parents))
+    by_depth = np.argsort(depths, kind="stable")
+    for node in np.split(by_depth, np.cumsum(np.bincount(depths))[:-1])[1:]:
         above = parents[node]
         reaching[node] = reaching[above] * (1 - share[above])
     return reaching

@@ -31,6 +31,7 @@ from benchmarks.peers import PEERS, Peer, WrongAnswerError, check_answer
 from benchmarks.peers.published import EPS
 from benchmarks.problem import ALPHA, DILUTION, TARGETS, Loss, Problem
 from benchmarks.records import Record, Result, growth
+from hace.tables import Tables
 
 FAST = ("--quick", "--seconds", "0.002", "--threads", "1")
 
@@ -112,7 +113,7 @@ def test_shuffled_columns_are_those_of_the_shuffled_tree() -> None:
     problem = problem_on(tree)
     other = bench_trees.shuffled(problem.tree)
     assert sorted(other.classes) == sorted(problem.tree.classes)
-    assert other.layout().column is not None
+    assert Tables.of(other).layout().column is not None
     logits, target = problem.batch()
     answer = of_hace(Tree(other.parents, other.classes), logits.detach(), target.numpy(), eps=0)
     loss = PEERS["hace_shuffled"].make(problem)(logits, target)
@@ -152,7 +153,7 @@ def of_no_value(logits: torch.Tensor) -> torch.Tensor:
 def test_made_trees(name: str, classes: int, depth: int) -> None:
     tree = bench_trees.build(name)
     assert (tree.num_classes, tree.depth) == (classes, depth)
-    assert tree.layout().column is None, "the columns are in depth-first order"
+    assert Tables.of(tree).layout().column is None, "the columns are in depth-first order"
     if name.startswith("balanced"):
         assert (tree.depths[tree.classes] == depth).all()
 
@@ -161,7 +162,7 @@ def test_random_trees_have_leaves_at_many_depths() -> None:
     tree = bench_trees.build("random:3000")
     assert (tree.num_classes, len(tree.roots)) == (3_000, 1)
     assert tree.num_leaves == 3_000
-    assert tree.layout().column is None
+    assert Tables.of(tree).layout().column is None
     assert len(np.unique(tree.depths[tree.classes])) > 3
 
 

@@ -163,9 +163,10 @@ def test_the_sanitizer_watches_tensors(shared_folder: Path, watched: dict[str, s
     code = """if True:
         import torch
         import hace
+        from hace.tables import Tables
         from hace_kernels import path_log_loss
         tree = hace.Hierarchy.from_parents([-1, -1, -1, 0, 0, 1, 1, 2, 2])
-        table = tree.path_table(hace.weights.HACEWeights(0.7))
+        table = Tables.of(tree).paths(hace.weights.HACEWeights(0.7))
         beyond = table._replace(ptr=table.ptr + len(table.start))
         target = torch.tensor([0])
         print(path_log_loss(torch.zeros(1, 6), target, table, backend="cuda"))

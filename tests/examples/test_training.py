@@ -16,6 +16,7 @@ import torch
 
 import hace
 from hace.nn import HierarchicalClassifier, TreeLinear
+from hace.spaces import num_columns
 
 pytest.importorskip("simple_icd_10_cm", reason="the phrases are in simple-icd-10-cm (extra 'demo')")
 
@@ -117,7 +118,7 @@ LOSSES: dict[str, Callable[[hace.Hierarchy], torch.nn.Module]] = {
     "power": lambda h: hace.PathLogLoss(h, "power"),
     "lazy": lambda h: hace.PathLogLoss(h, "lazy"),
     "node weights": lambda h: hace.PathLogLoss(h, 1.0 + h.depths),
-    "h-CE": hace.HierarchicalCrossEntropyLoss,
+    "h-CE": hace.LayeredCrossEntropyLoss,
 }
 
 
@@ -134,11 +135,11 @@ def test_task_is_no_gift(task: Task) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_linear_layer_with_each_loss(task: Task, name: str) -> None:
     logits = "nodes" if name == "h-CE" else "classes"
-    model = torch.nn.Linear(WIDTH, task.tree.num_columns(logits))
+    model = torch.nn.Linear(WIDTH, num_columns(task.tree, logits))
     loss_fn = LOSSES[name](task.tree)
     losses = train(model.parameters(), lambda: loss_fn(model(task.train), task.train_labels))
     assert losses[-1] < losses[STEPS // 4] < losses[0]
-    category, section = task.scores(hace.predict(model(task.test), task.tree, logits=logits))
+    category, section = task.scores(hace.predict(model(task.test), task.tree, logit_space=logits))
     assert category > 0.7
     assert section > 0.85
 
@@ -178,7 +179,7 @@ def test_coarse_labels_teach_the_section(task: Task) -> None:
     few = torch.arange(len(task.train)) % 10 == 0
     category, section = torch.tensor(task.tree.classes), task.section
     nodes = torch.where(few, category[task.train_labels], section[task.train_labels])
-    loss_fn = hace.HACELoss(task.tree, targets="nodes")
+    loss_fn = hace.HACELoss(task.tree, target_space="nodes")
     with_coarse, without = (torch.nn.Linear(WIDTH, task.tree.num_classes) for _ in range(2))
     train(with_coarse.parameters(), lambda: loss_fn(with_coarse(task.train), nodes))
     train(without.parameters(), lambda: loss_fn(without(task.train[few]), nodes[few]))

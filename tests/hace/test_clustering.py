@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hace import Hierarchy, clustering
 from hace.clustering import Method, agglomerative, cover_tree, directions, nested_nets
+from hace.tables import Tables
 
 METHODS = ["cover_tree", "agglomerative"]
 RESOLUTION = 1e-5
@@ -458,5 +459,6 @@ def test_twenty_thousand_vectors(rng: np.random.Generator) -> None:
     top = by_group[:, 0]
     for column in by_group.T[1:]:
         top = tree.lca(top, column)
-    size = tree.layout().stop - tree.layout().start
+    layout = Tables.of(tree).layout()
+    size = layout.stop - layout.start
     assert (size[top] == 20).all()

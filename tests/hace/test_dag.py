@@ -1,12 +1,13 @@
-"""`hace.dag.DAG`: what becomes one, what it keeps and answers, and what only trees have."""
+"""`hace.Hierarchy` of a DAG: what becomes one, what it answers, and what only trees have."""
 
 from __future__ import annotations
 
 import copy
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import dags
 import numpy as np
@@ -20,8 +21,7 @@ from test_layout import forests
 from trees import Tree
 
 from hace import Hierarchy
-from hace.dag import DAG
-from hace.weights import HACEWeights
+from hace.tables import Tables
 
 examples = settings(max_examples=100, deadline=None)
 
@@ -36,10 +36,15 @@ PETS = [
 ]
 
 
-def pets() -> DAG:
-    dag = Hierarchy.from_edges(PETS, allow_multiple_parents=True)
-    assert isinstance(dag, DAG)
-    return dag
+def pets() -> Hierarchy:
+    return Hierarchy.from_edges(PETS, allow_multiple_parents=True)
+
+
+def dag_of(
+    edges: Sequence[tuple[int, int]], names: list[str] | None = None, classes: Any = None
+) -> Hierarchy:
+    num_nodes = 1 + max(map(max, edges)) if names is None else len(names)
+    return Hierarchy(*Dag(edges, num_nodes, ()).csr(), names, classes)
 
 
 # Edges to DAGs
@@ -72,7 +77,6 @@ def test_a_forest_stays_one(tree: Tree) -> None:
         return
     plain = Hierarchy.from_edges(edges)
     found = Hierarchy.from_edges(edges, allow_multiple_parents=True)
-    assert type(found) is Hierarchy
     assert found.is_tree
     assert found == plain
 
@@ -154,32 +158,40 @@ def test_any_edges_are_a_hierarchy_or_refused(pairs: list[tuple[int, int]]) -> N
 
 
 @pytest.mark.parametrize(
-    ("edges", "error", "message"),
+    ("links", "error", "message"),
     [
-        ([], ValueError, "at least one pair .* shape"),
-        ([0, 1], ValueError, r"shape \(E, 2\); got shape \(2,\)"),
-        ([(0, 1, 2)], ValueError, r"got shape \(1, 3\)"),
-        ([(0.0, 1.0)], TypeError, "got dtype float64"),
-        ([(0, 1), (-1, 1)], ValueError, r"edge 1 is \(-1, 1\), which is out of range; .* 0 to 1"),
-        (torch.tensor([[0, 1], [1, 1]]), ValueError, "node 1 is its own parent"),
-        (np.array([(0, 1), (2, 1), (0, 1)], np.int8), ValueError, "node 0 to node 1 is given twi"),
-        ([(0, 1), (1, 2), (2, 1)], ValueError, "node 1 -> node 2 -> node 1|node 2 -> node 1 ->"),
+        (([0, 0, 2], [0]), ValueError, r"N \+ 1 bounds that ascend from 0 to the 1 .* \[0 0 2\]"),
+        (([1, 1], [0]), ValueError, "N \\+ 1 bounds"),
+        (([0, 2, 1, 2], [1, 2]), ValueError, "N \\+ 1 bounds"),
+        (([0], []), ValueError, "N \\+ 1 bounds"),
+        (([], []), ValueError, "parent_ptr is empty"),
+        (([0.0, 0.0], []), TypeError, "parent_ptr must be integers, got dtype float64"),
+        (([0, 0, 1], [0.0]), TypeError, "parent must be integers, got dtype float64"),
+        (
+            ([0, 0, 2], [0, -1]),
+            ValueError,
+            "node 1 has parent -1, which is out of range; .* 0 to 1",
+        ),
+        (([0, 0, 1], [2]), ValueError, "node 1 has parent 2, which is out of range"),
+        ((torch.tensor([0, 0, 2]), [0, 1]), ValueError, "node 1 is its own parent"),
+        ((np.array([0, 0, 3, 3]), [0, 2, 0]), ValueError, "node 1 has node 0 as a parent twice"),
+        (([0, 0, 2, 3], [0, 2, 1]), ValueError, "node 1 -> node 2 -> node 1|node 2 -> node 1 ->"),
     ],
 )
-def test_edges_by_id_refused(edges: object, error: type[Exception], message: str) -> None:
+def test_links_refused(links: tuple[Any, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        DAG(edges)
+        Hierarchy(*links)
 
 
 def test_names_and_classes_refused() -> None:
-    edges = [(0, 2), (1, 2)]
-    with pytest.raises(ValueError, match=r"edge 0 is .* node ids are 0 to 1"):
-        DAG(edges, names=["a", "b"])
+    links = ([0, 0, 0, 2], [0, 1])
+    with pytest.raises(ValueError, match="2 names for 3 nodes"):
+        Hierarchy(*links, names=["a", "b"])
     with pytest.raises(ValueError, match="node 0 and node 2 have the same name 'a'"):
-        DAG(edges, names=["a", "b", "a"])
+        Hierarchy(*links, names=["a", "b", "a"])
     with pytest.raises(ValueError, match=r"classes\[1\] is 3, an unknown node"):
-        DAG(edges, classes=[2, 3])
-    assert DAG(edges, names=["a", "b", "c", "alone"]).roots.tolist() == [0, 1, 3]
+        Hierarchy(*links, classes=[2, 3])
+    assert Hierarchy([0, 0, 0, 2, 2], [1, 0], names=list("abcd")).roots.tolist() == [0, 1, 3]
 
 
 # Queries
@@ -188,7 +200,7 @@ def test_names_and_classes_refused() -> None:
 @given(dags.dags())
 @examples
 def test_measures_of_any_dag(dag: Dag) -> None:
-    found = DAG(dag.edges, [str(node) for node in range(dag.num_nodes)], dag.classes)
+    found = dag_of(dag.edges, [str(node) for node in range(dag.num_nodes)], dag.classes)
     assert (found.num_nodes, found.num_classes) == (dag.num_nodes, dag.num_classes)
     assert found.edges.tolist() == [list(e) for e in sorted(dag.edges, key=lambda e: e[::-1])]
     assert found.classes.tolist() == list(dag.classes)
@@ -197,15 +209,15 @@ def test_measures_of_any_dag(dag: Dag) -> None:
     assert found.depths.tolist() == dag.depths()
     assert found.heights.tolist() == dag.heights()
     assert found.depth == max(dag.depths())
-    assert DAG(dag.edges).classes.tolist() == [
-        v for v in dag.leaves() if v < DAG(dag.edges).num_nodes
+    assert dag_of(dag.edges).classes.tolist() == [
+        v for v in dag.leaves() if v < dag_of(dag.edges).num_nodes
     ]
 
 
 @given(dags.dags())
 @examples
 def test_ancestors_of_any_dag(dag: Dag) -> None:
-    found = DAG(dag.edges, [str(node) for node in range(dag.num_nodes)])
+    found = dag_of(dag.edges, [str(node) for node in range(dag.num_nodes)])
     for node in range(dag.num_nodes):
         distance, level = {}, {node}
         while level:
@@ -226,7 +238,7 @@ def test_edges_and_ancestors_of_any_tree(tree: Tree) -> None:
         tree.path(v) for v in range(tree.num_nodes)
     ]
     if expected:
-        as_dag = DAG(expected, [str(v) for v in range(tree.num_nodes)])
+        as_dag = dag_of(expected, [str(v) for v in range(tree.num_nodes)])
         assert as_dag.depths.tolist() == found.depths.tolist()
         assert as_dag.heights.tolist() == found.heights.tolist()
         assert [as_dag.ancestors(v) for v in range(tree.num_nodes)] == [
@@ -236,7 +248,7 @@ def test_edges_and_ancestors_of_any_tree(tree: Tree) -> None:
 
 def test_a_shortcut_does_not_shorten_depth() -> None:
     dag = dags.shortcut()
-    found = DAG(dag.edges)
+    found = dag_of(dag.edges)
     assert found.depths.tolist() == [0, 1, 2, 3, 2]
     assert found.heights.tolist() == [3, 2, 1, 0, 0]
     assert found.ancestors(3) == [3, 0, 2, 1]
@@ -262,20 +274,28 @@ def test_nodes_are_checked() -> None:
         lambda dag: dag.lca(0, 1),
         lambda dag: dag.lca(1, 1),
         lambda dag: dag.lca(np.array([0]), np.array([0])),
-        lambda dag: dag.layout(),
-        lambda dag: dag.path_table(HACEWeights(0.7)),
-        lambda dag: dag.tree_table(),
+        lambda dag: dag.siblings(1),
+        lambda dag: dag.depth_first_classes,
     ],
 )
-def test_what_only_trees_have(ask: Callable[[DAG], object]) -> None:
-    message = r"is a DAG, whose nodes have no single parents: it has edges, ancestors\(node\) and"
-    with pytest.raises(TypeError, match=message):
+def test_what_only_trees_have(ask: Callable[[Hierarchy], object]) -> None:
+    """The message names what was asked for, and a node."""
+    with pytest.raises(ValueError, match=r"needs a tree; node 1 \('dog'\) has 2 parents"):
         ask(pets())
+
+
+def test_a_tree_query_names_itself() -> None:
+    edges = [("root", "a"), ("root", "b"), ("root", "x"), ("a", "x"), ("b", "x")]
+    dag = Hierarchy.from_edges(edges, allow_multiple_parents=True)
+    for query in ("lca", "path", "siblings"):
+        message = rf"^{query} needs a tree; node 3 \('x'\) has 3 parents$"
+        with pytest.raises(ValueError, match=message):
+            getattr(dag, query)(*[0] * (1 + (query == "lca")))
 
 
 def test_arrays_are_read_only() -> None:
     for either in (pets(), pickle.loads(pickle.dumps(pets())), Hierarchy.from_paths(ANIMALS)):
-        for name in ("edges", "classes", "roots", "depths", "heights"):
+        for name in ("parent_ptr", "parent", "edges", "classes", "roots", "depths", "heights"):
             array = getattr(either, name)
             assert array.dtype == np.int64
             with pytest.raises(ValueError, match="read-only"):
@@ -287,28 +307,28 @@ def test_arrays_are_read_only() -> None:
 
 
 def test_dag_does_not_share_what_it_was_given() -> None:
-    edges, classes = np.array([(0, 2), (1, 2)]), np.array([2, 1])
-    dag = DAG(edges, classes=classes)
-    edges[0], classes[0] = 7, 7
+    ptr, parent, classes = np.array([0, 0, 0, 2]), np.array([0, 1]), np.array([2, 1])
+    dag = Hierarchy(ptr, parent, classes=classes)
+    ptr[:], parent[:], classes[:] = 7, 7, 7
     assert dag.edges.tolist() == [[0, 2], [1, 2]]
     assert dag.classes.tolist() == [2, 1]
 
 
 def test_repr() -> None:
-    assert repr(pets()) == "DAG(6 nodes, 4 classes, depth 1, 2 roots)"
+    assert repr(pets()) == "Hierarchy(6 nodes, 4 classes, depth 1, 2 roots, a DAG)"
 
 
 def test_equality_and_hash() -> None:
     edges = [(0, 2), (1, 2), (1, 3)]
-    dag, same = DAG(edges, names=list("abcd")), DAG(edges[::-1], names=list("abcd"))
+    dag, same = dag_of(edges, names=list("abcd")), dag_of(edges[::-1], names=list("abcd"))
     assert dag == same
     assert hash(dag) == hash(same)
     others = [
-        DAG([(0, 2), (1, 2), (0, 3)], names=list("abcd")),
-        DAG(edges, names=list("abcd"), classes=[3, 2]),
-        DAG(edges, names=list("abce")),
-        DAG(edges, names=list("abcde")),
-        DAG(edges),
+        dag_of([(0, 2), (1, 2), (0, 3)], names=list("abcd")),
+        dag_of(edges, names=list("abcd"), classes=[3, 2]),
+        dag_of(edges, names=list("abce")),
+        dag_of(edges, names=list("abcde")),
+        dag_of(edges),
         Hierarchy.from_parents([-1, -1, 0, 1], names=list("abcd"), classes=[2, 3]),
         Hierarchy.from_parents([-1, -1, 1, 1], names=list("abcd"), classes=[2, 3]),
     ]
@@ -323,9 +343,8 @@ def test_equality_and_hash() -> None:
 @examples
 def test_pickle_keeps_the_dag(dag: Dag, named: bool) -> None:
     names = [f"node {node}" for node in range(dag.num_nodes)]
-    hierarchy = DAG(dag.edges, names, dag.classes) if named else DAG(dag.edges)
+    hierarchy = dag_of(dag.edges, names, dag.classes) if named else dag_of(dag.edges)
     again = pickle.loads(pickle.dumps(hierarchy))
-    assert type(again) is DAG
     assert again == hierarchy
     assert hash(again) == hash(hierarchy)
     assert again.names == hierarchy.names
@@ -338,93 +357,25 @@ def test_pickle_keeps_the_dag(dag: Dag, named: bool) -> None:
 
 
 def test_pickle_drops_what_can_be_computed() -> None:
-    dag = DAG(dags.chain_of_diamonds(50).edges)
+    dag = dag_of(dags.chain_of_diamonds(50).edges)
     before = len(pickle.dumps(dag))
-    dag.closure_table()
-    dag.target_nodes("nodes")
+    Tables.of(dag).nodes()
     assert dag.heights[0] == 100
     hash(dag)
     assert len(pickle.dumps(dag)) == before
     model = torch.nn.Module()
     model.dag = dag
-    assert copy.deepcopy(model).dag.closure_table() is dag.closure_table()
+    assert copy.deepcopy(model).dag is dag
 
 
 @pytest.mark.parametrize("names", [None, ["a", "\u00e4\U0001f415/x", "", "alone"]])
 def test_save_and_load(tmp_path: Path, names: list[str] | None) -> None:
-    dag = DAG([(2, 0), (1, 0), (2, 1)], names=names, classes=[1, 0])
+    dag = dag_of([(2, 0), (1, 0), (2, 1)], names=names, classes=[1, 0])
     file = tmp_path / "dag.hierarchy"
     dag.save(file)
     found = Hierarchy.load(file)
-    assert type(found) is DAG
     assert found == dag
     assert found.num_nodes == (3 if names is None else 4)
-    assert DAG.load(str(file)) == dag
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"edges": np.array([(0, 1)])}, "was not written by Hierarchy.save.*classes"),
-        ({"edges": np.array([0, 1]), "classes": np.array([1])}, r"got shape \(2,\)"),
-        ({"edges": np.array([(0, 1), (1, 0)]), "classes": np.array([1])}, "form a cycle"),
-    ],
-)
-def test_load_refuses_other_arrays(
-    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
-) -> None:
-    file = tmp_path / "other.npz"
-    np.savez(file, **arrays)
-    with pytest.raises(ValueError, match=message):
-        Hierarchy.load(file)
-
-
-# Tables
-
-
-def test_closure_table_of_each_space() -> None:
-    dag = dags.shortcut()
-    hierarchy = DAG(dag.edges, classes=dag.classes)
-    for logits, described in (("classes", dag), ("nodes", dag.in_node_mode())):
-        table = hierarchy.closure_table(logits)
-        assert table.column_node.tolist() == list(described.classes)
-        found = np.zeros((table.num_nodes, table.num_classes), dtype=bool)
-        for node in range(table.num_nodes):
-            found[node, table.column[table.ptr[node] : table.ptr[node + 1]]] = True
-        assert found.tolist() == described.reach().tolist()
-    with pytest.raises(
-        ValueError, match="logits must be 'classes', 'nodes' or 'depth_first', got 'leaves'"
-    ):
-        hierarchy.closure_table("leaves")  # type: ignore[arg-type]
-
-
-def test_closure_tables_are_cached_by_what_they_depend_on() -> None:
-    dag = pets()
-    table = dag.closure_table()
-    assert dag.closure_table("classes", device=torch.device("cpu")) is table
-    assert dag.closure_table("nodes") is not table
-    assert dag.closure_table("nodes") is dag.closure_table("nodes")
-    on_meta = dag.closure_table(device="meta")
-    assert on_meta.column.device.type == "meta"
-    assert dag.closure_table(device="meta") is on_meta
-
-
-def test_cached_table_is_traced() -> None:
-    dag = pets()
-    dag.closure_table()
-
-    def use(x: torch.Tensor) -> torch.Tensor:
-        return x * dag.closure_table(device=x.device).num_parents.sum()
-
-    compiled = torch.compile(use, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(torch.ones(3)), use(torch.ones(3)))
-
-
-def test_target_nodes() -> None:
-    dag = Hierarchy.from_edges(PETS, ["stone", "animal"], allow_multiple_parents=True)
-    assert dag.target_nodes().tolist() == [5, 0]
-    assert dag.target_nodes("nodes").tolist() == list(range(6))
-    assert (dag.num_targets("classes"), dag.num_targets("nodes")) == (2, 6)
 
 
 # Sizes
@@ -446,7 +397,7 @@ def test_wordnet_with_further_parents() -> None:
 
     started = time.perf_counter()
     dag = Hierarchy.from_edges(named, allow_multiple_parents=True)
-    table = dag.closure_table()  # type: ignore[attr-defined]
+    table = Tables.of(dag).nodes()
     assert time.perf_counter() - started < 20
     assert (dag.num_nodes, len(dag.edges)) == (len(parents), len(edges))
     assert dag.num_leaves == tree.num_leaves

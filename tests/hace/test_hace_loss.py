@@ -28,17 +28,17 @@ def check(
     roundings: float = 16,
     reduction: str = "mean",
     backend: str = "auto",
-    logits: str = "classes",
+    logit_space: str = "classes",
     **options: Any,
 ) -> None:
     """Module and function, on rows, against the oracle."""
     incoming = torch.randn(len(input)) if reduction == "none" else 1.0
-    chosen = {"reduction": reduction, "backend": backend, "logits": logits, **options}
+    chosen = {"reduction": reduction, "backend": backend, "logit_space": logit_space, **options}
     module = hace.HACELoss(hierarchy_of(tree), dilution, **chosen)
     loss, grad = evaluate(module, input, target, incoming)
     same = hace_loss(input, target, hierarchy_of(tree), dilution, **chosen)
     torch.testing.assert_close(same, loss, rtol=0, atol=0, equal_nan=True)
-    rows, divisor = oracle.hace(tree, input, target, dilution, logits_space=logits, **options)
+    rows, divisor = oracle.hace(tree, input, target, dilution, logit_space=logit_space, **options)
     answer = oracle.reduce(rows, reduction, divisor, incoming)
     oracle.assert_loss_close(loss, answer, input.dtype, roundings)
     plain = 1 if reduction != "none" else 2
@@ -248,7 +248,7 @@ def test_published_dense_code(backend: Backend, rooted: bool, dilution: float) -
     logits[0, tree.classes[0]] -= 20
     expected, expected_grad = evaluate(published, logits, labels)
     ours = hace.HACELoss(
-        hierarchy_of(tree), dilution, logits="nodes", eps=1e-6, backend=backend.name
+        hierarchy_of(tree), dilution, logit_space="nodes", eps=1e-6, backend=backend.name
     )
     loss, grad = evaluate(ours, logits, labels)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
@@ -259,15 +259,15 @@ def test_published_dense_code(backend: Backend, rooted: bool, dilution: float) -
 
 
 @pytest.mark.parametrize("targets", SPACES)
-@pytest.mark.parametrize("logits_space", SPACES)
+@pytest.mark.parametrize("logit_space", SPACES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_index_targets(
-    backend: Backend, tree: trees.Tree, logits_space: str, targets: str, dtype: torch.dtype
+    backend: Backend, tree: trees.Tree, logit_space: str, targets: str, dtype: torch.dtype
 ) -> None:
-    """Coarse and fine labels mix with targets="nodes"."""
+    """Coarse and fine labels mix with target_space="nodes"."""
     count = tree.num_classes if targets == "classes" else tree.num_nodes
     weight = torch.rand(count).to(oracle.working_dtype(dtype))
-    logits = logits_for(tree, 60, logits_space, dtype)
+    logits = logits_for(tree, 60, logit_space, dtype)
     target = indices_for(tree, 60, targets)
     target[::9] = -100
     for reduction, weighted in itertools.product(REDUCTIONS, (None, weight)):
@@ -275,8 +275,8 @@ def test_index_targets(
             tree,
             logits,
             target,
-            logits=logits_space,
-            targets=targets,
+            logit_space=logit_space,
+            target_space=targets,
             reduction=reduction,
             weight=weighted,
             backend=backend.name,
@@ -284,11 +284,11 @@ def test_index_targets(
 
 
 @pytest.mark.parametrize("targets", SPACES)
-@pytest.mark.parametrize("logits_space", SPACES)
+@pytest.mark.parametrize("logit_space", SPACES)
 @pytest.mark.parametrize("smoothing", ["uniform", "others"])
 @pytest.mark.parametrize("label_smoothing", [0.1, 0.9])
 def test_label_smoothing(
-    tree: trees.Tree, logits_space: str, targets: str, smoothing: str, label_smoothing: float
+    tree: trees.Tree, logit_space: str, targets: str, smoothing: str, label_smoothing: float
 ) -> None:
     """Spread over the C classes, whatever the logits and the targets are."""
     count = tree.num_classes if targets == "classes" else tree.num_nodes
@@ -298,10 +298,10 @@ def test_label_smoothing(
     for reduction, weighted in itertools.product(REDUCTIONS, (None, weight)):
         check(
             tree,
-            logits_for(tree, 60, logits_space),
+            logits_for(tree, 60, logit_space),
             target,
-            logits=logits_space,
-            targets=targets,
+            logit_space=logit_space,
+            target_space=targets,
             label_smoothing=label_smoothing,
             smoothing=smoothing,
             reduction=reduction,
@@ -310,12 +310,12 @@ def test_label_smoothing(
 
 
 @pytest.mark.parametrize("targets", SPACES)
-@pytest.mark.parametrize("logits_space", SPACES)
+@pytest.mark.parametrize("logit_space", SPACES)
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_probability_targets(
     rng: np.random.Generator,
     tree: trees.Tree,
-    logits_space: str,
+    logit_space: str,
     targets: str,
     label_smoothing: float,
 ) -> None:
@@ -326,10 +326,10 @@ def test_probability_targets(
     for reduction, weighted in itertools.product(REDUCTIONS, (None, weight)):
         check(
             tree,
-            logits_for(tree, 10, logits_space),
+            logits_for(tree, 10, logit_space),
             target,
-            logits=logits_space,
-            targets=targets,
+            logit_space=logit_space,
+            target_space=targets,
             label_smoothing=label_smoothing,
             reduction=reduction,
             weight=weighted,
@@ -362,7 +362,7 @@ def test_soft_targets_with_eps(rng: np.random.Generator, tree: trees.Tree) -> No
 def test_one_hot_probabilities_are_indices(tree: trees.Tree) -> None:
     logits, index = logits_for(tree, 12), indices_for(tree, 12, "nodes")
     one_hot = torch.nn.functional.one_hot(index, tree.num_nodes).double()
-    module = hace.HACELoss(hierarchy_of(tree), targets="nodes")
+    module = hace.HACELoss(hierarchy_of(tree), target_space="nodes")
     for hard, soft in zip(
         evaluate(module, logits, index), evaluate(module, logits, one_hot), strict=True
     ):

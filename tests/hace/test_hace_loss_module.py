@@ -249,8 +249,8 @@ def test_environment_chooses_the_reference(
         ({"dilution": 1.5}, "1.5"),
         ({"dilution": float("nan")}, "nan"),
         ({"reduction": "average"}, "average"),
-        ({"logits": "leaves"}, "leaves"),
-        ({"targets": "leaf"}, "leaf"),
+        ({"logit_space": "leaves"}, "leaves"),
+        ({"target_space": "leaf"}, "leaf"),
         ({"smoothing": "gaussian"}, "gaussian"),
         ({"label_smoothing": -0.1}, "-0.1"),
         ({"label_smoothing": 1.5}, "1.5"),
@@ -350,19 +350,19 @@ def test_target_with_no_class_below_it(options: dict[str, Any]) -> None:
     """A node above classes is a fine target; one beside them all is not."""
     tree = hace.Hierarchy.from_parents([-1, 0, 0, 2], classes=[1])
     logits = torch.randn(1, 1)
-    assert hace_loss(logits, torch.tensor([0]), tree, targets="nodes", **options) == 0
+    assert hace_loss(logits, torch.tensor([0]), tree, target_space="nodes", **options) == 0
     for empty in (2, 3):
         with pytest.raises((IndexError, ValueError), match=rf"\b{empty}\b"):
-            hace_loss(logits, torch.tensor([empty]), tree, targets="nodes", **options)
+            hace_loss(logits, torch.tensor([empty]), tree, target_space="nodes", **options)
 
 
 def test_probability_on_a_node_with_no_class_below_it() -> None:
     tree = hace.Hierarchy.from_parents([-1, 0, 0, 2], classes=[1])
     logits = torch.randn(2, 1)
     fine = torch.tensor([[0.5, 0.5, 0, 0], [1, 0, 0, 0]])
-    hace_loss(logits, fine, tree, targets="nodes")
+    hace_loss(logits, fine, tree, target_space="nodes")
     with pytest.raises((IndexError, ValueError), match=r"\b[23]\b"):
-        hace_loss(logits, fine.flip(1), tree, targets="nodes")
+        hace_loss(logits, fine.flip(1), tree, target_space="nodes")
 
 
 def test_probabilities_have_no_ignore_index(tree: hace.Hierarchy, logits: torch.Tensor) -> None:

@@ -13,6 +13,7 @@ from tree_cases import hierarchy_of
 
 import hace
 from hace.functional import hace_loss
+from hace.tables import Tables
 
 property_test = settings(
     max_examples=50,
@@ -185,7 +186,7 @@ def test_properties_see_every_kind_of_tree() -> None:
         hierarchy = hierarchy_of(tree)
         if len(hierarchy.roots) > 1:
             seen.add("forest")
-        if hierarchy.layout().column is not None:
+        if Tables.of(hierarchy).layout().column is not None:
             seen.add("shuffled")
         if len(tree.leaf_labels()) < tree.num_classes:
             seen.add("inner")

@@ -18,7 +18,7 @@ from test_layout import forests
 from trees import Tree, caterpillar, chain
 
 from hace import Hierarchy
-from hace.hierarchy import Space
+from hace.tables import Tables
 from hace.weights import HACEWeights
 
 TAXONOMIES = Path(__file__).parents[3] / "shared" / "taxonomies"
@@ -397,9 +397,7 @@ def test_pickle_keeps_the_tree(tree: Tree, names: list[str] | None) -> None:
 def test_pickle_drops_what_can_be_computed() -> None:
     tree = Hierarchy.from_parents(caterpillar(1_000).parents)
     before = len(pickle.dumps(tree))
-    tree.path_table(HACEWeights(0.1))
-    tree.tree_table()
-    tree.target_nodes("nodes")
+    Tables.of(tree).paths(HACEWeights(0.1))
     assert tree.heights[0] == 1_000
     hash(tree)
     assert len(pickle.dumps(tree)) == before
@@ -411,7 +409,7 @@ def test_deepcopy_of_a_model() -> None:
     model.tree = tree
     copied = copy.deepcopy(model).tree
     assert copied == tree
-    assert copied.path_table(HACEWeights(0.7)).ptr.equal(tree.path_table(HACEWeights(0.7)).ptr)
+    assert Tables.of(copied) is Tables.of(tree)
     assert copy.copy(tree) == tree
 
 
@@ -443,9 +441,9 @@ def test_load_refuses_other_bytes(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"parents": np.array([-1, 0])}, "classes"),
-        ({"classes": np.array([0])}, "parents"),
-        ({"parents": np.array([None]), "classes": np.array([0])}, "[Oo]bject"),
+        ({"parent_ptr": np.array([0, 0]), "parent": np.array([0])}, "no array 'classes'"),
+        ({"classes": np.array([0])}, "no array 'parent_ptr'"),
+        (dict.fromkeys(("parent_ptr", "parent", "classes"), np.array([None])), "[Oo]bject"),
     ],
 )
 def test_load_refuses_other_arrays(
@@ -463,116 +461,6 @@ def test_load_of_a_single_array_and_of_no_file(tmp_path: Path) -> None:
         Hierarchy.load(tmp_path / "array.npy")
     with pytest.raises(FileNotFoundError):
         Hierarchy.load(tmp_path / "absent")
-
-
-# Layouts and tables
-
-
-def test_layout_for_classes_and_for_nodes() -> None:
-    tree = Hierarchy.from_paths(ANIMALS)
-    assert tree.layout().column is None
-    assert (tree.layout().stop - tree.layout().start).tolist() == [1, 1, 1, 2, 1, 1, 1]
-    nodes = tree.layout("nodes")
-    assert (nodes.stop - nodes.start).tolist() == [1, 1, 1, 5, 2, 2, 2]
-    assert tree.layout("nodes") is nodes
-    assert (tree.num_targets("classes"), tree.num_targets("nodes")) == (3, 7)
-
-
-@pytest.mark.parametrize("logits", ["classes", "nodes"])
-@pytest.mark.parametrize("targets", ["classes", "nodes"])
-def test_path_table_of_each_space(logits: Space, targets: Space) -> None:
-    tree = Hierarchy.from_parents([-1, 0, 1, 0, -1], classes=[3, 2, 1])
-    table = tree.path_table(HACEWeights(0.6), logits=logits, targets=targets)
-    assert table.num_targets == (3 if targets == "classes" else 5)
-    columns = np.array([3, 2, 1]) if logits == "classes" else np.arange(5)
-    assert table.num_classes == len(columns)
-    order = np.arange(len(columns)) if table.order is None else table.order.numpy()
-    for target in range(table.num_targets):
-        # Each interval, as the set of nodes whose columns it holds, with its weight.
-        found = {}
-        for i in range(int(table.ptr[target]), int(table.ptr[target + 1])):
-            held = columns[order[int(table.start[i]) : int(table.stop[i])]]
-            found[frozenset(held.tolist())] = float(table.weight[i])
-        path = tree.path(int(tree.classes[target]) if targets == "classes" else target)
-        weight = [0.6 * 0.4**i for i in range(len(path) - 1)] + [0.4 ** (len(path) - 1)]
-        expected: dict[frozenset[int], float] = {}
-        for node, w in zip(path, weight, strict=True):
-            below = frozenset(int(column) for column in columns if node in tree.path(column))
-            expected[below] = expected.get(below, 0.0) + w
-        if frozenset() in expected:
-            expected = {frozenset(): 1.0}
-        expected.pop(frozenset(columns.tolist()), None)
-        assert found == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda tree: tree.layout("leaves"),
-        lambda tree: tree.num_targets("leaves"),
-        lambda tree: tree.target_nodes("leaves"),
-        lambda tree: tree.path_table(HACEWeights(0.7), targets="leaves"),
-        lambda tree: tree.path_table(HACEWeights(0.7), logits="leaves"),
-        lambda tree: tree.tree_table("leaves"),
-    ],
-)
-def test_unknown_space(ask: Callable[[Hierarchy], object]) -> None:
-    with pytest.raises(ValueError, match=r"must be 'classes'.* got 'leaves'"):
-        ask(Hierarchy.from_paths(ANIMALS))
-
-
-def test_tables_are_cached_by_what_they_depend_on() -> None:
-    tree = Hierarchy.from_paths(ANIMALS)
-    table = tree.path_table(HACEWeights(0.7))
-    assert tree.path_table(HACEWeights(0.7), device=torch.device("cpu")) is table
-    assert tree.path_table(HACEWeights(0.7), device="cpu:0") is table  # the same device
-    for other in (
-        tree.path_table(HACEWeights(0.6)),
-        tree.path_table(HACEWeights(0.7), logits="nodes"),
-        tree.path_table(HACEWeights(0.7), targets="nodes"),
-        tree.path_table(HACEWeights(0.7), keep_full=True),
-    ):
-        assert other is not table
-    on_meta = tree.path_table(HACEWeights(0.7), device="meta")
-    assert {tensor.device.type for tensor in on_meta[:4]} == {"meta"}
-    assert on_meta[5:] == table[5:]
-    assert tree.path_table(HACEWeights(0.7), device="meta") is on_meta
-    assert tree.path_table(HACEWeights(0.7)) is table
-    assert tree.target_nodes() is tree.target_nodes(device="cpu")
-    assert tree.tree_table() is tree.tree_table(device="cpu")
-
-
-def test_cache_does_not_grow_with_a_schedule() -> None:
-    tree = Hierarchy.from_paths(ANIMALS)
-    tables = [tree.path_table(HACEWeights(1 / (step + 1))) for step in range(100)]
-    assert tree.path_table(HACEWeights(1 / 100)) is tables[-1]
-    assert tree.path_table(HACEWeights(1 / 90)) is tables[89]
-    assert tree.path_table(HACEWeights(1 / 50)) is not tables[49]
-
-
-def test_target_nodes() -> None:
-    tree = Hierarchy.from_parents([-1, 0, 0], classes=[2, 1])
-    assert tree.target_nodes().tolist() == [2, 1]
-    assert tree.target_nodes("nodes").tolist() == [0, 1, 2]
-    assert tree.target_nodes().dtype == torch.int64
-    tree.target_nodes()[0] = 9  # a caller's mistake stays out of the hierarchy
-    assert tree.classes.tolist() == [2, 1]
-
-
-def test_cached_tables_are_traced() -> None:
-    tree = Hierarchy.from_paths(ANIMALS)
-    tree.path_table(HACEWeights(0.7))
-    tree.tree_table()
-    tree.target_nodes()
-
-    def use(x: torch.Tensor) -> torch.Tensor:
-        table = tree.path_table(HACEWeights(0.7), device=x.device)
-        nodes = tree.target_nodes("classes", device=x.device)
-        return x * table.weight.sum() + tree.tree_table(device=x.device).parent.sum() + nodes.sum()
-
-    x = torch.ones(3)
-    compiled = torch.compile(use, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x), use(x))
 
 
 # Sizes
@@ -661,7 +549,7 @@ def test_npz_taxonomy(name: str, nodes: int, classes: int | None, inner_classes:
     assert np.count_nonzero(tree.heights[tree.classes]) == inner_classes
 
     # Every class is inside its own path, each interval inside the next, the weights at most 1.
-    table = tree.path_table(HACEWeights(0.7))
+    table = Tables.of(tree).paths(HACEWeights(0.7))
     length = table.ptr.diff()
     assert int(length.max()) == table.max_entries <= tree.depth + 1
     row = torch.repeat_interleave(torch.arange(table.num_targets), length)

@@ -26,6 +26,7 @@ from torch.nn.functional import cross_entropy
 from tree_cases import SHAPES, hierarchy_of
 
 import hace
+from hace.tables import Tables
 from hace.weights import SuperclassWeights
 from hace_kernels.path_table import PathEntries
 
@@ -125,7 +126,7 @@ def soft_labels(tree: trees.Tree, beta: float, distance: str = "height") -> np.n
 
 
 def of_nodes(num_nodes: int) -> np.ndarray:
-    """One weight a node, of both signs."""
+    """One weight per node, of both signs."""
     return np.cos(np.arange(num_nodes)) + 0.3
 
 
@@ -141,13 +142,14 @@ def some_function(target: Any, node: Any, depth: Any, height: Any) -> Any:
     return 1.0 / (1 + target) + 0.1 * node - depth / (2.0 + height)
 
 
-def by_function(tree: trees.Tree, targets: np.ndarray) -> np.ndarray:
+def by_function(tree: trees.LabelTree, targets: np.ndarray) -> np.ndarray:
     """The function above, where target y of the loss is the node `targets[y]`."""
     depth, height = depths_of(tree), heights_of(tree)
     weights = np.zeros((tree.num_nodes, tree.num_nodes), dtype=REAL)
     for label, target in enumerate(targets):
         for node in tree.path(target):
-            weights[target, node] = some_function(label, node, depth[node], height[node])
+            own = tree.node[node]
+            weights[target, node] = some_function(label, own, depth[node], height[node])
     return weights
 
 
@@ -204,7 +206,9 @@ LOSSES = {
         lambda tree: handed_down(tree, power(0.3)),
     ),
     "lazy": Loss(lambda h, **options: hace.PathLogLoss(h, "lazy", **options), lazy),
-    "node weights": Loss(path_log_loss, lambda tree: on_paths(tree) * of_nodes(tree.num_nodes)),
+    "node weights": Loss(
+        path_log_loss, lambda tree: on_paths(tree) * of_nodes(tree.num_own)[tree.node]
+    ),
     "function": Loss(
         lambda h, **options: hace.PathLogLoss(h, some_function, **options),
         by_function,
@@ -249,28 +253,34 @@ def expected(
     input: torch.Tensor,
     target: torch.Tensor,
     *,
-    logits: str = "classes",
-    targets: str = "classes",
+    logit_space: str = "classes",
+    target_space: str = "classes",
     weight: torch.Tensor | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     eps: float = 0.0,
     incoming: Any = 1.0,
 ) -> oracle.Answer:
-    space = targets_of(tree, targets)
-    on_nodes = loss.weights(tree, space) if loss.takes_targets else loss.weights(tree)
+    labels = tree.labels()
+    space = labels.targets(target_space)
+    on_nodes = loss.weights(labels, space) if loss.takes_targets else loss.weights(labels)
     index = target.numpy()
     kept = index != ignore_index
     node = space[np.where(kept, index, 0)]
     of_target = np.ones(len(space)) if weight is None else oracle.to_real(weight)
     factor = np.where(kept, of_target[np.where(kept, index, 0)], 0).astype(REAL)
     if loss.spreads:
-        of_node = np.zeros(tree.num_nodes, dtype=REAL)
+        of_node = np.zeros(labels.num_nodes, dtype=REAL)
         of_node[space] = of_target
+        if target_space == "nodes":
+            of_node = of_target[labels.node]
         mass = on_nodes[node] * of_node * kept[:, None]
     else:
         mass = on_nodes[node] * factor[:, None]
-    reach = trees.Tree(tree.parents, columns_of(tree, logits)).reach()
+    columns = labels.columns(logit_space)
+    if logit_space == "depth_first":
+        columns = columns[hierarchy_of(tree).depth_first_classes]
+    reach = trees.Tree(labels.parents, columns).reach()
     rows = oracle.node_log_loss(input, reach, mass, eps)
     if loss.entropy:
         rows = with_entropy(rows, input, loss.entropy * factor)
@@ -350,7 +360,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_trees(rng: np.random.Generator, name: str, shape: str) -> None:
-    """Every class of every shape, and with `targets="nodes"` every node."""
+    """Every class of every shape, and with `target_space="nodes"` every node."""
     tree = SHAPES[shape](rng)
     check(
         LOSSES[name],
@@ -364,7 +374,7 @@ def test_trees(rng: np.random.Generator, name: str, shape: str) -> None:
         tree,
         input_for(tree, 12),
         indices_for(tree, 12, "nodes"),
-        targets="nodes",
+        target_space="nodes",
         reduction="sum",
     )
 
@@ -389,8 +399,8 @@ def test_options(tree: trees.Tree, name: str, logits: str, targets: str) -> None
             tree,
             input,
             target,
-            logits=logits,
-            targets=targets,
+            logit_space=logits,
+            target_space=targets,
             reduction=reduction,
             weight=weighted,
             ignore_index=ignore_index,
@@ -438,7 +448,7 @@ def test_dimensions_are_rows(leafy: trees.Tree, name: str, shape: str) -> None:
     hierarchy = hierarchy_of(leafy)
     width = leafy.num_nodes if name == "h-CE" else leafy.num_classes
     size = tuple({"C": width, "N": 3, "0": 0, "d1": 4, "d2": 2}[part] for part in shape.split())
-    make = hace.HierarchicalCrossEntropyLoss if name == "h-CE" else LOSSES[name].make
+    make = hace.LayeredCrossEntropyLoss if name == "h-CE" else LOSSES[name].make
     input = torch.randn(size, dtype=torch.float64)
     batch = size[:1] + size[2:] if len(size) > 1 else ()
     target = torch.randint(leafy.num_classes, batch)
@@ -465,11 +475,13 @@ def test_depth_first_columns(rng: np.random.Generator, name: str) -> None:
     for row in tree.reach()[:, order]:
         columns = np.flatnonzero(row)
         assert len(columns) == 0 or len(columns) == columns[-1] - columns[0] + 1
-    assert hierarchy.layout("depth_first").column is None, "they would be gathered all the same"
+    assert Tables.of(hierarchy).layout("depth_first").column is None, (
+        "they would be gathered all the same"
+    )
     input, target = input_for(tree, 8), indices_for(tree, 8)
     loss, grad = evaluate(LOSSES[name].make(hierarchy), input, target)
     same, same_grad = evaluate(
-        LOSSES[name].make(hierarchy, logits="depth_first"), input[:, order], target
+        LOSSES[name].make(hierarchy, logit_space="depth_first"), input[:, order], target
     )
     torch.testing.assert_close(same, loss, rtol=1e-13, atol=0)
     torch.testing.assert_close(same_grad, grad[:, order], rtol=1e-11, atol=1e-16)
@@ -537,13 +549,13 @@ def check_along_path(
     reduction: str = "sum",
     weight: torch.Tensor | None = None,
     ignore_index: int = -100,
-    targets: str = "classes",
+    target_space: str = "classes",
     backend: str = "auto",
 ) -> None:
     incoming = torch.randn(len(target)) if reduction == "none" else 1.0
-    module = hace.HierarchicalCrossEntropyLoss(
+    module = hace.LayeredCrossEntropyLoss(
         hierarchy,
-        targets=targets,
+        target_space=target_space,
         weight=weight,
         ignore_index=ignore_index,
         reduction=reduction,
@@ -552,7 +564,7 @@ def check_along_path(
     loss, grad = evaluate(module, input, target, incoming)
     index = target.numpy()
     kept = index != ignore_index
-    space = hierarchy.classes if targets == "classes" else np.arange(hierarchy.num_nodes)
+    space = hierarchy.classes if target_space == "classes" else np.arange(hierarchy.num_nodes)
     of_target = np.ones(len(space)) if weight is None else oracle.to_real(weight)
     factor = np.where(kept, of_target[np.where(kept, index, 0)], 0).astype(REAL)
     rows = along_path_loss(ancestors, is_internal, input, space[np.where(kept, index, 0)], factor)
@@ -582,7 +594,7 @@ def test_along_paths(
         *arguments,
         input,
         torch.arange(tree.num_nodes),
-        targets="nodes",
+        target_space="nodes",
         backend=backend,
     )
     target = torch.arange(tree.num_classes)
@@ -606,7 +618,7 @@ def test_options_along_paths(backend: str, tree: trees.Tree, targets: str, reduc
             reduction=reduction,
             weight=weighted,
             ignore_index=ignore_index,
-            targets=targets,
+            target_space=targets,
             backend=backend,
         )
         target[target == ignore_index] = 1
@@ -619,21 +631,17 @@ def ancestors_in(dag: dags.Dag) -> np.ndarray:
     return found
 
 
-def hierarchy_of_dag(dag: dags.Dag) -> hace.DAG:
-    return hace.DAG(dag.edge_array(), classes=dag.classes)
-
-
 @pytest.mark.parametrize("shape", dags.SHAPES)
 def test_along_paths_of_a_dag(shape: str) -> None:
     """path(i) is i and every node above it, each once."""
     dag = dags.SHAPES[shape]
     check_along_path(
-        hierarchy_of_dag(dag),
+        dags.hierarchy_of(dag),
         ancestors_in(dag),
         np.array(dag.heights()) > 0,
         2 * torch.randn(dag.num_nodes, dag.num_nodes, dtype=torch.float64),
         torch.arange(dag.num_nodes),
-        targets="nodes",
+        target_space="nodes",
     )
 
 
@@ -650,7 +658,7 @@ def test_along_paths_far_below_the_maximum(dtype: torch.dtype, gap: float) -> No
         has_children(tree),
         input.to(dtype),
         torch.arange(tree.num_nodes),
-        targets="nodes",
+        target_space="nodes",
     )
 
 
@@ -660,9 +668,7 @@ def test_along_paths_with_masked_nodes(backend: str) -> None:
     input = input_for(tree, 3, "nodes")
     masked = int(tree.parents[tree.classes[0]])
     input[:, masked] = -torch.inf
-    module = hace.HierarchicalCrossEntropyLoss(
-        hierarchy_of(tree), reduction="none", backend=backend
-    )
+    module = hace.LayeredCrossEntropyLoss(hierarchy_of(tree), reduction="none", backend=backend)
     loss, grad = evaluate(module, input, torch.tensor([0, 3, -100]))
     assert loss[0] == torch.inf
     kept = [node for node in range(tree.num_nodes) if node != masked]
@@ -681,7 +687,7 @@ def test_along_paths_with_masked_nodes(backend: str) -> None:
 
 def test_along_paths_gradcheck(backend: str, rng: np.random.Generator) -> None:
     tree = trees.random_tree(rng, 4, roots=2, inner=0.5, shuffle=True)
-    module = hace.HierarchicalCrossEntropyLoss(hierarchy_of(tree), backend=backend)
+    module = hace.LayeredCrossEntropyLoss(hierarchy_of(tree), backend=backend)
     target = indices_for(tree, 3)
     input = input_for(tree, 3, "nodes").requires_grad_()
     assert torch.autograd.gradcheck(lambda x: module(x, target), (input,))
@@ -742,7 +748,7 @@ def test_leaves_give_cross_entropy(
 def test_cross_entropy_of_a_node_is_that_of_its_subtree(backend: str, tree: trees.Tree) -> None:
     """-log of the summed softmax, by hand."""
     module = hace.CrossEntropyLoss(
-        hierarchy_of(tree), targets="nodes", reduction="none", backend=backend
+        hierarchy_of(tree), target_space="nodes", reduction="none", backend=backend
     )
     input, target = input_for(tree, 20), indices_for(tree, 20, "nodes")
     reach = torch.from_numpy(tree.reach()[target])
@@ -773,7 +779,9 @@ def test_cross_entropy_of_a_dag(rng: np.random.Generator) -> None:
         reach = dag.reach()
         valid = np.flatnonzero(reach.any(axis=1))
         input = 2 * torch.randn(len(valid), dag.num_classes, dtype=torch.float64)
-        module = hace.CrossEntropyLoss(hierarchy_of_dag(dag), targets="nodes", reduction="sum")
+        module = hace.CrossEntropyLoss(
+            dags.hierarchy_of(dag), target_space="nodes", reduction="sum"
+        )
         loss, grad = evaluate(module, input, torch.from_numpy(valid))
         answer = oracle.node_log_loss(input, reach, np.eye(dag.num_nodes)[valid])
         oracle.assert_loss_close(loss, oracle.reduce(answer, "sum"), torch.float64)
@@ -800,7 +808,7 @@ def test_hxe_conventions(tree: trees.Tree) -> None:
     plain = evaluate(hace.HXELoss(hierarchy, 0.5), input, target)
     later = evaluate(hace.HXELoss(hierarchy, 0.5, depth="parent"), input, target)
     assert_same(later, plain, float(np.exp(0.5)))
-    total = np.exp(-0.5 * depths_of(tree)).sum()
+    total = np.exp(-0.5 * depths_of(tree.labels())).sum()
     for depth in ("node", "parent"):
         module = hace.HXELoss(hierarchy, 0.5, depth=depth, normalize=True)
         assert_same(evaluate(module, input, target), plain, 1 / total)
@@ -836,12 +844,16 @@ def test_soft_labels_from_even_to_hard(leafy: trees.Tree) -> None:
 
 def test_soft_labels_are_haces(tree: trees.Tree) -> None:
     """It is HACE with dilution 1 and soft_labels, to the bit."""
-    options: dict[str, Any] = {"label_smoothing": 0.1, "smoothing": "others", "targets": "nodes"}
+    options: dict[str, Any] = {
+        "label_smoothing": 0.1,
+        "smoothing": "others",
+        "target_space": "nodes",
+    }
     input, target = input_for(tree, 9), indices_for(tree, 9, "nodes")
     for distance in ("height", "depth"):
         found = hace.SoftLabelLoss(hierarchy_of(tree), 7.0, distance=distance, **options)
         same = hace.HACELoss(
-            hierarchy_of(tree), 1.0, soft_labels=7.0, soft_label_distance=distance, **options
+            hierarchy_of(tree), 1.0, soft_label_beta=7.0, soft_label_distance=distance, **options
         )
         assert torch.equal(found(input, target), same(input, target))
 
@@ -876,7 +888,8 @@ def superclass_weights(tree: trees.Tree, scheme: Any, q: float = 2.0) -> np.ndar
     """`weights[y, v]` as the library has them."""
     entries = every_path(tree)
     weights = np.zeros((tree.num_nodes, tree.num_nodes))
-    found = SuperclassWeights(hierarchy_of(tree), scheme, q)(entries)
+    links = hierarchy_of(tree)
+    found = SuperclassWeights(links.parents, links.depths, links.heights, scheme, q)(entries)
     weights[entries.target, entries.node] = found
     return weights
 
@@ -1021,7 +1034,7 @@ PATHS = ["animal/dog/husky", "animal/dog/pug", "animal/cat/siamese", "vehicle/ca
 
 MODULES: dict[str, Callable[..., torch.nn.Module]] = {
     **{name: LOSSES[name].make for name in FEW},
-    "h-CE": hace.HierarchicalCrossEntropyLoss,
+    "h-CE": hace.LayeredCrossEntropyLoss,
 }
 
 
@@ -1146,7 +1159,7 @@ def test_autocast(animals: hace.Hierarchy, name: str) -> None:
         (lambda h: hace.PathLogLoss(h, np.linspace(0, 1, h.num_nodes)), ["weights"]),
         (lambda h: hace.PathLogLoss(h, some_function), ["some_function"]),
         (lambda h: hace.SoftLabelLoss(h, 12.5, distance="depth"), ["12.5", "depth"]),
-        (lambda h: hace.HierarchicalCrossEntropyLoss(h, targets="nodes"), ["nodes"]),
+        (lambda h: hace.LayeredCrossEntropyLoss(h, target_space="nodes"), ["nodes"]),
     ],
     ids=["CE", "r-CE", "HXE", "balanced", "power", "node weights", "function", "soft", "h-CE"],
 )
@@ -1205,7 +1218,7 @@ def test_target_that_is_no_tensor(animals: hace.Hierarchy, name: str) -> None:
 @pytest.mark.parametrize("name", [*INDEX_ONLY, "soft labels"])
 def test_dag_where_a_tree_is_needed(name: str) -> None:
     """Refused at once, and with the word: what the loss needs only a tree has."""
-    dag = hierarchy_of_dag(dags.diamond())
+    dag = dags.hierarchy_of(dags.diamond())
     with pytest.raises((ValueError, TypeError), match="DAG"):
         MODULES[name](dag)
 
@@ -1248,15 +1261,15 @@ def test_not_a_hierarchy(name: str, hierarchy: Any) -> None:
         (lambda h: hace.SoftLabelLoss(h, -1.0), "beta"),
         (lambda h: hace.SoftLabelLoss(h, float("inf")), "beta"),
         (lambda h: hace.SoftLabelLoss(h, distance="width"), "width"),
-        (lambda h: hace.HierarchicalCrossEntropyLoss(h, reduction="avg"), "avg"),
-        (lambda h: hace.HierarchicalCrossEntropyLoss(h, targets="leaf"), "leaf"),
-        (lambda h: hace.CrossEntropyLoss(h, logits="leaves"), "leaves"),
+        (lambda h: hace.LayeredCrossEntropyLoss(h, reduction="avg"), "avg"),
+        (lambda h: hace.LayeredCrossEntropyLoss(h, target_space="leaf"), "leaf"),
+        (lambda h: hace.CrossEntropyLoss(h, logit_space="leaves"), "leaves"),
         *(
             (lambda h, make=make: make(h, weight=torch.ones(4)), "(4,)")
             for make in MODULES.values()
         ),
         *(
-            (lambda h, make=make: make(h, targets="nodes", weight=torch.ones(5)), "(9,)")
+            (lambda h, make=make: make(h, target_space="nodes", weight=torch.ones(5)), "(9,)")
             for make in MODULES.values()
         ),
     ],
@@ -1317,7 +1330,7 @@ def test_target_with_no_class_below_it() -> None:
     """h-CE alone has a logit for it."""
     hierarchy = hace.Hierarchy.from_parents([-1, 0, 0, 2], classes=[1])
     for name, make in MODULES.items():
-        module = make(hierarchy, targets="nodes")
+        module = make(hierarchy, target_space="nodes")
         if name == "h-CE":
             assert module(torch.randn(1, 4), torch.tensor([3])).isfinite()
             continue

@@ -36,10 +36,10 @@ def test_trees(rng: np.random.Generator, shape: str, logits: str) -> None:
     hierarchy = hierarchy_of(SHAPES[shape](rng))
     rows = torch.randn(20, len(columns_of(hierarchy, logits)))
     expected = [by_hand(hierarchy, row, logits) for row in rows]
-    labels = hace.predict(rows, hierarchy, logits=logits)
+    labels = hace.predict(rows, hierarchy, logit_space=logits)
     assert labels.dtype == torch.int64
     assert labels.tolist() == expected
-    nodes = hace.predict(rows, hierarchy, logits=logits, targets="nodes")
+    nodes = hace.predict(rows, hierarchy, logit_space=logits, target_space="nodes")
     assert nodes.dtype == torch.int64
     assert nodes.tolist() == hierarchy.classes[expected].tolist()
 
@@ -47,10 +47,10 @@ def test_trees(rng: np.random.Generator, shape: str, logits: str) -> None:
 @pytest.mark.parametrize("logits", ["classes", "nodes"])
 def test_dags(logits: str) -> None:
     for dag in dags.SHAPES.values():
-        hierarchy = hace.DAG(dag.edge_array(), classes=dag.classes)
+        hierarchy = dags.hierarchy_of(dag)
         rows = torch.randn(20, len(columns_of(hierarchy, logits)))
         expected = [by_hand(hierarchy, row, logits) for row in rows]
-        assert hace.predict(rows, hierarchy, logits=logits).tolist() == expected
+        assert hace.predict(rows, hierarchy, logit_space=logits).tolist() == expected
 
 
 @pytest.mark.parametrize("logits", ["classes", "nodes", "depth_first"])
@@ -61,7 +61,7 @@ def test_shapes(rng: np.random.Generator, size: tuple[int, ...], logits: str) ->
     width = len(columns_of(hierarchy, logits))
     rows = torch.randn(*size, width)
     input = rows if len(size) < 2 else rows.movedim(-1, 1)
-    labels = hace.predict(input, hierarchy, logits=logits)
+    labels = hace.predict(input, hierarchy, logit_space=logits)
     assert labels.shape == size
     flat = [by_hand(hierarchy, row, logits) for row in rows.reshape(-1, width)]
     assert labels.flatten().tolist() == flat
@@ -87,15 +87,21 @@ def test_an_inner_class_is_compared_by_its_own_logit() -> None:
     hierarchy = hace.Hierarchy.from_paths(["animal/dog", "animal", "car"])
     rows = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 0.5]])
     assert hace.predict(rows, hierarchy).tolist() == [0, 1]
-    assert hace.predict(rows, hierarchy, targets="nodes").tolist() == [0, 1]
+    assert hace.predict(rows, hierarchy, target_space="nodes").tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"logits": "leaves"}, "logits must be 'classes', 'nodes' or 'depth_first', got 'leaves'"),
-        ({"targets": "leaves"}, "targets must be 'classes' or 'nodes', got 'leaves'"),
-        ({"targets": "depth_first"}, "targets must be 'classes' or 'nodes', got 'depth_first'"),
+        (
+            {"logit_space": "leaves"},
+            "logit_space must be 'classes', 'nodes' or 'depth_first', got 'leaves'",
+        ),
+        ({"target_space": "leaves"}, "target_space must be 'classes' or 'nodes', got 'leaves'"),
+        (
+            {"target_space": "depth_first"},
+            "target_space must be 'classes' or 'nodes', got 'depth_first'",
+        ),
     ],
     ids=str,
 )
@@ -112,7 +118,7 @@ def test_shapes_that_do_not_fit(size: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="C = 3"):
         hace.predict(torch.randn(size), hierarchy)
     with pytest.raises(ValueError, match=r"C = 4.*nodes"):
-        hace.predict(torch.randn(2, 3), hierarchy, logits="nodes")
+        hace.predict(torch.randn(2, 3), hierarchy, logit_space="nodes")
 
 
 def test_wrong_types() -> None:
@@ -129,10 +135,10 @@ def test_compiled(rng: np.random.Generator, logits: str) -> None:
     torch._dynamo.reset()
     hierarchy = hierarchy_of(trees.random_tree(rng, 12, inner=0.4, shuffle=True))
     rows = torch.randn(5, len(columns_of(hierarchy, logits)))
-    expected = hace.predict(rows, hierarchy, logits=logits)
+    expected = hace.predict(rows, hierarchy, logit_space=logits)
 
     def predict(rows: torch.Tensor) -> torch.Tensor:
-        return hace.predict(rows, hierarchy, logits=logits)
+        return hace.predict(rows, hierarchy, logit_space=logits)
 
     compiled = torch.compile(predict, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(rows), expected)
@@ -147,6 +153,6 @@ def test_agrees_with_the_losses(rng: np.random.Generator, logits: str) -> None:
     if logits == "nodes":
         inner = np.setdiff1d(np.arange(tree.num_nodes), tree.classes)
         rows[:, inner] = -torch.inf
-    loss_fn = hace.CrossEntropyLoss(hierarchy, logits=logits, reduction="none")
+    loss_fn = hace.CrossEntropyLoss(hierarchy, logit_space=logits, reduction="none")
     losses = torch.stack([loss_fn(rows, torch.full((6,), c)) for c in range(12)], 1)
-    assert torch.equal(hace.predict(rows, hierarchy, logits=logits), losses.argmin(1))
+    assert torch.equal(hace.predict(rows, hierarchy, logit_space=logits), losses.argmin(1))

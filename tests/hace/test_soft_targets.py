@@ -70,14 +70,14 @@ def test_soft_labels(
     weight = torch.rand(count, dtype=torch.float64)
     target = indices_for(tree, 60, targets)
     target[::9] = -100
-    options = {"soft_labels": beta, "soft_label_distance": distance}
+    options = {"soft_label_beta": beta, "soft_label_distance": distance}
     for reduction, weighted in (("mean", weight), ("sum", None), ("none", weight)):
         check(
             tree,
             logits_for(tree, 60, logits),
             target,
-            logits=logits,
-            targets=targets,
+            logit_space=logits,
+            target_space=targets,
             reduction=reduction,
             weight=weighted,
             backend=backend.name,
@@ -96,8 +96,8 @@ def test_soft_labels_on_every_shape(backend: Backend, shape: str, distance: str)
             tree,
             logits_for(tree, 40, dtype=dtype),
             target,
-            targets=targets,
-            soft_labels=6.0,
+            target_space=targets,
+            soft_label_beta=6.0,
             soft_label_distance=distance,
             backend=backend.name,
         )
@@ -119,7 +119,7 @@ def test_soft_labels_by_hand(backend: Backend) -> None:
             logits,
             torch.arange(4),
             forest,
-            soft_labels=5.0,
+            soft_label_beta=5.0,
             soft_label_distance=distance,
             backend=backend.name,
         )
@@ -128,17 +128,14 @@ def test_soft_labels_by_hand(backend: Backend) -> None:
 
 
 def test_soft_labels_of_an_inner_class(backend: Backend) -> None:
-    """By height it is not at distance 0 from itself, and no further from what is below it.
-
-    By depth it alone is at distance 0.
-    """
+    """It is at distance 0 from itself, and at its node's from what is below the node."""
     tree = hace.Hierarchy.from_paths(["a/b", "a/b/c", "a/b/d", "a/e"])  # depths 1, 2, 2, 1
     logits = torch.randn(1, 4, dtype=torch.float64)
-    far = {"height": [0.5, 0.5, 0.5, 1.0], "depth": [0.0, 0.5, 0.5, 1.0]}
+    far = {"height": [0.0, 0.5, 0.5, 1.0], "depth": [0.0, 0.5, 0.5, 1.0]}
     for distance, expected in far.items():
         target = (-3 * torch.tensor([expected], dtype=torch.float64)).softmax(1)
         options = {"soft_label_distance": distance, "backend": backend.name}
-        soft = hace_loss(logits, torch.tensor([0]), tree, soft_labels=3.0, **options)
+        soft = hace_loss(logits, torch.tensor([0]), tree, soft_label_beta=3.0, **options)
         dense = hace_loss(logits, target, tree, backend=backend.name)
         torch.testing.assert_close(soft, dense, rtol=1e-14, atol=0)
 
@@ -157,7 +154,7 @@ def test_smoothed_soft_labels(
             tree,
             logits_for(tree, 30),
             target,
-            soft_labels=4.0,
+            soft_label_beta=4.0,
             soft_label_distance=distance,
             label_smoothing=epsilon,
             smoothing=smoothing,
@@ -175,8 +172,8 @@ def test_smoothed_soft_labels_of_coarse_targets(
         tree,
         logits_for(tree, 60),
         indices_for(tree, 60, "nodes"),
-        targets="nodes",
-        soft_labels=4.0,
+        target_space="nodes",
+        soft_label_beta=4.0,
         label_smoothing=0.1,
         smoothing=smoothing,
         backend=backend.name,
@@ -208,8 +205,8 @@ def test_pairs_and_probabilities(
             tree,
             logits_for(tree, 30, logits),
             target,
-            logits=logits,
-            targets=targets,
+            logit_space=logits,
+            target_space=targets,
             reduction=reduction,
             weight=weighted,
             backend=backend.name,
@@ -232,7 +229,7 @@ def test_dtypes(
     elif form == "probabilities":
         target = probabilities_for(tree, 20).float()
     elif form == "soft":
-        options["soft_labels"] = 5.0
+        options["soft_label_beta"] = 5.0
     else:
         options["label_smoothing"] = 0.1
     check(
@@ -266,7 +263,7 @@ def test_random_trees(
     smoothing: str,
 ) -> None:
     torch.manual_seed(seed)
-    options: dict[str, Any] = {"soft_labels": beta, "soft_label_distance": distance}
+    options: dict[str, Any] = {"soft_label_beta": beta, "soft_label_distance": distance}
     options |= {"label_smoothing": epsilon, "smoothing": smoothing}
     weight = torch.rand(tree.num_classes, dtype=torch.float64)
     for target in (indices_for(tree, 4), pairs_for(tree, 4)):
@@ -283,7 +280,7 @@ def test_mixup_is_the_mix_of_its_losses(
 ) -> None:
     """With the share in the pair's weights, one for each row."""
     module = hace.HACELoss(
-        hierarchy_of(tree), targets=targets, reduction=reduction, backend=backend.name
+        hierarchy_of(tree), target_space=targets, reduction=reduction, backend=backend.name
     )
     logits, one = logits_for(tree, 12), indices_for(tree, 12, targets)
     two = one.flip(0)
@@ -315,7 +312,7 @@ def test_smoothing_is_linear(
             hierarchy_of(tree),
             label_smoothing=epsilon,
             smoothing=smoothing,
-            soft_labels=beta,
+            soft_label_beta=beta,
             reduction="none",
             backend=backend.name,
         )
@@ -337,7 +334,7 @@ def test_sharp_soft_labels_are_hard(backend: Backend, tree: trees.Tree, distance
     options: dict[str, Any] = {"reduction": "none", "backend": backend.name}
     hard = evaluate(hace.HACELoss(hierarchy_of(tree), **options), logits, target)
     module = hace.HACELoss(
-        hierarchy_of(tree), soft_labels=1e5, soft_label_distance=distance, **options
+        hierarchy_of(tree), soft_label_beta=1e5, soft_label_distance=distance, **options
     )
     for found, expected in zip(evaluate(module, logits, target), hard, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
@@ -350,9 +347,9 @@ def test_flat_soft_labels_are_full_smoothing(
 ) -> None:
     """β = 0: every target is 1/C on every class, as ε = 1 is."""
     logits, target = logits_for(tree, 20), indices_for(tree, 20, targets)
-    options: dict[str, Any] = {"targets": targets, "backend": backend.name}
+    options: dict[str, Any] = {"target_space": targets, "backend": backend.name}
     flat = hace.HACELoss(
-        hierarchy_of(tree), soft_labels=0.0, soft_label_distance=distance, **options
+        hierarchy_of(tree), soft_label_beta=0.0, soft_label_distance=distance, **options
     )
     smooth = hace.HACELoss(hierarchy_of(tree), label_smoothing=1.0, **options)
     even = torch.full((20, tree.num_classes), 1 / tree.num_classes, dtype=torch.float64)
@@ -372,7 +369,7 @@ def test_one_hot_pair_and_index_are_the_same(
     logits, index = logits_for(tree, 20), indices_for(tree, 20, targets)
     module = hace.HACELoss(
         hierarchy_of(tree),
-        targets=targets,
+        target_space=targets,
         label_smoothing=0.2,
         smoothing=smoothing,
         backend=backend.name,
@@ -441,7 +438,7 @@ def test_soft_labels_do_not_depend_on_names_or_columns(
     columns, label = torch.from_numpy(order), torch.from_numpy(np.argsort(order))
 
     def rows(tree: trees.Tree, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        options: dict[str, Any] = {"soft_labels": beta, "soft_label_distance": distance}
+        options: dict[str, Any] = {"soft_label_beta": beta, "soft_label_distance": distance}
         return hace_loss(logits, target, hierarchy_of(tree), dilution, reduction="none", **options)
 
     logits.requires_grad_()
@@ -465,7 +462,9 @@ def test_dimensions_are_rows(
     """(C) and (N, C, d1, d2) are the same as their rows one by one."""
     dim = min(1, len(shape))
     logits = torch.randn((*shape[:1], tree.num_classes, *shape[1:]), dtype=torch.float64)
-    options: dict[str, Any] = {"soft_labels": 4.0} if form == "soft" else {"label_smoothing": 0.1}
+    options: dict[str, Any] = (
+        {"soft_label_beta": 4.0} if form == "soft" else {"label_smoothing": 0.1}
+    )
     space = "nodes" if form == "probabilities over nodes" else "classes"
 
     def to_rows(x: torch.Tensor) -> torch.Tensor:
@@ -484,7 +483,11 @@ def test_dimensions_are_rows(
         flat = tuple(part.movedim(dim, -1).reshape(int(np.prod(shape)), count) for part in target)
     for reduction in REDUCTIONS:
         module = hace.HACELoss(
-            hierarchy_of(tree), targets=space, reduction=reduction, backend=backend.name, **options
+            hierarchy_of(tree),
+            target_space=space,
+            reduction=reduction,
+            backend=backend.name,
+            **options,
         )
         loss, grad = evaluate(module, logits, target)
         flat_loss, flat_grad = evaluate(module, to_rows(logits), flat)
@@ -520,7 +523,7 @@ def test_soft_labels_of_100_000_classes(backend: Backend, distance: str) -> None
     tracemalloc.start()
     module = hace.HACELoss(
         hierarchy,
-        soft_labels=8.0,
+        soft_label_beta=8.0,
         soft_label_distance=distance,
         reduction="none",
         backend=backend.name,
@@ -560,7 +563,7 @@ def soft_modules(tree: trees.Tree, **options: Any) -> dict[str, tuple[torch.nn.M
             indices_for(tree, 6),
         ),
         "soft": (
-            hace.HACELoss(hierarchy, soft_labels=4.0, soft_label_distance="depth", **options),
+            hace.HACELoss(hierarchy, soft_label_beta=4.0, soft_label_distance="depth", **options),
             indices_for(tree, 6),
         ),
         "pair": (hace.HACELoss(hierarchy, weight=weight, **options), pairs_for(tree, 6)),
@@ -588,8 +591,8 @@ def test_copies(tree: trees.Tree, kind: str) -> None:
 
 
 def test_repr_names_soft_labels(tree: trees.Tree) -> None:
-    text = repr(hace.HACELoss(hierarchy_of(tree), soft_labels=4.5, soft_label_distance="depth"))
-    assert "soft_labels=4.5" in text
+    text = repr(hace.HACELoss(hierarchy_of(tree), soft_label_beta=4.5, soft_label_distance="depth"))
+    assert "soft_label_beta=4.5" in text
     assert "depth" in text
 
 
@@ -673,7 +676,7 @@ def test_pairs_that_do_not_fit(tree: trees.Tree, target: Any, error: type[Except
 
 @pytest.mark.parametrize("bad", [-1, 10**12])
 @pytest.mark.parametrize("targets", SPACES)
-@pytest.mark.parametrize("options", [{}, {"soft_labels": 3.0}], ids=["pair", "soft pair"])
+@pytest.mark.parametrize("options", [{}, {"soft_label_beta": 3.0}], ids=["pair", "soft pair"])
 def test_index_out_of_range_in_a_pair(
     backend: Backend, tree: trees.Tree, options: dict[str, Any], targets: str, bad: int
 ) -> None:
@@ -684,17 +687,19 @@ def test_index_out_of_range_in_a_pair(
             logits_for(tree, 4),
             (index, weight),
             hierarchy_of(tree),
-            targets=targets,
+            target_space=targets,
             backend=backend.name,
             **options,
         )
 
 
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"soft_labels": 2.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.1}, {"soft_label_beta": 2.0}], ids=str
+)
 def test_node_with_no_class_below_it_in_a_pair(backend: Backend, options: dict[str, Any]) -> None:
     tree = hace.Hierarchy.from_parents([-1, 0, 0, 2, 0], classes=[1, 4])
     logits = torch.randn(3, 2)
-    arguments: dict[str, Any] = {"targets": "nodes", "backend": backend.name, **options}
+    arguments: dict[str, Any] = {"target_space": "nodes", "backend": backend.name, **options}
     index, weight = torch.tensor([[0, 1], [1, 4], [4, 4]]), torch.ones(3, 2)
     assert hace_loss(logits, (index, weight), tree, **arguments).isfinite()
     for empty in (2, 3):
@@ -705,14 +710,14 @@ def test_node_with_no_class_below_it_in_a_pair(backend: Backend, options: dict[s
 
 @pytest.mark.parametrize("beta", [-1.0, float("nan"), float("inf")])
 def test_beta_out_of_range(tree: trees.Tree, beta: float) -> None:
-    with pytest.raises(ValueError, match="soft_labels"):
-        hace.HACELoss(hierarchy_of(tree), soft_labels=beta)
+    with pytest.raises(ValueError, match="soft_label_beta"):
+        hace.HACELoss(hierarchy_of(tree), soft_label_beta=beta)
 
 
 def test_options_that_exclude_each_other(tree: trees.Tree) -> None:
     logits, pair = logits_for(tree, 4), pairs_for(tree, 4)
-    with pytest.raises(ValueError, match="soft_labels"):
-        hace_loss(logits, probabilities_for(tree, 4), hierarchy_of(tree), soft_labels=2.0)
+    with pytest.raises(ValueError, match="soft_label_beta"):
+        hace_loss(logits, probabilities_for(tree, 4), hierarchy_of(tree), soft_label_beta=2.0)
     with pytest.raises(ValueError, match="ignore_index"):
         hace_loss(logits, pair, hierarchy_of(tree), ignore_index=2)
 
@@ -722,18 +727,19 @@ def test_options_that_exclude_each_other(tree: trees.Tree) -> None:
 
 def test_mass_of_soft_labels_sums_to_one(tree: trees.Tree) -> None:
     for distance, beta in itertools.product(DISTANCES, (0.0, 3.0, 1e3)):
-        shares = oracle.soft_label_shares(tree, beta, distance).astype(float)
+        shares = oracle.soft_label_shares(tree.labels(), beta, distance).astype(float)
         np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-12)
         mass, _ = oracle.target_mass(
-            tree, indices_for(tree, 9), soft_labels=beta, soft_label_distance=distance
+            tree, indices_for(tree, 9), soft_label_beta=beta, soft_label_distance=distance
         )
         np.testing.assert_allclose(mass.sum(1).astype(float), 1, rtol=1e-12)
 
 
 def test_sweep_is_the_dense_formula(tree: trees.Tree) -> None:
     logits = logits_for(tree, 7)
-    keep = HACEWeights(0.7).keep(tree.parents >= 0)
     mass, _ = oracle.target_mass(tree, pairs_for(tree, 7))
+    tree = tree.labels()
+    keep = HACEWeights(0.7).keep(tree.parents >= 0)
     sweep = Sweep(tree)
     q = sweep.risen(mass, keep)
     np.testing.assert_allclose(

@@ -24,10 +24,6 @@ from hace.nn import TreeLinear
 PATHS = ["animal/dog/husky", "animal/dog/pug", "animal/cat/siamese", "vehicle/car", "vehicle/bus"]
 
 
-def hierarchy_of_dag(dag: dags.Dag) -> hace.DAG:
-    return hace.DAG(dag.edge_array(), classes=dag.classes)
-
-
 @pytest.fixture(params=["reference", "cpu"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Those that run on the CPU: a layer is the same code on all, and the ops' tests try all."""
@@ -107,7 +103,7 @@ def test_dags(shape: str) -> None:
     """The class's node and all nodes above it, each once, by however many paths."""
     dag = dags.SHAPES[shape]
     for dtype in (torch.float64, torch.float32):
-        layer = TreeLinear(7, hierarchy_of_dag(dag), dtype=dtype)
+        layer = TreeLinear(7, dags.hierarchy_of(dag), dtype=dtype)
         check(layer, dag.reach(), torch.randn(5, 7, dtype=dtype))
 
 
@@ -196,7 +192,7 @@ def test_class_weights_are_never_built(rng: np.random.Generator, kind: str) -> N
     tree = trees.random_tree(rng, 500, shuffle=True)
     hierarchy = hierarchy_of(tree)
     if kind == "DAG":
-        hierarchy = hierarchy_of_dag(dags.from_tree(tree))
+        hierarchy = dags.hierarchy_of(dags.from_tree(tree))
     layer, x = TreeLinear(256, hierarchy), torch.randn(2, 256)
     with Allocated(layer.weight) as made:
         layer(x)
@@ -231,7 +227,7 @@ def test_to_linear(backend: str, rng: np.random.Generator, shape: str, bias: boo
 
 def test_to_linear_of_a_dag() -> None:
     for dag in dags.SHAPES.values():
-        layer = TreeLinear(7, hierarchy_of_dag(dag), dtype=torch.float64)
+        layer = TreeLinear(7, dags.hierarchy_of(dag), dtype=torch.float64)
         x = torch.randn(5, 7, dtype=torch.float64)
         torch.testing.assert_close(layer.to_linear()(x), layer(x), rtol=1e-12, atol=1e-14)
 
@@ -450,7 +446,7 @@ def test_backends(animals: hace.Hierarchy) -> None:
         else:
             with pytest.raises(hace.BackendError, match=backend.name):
                 layer(x)
-    dag = TreeLinear(4, hierarchy_of_dag(dags.diamond()), backend="cpu")
+    dag = TreeLinear(4, dags.hierarchy_of(dags.diamond()), backend="cpu")
     with pytest.raises(hace.BackendError, match="DAG"):
         dag(torch.randn(3, 4))
 

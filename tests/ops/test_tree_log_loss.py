@@ -48,6 +48,7 @@ from tree_cases import (
     wide_case,
 )
 
+from hace.tables import Tables
 from hace.weights import HACEWeights
 from hace_kernels import SoftLabels, TargetTable, native, path_log_loss, tree_log_loss
 
@@ -56,15 +57,15 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "index": ("index", {}),
     "smoothed": ("index", {"label_smoothing": 0.1}),
     "smoothed over others": ("index", {"label_smoothing": 0.2, "smoothing": "others"}),
-    "soft": ("index", {"soft_labels": 5.0}),
-    "soft by depth": ("index", {"soft_labels": 5.0, "soft_label_distance": "depth"}),
-    "soft and smoothed": ("index", {"soft_labels": 3.0, "label_smoothing": 0.1}),
+    "soft": ("index", {"soft_label_beta": 5.0}),
+    "soft by depth": ("index", {"soft_label_beta": 5.0, "soft_label_distance": "depth"}),
+    "soft and smoothed": ("index", {"soft_label_beta": 3.0, "label_smoothing": 0.1}),
     "probabilities": ("probabilities", {}),
     "smoothed probabilities": ("probabilities", {"label_smoothing": 0.1}),
     "probabilities over others": ("probabilities", {"label_smoothing": 0.1, "smoothing": "others"}),
     "pairs": ("pairs", {}),
     "smoothed pairs": ("pairs", {"label_smoothing": 0.1}),
-    "soft pairs": ("pairs", {"soft_labels": 5.0, "soft_label_distance": "depth"}),
+    "soft pairs": ("pairs", {"soft_label_beta": 5.0, "soft_label_distance": "depth"}),
 }
 
 #: One of each way through the kernels.
@@ -79,7 +80,7 @@ needs_native = pytest.mark.skipif(
 def targets_of(case: TreeCase, kind: str, rows: int, space: str = "classes") -> Any:
     """Targets of a kind for some rows, and the options of their table."""
     form, options = KINDS[kind]
-    options = {**options, "targets": space}
+    options = {**options, "target_space": space}
     if form == "index":
         return case.targets(rows, space), options
     if form == "pairs":
@@ -334,7 +335,7 @@ def test_numbers_of_pairs(
     case = some_case(rng, 12, shuffle=True)
     for space in ("classes", "nodes"):
         target = case.pairs(9, count, space)
-        options = {**KINDS[kind][1], "targets": space}
+        options = {**KINDS[kind][1], "target_space": space}
         for reduction in REDUCTIONS:
             check(
                 case,
@@ -347,7 +348,9 @@ def test_numbers_of_pairs(
             )
 
 
-@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"soft_labels": 4.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.1}, {"soft_label_beta": 4.0}], ids=str
+)
 def test_forms_of_one_target(
     backend: Backend, rng: np.random.Generator, options: dict[str, Any]
 ) -> None:
@@ -362,7 +365,7 @@ def test_forms_of_one_target(
         (torch.stack([index, index.flip(0)], 1), torch.cat([one, 0 * one], 1)),
         (torch.stack([torch.full_like(index, -100), index], 1), torch.cat([7 * one, one], 1)),
     ]
-    if not options.get("soft_labels"):
+    if not options.get("soft_label_beta"):
         forms.append(torch.nn.functional.one_hot(index, case.num_classes).double())
     results = [call(case, logits, form, table, backend, reduction="none") for form in forms]
     for loss, grad in results[1:]:
@@ -375,7 +378,7 @@ def test_pairs_are_sparse_probabilities(backend: Backend, rng: np.random.Generat
     logits, (index, weight) = case.logits(9, torch.float64), case.pairs(9, 5, "nodes")
     dense = torch.zeros(9, case.num_nodes, dtype=torch.float64).scatter_add(1, index, weight)
     for options in ({}, {"label_smoothing": 0.1}, {"label_smoothing": 0.1, "smoothing": "others"}):
-        table = case.target_table(targets="nodes", **options)
+        table = case.target_table(target_space="nodes", **options)
         one = call(case, logits, (index, weight), table, backend, reduction="none")
         two = call(case, logits, dense, table, backend, reduction="none")
         torch.testing.assert_close(one, two, rtol=1e-13, atol=1e-14)
@@ -440,8 +443,8 @@ def test_sharp_soft_labels(
         target = case.targets(24, space)
         logits = case.logits(24, dtype)
         logits[:, ::2] -= gap
-        options: dict[str, Any] = {"soft_labels": beta, "soft_label_distance": distance}
-        check(case, logits, target, backend, targets=space, **options)
+        options: dict[str, Any] = {"soft_label_beta": beta, "soft_label_distance": distance}
+        check(case, logits, target, backend, target_space=space, **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -615,7 +618,7 @@ def test_targets_that_are_no_number(backend: Backend, form: str, bad: float) -> 
         weight = torch.ones(3, 2) / 2
         weight[1, 1] = bad
         mixed = (torch.stack([target, target + 3], 1), weight)
-        options = {"soft_labels": 2.0} if form == "soft pairs" else {}
+        options = {"soft_label_beta": 2.0} if form == "soft pairs" else {}
     table = case.target_table(**options)
     loss, grad = call(case, logits, mixed, table, backend, reduction="none")
     assert not loss[1].isfinite()
@@ -717,8 +720,8 @@ def test_wide_node(backend: Backend, kind: str, dtype: torch.dtype) -> None:
     mass = wide_mass(case, target, options)
     table = case.target_table(0.7, **options)
     loss, grad = call(case, logits, target, table, backend, reduction="none")
-    keep = HACEWeights(0.7).keep(case.tree.parents >= 0)
-    sweep = case.sweep
+    keep = HACEWeights(0.7).keep(case.labels.parents >= 0)
+    sweep = case.label_sweep
     answer = sweep.log_loss(logits, sweep.risen(mass, keep))
     roundings = roundings_of_sums(dtype, case.num_classes, backend)
     assert_loss_close(loss, answer, dtype, roundings)
@@ -737,10 +740,10 @@ def wide_mass(case: TreeCase, target: Any, options: dict[str, Any]) -> np.ndarra
             for k, label in enumerate(labels):
                 own = np.zeros(count, dtype=oracle.REAL)
                 own[label] = 1
-                if options.get("soft_labels"):
+                if options.get("soft_label_beta"):
                     family = slice(0, 100_000) if label < 100_000 else slice(100_000, None)
-                    own[:] = np.exp(-oracle.REAL(options["soft_labels"]))
-                    own[family] = np.exp(-oracle.REAL(options["soft_labels"]) / 2)
+                    own[:] = np.exp(-oracle.REAL(options["soft_label_beta"]))
+                    own[family] = np.exp(-oracle.REAL(options["soft_label_beta"]) / 2)
                     own[label] = 1
                     own /= own.sum()
                 mass[row] += own if weight is None else own * to_real(weight)[row, k]
@@ -748,7 +751,7 @@ def wide_mass(case: TreeCase, target: Any, options: dict[str, Any]) -> np.ndarra
         mass = (1 - epsilon) * mass + epsilon * (mass.sum(1, keepdims=True) - mass) / (count - 1)
     else:
         mass = (1 - epsilon) * mass + epsilon / count
-    return case.sweep.on_nodes(mass)
+    return case.label_sweep.on_nodes(mass)
 
 
 @pytest.mark.parametrize(
@@ -767,9 +770,9 @@ def test_deep_tree(backend: Backend, shape: str, dilution: float) -> None:
         ((labels[:, None], torch.ones(2, 1)), hard, 0.0),
         (dense, to_real(dense), 0.0),
     ]
-    keep = HACEWeights(dilution).keep(case.tree.parents >= 0)
-    mass = case.sweep.on_nodes(np.concatenate([mass for _, mass, _ in forms]))
-    answers = case.sweep.log_loss(logits.repeat(3, 1), case.sweep.risen(mass, keep))
+    keep = HACEWeights(dilution).keep(case.labels.parents >= 0)
+    mass = case.label_sweep.on_nodes(np.concatenate([mass for _, mass, _ in forms]))
+    answers = case.label_sweep.log_loss(logits.repeat(3, 1), case.label_sweep.risen(mass, keep))
     for number, (target, _, epsilon) in enumerate(forms):
         answer = oracle.rows_of(answers, slice(2 * number, 2 * number + 2))
         table = case.target_table(dilution, label_smoothing=epsilon)
@@ -791,12 +794,12 @@ def test_deep_soft_labels(backend: Backend, distance: str) -> None:
         far = (count - 1 - lca) / (count - 1)
     far[label] = 0
     near = np.exp(-oracle.REAL(9) * far.astype(oracle.REAL))
-    sweep, keep = case.sweep, HACEWeights(0.7).keep(case.tree.parents >= 0)
+    sweep, keep = case.label_sweep, HACEWeights(0.7).keep(case.labels.parents >= 0)
     mass = np.broadcast_to(near / near.sum(), (2, count))
     q = sweep.risen(sweep.on_nodes(mass), keep)
     logits, target = case.logits(2, torch.float32), torch.tensor([label] * 2)
     answer = sweep.log_loss(logits, q)
-    table = case.target_table(soft_labels=9.0, soft_label_distance=distance)
+    table = case.target_table(soft_label_beta=9.0, soft_label_distance=distance)
     for dtype in (torch.float64, torch.float32):
         loss, grad = call(case, logits.to(dtype), target, table, backend, reduction="none")
         assert_loss_close(loss, answer, dtype, 16 + count)
@@ -807,7 +810,7 @@ def test_large_tree(backend: Backend) -> None:
     case, dtype = large_case(), torch.float32
     logits = case.logits(3, dtype)
     target = torch.randint(case.num_classes, (3,))
-    sweep, keep = case.sweep, HACEWeights(0.7).keep(case.tree.parents >= 0)
+    sweep, keep = case.label_sweep, HACEWeights(0.7).keep(case.labels.parents >= 0)
     dense = torch.rand(3, case.num_classes, dtype=torch.float64) / case.num_classes
     one_hot = to_real(torch.nn.functional.one_hot(target, case.num_classes))
     smoothed = oracle.REAL(9) / 10 * one_hot + oracle.REAL(1) / 10 / case.num_classes
@@ -852,14 +855,16 @@ def test_hard_targets_are_those_of_path_log_loss(
     case = some_case(rng, shuffle=True)
     logits, target = case.logits(33, dtype), case.targets(33, "nodes")
     target[::7] = -100
-    paths = case.hierarchy.path_table(HACEWeights(0.7), targets="nodes", keep_full=eps > 0)
+    paths = Tables.of(case.hierarchy).paths(
+        HACEWeights(0.7), target_space="nodes", keep_full=eps > 0
+    )
     x = logits.to(backend.device).requires_grad_()
     options: dict[str, Any] = {"reduction": "none", "eps": eps}
     hard = path_log_loss(
         x, target.to(x.device), paths.to(x.device), backend=backend.name, **options
     )
     (hard_grad,) = torch.autograd.grad(hard.sum(), x)
-    table = case.target_table(targets="nodes")
+    table = case.target_table(target_space="nodes")
     loss, grad = call(case, logits, target, table, backend, **options)
     unit = ROUNDOFF[working_dtype(dtype)]
     torch.testing.assert_close(loss, hard.detach(), rtol=32 * unit, atol=32 * unit)
@@ -1201,8 +1206,8 @@ def test_gradient_penalty(backend: Backend, rng: np.random.Generator) -> None:
     logits = case.logits(5, torch.float64).to(backend.device).requires_grad_()
     target = case.probabilities(5)
     mass, _ = oracle.target_mass(case.tree, target)
-    q = torch.from_numpy((mass @ oracle.dilution_weights(case.tree, 0.7)).astype(float))
-    reach = torch.from_numpy(case.reach.T.astype(float)).to(backend.device)
+    q = torch.from_numpy((mass @ oracle.dilution_weights(case.labels, 0.7)).astype(float))
+    reach = torch.from_numpy(case.labels.reach().T.astype(float)).to(backend.device)
 
     def penalty(loss: torch.Tensor) -> torch.Tensor:
         (grad,) = torch.autograd.grad(loss, logits, create_graph=True)
@@ -1369,7 +1374,7 @@ def test_compiled_target_out_of_range(backend: Backend, rng: np.random.Generator
 def test_target_out_of_range(backend: Backend, form: str, bad: int, requires_grad: bool) -> None:
     """Named with its row and the range, in pairs too, even where its weight is 0."""
     case = TreeCase(trees.balanced([5, 10]))
-    options = {"soft_labels": 2.0} if "soft" in form else {"label_smoothing": 0.1}
+    options = {"soft_label_beta": 2.0} if "soft" in form else {"label_smoothing": 0.1}
     logits = case.logits(4, torch.float32).to(backend.device).requires_grad_(requires_grad)
     index = case.targets(4)
     index[2] = bad
@@ -1395,8 +1400,8 @@ def test_target_with_no_class_below_it(backend: Backend, form: str, row: int) ->
         pytest.skip("accelerators give NaN without a message")
     tree = trees.Tree(np.array([-1, 0, 0, 2, -1]), np.array([1, 4]))
     case = TreeCase(tree)
-    options = {"soft_labels": 2.0} if form == "soft" else {}
-    loss_of = bound(case, backend, case.target_table(targets="nodes", **options))
+    options = {"soft_label_beta": 2.0} if form == "soft" else {}
+    loss_of = bound(case, backend, case.target_table(target_space="nodes", **options))
     logits = case.logits(33, torch.float32)
     fine = torch.zeros(33, dtype=torch.long)
     for empty in (2, 3):
@@ -1412,7 +1417,13 @@ def test_target_with_no_class_below_it(backend: Backend, form: str, row: int) ->
         with pytest.raises(IndexError, match=rf"\b{empty} of row {row}\b"):
             loss_of(logits.clone().requires_grad_(), target)
     if form == "probabilities":
-        check(case, logits, torch.nn.functional.one_hot(fine, 5).float(), backend, targets="nodes")
+        check(
+            case,
+            logits,
+            torch.nn.functional.one_hot(fine, 5).float(),
+            backend,
+            target_space="nodes",
+        )
 
 
 @pytest.mark.parametrize(
@@ -1476,6 +1487,6 @@ def test_target_tables_that_are_none(array: str) -> None:
 
 def test_probabilities_have_no_soft_labels(backend: Backend) -> None:
     case = TreeCase(trees.flat(5))
-    loss_of = bound(case, backend, case.target_table(soft_labels=2.0))
+    loss_of = bound(case, backend, case.target_table(soft_label_beta=2.0))
     with pytest.raises(ValueError, match="soft labels"):
         loss_of(torch.randn(2, 5), torch.rand(2, 5))

@@ -493,7 +493,9 @@ def test_node_log_probs_of_every_shape(
     shape = (*size[:1], width, *size[1:])
     logits = torch.randn(shape, dtype=torch.float64)
     dim = min(1, len(size))
-    found = node_log_probs(logits, TreeCase(tree).hierarchy, logits=space, backend=backend.name)
+    found = node_log_probs(
+        logits, TreeCase(tree).hierarchy, logit_space=space, backend=backend.name
+    )
     assert found.shape == (*size[:1], tree.num_nodes, *size[1:])
     rows = logits.movedim(dim, -1).reshape(-1, width)
     exact = oracle.node_log_probs(rows, columns.reach())
@@ -521,7 +523,7 @@ def test_node_log_probs_in_every_dtype(
         ({"input": torch.randn(4, 49)}, ValueError),
         ({"input": torch.randn(())}, ValueError),
         ({"input": torch.zeros(4, 50, dtype=torch.long)}, TypeError),
-        ({"logits": "leaves"}, ValueError),
+        ({"logit_space": "leaves"}, ValueError),
         ({"backend": "fortran"}, ValueError),
     ],
     ids=["width", "scalar", "integers", "space", "backend"],

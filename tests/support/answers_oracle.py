@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+import dags
 import numpy as np
 from dags import Dag
 from trees import Tree
@@ -132,7 +133,7 @@ class Picture:
 def hierarchy_of(shape: Tree | Dag) -> hace.Hierarchy:
     if isinstance(shape, Tree):
         return hace.Hierarchy.from_parents(shape.parents, classes=shape.classes)
-    return hace.DAG(shape.edge_array(), classes=shape.classes)
+    return dags.hierarchy_of(shape)
 
 
 def softmax(row: Sequence[float]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """DAGs for tests: a plain description of one, and shapes that break things.
 
-Nothing here shares code with the library: a `Dag` is a list of edges and an array of classes,
-everything else is found by walking the edges.
+A `Dag` is a list of edges and an array of classes, which `hierarchy_of` gives to the library; all
+else is found by walking the edges, and shares no code with it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from functools import cached_property
 import numpy as np
 from hypothesis import strategies as st
 from trees import Tree
+
+import hace
 
 Edge = tuple[int, int]
 
@@ -103,8 +105,17 @@ class Dag:
         """The same DAG where every node is a class, labelled with its own id."""
         return Dag(self.edges, self.num_nodes, range(self.num_nodes))
 
+    def csr(self) -> tuple[list[int], list[int]]:
+        """Bounds of each node's parents, and the parents, node by node."""
+        ptr = np.cumsum([0, *map(len, self.parents)]).tolist()
+        return ptr, [parent for parents in self.parents for parent in parents]
+
     def named_edges(self) -> list[tuple[str, str]]:
         return [(str(u), str(v)) for u, v in self.edges]
+
+
+def hierarchy_of(dag: Dag) -> hace.Hierarchy:
+    return hace.Hierarchy(*dag.csr(), classes=dag.classes)
 
 
 def from_tree(tree: Tree) -> Dag:

@@ -167,33 +167,35 @@ def hace(
     target: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
     dilution: float,
     *,
-    logits_space: str = "classes",
+    logit_space: str = "classes",
     eps: float = 0.0,
     **target_options: Any,
 ) -> tuple[Answer, float]:
     """HACE's rows for logits (B, C or N) and the targets of `target_mass`, and `mean`'s divisor."""
     mass, divisor = target_mass(tree, target, **target_options)
-    reach = (tree if logits_space == "classes" else tree.in_node_mode()).reach()
-    return node_log_loss(logits, reach, mass @ dilution_weights(tree, dilution), eps), divisor
+    labels = tree.labels()
+    reach = Tree(labels.parents, labels.columns(logit_space)).reach()
+    return node_log_loss(logits, reach, mass @ dilution_weights(labels, dilution), eps), divisor
 
 
 def target_mass(
     tree: Tree,
     target: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
     *,
-    targets: str = "classes",
+    target_space: str = "classes",
     weight: torch.Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     smoothing: str = "uniform",
-    soft_labels: float | None = None,
+    soft_label_beta: float | None = None,
     soft_label_distance: str = "height",
 ) -> tuple[np.ndarray, float]:
-    """What targets put on the nodes before it rises, (B, N), and what `mean` divides by.
+    """What targets put on the nodes of `tree.labels()` before it rises, and what `mean` divides by.
 
     Targets are indices (B,), pairs (index, weight) of (B, K) each, or probabilities (B, T).
     """
-    space = tree.classes if targets == "classes" else np.arange(tree.num_nodes)
+    labels = tree.labels()
+    space = labels.targets(target_space)
     class_weight = np.ones(len(space)) if weight is None else to_real(weight)
     kept = np.ones(len(target[0] if isinstance(target, tuple) else target), dtype=bool)
     divisor = float(len(kept))
@@ -211,26 +213,31 @@ def target_mass(
         mass[kept, index[kept]] = 1
         divisor = float(class_weight[index[kept]].sum())
 
-    labels = tree.classes if targets == "nodes" else np.arange(tree.num_classes)
-    if soft_labels is not None:
-        shares = soft_label_shares(tree, soft_labels, soft_label_distance)[space]
-        softened = np.zeros_like(mass)
-        softened[:, labels] = mass @ shares
-        mass = softened
+    on_nodes = np.zeros((len(mass), labels.num_nodes), dtype=REAL)
+    on_nodes[:, space] = mass
+    if soft_label_beta is not None:
+        shares = soft_label_shares(labels, soft_label_beta, soft_label_distance)[space]
+        on_nodes[:] = 0
+        on_nodes[:, labels.classes] = mass @ shares
     if label_smoothing:
-        even = np.zeros_like(mass)
+        among = labels.classes
+        if smoothing == "nodes":
+            among = np.flatnonzero(labels.reach().any(axis=1))
+        even = np.zeros_like(on_nodes)
         if smoothing == "uniform":
-            even[:, labels] = REAL(1) / len(labels)
+            even[:, among] = REAL(1) / len(among)
         else:
-            on_classes = mass[:, labels]
-            in_all = on_classes.sum(1, keepdims=True)
-            elsewhere = mass.sum(1, keepdims=True) - in_all
-            others = (in_all - on_classes) / max(1, len(labels) - 1)
-            even[:, labels] = others + elsewhere / len(labels)
-        mass = (1 - REAL(label_smoothing)) * mass + REAL(label_smoothing) * even
-    on_nodes = np.zeros((len(mass), tree.num_nodes), dtype=REAL)
-    on_nodes[:, space] = np.where(kept[:, None], mass * class_weight, 0)
-    return on_nodes, divisor
+            in_all = on_nodes[:, among].sum(1, keepdims=True)
+            elsewhere = on_nodes.sum(1, keepdims=True) - in_all
+            others = (in_all - on_nodes[:, among]) / max(1, len(among) - 1)
+            even[:, among] = others + elsewhere / len(among)
+        on_nodes = (1 - REAL(label_smoothing)) * on_nodes + REAL(label_smoothing) * even
+    weight_of_node = np.ones(labels.num_nodes, dtype=REAL)
+    if target_space == "nodes":
+        weight_of_node = class_weight[labels.node]
+    else:
+        weight_of_node[labels.classes] = class_weight
+    return np.where(kept[:, None], on_nodes * weight_of_node, 0), divisor
 
 
 def soft_label_shares(tree: Tree, beta: float, distance: str = "height") -> np.ndarray:

@@ -16,8 +16,8 @@ from cases import evaluate
 from conftest import Backend
 
 import hace
-from hace.options import LossOptions
-from hace.targets import with_class_weights
+from hace.options import TargetOptions
+from hace.tables import Tables
 from hace.weights import HACEWeights
 from hace_kernels import TargetTable, TreeTable, tree_log_loss
 
@@ -76,7 +76,7 @@ class TreeCase:
 
     @cached_property
     def table(self) -> TreeTable:
-        return self.hierarchy.tree_table()
+        return Tables.of(self.hierarchy).label_nodes()
 
     @cached_property
     def reach(self) -> np.ndarray:
@@ -85,6 +85,14 @@ class TreeCase:
     @cached_property
     def sweep(self) -> oracle.Sweep:
         return oracle.Sweep(self.tree)
+
+    @cached_property
+    def labels(self) -> trees.LabelTree:
+        return self.tree.labels()
+
+    @cached_property
+    def label_sweep(self) -> oracle.Sweep:
+        return oracle.Sweep(self.labels)
 
     @cached_property
     def depth(self) -> int:
@@ -129,12 +137,8 @@ class TreeCase:
     def target_table(
         self, dilution: float = 0.7, weight: torch.Tensor | None = None, **options: Any
     ) -> TargetTable:
-        chosen = LossOptions(**options)
-        table = self.hierarchy.target_table(HACEWeights(dilution), chosen)
-        if weight is None:
-            return table
-        classes = self.hierarchy.target_nodes("classes") if chosen.targets == "nodes" else None
-        return with_class_weights(table, weight, classes)
+        tables, chosen = Tables.of(self.hierarchy), TargetOptions(**options)
+        return tables.targets(HACEWeights(dilution), "classes", chosen).weighted(weight)
 
 
 def some_case(rng: np.random.Generator, leaves: int = 50, shuffle: bool = False) -> TreeCase:

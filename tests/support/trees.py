@@ -56,6 +56,15 @@ class Tree:
         """The same tree where every node is a class, labelled with its own id."""
         return Tree(self.parents, np.arange(self.num_nodes))
 
+    def labels(self) -> LabelTree:
+        """The tree of what labels mean: a class at an inner node is a leaf under it."""
+        parents, classes = list(self.parents), list(self.classes)
+        for label, node in enumerate(self.classes):
+            if node in self.parents:
+                classes[label] = len(parents)
+                parents.append(node)
+        return LabelTree(np.array(parents), np.array(classes), self.num_nodes)
+
     def depth_first(self) -> list[int]:
         """The nodes in an order where every subtree is contiguous, parents first."""
         children: dict[int, list[int]] = {}
@@ -69,6 +78,34 @@ class Tree:
             order.append(stack.pop())
             stack.extend(children.get(order[-1], []))
         return order
+
+
+@dataclass(frozen=True)
+class LabelTree(Tree):
+    """A tree of `num_own` nodes, to which leaves were added for the classes at inner nodes."""
+
+    num_own: int
+
+    @property
+    def node(self) -> np.ndarray:
+        """The node of the tree that each node here stands for: an added leaf's is above it."""
+        nodes = np.arange(self.num_nodes)
+        return np.where(nodes < self.num_own, nodes, self.parents)
+
+    @property
+    def own_leaf(self) -> np.ndarray:
+        """The leaf that was added under each node of the tree, or the node."""
+        leaf = np.arange(self.num_own)
+        leaf[self.parents[self.num_own :]] = np.arange(self.num_own, self.num_nodes)
+        return leaf
+
+    def columns(self, logit_space: str) -> np.ndarray:
+        """The node of each column, where the logits are of the classes or of the tree's nodes."""
+        return self.own_leaf if logit_space == "nodes" else self.classes
+
+    def targets(self, target_space: str) -> np.ndarray:
+        """The node of each target."""
+        return np.arange(self.num_own) if target_space == "nodes" else self.classes
 
 
 def flat(classes: int, rooted: bool = True) -> Tree:

@@ -401,8 +401,8 @@ def test_a_wrong_target_of_a_tree_gives_nan(backend: Backend, form: str, reducti
     rng = np.random.default_rng(0)
     case = TreeCase(tree_cases.SHAPES["nodes without classes"](rng))
     empty = int(np.flatnonzero(~case.reach.any(axis=1))[0])
-    options = {"soft_labels": 3.0} if form == "soft" else {}
-    table = case.target_table(targets="nodes", **options)
+    options = {"soft_label_beta": 3.0} if form == "soft" else {}
+    table = case.target_table(target_space="nodes", **options)
     for bad in (empty, -(2**63)):
         index = case.targets(3, "nodes")
         index[1] = bad

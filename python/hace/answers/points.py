@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..dag import DAG
 from ..hierarchy import Hierarchy, check_hierarchy
+from ..label_tree import label_tree
+from ..spaces import TargetSpace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from ..hierarchy import Space
 
     Int64 = NDArray[np.int64]
 
@@ -86,7 +85,7 @@ class Points:
             on_device[device] = self._tables(device)
         return on_device[device]
 
-    def of(self, index: Tensor, space: Space) -> Tensor:
+    def of(self, index: Tensor, space: TargetSpace) -> Tensor:
         """The points of class labels or of node ids, where −1 stands for the virtual root."""
         if space == "classes":
             return self.on(index.device).of_class[index.long()]
@@ -127,18 +126,10 @@ def points_of(hierarchy: Hierarchy) -> Points:
 
 
 def _find(hierarchy: Hierarchy) -> _Data:
-    is_inner = hierarchy.heights[hierarchy.classes] > 0
-    own_label = np.flatnonzero(is_inner)
-    of_class = np.array(hierarchy.classes)
-    of_class[is_inner] = hierarchy.num_nodes + np.arange(len(own_label))
-    return _Data(own_label, of_class, _with_own_leaves(hierarchy, own_label, of_class))
-
-
-def _with_own_leaves(hierarchy: Hierarchy, own_label: Int64, of_class: Int64) -> Hierarchy | None:
-    if not len(own_label):
-        return None
-    above = hierarchy.classes[own_label]
-    if hierarchy.is_tree:
-        return Hierarchy.from_parents(np.append(hierarchy.parents, above), classes=of_class)
-    own_edges = np.stack([above, of_class[own_label]], 1)
-    return DAG(np.concatenate([hierarchy.edges, own_edges]), classes=of_class)
+    labels = label_tree(hierarchy)
+    own_label = np.flatnonzero(labels.classes >= labels.num_nodes)
+    leafy = None
+    if len(own_label):
+        links = labels.links
+        leafy = Hierarchy(links.parent_ptr, links.parent, classes=labels.classes)
+    return _Data(own_label, labels.classes, leafy)

@@ -11,7 +11,9 @@ import hace_kernels
 
 from ..arguments import check_input, shape_of_targets
 from ..class_dim import to_rows
-from ..hierarchy import Columns, Hierarchy
+from ..hierarchy import Hierarchy
+from ..spaces import LogitSpace
+from ..tables import Tables
 from .points import Points
 
 __all__ = [
@@ -29,7 +31,7 @@ _CHUNK = 1 << 24
 _BLOCK = 16
 
 
-def input_rows(input: Tensor, hierarchy: Hierarchy, logit_space: Columns) -> Tensor:
+def input_rows(input: Tensor, hierarchy: Hierarchy, logit_space: LogitSpace) -> Tensor:
     """Logits (C), (N, C) or (N, C, d1, …) as rows (R, columns), without a gradient.
 
     Raises:
@@ -58,13 +60,13 @@ def chunks_of(rows: Tensor, width: int) -> Iterator[Tensor]:
     return iter(torch.split(rows, size))
 
 
-def node_log_prob_rows(rows: Tensor, hierarchy: Hierarchy, logit_space: Columns) -> Tensor:
+def node_log_prob_rows(rows: Tensor, hierarchy: Hierarchy, logit_space: LogitSpace) -> Tensor:
     """`log P_v` of every node: (R, columns) to (R, N)."""
-    table = hierarchy.node_table(logit_space, device=rows.device)
-    return hace_kernels.tree_log_prob(rows, table)
+    nodes = Tables.of(hierarchy).nodes(logit_space, device=rows.device)
+    return hace_kernels.tree_log_prob(rows, nodes)
 
 
-def point_log_prob_rows(rows: Tensor, points: Points, logit_space: Columns) -> Tensor:
+def point_log_prob_rows(rows: Tensor, points: Points, logit_space: LogitSpace) -> Tensor:
     """`log P` of every point: (R, columns) to (R, P)."""
     of_nodes = node_log_prob_rows(rows, points.hierarchy, logit_space)
     own_label = points.on(rows.device).own_label
@@ -74,7 +76,7 @@ def point_log_prob_rows(rows: Tensor, points: Points, logit_space: Columns) -> T
 
 
 def class_log_probs(
-    rows: Tensor, hierarchy: Hierarchy, label: Tensor, logit_space: Columns
+    rows: Tensor, hierarchy: Hierarchy, label: Tensor, logit_space: LogitSpace
 ) -> Tensor:
     """The log-probabilities of some classes alone: (R, columns), (L) labels to (R, L)."""
     wide = torch.promote_types(rows.dtype, torch.float32)
@@ -84,11 +86,11 @@ def class_log_probs(
 
 
 def columns_of_classes(
-    hierarchy: Hierarchy, logit_space: Columns, device: torch.device
+    hierarchy: Hierarchy, logit_space: LogitSpace, device: torch.device
 ) -> Tensor | None:
     """The column of each class label; None where it is the label itself."""
     if logit_space == "classes":
         return None
     if logit_space == "nodes":
-        return hierarchy.target_nodes("classes", device=device)
-    return torch.argsort(hierarchy.depth_first_labels(device=device))
+        return Tables.of(hierarchy).nodes_of_targets("classes", device=device)
+    return Tables.of(hierarchy).depth_first_columns(device=device)

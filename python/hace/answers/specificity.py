@@ -15,6 +15,7 @@ from torch import Tensor
 import hace_kernels
 
 from ..hierarchy import Hierarchy
+from ..tables import Tables
 
 __all__ = ["ParetoSteps", "Specificity", "SpecificityTable", "pareto_steps", "specificity_of"]
 
@@ -80,7 +81,7 @@ def _build(
 def classes_below(hierarchy: Hierarchy) -> Tensor:
     """The number of classes at or below each node, each counted once; float64 (N)."""
     ones = torch.ones(1, hierarchy.num_classes, dtype=torch.float64)
-    return hace_kernels.tree_sum_up(ones, hierarchy.node_table("classes"))[0].round()
+    return hace_kernels.tree_sum_up(ones, Tables.of(hierarchy).nodes())[0].round()
 
 
 class ParetoSteps(NamedTuple):

@@ -2,8 +2,8 @@
 
 from .cross_entropy import CrossEntropyLoss
 from .hace_loss import HACELoss
-from .hierarchical_cross_entropy import HierarchicalCrossEntropyLoss
 from .hxe import HXELoss
+from .layered_cross_entropy import LayeredCrossEntropyLoss
 from .path_log_loss import PathLogLoss
 from .regularized_cross_entropy import RegularizedCrossEntropyLoss
 from .soft_label import SoftLabelLoss
@@ -12,7 +12,7 @@ __all__ = [
     "CrossEntropyLoss",
     "HACELoss",
     "HXELoss",
-    "HierarchicalCrossEntropyLoss",
+    "LayeredCrossEntropyLoss",
     "PathLogLoss",
     "RegularizedCrossEntropyLoss",
     "SoftLabelLoss",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..hierarchy import Columns, Hierarchy, Space
+from ..hierarchy import Hierarchy
 from ..options import LossOptions, Reduction, Smoothing
+from ..spaces import LogitSpace, TargetSpace
 from ..weights import HACEWeights
 from .path_loss import PathLoss
 
@@ -15,17 +16,20 @@ __all__ = ["CrossEntropyLoss"]
 class CrossEntropyLoss(PathLoss):
     """Cross-entropy `−log P_y`, where the target y may be any node of the hierarchy.
 
-    For a leaf class it is `nn.CrossEntropyLoss`; for an inner node (`targets="nodes"`) it is the
-    log-loss of the node's whole subtree, the HCE of Cultrera di Montesano et al. 2025. It is
-    `hace.HACELoss` with dilution 1, whose arguments, shapes and errors it has.
+    For a class it is `nn.CrossEntropyLoss`; for a node (`target_space="nodes"`) it is the log-loss
+    of the node's whole subtree. It is `hace.HACELoss` with dilution 1, whose arguments, shapes and
+    errors it has.
+
+    Other names: HCE in Cultrera di Montesano et al. 2025; the marginal or coarse-label likelihood
+    in papers on partial and coarse labels.
     """
 
     def __init__(
         self,
         hierarchy: Hierarchy,
         *,
-        logits: Columns = "classes",
-        targets: Space = "classes",
+        logit_space: LogitSpace = "classes",
+        target_space: TargetSpace = "classes",
         weight: Tensor | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
@@ -34,13 +38,13 @@ class CrossEntropyLoss(PathLoss):
         eps: float = 0.0,
         backend: str = "auto",
     ) -> None:
-        options = LossOptions(
-            logits,
-            targets,
-            ignore_index,
-            reduction,
-            label_smoothing,
-            smoothing,
+        options = LossOptions.of(
+            logit_space=logit_space,
+            target_space=target_space,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            smoothing=smoothing,
             eps=eps,
             backend=backend,
         )

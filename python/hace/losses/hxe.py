@@ -7,10 +7,13 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from ..hierarchy import Columns, Hierarchy, Space, check_tree
-from ..options import LossOptions, Reduction, check_finite
+from ..checks import as_finite, check_choice
+from ..hierarchy import Hierarchy
+from ..options import LossOptions, Reduction
+from ..spaces import LogitSpace, TargetSpace
+from ..tables import Tables
 from ..weights import HXEWeights
-from .path_loss import PathLoss
+from .path_loss import PathLoss, check_tree
 
 __all__ = ["HXELoss"]
 
@@ -20,24 +23,24 @@ class HXELoss(PathLoss):
 
     v runs over the target's path, `λ_v = exp(−α · depth)`, and the step to a root is from 1. λ
     falls with the depth from the root, so that early wrong turns cost most; with α = 0 it is
-    cross-entropy. Source: Bertinetto et al., *Making Better Mistakes*, CVPR 2020, section 3.1.
+    cross-entropy. Source: Bertinetto et al., *Making Better Mistakes*, CVPR 2020, section 3.1,
+    where it is called hierarchical cross-entropy, as other losses are in other papers.
 
     Args:
         hierarchy: of the classes; a tree or forest.
         alpha: α.
         depth: "node", the depth of v, 0 at a root; or "parent", one less, which multiplies the loss
             by exp(α).
-        normalize: divide the λ by their sum over all nodes, as the authors' code does.
-        logits, targets, weight, ignore_index, reduction, eps, backend: as in `hace.HACELoss`.
-            Targets are indices.
+        normalize: divide the λ by their sum over all nodes, as the authors' code does. A class at
+            an inner node counts as a leaf under it.
+        logit_space, target_space, weight, ignore_index, reduction, eps, backend: as in
+            `hace.HACELoss`. Targets are indices.
 
     Raises:
         ValueError: at construction: an option outside its range; at call: shapes that do not fit,
-            or a target that is no index.
+            or a target that is not an index.
         TypeError, IndexError, hace.BackendError, MemoryError: as `hace.HACELoss`.
     """
-
-    path_weights: HXEWeights
 
     def __init__(
         self,
@@ -46,8 +49,8 @@ class HXELoss(PathLoss):
         *,
         depth: Literal["node", "parent"] = "node",
         normalize: bool = False,
-        logits: Columns = "classes",
-        targets: Space = "classes",
+        logit_space: LogitSpace = "classes",
+        target_space: TargetSpace = "classes",
         weight: Tensor | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
@@ -55,21 +58,29 @@ class HXELoss(PathLoss):
         backend: str = "auto",
     ) -> None:
         check_tree(hierarchy, "HXELoss")
-        check_finite("alpha", alpha)
-        if depth not in ("node", "parent"):
-            raise ValueError(f"depth must be 'node' or 'parent', got {depth!r}")
+        alpha = as_finite("alpha", alpha)
+        check_choice("depth", depth, ("node", "parent"))
         scale = 1.0
-        if normalize:  # the two conventions differ by a factor, which goes
-            scale = 1 / float(np.exp(-alpha * hierarchy.depths).sum())
+        if normalize:  # the two conventions differ by a factor, which cancels
+            depths = Tables.of(hierarchy).labels.links.depths
+            scale = 1 / float(np.exp(-alpha * depths).sum())
         elif depth == "parent":
             scale = float(np.exp(alpha))
         self.depth, self.normalize = depth, normalize
-        options = LossOptions(logits, targets, ignore_index, reduction, eps=eps, backend=backend)
-        super().__init__(hierarchy, HXEWeights(float(alpha), scale), options, weight)
+        options = LossOptions.of(
+            logit_space=logit_space,
+            target_space=target_space,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            eps=eps,
+            backend=backend,
+        )
+        super().__init__(hierarchy, HXEWeights(alpha, scale), options, weight)
 
     @property
     def alpha(self) -> float:
         """α."""
+        assert isinstance(self.path_weights, HXEWeights)
         return self.path_weights.alpha
 
     def _own_repr(self) -> str:

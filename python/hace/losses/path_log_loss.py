@@ -10,10 +10,12 @@ from torch import Tensor
 
 from hace_kernels.path_table import PathWeights
 
-from ..hierarchy import Columns, Hierarchy, Space, check_tree
+from ..hierarchy import Hierarchy
 from ..options import LossOptions, Reduction
+from ..spaces import LogitSpace, TargetSpace
+from ..tables import Tables
 from ..weights import CallableWeights, NodeWeights, Scheme, SuperclassWeights
-from .path_loss import PathLoss
+from .path_loss import PathLoss, check_tree
 
 __all__ = ["PathLogLoss"]
 
@@ -28,33 +30,34 @@ class PathLogLoss(PathLoss):
 
     Args:
         hierarchy: of the classes; a tree or forest.
-        weights: one of the schemes
+        path_weights: one of the schemes
 
             - "balanced": m/(h+1) of the m that reaches a node,
             - "power": |1−q| m / |1−q^(h+1)|,
             - "lazy": 1/H to each inner node, H being the hierarchy's height;
 
-            or one weight a node, (N,) numbers by node id; or a function of four int64 arrays
+            or one weight per node, (N,) numbers by node id; or a function of four int64 arrays
             (target, node, depth, height) with an entry for every node on every path, which returns
-            as many weights.
+            as many weights. The label of a class at an inner node v starts its path with an entry
+            of its own, which has v as its node, v's depth + 1 and height 0.
         q: of "power".
-        logits, targets, weight, ignore_index, reduction, eps, backend: as in `hace.HACELoss`.
-            Targets are indices.
+        logit_space, target_space, weight, ignore_index, reduction, eps, backend: as in
+            `hace.HACELoss`. Targets are indices.
 
     Raises:
-        ValueError: at construction: weights of a wrong shape or not finite, an option outside its
-            range; at call: shapes that do not fit, or a target that is no index.
+        ValueError: at construction: path weights of a wrong shape or not finite, an option outside
+            its range; at call: shapes that do not fit, or a target that is not an index.
         TypeError, IndexError, hace.BackendError, MemoryError: as `hace.HACELoss`.
     """
 
     def __init__(
         self,
         hierarchy: Hierarchy,
-        weights: Scheme | Callable[..., Any] | Any,
+        path_weights: Scheme | Callable[..., Any] | Any,
         *,
         q: float = 2.0,
-        logits: Columns = "classes",
-        targets: Space = "classes",
+        logit_space: LogitSpace = "classes",
+        target_space: TargetSpace = "classes",
         weight: Tensor | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
@@ -62,27 +65,37 @@ class PathLogLoss(PathLoss):
         backend: str = "auto",
     ) -> None:
         check_tree(hierarchy, "PathLogLoss")
-        options = LossOptions(logits, targets, ignore_index, reduction, eps=eps, backend=backend)
-        super().__init__(hierarchy, _path_weights(hierarchy, weights, q), options, weight)
+        options = LossOptions.of(
+            logit_space=logit_space,
+            target_space=target_space,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            eps=eps,
+            backend=backend,
+        )
+        super().__init__(hierarchy, _weights_of(hierarchy, path_weights, q), options, weight)
 
     def _own_repr(self) -> str:
-        return f"weights={self.path_weights!r}"
+        return f"path_weights={self.path_weights!r}"
 
 
-def _path_weights(hierarchy: Hierarchy, weights: Any, q: float) -> PathWeights:
-    if isinstance(weights, str) and weights in get_args(Scheme):
-        return SuperclassWeights(hierarchy, cast(Scheme, weights), q)
-    if callable(weights):
-        return CallableWeights(weights)
+def _weights_of(hierarchy: Hierarchy, path_weights: Any, q: float) -> PathWeights:
+    labels = Tables.of(hierarchy).labels
+    if isinstance(path_weights, str) and path_weights in get_args(Scheme):
+        links = labels.links
+        scheme = cast(Scheme, path_weights)
+        return SuperclassWeights(links.parents, links.depths, links.heights, scheme, q)
+    if callable(path_weights):
+        return CallableWeights(path_weights, labels.node)
     expected = (
-        f"weights must be 'balanced', 'power', 'lazy', a function, or ({hierarchy.num_nodes},) "
-        "numbers, one for each node of the hierarchy"
+        "path_weights must be 'balanced', 'power', 'lazy', a function, or "
+        f"({hierarchy.num_nodes},) numbers, one for each node of the hierarchy"
     )
-    if isinstance(weights, str):
-        raise ValueError(f"{expected}; got {weights!r}")
-    if isinstance(weights, Tensor):
-        weights = weights.detach().cpu().double().numpy()
-    of_nodes = np.array(weights, np.float64)
+    if isinstance(path_weights, str):
+        raise ValueError(f"{expected}; got {path_weights!r}")
+    if isinstance(path_weights, Tensor):
+        path_weights = path_weights.detach().cpu().double().numpy()
+    of_nodes = np.array(path_weights, np.float64)
     if of_nodes.shape != (hierarchy.num_nodes,):
         raise ValueError(f"{expected}; got shape {of_nodes.shape}")
-    return NodeWeights(of_nodes)
+    return NodeWeights(of_nodes[labels.node])

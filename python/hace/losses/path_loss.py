@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hace_kernels.path_table import PathWeights
 
-from ..arguments import Target, check_weight
-from ..functional import loss_with_options, prepare_tables
+from ..arguments import Target
+from ..functional import path_loss
 from ..hierarchy import Hierarchy, check_hierarchy
 from ..options import LossOptions
+from ..tables import LossTables
+from ..targets import check_targets
+from .options_module import Option, OptionsModule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PathLoss"]
+__all__ = ["PathLoss", "check_tree"]
 
 
-class PathLoss(nn.Module):
+class PathLoss(OptionsModule):
     """A loss of the form `L = −Σ_i w_i log P_{a_i}` over the target's path a_0 … a_D.
 
     The base of the losses; `hace.PathLogLoss` is the one for weights of your own.
@@ -31,9 +33,12 @@ class PathLoss(nn.Module):
         path_weights: the weights w_i.
         options: the keywords that losses share.
         weight: (T,) class weights.
+
+    Attributes:
+        ignore_index, reduction, label_smoothing: as in `nn.CrossEntropyLoss`; they may be set.
     """
 
-    weight: Tensor | None
+    label_smoothing = Option[float]()
 
     def __init__(
         self,
@@ -42,26 +47,43 @@ class PathLoss(nn.Module):
         options: LossOptions,
         weight: Tensor | None,
     ) -> None:
-        super().__init__()
-        check_hierarchy(hierarchy)
-        self.hierarchy = hierarchy
-        self.path_weights = path_weights
-        self.options = options
-        self.register_buffer("weight", weight)
-        check_weight(weight, hierarchy, options.targets)
-        # Built here, where their errors belong and torch.compile does not trace it.
-        prepare_tables(hierarchy, path_weights, options)
+        super().__init__(hierarchy, weight, options.targets.target_space)
+        self._prepare(path_weights, options)
+
+    def _prepare(self, path_weights: PathWeights, options: LossOptions) -> None:
+        """Takes weights and options, with their tables, or raises and stays as it is."""
+        check_targets(options.targets, self.hierarchy.is_tree, self.weight is not None)
+        tables = LossTables(self.hierarchy, path_weights, options)
+        tables.prepare()
+        self._tables = tables
+
+    @property
+    def options(self) -> LossOptions:
+        """The keywords that losses share."""
+        return self._tables.options
+
+    @property
+    def path_weights(self) -> PathWeights:
+        """The weights w_i."""
+        return self._tables.path_weights
+
+    def _set_options(self, options: LossOptions) -> None:
+        self._prepare(self.path_weights, options)
 
     def forward(self, input: Tensor, target: Target) -> Tensor:
         """The loss of `input` against `target`; see the class."""
-        return loss_with_options(
-            input, target, self.hierarchy, self.path_weights, self.weight, self.options
-        )
+        return path_loss(input, target, self.weight, self._tables)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_tables"]  # they are made again
+        return {**state, "path_weights": self.path_weights, "options": self.options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        path_weights, options = state.pop("path_weights"), state.pop("options")
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        # A hierarchy is pickled without its tables.
-        prepare_tables(self.hierarchy, self.path_weights, self.options)
+        self._prepare(path_weights, options)
 
     def for_depth_first_logits(self) -> Self:
         """The same loss of logits whose columns are the classes in depth-first order.
@@ -69,14 +91,13 @@ class PathLoss(nn.Module):
         Raises:
             ValueError: the loss takes a logit for each node.
         """
-        if self.options.logits == "nodes":
+        if self.options.logit_space == "nodes":
             raise ValueError(
                 f"{type(self).__name__} takes a logit for each node here, and depth-first order is "
-                'one of the classes: make it with logits="classes"'
+                'one of the classes: make it with logit_space="classes"'
             )
         loss = copy.deepcopy(self)
-        loss.options = replace(self.options, logits="depth_first")
-        prepare_tables(loss.hierarchy, loss.path_weights, loss.options)
+        loss._prepare(self.path_weights, self.options.with_option("logit_space", "depth_first"))
         return loss
 
     def _own_repr(self) -> str:
@@ -87,3 +108,12 @@ class PathLoss(nn.Module):
         """The hierarchy's size, the loss's own arguments, and which of the shared ones differ."""
         parts = [repr(self.hierarchy), self._own_repr(), *self.options.differing()]
         return ", ".join(filter(None, parts))
+
+
+def check_tree(hierarchy: object, loss: str) -> None:
+    """Raises TypeError unless it is a hierarchy, ValueError where it is a DAG."""
+    check_hierarchy(hierarchy)
+    assert isinstance(hierarchy, Hierarchy)
+    hierarchy.require_tree(
+        loss, "on a DAG use HACELoss, CrossEntropyLoss or LayeredCrossEntropyLoss"
+    )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..hierarchy import Columns, Hierarchy, Space, check_tree
-from ..options import LossOptions, Reduction, check_finite
+from ..checks import as_finite
+from ..hierarchy import Hierarchy
+from ..options import LossOptions, Reduction
+from ..spaces import LogitSpace, TargetSpace
 from ..weights import HACEWeights
-from .path_loss import PathLoss
+from .path_loss import PathLoss, check_tree
 
 __all__ = ["RegularizedCrossEntropyLoss"]
 
@@ -16,17 +18,18 @@ class RegularizedCrossEntropyLoss(PathLoss):
     """r-CE: cross-entropy less the entropy, `L = −log P_y + λ Σ_c p_c log p_c`.
 
     c runs over the columns of the logits; both terms come from one pass over them. Source: the
-    poster "Loss in Layers". As with cross-entropy, a target may be any node.
+    poster "Loss in Layers". As with cross-entropy, a target may be any node. Other papers call the
+    second term a confidence penalty (Pereyra et al. 2017) or entropy regularization.
 
     Args:
         hierarchy: of the classes; a tree or forest.
         strength: λ; above 0 it rewards entropy.
-        logits, targets, weight, ignore_index, reduction, backend: as in `hace.HACELoss`; a weight
-            multiplies both terms. Targets are indices.
+        logit_space, target_space, weight, ignore_index, reduction, backend: as in `hace.HACELoss`;
+            a weight multiplies both terms. Targets are indices.
 
     Raises:
         ValueError: at construction: an option outside its range; at call: shapes that do not fit,
-            or a target that is no index.
+            or a target that is not an index.
         TypeError, IndexError, hace.BackendError, MemoryError: as `hace.HACELoss`.
     """
 
@@ -35,17 +38,21 @@ class RegularizedCrossEntropyLoss(PathLoss):
         hierarchy: Hierarchy,
         strength: float = 0.1,
         *,
-        logits: Columns = "classes",
-        targets: Space = "classes",
+        logit_space: LogitSpace = "classes",
+        target_space: TargetSpace = "classes",
         weight: Tensor | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         backend: str = "auto",
     ) -> None:
         check_tree(hierarchy, "RegularizedCrossEntropyLoss")
-        check_finite("strength", strength)
-        options = LossOptions(
-            logits, targets, ignore_index, reduction, backend=backend, entropy=strength
+        options = LossOptions.of(
+            logit_space=logit_space,
+            target_space=target_space,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            backend=backend,
+            entropy=as_finite("strength", strength),
         )
         super().__init__(hierarchy, HACEWeights(1.0), options, weight)
 

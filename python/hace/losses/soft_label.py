@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..hierarchy import Columns, Hierarchy, Space
-from ..options import Distance, LossOptions, Reduction, Smoothing, check_finite
+from ..checks import as_finite
+from ..hierarchy import Hierarchy
+from ..options import Distance, LossOptions, Reduction, Smoothing
+from ..spaces import LogitSpace, TargetSpace
 from ..weights import HACEWeights
 from .path_loss import PathLoss
 
@@ -16,8 +18,9 @@ class SoftLabelLoss(PathLoss):
     """Cross-entropy with soft labels, `−Σ_c q_c log p_c` with `q_c ∝ exp(−β · dist(c, y))`.
 
     dist is the height of the lowest common ancestor over the tree's. Source: Bertinetto et al.,
-    *Making Better Mistakes*, CVPR 2020, section 3.2. It is `hace.HACELoss` with dilution 1 and
-    `soft_labels=β`, whose other arguments, shapes and errors it has.
+    *Making Better Mistakes*, CVPR 2020, section 3.2, where it is called "soft labels"; later papers
+    call it hierarchical label smoothing or hierarchy-aware label embedding. It is `hace.HACELoss`
+    with dilution 1 and `soft_label_beta=β`, whose other arguments, shapes and errors it has.
 
     Args:
         hierarchy: of the classes; a tree or forest.
@@ -31,8 +34,8 @@ class SoftLabelLoss(PathLoss):
         beta: float = 10.0,
         *,
         distance: Distance = "height",
-        logits: Columns = "classes",
-        targets: Space = "classes",
+        logit_space: LogitSpace = "classes",
+        target_space: TargetSpace = "classes",
         weight: Tensor | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
@@ -41,19 +44,19 @@ class SoftLabelLoss(PathLoss):
         eps: float = 0.0,
         backend: str = "auto",
     ) -> None:
-        check_finite("beta", beta)
+        beta = as_finite("beta", beta)
         if beta < 0:
             raise ValueError(f"beta must not be negative, got {beta!r}")
-        options = LossOptions(
-            logits,
-            targets,
-            ignore_index,
-            reduction,
-            label_smoothing,
-            smoothing,
-            beta,
-            distance,
-            eps,
-            backend,
+        options = LossOptions.of(
+            logit_space=logit_space,
+            target_space=target_space,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            smoothing=smoothing,
+            soft_label_beta=beta,
+            soft_label_distance=distance,
+            eps=eps,
+            backend=backend,
         )
         super().__init__(hierarchy, HACEWeights(1.0), options, weight)

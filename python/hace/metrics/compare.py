@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..answers.ancestry import DagAncestry, Meeting, TreeAncestry, ancestry_of, tree_ancestry_of
 from ..answers.points import Points, points_of
-from ..hierarchy import Hierarchy, Space
+from ..hierarchy import Hierarchy
+from ..spaces import TargetSpace, num_targets
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,8 +29,8 @@ class Spaces(TypedDict, total=False):
             `hace.decode` are "nodes", where −1 stands for the whole forest.
     """
 
-    target_space: Space
-    pred_space: Space | None
+    target_space: TargetSpace
+    pred_space: TargetSpace | None
 
 
 class Labels(Spaces, total=False):
@@ -154,7 +155,7 @@ def _check_shapes(pred: Tensor, target: Tensor) -> None:
 
 
 def check_indices(
-    name: str, index: Tensor, hierarchy: Hierarchy, space: Space, *, may_abstain: bool = False
+    name: str, index: Tensor, hierarchy: Hierarchy, space: TargetSpace, *, may_abstain: bool = False
 ) -> None:
     """Raises TypeError unless `index` holds integers, IndexError where one is out of range.
 
@@ -165,7 +166,7 @@ def check_indices(
         space: of the indices.
         may_abstain: −1 is in range too.
     """
-    size = hierarchy.num_targets(space)
+    size = num_targets(hierarchy, space)
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TypeError(
             f"{name} must hold integers, got {index.dtype}; hace.predict makes labels of logits"

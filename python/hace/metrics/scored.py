@@ -15,7 +15,8 @@ from ..answers.rows import (
     input_rows,
     shape_of_targets,
 )
-from ..hierarchy import Columns, Hierarchy, Space
+from ..hierarchy import Hierarchy
+from ..spaces import LogitSpace, TargetSpace
 from .compare import Comparison, check_indices
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class LogitLabels(TypedDict, total=False):
         ignore_index: rows with this target are left out; −100 by default.
     """
 
-    logit_space: Columns
-    target_space: Space
+    logit_space: LogitSpace
+    target_space: TargetSpace
     ignore_index: int
 
 
@@ -53,7 +54,7 @@ class Scored:
     points: Points
     rows: Tensor
     target: Tensor
-    logit_space: Columns
+    logit_space: LogitSpace
 
     @property
     def hierarchy(self) -> Hierarchy:

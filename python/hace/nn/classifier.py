@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from ..arguments import Target, is_index
 from ..hierarchy import Hierarchy, check_hierarchy
 from ..losses import CrossEntropyLoss, HACELoss
 from ..losses.path_loss import PathLoss
+from ..table_cache import PerDevice
+from ..tables import Tables
 from .linear import linear_of
 
 __all__ = ["HierarchicalClassifier", "Prediction"]
@@ -52,12 +54,10 @@ class HierarchicalClassifier(nn.Module):
         linear: the layer; its row i is class `hierarchy.depth_first_classes[i]`.
 
     Raises:
-        TypeError: `loss` is no loss of the path family (h-CE is not: it needs node logits).
-        ValueError: `loss` is over another hierarchy, or takes a logit for each node.
+        TypeError: `loss` is not a loss of the path family (h-CE is not: it needs node logits).
+        ValueError: the hierarchy is a DAG; `loss` is over another hierarchy, or takes a logit for
+            each node.
     """
-
-    label: Tensor
-    column: Tensor
 
     def __init__(
         self,
@@ -71,6 +71,7 @@ class HierarchicalClassifier(nn.Module):
     ) -> None:
         super().__init__()
         check_hierarchy(hierarchy)
+        hierarchy.require_tree("HierarchicalClassifier")
         loss = HACELoss(hierarchy) if loss is None else loss
         if not isinstance(loss, PathLoss):
             raise TypeError(f"loss must be a loss like hace.HACELoss, got {type(loss).__name__}")
@@ -86,15 +87,29 @@ class HierarchicalClassifier(nn.Module):
         )
         self.target_log_loss = CrossEntropyLoss(
             hierarchy,
-            logits="depth_first",
-            targets=loss.options.targets,
+            logit_space="depth_first",
+            target_space=loss.options.targets.target_space,
             ignore_index=loss.options.ignore_index,
             reduction="none",
             backend=loss.options.backend,
         )
-        labels = hierarchy.depth_first_labels()
-        self.register_buffer("label", labels.clone().to(device), persistent=False)
-        self.register_buffer("column", labels.argsort().to(device), persistent=False)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        # No buffers: nothing that a checkpoint does not restore may decide a prediction.
+        tables = Tables.of(self.hierarchy)
+        self._label = PerDevice(lambda device: tables.depth_first_labels(device=device))
+        self._column = PerDevice(lambda device: tables.depth_first_columns(device=device))
+        for on_device in (self._label, self._column):
+            on_device.on(torch.device("cpu"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        made_again = ("_label", "_column")
+        return {name: value for name, value in self.__dict__.items() if name not in made_again}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._prepare()
 
     def forward(self, input: Tensor, target: Target) -> Prediction:
         """The loss, and for index targets their log-probabilities."""
@@ -107,15 +122,16 @@ class HierarchicalClassifier(nn.Module):
         """Every class's log-probability, (N, C) in label order, in the loss's dtype."""
         logits: Tensor = self.linear(input)
         log_prob = logits.log_softmax(-1, dtype=loss_dtype(logits.dtype))
-        return log_prob.index_select(-1, self.column)
+        return log_prob.index_select(-1, self._column.on(log_prob.device))
 
     def predict(self, input: Tensor) -> Tensor:
         """The label of the most probable class, (N) int64."""
         logits: Tensor = self.linear(input)
-        return self.label[logits.argmax(-1)]
+        return self._label.on(logits.device)[logits.argmax(-1)]
 
     def to_linear(self) -> nn.Linear:
         """An ordinary `nn.Linear` with the logits in label order."""
+        weight: Tensor = self.linear.weight
         bias: Tensor | None = self.linear.bias
-        weight = self.linear.weight[self.column]
-        return linear_of(weight, None if bias is None else bias[self.column])
+        column = self._column.on(weight.device)
+        return linear_of(weight[column], None if bias is None else bias[column])

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import hace_kernels
 
 from ..hierarchy import Hierarchy, check_hierarchy
+from ..table_cache import PerDevice
+from ..tables import Tables
 from ..weights import remaining_mass
 from .linear import linear_of
 
@@ -40,11 +42,11 @@ class TreeLinear(nn.Module):
         - Input: (…, F). Output: (…, C), in label order.
 
     Attributes:
-        weight: (N, F), one vector a node, by node id.
+        weight: (N, F), one vector per node, by node id.
         bias: (N), or None.
 
     Raises:
-        TypeError: `hierarchy` is none.
+        TypeError: `hierarchy` is not a `hace.Hierarchy`.
         hace.BackendError: at call: the backend asked for cannot run.
     """
 
@@ -72,12 +74,20 @@ class TreeLinear(nn.Module):
             self.bias = nn.Parameter(torch.empty(num_nodes, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        hierarchy.node_table()
+        self._prepare()
         self.reset_parameters()
+
+    def _prepare(self) -> None:
+        tables = Tables.of(self.hierarchy)
+        self._nodes = PerDevice(lambda device: tables.nodes(device=device))
+        self._nodes.on(torch.device("cpu"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_nodes"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.hierarchy.node_table()  # a hierarchy is pickled without its tables
+        self._prepare()
 
     def reset_parameters(self) -> None:
         """Draws the parameters so that a leaf's sums have the variance of `nn.Linear`'s weights.
@@ -89,7 +99,7 @@ class TreeLinear(nn.Module):
         bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
         share = 1 / (self.hierarchy.heights + 1)
         if self.hierarchy.is_tree:
-            share = share * remaining_mass(self.hierarchy, share)
+            share = share * remaining_mass(self.hierarchy.parents, self.hierarchy.depths, share)
         scale = torch.from_numpy(share).sqrt().to(self.weight)
         nn.init.uniform_(self.weight, -bound, bound)
         with torch.no_grad():
@@ -112,8 +122,8 @@ class TreeLinear(nn.Module):
         return linear_of(weight, bias)
 
     def _sum_down(self, of_nodes: Tensor) -> Tensor:
-        table = self.hierarchy.node_table(device=of_nodes.device)
-        return hace_kernels.tree_sum_down(of_nodes, table, backend=self.backend)
+        nodes = self._nodes.on(of_nodes.device)
+        return hace_kernels.tree_sum_down(of_nodes, nodes, backend=self.backend)
 
     def extra_repr(self) -> str:
         """The sizes."""

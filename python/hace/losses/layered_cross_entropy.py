@@ -5,43 +5,53 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import hace_kernels
 from hace_kernels.reference.rows import check_targets, loss_dtype, reduce, row_weights
 
-from ..arguments import check_input, check_target, check_weight, is_index, shape_of_targets
+from ..arguments import check_input, check_target, is_index, shape_of_targets
 from ..class_dim import to_rows
-from ..hierarchy import Hierarchy, Space, check_hierarchy
+from ..hierarchy import Hierarchy
 from ..options import LossOptions, Reduction
+from ..spaces import TargetSpace
+from ..table_cache import PerDevice, outside_modes
+from ..tables import Tables
+from .options_module import OptionsModule
 
-__all__ = ["HierarchicalCrossEntropyLoss"]
+__all__ = ["LayeredCrossEntropyLoss"]
 
 
-class HierarchicalCrossEntropyLoss(nn.Module):
+class LayeredCrossEntropyLoss(OptionsModule):
     """h-CE: `L = −Σ_{j ∈ path(y)} log p_j + Σ_{i internal} Π_{j ∈ path(i)} p_j`.
 
     p is the softmax over all N nodes, each of which has a logit. The poster "Loss in Layers" is
     read so: path(y) is y and every node above it; internal nodes are those with children, and the
-    second sum is over all of them, those on path(y) too; a root is on its paths.
+    second sum is over all of them, those on path(y) too; a root is on its paths. The poster calls
+    it hierarchical cross-entropy (h-CE), a name that other papers give to other losses: see
+    `hace.HXELoss` and `hace.CrossEntropyLoss`.
 
     It takes a log-softmax, sums it down the paths (`hace_kernels.tree_sum_down`), and is exact in
-    log space.
+    log space. p_v is the logit of node v's own, not the mass of its subtree, so a class at an inner
+    node and that node as a target are the same here.
 
     Args:
         hierarchy: of the classes; a tree or forest, or a DAG, where path(i) is i and every node
             above it.
-        targets: what targets are, T in number: "classes" or "nodes".
+        target_space: what targets are an index of, T in number: the "classes" or the "nodes".
         weight: (T,), multiplies the loss of each target's rows.
         ignore_index: rows with this target count for nothing.
         reduction: "none", "sum", or "mean", which divides by `Σ weight[y]`.
         backend: "auto", or one of `hace.backends()`.
 
     Shape:
-        - Input: (N), (B, N) or (B, N, d1, …), floating: one logit a node.
+        - Input: (N), (B, N) or (B, N, d1, …), floating: one logit per node.
         - Target: (), (B) or (B, d1, …) int64 indices.
         - Output: a scalar, or with reduction "none" the target's shape; float64 for float64 input,
           float32 otherwise.
+
+    Attributes:
+        ignore_index, reduction: the arguments; they may be set.
 
     Raises:
         ValueError: at construction or call: an option outside its range, shapes that do not fit.
@@ -50,54 +60,72 @@ class HierarchicalCrossEntropyLoss(nn.Module):
         hace.BackendError: at call: the backend asked for cannot run.
     """
 
-    weight: Tensor | None
-    is_internal: Tensor
-
     def __init__(
         self,
         hierarchy: Hierarchy,
         *,
-        targets: Space = "classes",
+        target_space: TargetSpace = "classes",
         weight: Tensor | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        check_hierarchy(hierarchy)
-        self.hierarchy = hierarchy
-        self.options = LossOptions("nodes", targets, ignore_index, reduction, backend=backend)
-        self.register_buffer("weight", weight)
-        check_weight(weight, hierarchy, targets)
-        is_internal = torch.from_numpy(hierarchy.heights > 0)
-        self.register_buffer("is_internal", is_internal, persistent=False)
-        hierarchy.node_table("nodes")
+        options = LossOptions.of(
+            logit_space="nodes",
+            target_space=target_space,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            backend=backend,
+        )
+        super().__init__(hierarchy, weight, target_space)
+        self._options = options
+        self._prepare()
+
+    def _prepare(self) -> None:
+        tables, target_space = Tables.of(self.hierarchy), self.options.targets.target_space
+        is_internal = torch.from_numpy(self.hierarchy.heights > 0)
+        self._nodes = PerDevice(lambda device: tables.nodes("nodes", device=device))
+        self._node = PerDevice(lambda device: tables.nodes_of_targets(target_space, device=device))
+        self._is_internal = PerDevice(lambda device: outside_modes(lambda: is_internal.to(device)))
+        for on_device in (self._nodes, self._node, self._is_internal):
+            on_device.on(torch.device("cpu"))
+
+    @property
+    def options(self) -> LossOptions:
+        """The keywords that losses share."""
+        return self._options
+
+    def _set_options(self, options: LossOptions) -> None:
+        self._options = options
+
+    def __getstate__(self) -> dict[str, Any]:
+        made_again = ("_nodes", "_node", "_is_internal")
+        return {name: value for name, value in self.__dict__.items() if name not in made_again}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.hierarchy.node_table("nodes")  # a hierarchy is pickled without its tables
+        self._prepare()
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of `input` against `target`; see the class."""
         options = self.options
         check_input(input, self.hierarchy, "nodes")
         if isinstance(target, (Tensor, tuple)) and not is_index(target):
-            raise ValueError("h-CE takes target indices, one a row; got probabilities or a pair")
+            raise ValueError("h-CE takes target indices, one per row; got probabilities or a pair")
         check_target(target, input, self.hierarchy, options)
         rows, index = to_rows(input), target.reshape(-1)
         counts = index != options.ignore_index
-        nodes = self.hierarchy.target_nodes(options.targets, device=rows.device)
+        nodes = self._node.on(rows.device)
         in_range = (index >= 0) & (index < len(nodes))
         check_targets(index, counts & ~in_range, len(nodes))
         index = torch.where(in_range, index, 0)
 
         dtype = loss_dtype(rows.dtype)
-        table = self.hierarchy.node_table("nodes", device=rows.device)
         log_path = hace_kernels.tree_sum_down(
-            rows.log_softmax(1, dtype=dtype), table, backend=options.backend
+            rows.log_softmax(1, dtype=dtype), self._nodes.on(rows.device), backend=options.backend
         )
         of_target = log_path.gather(1, nodes[index, None])[:, 0]
-        loss = log_path.exp()[:, self.is_internal].sum(1) - of_target
+        loss = log_path.exp()[:, self._is_internal.on(rows.device)].sum(1) - of_target
         loss = torch.where(in_range, loss, torch.nan)
         row_weight = row_weights(counts, index, self.weight, dtype)
         loss = torch.where(row_weight != 0, row_weight * loss, 0.0)
@@ -106,4 +134,4 @@ class HierarchicalCrossEntropyLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """The hierarchy's size, and the options that differ from the defaults."""
-        return ", ".join([repr(self.hierarchy), *self.options.differing(but=("logits",))])
+        return ", ".join([repr(self.hierarchy), *self.options.differing(but=("logit_space",))])

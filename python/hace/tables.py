@@ -1,0 +1,301 @@
+"""A hierarchy compiled into what the ops take; kept with the hierarchy, for each device."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hace_kernels.closure_table import ClosureTable, build_closure_table
+from hace_kernels.layout import Layout, lay_out
+from hace_kernels.path_table import PathTable, PathWeights, build_path_table
+from hace_kernels.tree_table import TreeTable, build_tree_table
+
+from .hierarchy import Hierarchy, check_hierarchy
+from .label_tree import LabelTree, label_tree
+from .options import LossOptions, TargetOptions
+from .spaces import (
+    LogitSpace,
+    TargetSpace,
+    check_logit_space,
+    check_target_space,
+    nodes_of_columns,
+    nodes_of_targets,
+)
+from .table_cache import PerDevice, TableCache, outside_modes
+from .targets import Targets, build_targets
+from .weights import HACEWeights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Int64 = NDArray[np.int64]
+
+__all__ = ["LossTables", "NodeTable", "Tables"]
+
+# A schedule over dilutions asks for new tables at each step, which must not fill the memory.
+_MAX_LOSSES = 16
+
+NodeTable = TreeTable | ClosureTable
+"""What the ops over all nodes take: a tree's table, or a DAG's."""
+
+
+class Tables:
+    """The tables of one hierarchy, each made when it is first asked for; `Tables.of` has them.
+
+    They are made of the label tree, in which a class at an inner node is a leaf below it.
+    """
+
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        # No reference to the hierarchy, which refers to its tables: they go when it goes.
+        self.is_tree = hierarchy.is_tree
+        self.labels: LabelTree = label_tree(hierarchy)
+        self._columns = {
+            space: nodes_of_columns(hierarchy, space) for space in ("classes", "nodes")
+        }
+        self._targets = {
+            space: nodes_of_targets(hierarchy, space) for space in ("classes", "nodes")
+        }
+        self._layouts: dict[LogitSpace, Layout] = {}
+        self._of_spaces = TableCache()
+        self._of_losses = TableCache(_MAX_LOSSES)
+
+    @staticmethod
+    def of(hierarchy: Hierarchy) -> Tables:
+        """The tables of a hierarchy.
+
+        Raises:
+            TypeError: it is not a hierarchy.
+        """
+        check_hierarchy(hierarchy)
+        tables: Tables | None = hierarchy._tables
+        if tables is None:
+            tables = hierarchy._tables = outside_modes(lambda: Tables(hierarchy))
+        return tables
+
+    def layout(self, logit_space: LogitSpace = "classes") -> Layout:
+        """A tree as flat arrays, over the label tree's nodes and these columns.
+
+        Raises:
+            ValueError: an unknown `logit_space`, or a DAG.
+        """
+        if not self.is_tree:
+            raise ValueError("depth-first order needs a tree, and this hierarchy is a DAG")
+        if logit_space not in self._layouts:
+            columns = self._label_nodes_of_columns(logit_space)
+            self._layouts[logit_space] = lay_out(self.labels.links.parents, columns)
+        return self._layouts[logit_space]
+
+    def paths(
+        self,
+        weights: PathWeights,
+        logit_space: LogitSpace = "classes",
+        target_space: TargetSpace = "classes",
+        keep_full: bool = False,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> PathTable:
+        """A loss of a tree, for `hace_kernels.path_log_loss`.
+
+        Args:
+            weights: gives each entry of a path its weight; hashable, for the cache.
+            logit_space: what the columns of the logits are.
+            target_space: what integer targets are an index of.
+            keep_full: keep entries that hold every class (with `eps` they add a constant).
+            device: where the table is to lie.
+
+        Raises:
+            MemoryError: the table would not fit in memory.
+            ValueError: an unknown space.
+        """
+
+        def build() -> PathTable:
+            columns = self._label_nodes_of_columns(logit_space)
+            return build_path_table(
+                self.layout(logit_space),
+                self.labels.links.parents,
+                self._label_nodes_of_targets(target_space),
+                len(columns),
+                weights,
+                keep_full,
+            )
+
+        key = ("paths", weights, logit_space, target_space, keep_full)
+        return self._of_losses.get(key, device, build)
+
+    def nodes(
+        self, logit_space: LogitSpace = "classes", *, device: torch.device | str = "cpu"
+    ) -> NodeTable:
+        """What the ops over the hierarchy's N nodes take.
+
+        Args:
+            logit_space: what the columns of the logits are.
+            device: where the table is to lie.
+
+        Raises:
+            MemoryError: a DAG's table would not fit in memory.
+            ValueError: an unknown space.
+        """
+
+        def build() -> NodeTable:
+            if not self.is_tree:
+                return self._closure(self.labels.num_nodes, self._nodes_of_columns(logit_space))
+            table = self._label_tree(logit_space)
+            return table._replace(place=table.place[: self.labels.num_nodes].clone())
+
+        return self._of_spaces.get(("nodes", logit_space), device, build)
+
+    def label_nodes(
+        self, logit_space: LogitSpace = "classes", *, device: torch.device | str = "cpu"
+    ) -> NodeTable:
+        """What `hace_kernels.tree_log_loss` takes beside `targets`, as `nodes`.
+
+        A tree has the same places either way; a DAG's are its nodes, and those of the label tree.
+        """
+
+        def build() -> NodeTable:
+            columns = self._label_nodes_of_columns(logit_space)
+            return self._closure(self.labels.links.num_nodes, columns)
+
+        if self.is_tree or self.labels.num_nodes == self.labels.links.num_nodes:
+            return self.nodes(logit_space, device=device)
+        return self._of_spaces.get(("label nodes", logit_space), device, build)
+
+    def targets(
+        self,
+        weights: HACEWeights,
+        logit_space: LogitSpace,
+        options: TargetOptions,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> Targets:
+        """How the targets of a loss go up the tree, without class weights.
+
+        Args:
+            weights: gives each node's share of the mass that reaches it.
+            logit_space: what the columns of the logits are.
+            options: what targets stand for.
+            device: where the table is to lie.
+        """
+
+        def build() -> Targets:
+            table = self._label_tree(logit_space) if self.is_tree else self.label_nodes(logit_space)
+            return build_targets(
+                self.labels,
+                table.place.numpy(),
+                table.num_places,
+                self._label_nodes_of_targets(options.target_space),
+                weights.keep(self.labels.links.num_parents > 0),
+                options,
+            )
+
+        return self._of_losses.get(("targets", weights, logit_space, options), device, build)
+
+    def nodes_of_targets(
+        self, target_space: TargetSpace = "classes", *, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """The hierarchy's node of each target, int64 (T)."""
+        return self._of_spaces.get(
+            ("nodes of targets", target_space),
+            device,
+            lambda: torch.from_numpy(self._targets[_checked(target_space)].copy()),
+        )
+
+    def depth_first_labels(self, *, device: torch.device | str = "cpu") -> Tensor:
+        """`Hierarchy.depth_first_classes` as a tensor, int64 (C)."""
+        return self._of_spaces.get(
+            "depth-first labels", device, lambda: torch.from_numpy(self._depth_first.copy())
+        )
+
+    def depth_first_columns(self, *, device: torch.device | str = "cpu") -> Tensor:
+        """Where each label is in depth-first order, int64 (C)."""
+        return self._of_spaces.get(
+            "depth-first columns", device, lambda: torch.from_numpy(np.argsort(self._depth_first))
+        )
+
+    @cached_property
+    def _depth_first(self) -> Int64:
+        column = self.layout().column
+        num_classes = len(self.labels.classes)
+        return np.arange(num_classes) if column is None else column.astype(np.int64)
+
+    def _nodes_of_columns(self, logit_space: LogitSpace) -> Int64:
+        check_logit_space(logit_space)
+        if logit_space == "depth_first":
+            return self._columns["classes"][self._depth_first]
+        return self._columns[logit_space]
+
+    def _label_nodes_of_columns(self, logit_space: LogitSpace) -> Int64:
+        return self.labels.own_leaf[self._nodes_of_columns(logit_space)]
+
+    def _label_nodes_of_targets(self, target_space: TargetSpace) -> Int64:
+        if _checked(target_space) == "classes":
+            return self.labels.classes
+        return self._targets[target_space]
+
+    def _label_tree(self, logit_space: LogitSpace) -> TreeTable:
+        return self._of_spaces.get(
+            ("label tree", logit_space),
+            "cpu",
+            lambda: build_tree_table(
+                self.layout(logit_space),
+                self.labels.links.parents,
+                self._label_nodes_of_columns(logit_space),
+            ),
+        )
+
+    def _closure(self, num_nodes: int, columns: Int64) -> ClosureTable:
+        links = self.labels.links
+        num_links = links.parent_ptr[num_nodes]
+        edges = np.stack([links.parent[:num_links], links.child[:num_links]], 1)
+        return build_closure_table(edges, num_nodes, columns)
+
+
+class LossTables:
+    """What one loss needs of its hierarchy, on the devices where it was needed.
+
+    Args:
+        hierarchy: of the classes.
+        path_weights: the weights w_i of the loss.
+        options: its keywords.
+    """
+
+    def __init__(
+        self, hierarchy: Hierarchy, path_weights: PathWeights, options: LossOptions
+    ) -> None:
+        self.hierarchy, self.path_weights, self.options = hierarchy, path_weights, options
+        tables = Tables.of(hierarchy)
+        spaces = options.logit_space, options.targets.target_space
+        self.paths = PerDevice(
+            lambda device: tables.paths(path_weights, *spaces, options.eps > 0, device=device)
+        )
+        self.nodes = PerDevice(
+            lambda device: tables.label_nodes(options.logit_space, device=device)
+        )
+
+        def targets(device: torch.device) -> Targets:
+            assert isinstance(path_weights, HACEWeights)
+            return tables.targets(path_weights, options.logit_space, options.targets, device=device)
+
+        self.targets = PerDevice(targets)
+
+    def prepare(self) -> None:
+        """Makes the tables on the CPU, where their errors belong and no compiler traces it.
+
+        Raises:
+            MemoryError: they would not fit.
+        """
+        cpu = torch.device("cpu")
+        if self.hierarchy.is_tree:
+            self.paths.on(cpu)
+        if isinstance(self.path_weights, HACEWeights):
+            self.nodes.on(cpu)
+            self.targets.on(cpu)
+
+
+def _checked(target_space: TargetSpace) -> TargetSpace:
+    check_target_space(target_space)
+    return target_space
