@@ -11,6 +11,7 @@
 #include "isa.h"
 #include "path_log_loss_arguments.h"
 #include "path_log_loss_kernel.h"
+#include "path_plan.h"
 #include "ranges.h"
 #include "rows.h"
 #include "scratch.h"
@@ -43,13 +44,11 @@ void check_path(const PathArrays& paths, int64_t columns, int64_t t, int64_t row
   }
 }
 
-// The kernels also trust order and position to stay within the row, though not to be each other's
-// inverse. Looking at them costs as much as one more row in a narrow type would.
+// The kernels also trust order to stay within the row. (Positions are only compared.)
 PathArrays checked(const PathLogLossCall& call) {
   const PathArrays paths = check(call);
   const int64_t columns = call.logits.size(1);
-  STD_TORCH_CHECK(!paths.order || (all_within(paths.order, columns, 0, columns) &&
-                                   all_within(paths.position, columns, 0, columns)),
+  STD_TORCH_CHECK(!paths.order || all_within(paths.order, columns, 0, columns),
                   "path_log_loss: the path table's order and position must be permutations of the ",
                   columns, " columns, and an entry is out of range");
   return paths;
@@ -91,11 +90,10 @@ bool splits_rows(int64_t num_rows, int64_t columns, int64_t threads) {
 thread_local Scratch thread_values;
 thread_local Scratch thread_plan;
 
-PathLogLossWorkspace workspace_of(const PathLogLossKernel& kernel,
-                                  const PathLogLossProblem& problem, int64_t max_entries,
+PathLogLossWorkspace workspace_of(const PathLogLossProblem& problem, int64_t max_entries,
                                   int64_t value_size) {
-  return {thread_values.get(kernel.workspace_values(problem) * value_size),
-          thread_plan.get(kernel.workspace_plan_bytes(problem, max_entries))};
+  return {thread_values.get(plan_values(problem) * value_size),
+          thread_plan.get(plan_bytes(problem, max_entries))};
 }
 
 // The losses go to `loss` unweighted, one a row; the gradient to `grad`, unless null, weighted by
@@ -129,15 +127,16 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
   const int64_t value_size = work_size(element);
   const int64_t threads = torch::stable::get_num_threads();
   if (splits_rows(num_rows, columns, threads)) {
-    PathLogLossWorkspace workspace = workspace_of(kernel, problem, rows.max_entries, value_size);
+    PathLogLossWorkspace workspace = workspace_of(problem, rows.max_entries, value_size);
     for (int64_t row = 0; row < num_rows; ++row) {
       if (problem.factor[row] == 0) {
         kernel.run_rows(problem, row, row + 1, workspace);
         continue;
       }
-      const int stages = kernel.begin_row(problem, row, workspace);
+      const Plan& plan = make_plan(problem, row, workspace);
+      const int stages = num_stages(problem, plan);
       for (int stage = 0; stage < stages; ++stage)
-        torch::stable::parallel_for(0, kernel.stage_units(workspace, stage), 1,
+        torch::stable::parallel_for(0, stage_units(plan, stage), 1,
                                     [&](int64_t first, int64_t last) {
                                       const SubnormalsAreZero guard;
                                       kernel.run_stage(problem, workspace, stage, first, last);
@@ -148,7 +147,7 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(columns, 1));
   torch::stable::parallel_for(0, num_rows, grain, [&](int64_t first, int64_t last) {
     const SubnormalsAreZero guard;
-    PathLogLossWorkspace workspace = workspace_of(kernel, problem, rows.max_entries, value_size);
+    PathLogLossWorkspace workspace = workspace_of(problem, rows.max_entries, value_size);
     kernel.run_rows(problem, first, last, workspace);
   });
 }

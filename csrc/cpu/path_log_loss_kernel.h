@@ -35,23 +35,18 @@ struct PathLogLossProblem {
 
 // Scratch for one row at a time, reused from row to row.
 struct PathLogLossWorkspace {
-  void* values;  // workspace_values() elements of the type worked in, 64-byte aligned
-  void* plan;    // workspace_plan_bytes() bytes, 64-byte aligned
+  void* values;  // plan_values() elements of the type worked in, 64-byte aligned
+  void* plan;    // plan_bytes() bytes, 64-byte aligned
 };
 
-// A row is worked on in stages; a stage's units are independent, so that either whole rows or the
-// units of one row go to different threads, with the same result to the last bit.
+// A row is worked on in stages (path_plan.h); a stage's units are independent, so that either whole
+// rows or the units of one row go to different threads, with the same result to the last bit.
 struct PathLogLossKernel {
-  // Prepares the workspace for a row and returns its number of stages.
-  int (*begin_row)(const PathLogLossProblem&, int64_t row, PathLogLossWorkspace&);
-  int64_t (*stage_units)(const PathLogLossWorkspace&, int stage);
+  // Units [first, last) of a stage of the row that the workspace has a plan of.
   void (*run_stage)(const PathLogLossProblem&, PathLogLossWorkspace&, int stage, int64_t first,
                     int64_t last);
   // Rows [first, last) from beginning to end.
   void (*run_rows)(const PathLogLossProblem&, int64_t first, int64_t last, PathLogLossWorkspace&);
-
-  int64_t (*workspace_values)(const PathLogLossProblem&);
-  int64_t (*workspace_plan_bytes)(const PathLogLossProblem&, int64_t max_entries);
 };
 
 // One definition per compiled instruction set.

@@ -67,6 +67,7 @@ void path_measure(const Tensor& logits, const Tensor& start, const Tensor& stop,
           : nullptr;
   const PathTileKernel kernel = HACE_BEST_KERNEL(path_tile_kernel, element_of(logits));
   torch::stable::parallel_for(0, logits.size(0), grain_of(tile), [&](int64_t begin, int64_t end) {
+    const SubnormalsAreZero guard;
     kernel.measure(tile, sums, begin, end);
   });
 }

@@ -33,6 +33,8 @@ struct Lanes<float> {
   static constexpr int kCount = kVectorBytes / 4;
   typedef float Vector __attribute__((vector_size(kVectorBytes)));
   typedef int32_t Integers __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t Unsigned __attribute__((vector_size(kVectorBytes)));
+  using Index = uint32_t;
 };
 
 template <>
@@ -40,12 +42,18 @@ struct Lanes<double> {
   static constexpr int kCount = kVectorBytes / 8;
   typedef double Vector __attribute__((vector_size(kVectorBytes)));
   typedef int64_t Integers __attribute__((vector_size(kVectorBytes)));
+  typedef uint64_t Unsigned __attribute__((vector_size(kVectorBytes)));
+  using Index = uint64_t;
 };
 
 template <typename Real>
 using Vector = typename Lanes<Real>::Vector;
 template <typename Real>
 using Integers = typename Lanes<Real>::Integers;
+template <typename Real>
+using Unsigned = typename Lanes<Real>::Unsigned;
+template <typename Real>
+using Index = typename Lanes<Real>::Index;
 
 typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
@@ -225,6 +233,21 @@ inline auto load_first(const Stored* from, int64_t count) -> decltype(load(from)
   return load(elements);
 }
 
+// A whole vector, where that is known at compile time.
+template <typename Stored, int64_t kCount>
+inline auto load_first(const Stored* from, std::integral_constant<int64_t, kCount>) {
+  static_assert(kCount == sizeof(load(from)) / sizeof(work_t<Stored>), "all lanes");
+  return load(from);
+}
+template <typename Stored, typename V, int64_t kCount>
+inline void store_first(Stored* to, V v, std::integral_constant<int64_t, kCount>) {
+  store(to, v);
+}
+template <typename Real, int64_t kCount>
+inline Vector<Real> first_lanes(Vector<Real> value, std::integral_constant<int64_t, kCount>, Real) {
+  return value;
+}
+
 template <typename Stored, typename V>
 inline void store_first(Stored* to, V v, int64_t count) {
 #if defined(__AVX512F__)
@@ -235,6 +258,25 @@ inline void store_first(Stored* to, V v, int64_t count) {
   Stored elements[kLanes];
   store(elements, v);
   std::memcpy(to, elements, count * sizeof(Stored));
+}
+
+// Indices of as many values as a vector has, which are not negative, as wide as the values.
+template <typename Real>
+inline Unsigned<Real> load_indices(const int32_t* from) {
+  typedef int32_t Narrow __attribute__((vector_size(4 * Lanes<Real>::kCount)));
+  Narrow indices;
+  std::memcpy(&indices, from, sizeof(indices));
+  if constexpr (sizeof(Real) == 4)
+    return bit_cast<Unsigned<Real>>(indices);
+  else
+    return bit_cast<Unsigned<Real>>(__builtin_convertvector(indices, Integers<Real>));
+}
+
+template <typename Real>
+inline Unsigned<Real> load_first_indices(const int32_t* from, int64_t count) {
+  int32_t indices[Lanes<Real>::kCount] = {};
+  std::memcpy(indices, from, count * sizeof(int32_t));
+  return load_indices<Real>(indices);
 }
 
 // Past the caches, without reading the line first; `to` is aligned to the stored vector.

@@ -14,7 +14,10 @@ from hace_kernels import backends, layout
 #: Test files and which of their tests: of the tree ops those of what the instruction set has a part
 #: in, the functions, rows in lanes and the ends of blocks.
 SUITES = {
-    "paths": (["test_path_log_loss.py", "test_path_log_loss_numerics.py"], "not huge_rows"),
+    "paths": (
+        ["test_path_log_loss.py", "test_path_log_loss_numerics.py", "test_column_orders.py"],
+        "not huge_rows",
+    ),
     "trees": (
         [
             "test_tree_sum.py",

@@ -1,0 +1,207 @@
+// Loops over a row's columns in whatever order: a column belongs to an interval exactly if its
+// position lies in it (path_plan.h).
+#pragma once
+
+#include <cstdint>
+
+#include "exp.h"
+#include "path_plan.h"
+#include "vec.h"
+
+namespace {
+
+using hace::Interval;
+using hace::kMostLarge;
+using hace::Piece;
+
+// The positions of a row's columns: those given, or the columns themselves.
+struct Positions {
+  const int32_t* position;  // null: columns are positions
+
+  template <typename Real>
+  Unsigned<Real> at(int64_t column) const {
+    return position ? load_indices<Real>(position + column) : counted<Real>(column);
+  }
+  template <typename Real>
+  Unsigned<Real> first_at(int64_t column, int64_t count) const {
+    return position ? load_first_indices<Real>(position + column, count) : counted<Real>(column);
+  }
+
+ private:
+  template <typename Real>
+  static Unsigned<Real> counted(int64_t from) {
+    return bit_cast<Unsigned<Real>>(lane_indices<Real>()) + static_cast<Index<Real>>(from);
+  }
+};
+
+// An interval to compare positions with.
+template <typename Real>
+struct Cut {
+  Index<Real> start, size;
+
+  Cut() = default;
+  explicit Cut(Interval interval)
+      : start(static_cast<Index<Real>>(interval.start)),
+        size(static_cast<Index<Real>>(interval.size)) {}
+  auto holds(Unsigned<Real> position) const { return position - start < size; }
+};
+
+// A group of columns, and its pieces, one for each large ring from the outermost in.
+struct ColumnGroup {
+  int64_t begin;
+  int64_t size;
+  Positions positions;
+  Piece* pieces;
+  const Interval* cuts;  // as Plan has them
+  int64_t num_large;
+
+  // Calls pass(number of cuts as a constant), the constant being -1 where there are many.
+  template <typename Pass>
+  void with_cuts(Pass pass) const {
+    switch (num_large) {
+      case 1:
+        return pass(std::integral_constant<int, 0>{});
+      case 2:
+        return pass(std::integral_constant<int, 1>{});
+      case 3:
+        return pass(std::integral_constant<int, 2>{});
+      case 4:
+        return pass(std::integral_constant<int, 3>{});
+      default:
+        return pass(std::integral_constant<int, -1>{});
+    }
+  }
+
+  // Calls step(offset, count, positions) for all vectors of columns from `from` to `to`; count is a
+  // constant for whole ones.
+  template <typename Real, typename Step>
+  void for_vectors(int64_t from, int64_t to, Step step) const {
+    constexpr int kLanes = Lanes<Real>::kCount;
+    int64_t i = from;
+    for (; i + kLanes <= to; i += kLanes)
+      step(i, std::integral_constant<int64_t, kLanes>{}, positions.at<Real>(begin + i));
+    if (i < to) step(i, to - i, positions.first_at<Real>(begin + i, to - i));
+  }
+  template <typename Real, typename Step>
+  void for_vectors(Step step) const {
+    for_vectors<Real>(0, size, step);
+  }
+};
+
+// Vectors that are added up before their sum is added to others, so that long rows lose no digits.
+constexpr int64_t kVectorsInRun = 256;
+
+template <int kCuts>
+constexpr int64_t cut_capacity = kCuts < 0 ? kMostLarge : kCuts + 1;
+
+// Sums up the exponentials e and, with entropy, their moments, which take the logits x.
+template <bool kEntropy, int kCuts, typename Real, typename Source>
+inline void sum_rings(const ColumnGroup& group, const Real* e, const Source* x, Real shift) {
+  const int64_t num_cuts = kCuts < 0 ? group.num_large - 1 : kCuts;
+  Cut<Real> cuts[cut_capacity<kCuts>];
+  Vector<Real> sums[cut_capacity<kCuts>] = {}, moments[cut_capacity<kCuts>] = {};
+  for (int64_t c = 0; c <= num_cuts; ++c) cuts[c] = Cut<Real>(group.cuts[c]);
+  constexpr int64_t kRunColumns = kVectorsInRun * Lanes<Real>::kCount;
+  for (int64_t from = 0; from < group.size; from += kRunColumns) {
+    const int64_t to = group.size - from < kRunColumns ? group.size : from + kRunColumns;
+    Vector<Real> run[cut_capacity<kCuts>] = {}, run_moments[cut_capacity<kCuts>] = {};
+    group.for_vectors<Real>(from, to, [&](int64_t i, auto count, Unsigned<Real> position) {
+      Vector<Real> rest = load_first(e + i, count), rest_moment = {};
+      if constexpr (kEntropy)
+        rest_moment = rest == 0 ? Vector<Real>{} : rest * (load_first(x + i, count) - shift);
+      for (int64_t c = 0; c < num_cuts; ++c) {
+        const auto inside = cuts[c + 1].holds(position);
+        run[c] += inside ? Vector<Real>{} : rest;
+        rest = inside ? rest : Vector<Real>{};
+        if constexpr (kEntropy) {
+          run_moments[c] += inside ? Vector<Real>{} : rest_moment;
+          rest_moment = inside ? rest_moment : Vector<Real>{};
+        }
+      }
+      run[num_cuts] += rest;
+      if constexpr (kEntropy) run_moments[num_cuts] += rest_moment;
+    });
+    for (int64_t c = 0; c <= num_cuts; ++c) {
+      sums[c] += run[c];
+      if constexpr (kEntropy) moments[c] += run_moments[c];
+    }
+  }
+  for (int64_t c = 0; c <= num_cuts; ++c) {
+    group.pieces[c].sum = horizontal_sum<Real>(sums[c]);
+    if constexpr (kEntropy) group.pieces[c].moment = horizontal_sum<Real>(moments[c]);
+  }
+}
+
+// g = factor e of the ring that each column is in.
+template <int kCuts, typename Real, typename Stored>
+inline void scale_rings(const ColumnGroup& group, const Real* e, Stored* g) {
+  const int64_t num_cuts = kCuts < 0 ? group.num_large - 1 : kCuts;
+  Cut<Real> cuts[cut_capacity<kCuts>];
+  Vector<Real> factors[cut_capacity<kCuts>];
+  for (int64_t c = 0; c <= num_cuts; ++c) {
+    cuts[c] = Cut<Real>(group.cuts[c]);
+    factors[c] = broadcast(static_cast<Real>(group.pieces[c].factor));
+  }
+  group.for_vectors<Real>([&](int64_t i, auto count, Unsigned<Real> position) {
+    Vector<Real> factor = factors[0];
+    for (int64_t c = 1; c <= num_cuts; ++c) factor = cuts[c].holds(position) ? factors[c] : factor;
+    store_first(g + i, load_first(e + i, count) * factor, count);
+  });
+}
+
+// g = (factor + slope (x - max - middle)) e + offset of the ring that each column is in.
+template <typename Real, typename Stored>
+inline void tilt_rings(const ColumnGroup& group, const Real* e, const Stored* x, Stored* g) {
+  group.for_vectors<Real>([&](int64_t i, auto count, Unsigned<Real> position) {
+    Vector<Real> factor = {}, slope = {}, max = {}, middle = {}, offset = {};
+    for (int64_t c = 0; c < group.num_large; ++c) {
+      const Piece& piece = group.pieces[c];
+      const auto inside = Cut<Real>(group.cuts[c]).holds(position);
+      const auto put = [&](Vector<Real>& to, double value) {
+        to = inside ? broadcast(static_cast<Real>(value)) : to;
+      };
+      put(factor, piece.factor);
+      put(slope, piece.slope);
+      put(max, piece.max);
+      put(middle, piece.slope == 0 ? 0 : piece.middle);
+      put(offset, piece.offset);
+    }
+    const Vector<Real> value = load_first(e + i, count);
+    const Vector<Real> tilt = value * ((load_first(x + i, count) - max - middle) * slope);
+    const auto flat = (value == 0) | (slope == 0);
+    store_first(g + i, value * factor + (flat ? Vector<Real>{} : tilt) + offset, count);
+  });
+}
+
+// Measures one ring of the group against its own maximum: its exponentials are too small beside
+// those of the others. The ring is what `outer` adds to `inner`.
+template <bool kEntropy, typename Real, typename Source>
+inline void measure_apart(const ColumnGroup& group, Interval outer, Interval inner, const Source* x,
+                          Real* e, Piece& piece) {
+  constexpr Real kLowest = -std::numeric_limits<Real>::infinity();
+  const Cut<Real> in(outer), out(inner);
+  Vector<Real> best = broadcast(kLowest);
+  group.for_vectors<Real>([&](int64_t i, auto count, Unsigned<Real> position) {
+    const auto own = in.holds(position) & ~out.holds(position);
+    const Vector<Real> value = first_lanes<Real>(load_first(x + i, count), count, kLowest);
+    best = max(own ? value : broadcast(kLowest), best);
+  });
+  const Real top = horizontal_max<Real>(best);
+  if (top == kLowest) return;  // nothing there, or nothing but -inf and NaN, which has been summed
+
+  Vector<Real> sum = {}, moment = {};
+  group.for_vectors<Real>([&](int64_t i, auto count, Unsigned<Real> position) {
+    const auto own = in.holds(position) & ~out.holds(position);
+    const Vector<Real> gap = load_first(x + i, count) - top;
+    const Vector<Real> all = first_lanes<Real>(exp_nonpositive(gap), count, 0);
+    const Vector<Real> value = own ? all : Vector<Real>{};
+    sum += value;
+    if constexpr (kEntropy) moment += value == 0 ? Vector<Real>{} : value * gap;
+    store_first(e + i, own ? all : load_first(e + i, count), count);
+  });
+  piece.max = top;
+  piece.sum = horizontal_sum<Real>(sum);
+  if constexpr (kEntropy) piece.moment = horizontal_sum<Real>(moment);
+}
+
+}  // namespace

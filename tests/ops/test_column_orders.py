@@ -1,0 +1,111 @@
+"""`path_log_loss` of columns in any order, at every width around those of vectors and groups.
+
+Rings are found by the columns' positions or gathered, by their sizes (csrc/cpu/path_plan.cpp): the
+paths here have rings of all sizes, far below and far above each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from cases import Case, call, check, in_column_order, interval_case
+from conftest import Backend
+
+Order = Callable[[int, np.random.Generator], np.ndarray]
+
+
+def nearly_ordered(columns: int, rng: np.random.Generator) -> np.ndarray:
+    """A few columns far from their place, the others in runs."""
+    order = np.arange(columns)
+    moved = rng.permutation(columns)[: max(2, columns // 20)]
+    order[moved] = np.roll(order[moved], 1)
+    return order
+
+
+ORDERS: dict[str, Order | None] = {
+    "identity": None,
+    "reversed": lambda columns, rng: np.arange(columns)[::-1].copy(),
+    "random": lambda columns, rng: rng.permutation(columns),
+    "nearly ordered": nearly_ordered,
+}
+
+
+def in_order(case: Case, order: str, rng: np.random.Generator) -> Case:
+    make = ORDERS[order]
+    return case if make is None else in_column_order(case, make(case.num_classes, rng))
+
+
+def nested(columns: int, depth: int, rng: np.random.Generator) -> list[tuple[int, int, float]]:
+    """A path of at most `depth` intervals that end anywhere."""
+    ends = np.sort(rng.choice(columns + 1, size=min(2 * depth, columns + 1), replace=False))
+    depth = len(ends) // 2
+    starts, stops = ends[:depth][::-1], ends[len(ends) - depth :]
+    weights = rng.random(depth) + 0.1
+    return list(zip(starts.tolist(), stops.tolist(), weights.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_width(
+    backend: Backend, rng: np.random.Generator, order: str, dtype: torch.dtype
+) -> None:
+    if backend.name in ("triton", "cuda"):
+        pytest.skip("the widths are those of processors' vectors")
+    for columns in range(1, 71):
+        paths = [nested(columns, depth, rng) for depth in (0, 1, 2, 3, 5, 12)]
+        case = in_order(interval_case(columns, paths), order, rng)
+        check(case, case.logits(len(paths), dtype), torch.arange(len(paths)), backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("columns", [300, 1100, 17000])
+def test_rings_apart(
+    backend: Backend, rng: np.random.Generator, columns: int, order: str, dtype: torch.dtype
+) -> None:
+    """Every ring in turn is far from the others, or holds nothing but -inf."""
+    if backend.name != "cpu" and columns > 300:
+        pytest.skip("what is gathered, and groups of columns, are the cpu backend's")
+    sizes = [1, 3, columns // 40, columns // 9, columns // 4]
+    ends = np.cumsum(sizes)
+    starts = np.array([0, 1, columns // 50, columns // 20, columns // 8])
+    middle = columns // 2
+    path = [
+        (int(middle - start), int(middle - start + end), 0.3 - 0.05 * i)
+        for i, (start, end) in enumerate(zip(starts, np.maximum(ends, starts + 1), strict=True))
+    ]
+    case = in_order(interval_case(columns, [path]), order, rng)
+    base = case.logits(1, torch.float64)[0]
+    rows = [base]
+    for ring in range(len(path) + 1):
+        inner = case.reach[ring - 1] if ring else np.zeros(columns, dtype=bool)
+        outer = case.reach[ring] if ring < len(path) else np.ones(columns, dtype=bool)
+        own = torch.from_numpy(outer & ~inner)
+        for gap in (-torch.inf, -1e4, -100.0, -60.0, 60.0, 1e4)[:: 1 if columns < 2000 else 2]:
+            row = base.clone()
+            row[own] += gap
+            rows.append(row)
+    logits = torch.stack(rows).to(dtype)
+    target = torch.zeros(len(rows), dtype=torch.long)
+    check(case, logits, target, backend)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_entropy(backend: Backend, rng: np.random.Generator, order: str) -> None:
+    """Against the same in float64 and depth-first order; that one is held to the oracle."""
+    for columns in (23, 300, 1100):
+        ordered = interval_case(columns, [nested(columns, depth, rng) for depth in (1, 3, 7)])
+        case = in_order(ordered, order, rng)
+        logits = ordered.logits(3, torch.float64)
+        logits[1, : columns // 3] -= 200
+        target = torch.arange(3)
+        loss, grad = call(ordered, logits, target, backend, reduction="sum", entropy=0.3)
+        column = np.arange(columns) if case.table.position is None else case.table.position.numpy()
+        moved, moved_grad = call(
+            case, logits[:, column].contiguous(), target, backend, reduction="sum", entropy=0.3
+        )
+        torch.testing.assert_close(moved, loss, rtol=1e-12, atol=0)
+        torch.testing.assert_close(moved_grad, grad[:, column], rtol=1e-9, atol=1e-15)
