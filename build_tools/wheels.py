@@ -1,0 +1,135 @@
+"""`make wheels`: the source distribution, and wheels that are checked where they will be used.
+
+Every wheel is built from the source distribution, not from the checkout. auditwheel gives it its
+manylinux tag; torch's own libraries stay outside, since they come with torch. Then it is installed
+into an empty environment, and `hace.verify` runs there. The two variants differ in their version
+(0.1.0+cpu, 0.1.0+cuda), so that pip takes neither for the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from build_tools import cuda
+
+#: Come with torch.
+EXCLUDED = ("libtorch*.so*", "libc10*.so*")
+
+
+def main() -> None:
+    """Raises CalledProcessError where a step fails."""
+    options = _parser().parse_args()
+    out = Path(options.out).resolve()
+    out.mkdir(exist_ok=True)
+    sdist = make_sdist(out)
+    made = [sdist]
+    for variant in options.variant or (["cpu", "cuda"] if cuda.find_nvcc() else ["cpu"]):
+        wheel = repair(build(sdist, variant), out)
+        for torch in options.torch or [_torch_here()]:
+            check(wheel, torch)
+        made.append(wheel)
+    for file in made:
+        print(f"{file.stat().st_size / 2**20:6.1f} MiB  {file.name}")
+
+
+def make_sdist(out: Path) -> Path:
+    """The source distribution of this folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        _run(sys.executable, "setup.py", "-q", "sdist", "--formats", "gztar", "-d", folder)
+        (made,) = Path(folder).iterdir()
+        return Path(shutil.move(made, out / made.name))
+
+
+def build(sdist: Path, variant: str) -> Path:
+    """A wheel of the source distribution, for this Python and the torch that is here.
+
+    The sources stay in build/wheels with what was compiled, so that ninja need not begin again.
+    """
+    folder = Path("build", "wheels").resolve()
+    sources = folder / sdist.name.removesuffix(".tar.gz")
+    if sources.exists():
+        for entry in sources.iterdir():
+            if entry.name != "build":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    for stale in sources.glob("build/lib*"):
+        shutil.rmtree(stale)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    made = folder / variant
+    shutil.rmtree(made, ignore_errors=True)
+    _run(
+        *(sys.executable, "setup.py", "-q", "egg_info", "--tag-build", f"+{variant}"),
+        *("bdist_wheel", "-d", str(made)),
+        cwd=sources,
+        HACE_BUILD=variant,
+        HACE_CUDA_ARCHS="all",
+        HACE_REQUIRE_NATIVE="1",
+    )
+    (wheel,) = made.glob("*.whl")
+    return wheel
+
+
+def repair(wheel: Path, out: Path) -> Path:
+    """The wheel with the manylinux tag that its symbols allow."""
+    excluded = [word for name in EXCLUDED for word in ("--exclude", name)]
+    before = set(out.iterdir())
+    with tempfile.TemporaryDirectory() as folder:
+        _run("auditwheel", "repair", *excluded, "-w", folder, str(wheel))
+        (repaired,) = Path(folder).iterdir()
+        target = out / repaired.name
+        if target in before:
+            target.unlink()
+        return Path(shutil.move(repaired, target))
+
+
+def check(wheel: Path, torch: str) -> None:
+    """Installs the wheel into an empty environment with this torch, and verifies it there."""
+    with tempfile.TemporaryDirectory() as folder:
+        python = str(Path(folder) / "bin" / "python")
+        _run(sys.executable, "-m", "venv", folder)
+        _run(python, "-m", "pip", "install", "-q", f"torch=={torch}", str(wheel), cwd=folder)
+        _run(python, "-m", "hace.verify", "--quick", "--backend", "cpu", cwd=folder)
+
+
+def _torch_here() -> str:
+    import torch
+
+    return torch.__version__
+
+
+def _run(*command: str, cwd: Path | str | None = None, **environment: str) -> None:
+    print("+", *command, flush=True)
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{clean['PATH']}"
+    subprocess.run(command, cwd=cwd, env={**clean, "PATH": path, **environment}, check=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        choices=("cpu", "cuda"),
+        help="what to build, repeatable; both, or cpu alone where there is no nvcc",
+    )
+    parser.add_argument(
+        "--torch",
+        action="append",
+        metavar="VERSION",
+        help="to check the wheels with, repeatable; the one that is here",
+    )
+    parser.add_argument("--out", default="dist", metavar="FOLDER")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
