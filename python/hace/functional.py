@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 import hace_kernels
@@ -22,7 +23,7 @@ from .tables import LossTables, Tables
 from .targets import check_targets
 from .weights import HACEWeights
 
-__all__ = ["hace_loss", "node_log_probs"]
+__all__ = ["class_nodes", "hace_loss", "node_log_probs"]
 
 
 def hace_loss(
@@ -102,6 +103,17 @@ def node_log_probs(
     rows = hace_kernels.tree_log_prob(to_rows(input), nodes, backend=backend)
     dim = class_dim(input)
     return rows.reshape((*shape_of_targets(input), hierarchy.num_nodes)).movedim(-1, dim)
+
+
+def class_nodes(hierarchy: Hierarchy, *, device: torch.device | str = "cpu") -> Tensor:
+    """`Hierarchy.classes` as a tensor, to index what has a column per node; int64 (C), cached.
+
+    (The hierarchy's own arrays are read-only, of which PyTorch warns.)
+
+    Raises:
+        TypeError: it is not a hierarchy.
+    """
+    return Tables.of(hierarchy).nodes_of_targets("classes", device=device)
 
 
 def path_loss(input: Tensor, target: Target, weight: Tensor | None, tables: LossTables) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
@@ -14,12 +14,31 @@ import numpy as np
 from hace_kernels.layout import lay_out
 
 from .clustering import Linkage, Method, cluster_classes
+from .describe import describe as describe_hierarchy
+from .drawing import summary_text, to_html, to_text
 from .hierarchy_file import read_arrays, write_arrays
+from .label_nodes import nodes_of_labels
 from .links import Links, checked_links, read_only
-from .parsing import pack_names, parse_edges, parse_paths, read_csv_edges, unpack_names
+from .name_index import NameIndex
+from .packed_names import pack_names, unpack_names
+from .readers import (
+    NamedLinks,
+    in_label_order,
+    label_list,
+    mapping_items,
+    read_codes,
+    read_csv,
+    read_edges,
+    read_nested,
+    read_outline,
+    read_parents,
+    read_paths,
+)
+from .readers.rows import RowFormat
+from .readers.tables import Columns
+from .subset import cut
 from .tree_checks import (
     checked_classes,
-    checked_edges,
     checked_names,
     checked_parents,
     describe,
@@ -90,27 +109,51 @@ class Hierarchy:
 
     @classmethod
     def from_parents(
-        cls, parents: Any, names: Iterable[str] | None = None, classes: Any = None
+        cls,
+        parents: Any,
+        names: Iterable[str] | None = None,
+        classes: Any = None,
+        *,
+        missing: Collection[str] | None = None,
     ) -> Self:
-        """A tree or forest from each node's parent; the node ids are kept.
+        """A tree or forest from each node's parent: an array of ids, or a mapping of names.
 
         Args:
-            parents: N integers (list, array or tensor), -1 for a root; in any order.
-            names: N distinct strings.
+            parents: N integers (list, array or tensor), -1 for a root, in any order; the node ids
+                are kept. Or a mapping from each node to its parent (a pandas Series counts as one
+                unless its index is 0, 1, …), text or numbers: node i is the i-th key, and
+                None, NaN, "", -1 or the node itself is the parent of a root.
+            names: N distinct strings; a mapping has them already.
             classes: the nodes that carry a logit, in label order, by id (or by name where there
-                are names). Left out, they are the leaves in ascending id.
+                are names; of a mapping by name, in any form that `subset` takes). Left out, they
+                are the leaves in ascending id.
+            missing: of a mapping, words that mean "no parent" as well.
 
         Raises:
             TypeError: parents or classes that are not integers, names that are not strings.
-            ValueError: no node, a parent out of range, a self-loop or cycle, a duplicate name,
-                no class, an unknown or a duplicate class.
+            ValueError: no node, a parent out of range or, of a mapping, one that is not a key, a
+                self-loop or cycle, a duplicate name, two names that look the same, no class, an
+                unknown or a duplicate class.
         """
+        items = mapping_items(parents)
+        if items is not None:
+            if names is not None:
+                raise TypeError("the names of a mapping's nodes are its keys; leave names out")
+            return cls._of_named(read_parents(items, missing), classes)
+        if missing is not None:
+            raise TypeError("missing is for a mapping of names; in an array a root's parent is -1")
         checked = None if names is None else checked_names(names)
         links = Links.of_parents(checked_parents(parents, checked))
         return cls._of(links, checked, classes)
 
     @classmethod
-    def from_paths(cls, paths: Iterable[str], sep: str = "/") -> Self:
+    def from_paths(
+        cls,
+        paths: Iterable[str | Iterable[Any]] | Mapping[Any, Any],
+        sep: str = "/",
+        *,
+        missing: Collection[str] | None = None,
+    ) -> Self:
         """A hierarchy from the path of each class, root first: `"animal/dog/husky"`.
 
         The i-th path is class i and node i. The nodes above follow, by first appearance, root
@@ -118,65 +161,229 @@ class Hierarchy:
         prefix of another makes an inner node a class.
 
         Args:
-            paths: C distinct strings.
-            sep: what separates the parts of a path.
+            paths: C distinct paths, each a string or a sequence of parts (a row of a data frame's
+                level columns, say), in which None, NaN and "" are left out. Or a mapping from or to
+                labels, as `subset` takes it, with paths as names.
+            sep: what separates the parts of a path, and of the names.
+            missing: parts that mean "no value" and are left out as well; [] if words such as "NA"
+                are names.
 
         Raises:
-            TypeError: a path is not a string.
-            ValueError: no path, a duplicate path, a path with an empty part.
+            TypeError: a path is neither a string nor a sequence of text and numbers.
+            ValueError: no path, a duplicate path, an empty part, a part that holds `sep` or has a
+                blank at its end, a part that reads like "no value", a `sep` that is in none of
+                several paths, two names that look the same.
         """
-        names, parents, num_classes = parse_paths(paths, sep)
-        return cls.from_parents(parents, names, np.arange(num_classes))
+        return cls._of_named(read_paths(paths, sep, missing))
 
     @classmethod
     def from_edges(
         cls,
-        edges: Iterable[tuple[str, str]],
-        classes: Iterable[str] | None = None,
+        edges: Iterable[Any],
+        classes: Any = None,
         *,
+        child_first: bool = False,
         allow_multiple_parents: bool = False,
+        missing: Collection[str] | None = None,
     ) -> Self:
         """A hierarchy from (parent, child) names; nodes by first appearance, parent before child.
 
+        The label order is the file's only where `classes` gives it: `describe` shows it.
+
         Args:
-            edges: pairs of strings.
-            classes: the names that carry a logit, in label order. Left out, the leaves in
-                ascending node id.
+            edges: pairs of text or whole numbers (lists, an array, a data frame of two columns). An
+                edge that is repeated counts once. A parent that is None, NaN or "" makes its child
+                a root, which is how a class that stands alone is given.
+            classes: the names that carry a logit, in label order, in any form that `subset` takes.
+                Left out, the leaves in ascending node id: by first appearance.
+            child_first: the pairs are (child, parent).
             allow_multiple_parents: allow a child several parents, which makes a DAG. Where no child
                 has, it is a tree or forest all the same.
+            missing: words that mean "no parent" as well; [] if words such as "NA" are names.
 
         Raises:
-            TypeError: an edge is not a pair of strings.
-            ValueError: no edge, the same edge twice, a child with two parents that is not allowed
-                them, a self-loop or cycle, no class, an unknown or a duplicate class.
+            TypeError: an edge is not a pair, or a name neither text nor a number.
+            ValueError: no edge, a child with two parents that is not allowed them, a self-loop or
+                cycle, a name that reads like "no value", two names that look the same, no class, an
+                unknown or a duplicate class.
+
+        Warns:
+            UserWarning: no node has two children, as in a file whose columns are reversed.
         """
-        names, parents, more_edges = parse_edges(edges, allow_multiple_parents)
-        class_names = None if classes is None else _checked_class_names(classes)
-        if not more_edges:
-            return cls.from_parents(parents, names, class_names)
-        first_edges = [(parent, child) for child, parent in enumerate(parents) if parent >= 0]
-        edges = checked_edges(first_edges + more_edges, names)
-        return cls._of(Links.of_edges(edges, len(names)), tuple(names), class_names)
+        named = read_edges(
+            edges,
+            child_first=child_first,
+            allow_multiple_parents=allow_multiple_parents,
+            missing=missing,
+        )
+        return cls._of_named(named, classes)
 
     @classmethod
     def from_csv(
         cls,
         path: str | os.PathLike[str],
-        classes: Iterable[str] | None = None,
+        classes: Any = None,
         *,
+        parent: str | int = "parent",
+        child: str | int = "child",
+        levels: Sequence[str | int] | str | int | None = None,
+        sep: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = '"',
+        skip: int = 0,
+        comment: str | None = "#",
+        encoding: str | None = None,
+        missing: Collection[str] | None = None,
         allow_multiple_parents: bool = False,
     ) -> Self:
-        """`from_edges` from a file with one `parent,child` pair a line.
+        """A hierarchy from a table in a text file; `from_edges` or `from_paths` of its rows.
 
-        A first line that reads `parent,child` is taken as a header. Blank lines are skipped, and
-        fields may be quoted as in any CSV file (UTF-8).
+        Nothing is guessed: a file that does not hold what the arguments say is an error that shows
+        what it holds. Blanks around fields are cut off, and blank lines are left out.
+
+        Args:
+            path: of the file.
+            classes: the names that carry a logit, in label order, in any form that `subset` takes.
+                Left out, the leaves by first appearance; with `levels`, every row.
+            parent, child: columns, by their names in the first row or, in a file without such a
+                row, by position from 0. An empty parent makes a root. Where every node has a row
+                of its own, a root may be its own parent (NCBI's taxonomy).
+            levels: in place of parent and child, the columns of the levels from the top down, of
+                which a row may leave some empty; or one column that holds whole paths. A row that
+                is repeated counts once.
+            sep: with `levels`, what separates the parts of a path and of the names; "/" by default.
+            delimiter: between fields, one character or several; by default a tab in a file called
+                .tsv or .tab and a comma in all others.
+            quote: the character around fields that hold the delimiter; None for files that have
+                none.
+            skip: lines to leave out before the first row.
+            comment: lines that begin so are left out; None for none.
+            encoding: UTF-8 by default, or what the byte order mark at the file's start says.
+            missing: words that mean "no value" as an empty field does; [] if words such as "NA"
+                are names.
+            allow_multiple_parents: allow a child several parents, which makes a DAG.
 
         Raises:
-            ValueError: a line without exactly two non-empty fields, and as `from_edges`.
+            TypeError: a column is neither a name nor a position.
+            ValueError: a column that is not there, a row with another number of fields than the
+                first, a row that names no node, a first row that reads like a header, a delimiter,
+                quote or encoding that does not fit, and as `from_edges` or `from_paths`.
+            OSError: the file cannot be read.
+
+        Warns:
+            UserWarning: as `from_edges`.
         """
-        return cls.from_edges(
-            read_csv_edges(path), classes, allow_multiple_parents=allow_multiple_parents
+        named = read_csv(
+            path,
+            Columns(parent, child, levels, sep),
+            RowFormat(delimiter, quote, skip, comment, encoding),
+            allow_multiple_parents=allow_multiple_parents,
+            missing=missing,
         )
+        return cls._of_named(named, classes)
+
+    @classmethod
+    def from_nested(
+        cls,
+        tree: Any,
+        *,
+        name: str = "name",
+        children: str = "children",
+        sep: str = "/",
+        missing: Collection[str] | None = None,
+    ) -> Self:
+        """A hierarchy from records or mappings within each other, as JSON and YAML have them.
+
+        The classes are the leaves in the order of the data, and node i is class i. `names` are full
+        paths.
+
+        Args:
+            tree: a record `{"name": …, "children": [records]}` (d3) or a list of them; or a
+                mapping from a name to a mapping, a list of names, or None, to any depth.
+            name, children: the keys of a record (Open Images: "LabelName", "Subcategory").
+            sep: between the parts of a name.
+            missing: as `from_paths`.
+
+        Raises:
+            TypeError, ValueError: something else stands where a name or children should, no record
+                of the first level has children, a node is given twice; and as `from_paths`.
+        """
+        named = read_nested(tree, name=name, children=children, sep=sep, missing=missing)
+        return cls._of_named(named)
+
+    @classmethod
+    def from_outline(
+        cls,
+        lines: Iterable[str],
+        *,
+        indent: str | None = None,
+        sep: str = "/",
+        missing: Collection[str] | None = None,
+    ) -> Self:
+        """A hierarchy from indented lines; a line is below the last one that is indented less.
+
+        The classes are the leaves in the order of the lines, and node i is class i. `names` are
+        full paths.
+
+        Args:
+            lines: of an open file, a list, or one text of several lines. Blank lines are left out.
+            indent: what stands for one level at the start of a line ("--"). Left out, lines are
+                indented by any number of blanks, or by tabs.
+            sep: between the parts of a name.
+            missing: as `from_paths`.
+
+        Raises:
+            TypeError: a line is not a string.
+            ValueError: a line is at no level that is open, tabs and blanks are mixed, a node is
+                given twice, lines begin with marks that `indent` does not name; and as
+                `from_paths`.
+        """
+        return cls._of_named(read_outline(lines, indent=indent, sep=sep, missing=missing))
+
+    @classmethod
+    def from_codes(
+        cls,
+        codes: Iterable[Any],
+        classes: Any = None,
+        *,
+        sep: str | None = None,
+        ranges: bool = False,
+    ) -> Self:
+        """A hierarchy from codes that begin with their parent's: ICD, ATC, NAICS, MeSH, ISCO.
+
+        A code's parent is the longest shorter one that it begins with. Node i is the i-th code.
+
+        Args:
+            codes: N distinct codes, text or whole numbers; inner codes among them.
+            classes: the codes that carry a logit, in label order, in any form that `subset` takes.
+                Left out, the leaves in the order of the codes.
+            sep: what separates the parts of a code, of which the parent's are the first ones. Left
+                out, it begins with the parent's characters ("S72.0" is above "S72.01").
+            ranges: a code such as "31-33" (NAICS) or "A00-A09" (ICD) is above all codes that begin
+                with something from its first end to its last, and above ranges within it.
+
+        Raises:
+            TypeError: a code is neither text nor a number.
+            ValueError: no code, a duplicate one, codes of which none begins with another, codes of
+                several parts without `sep`, ranges that hold codes without `ranges`.
+        """
+        return cls._of_named(read_codes(codes, sep=sep, ranges=ranges), classes)
+
+    @classmethod
+    def _of_named(cls, named: NamedLinks, classes: Any = None) -> Self:
+        """From what a reader found, and labels."""
+        names = tuple(named.names)
+        links = Links.of_parents(np.array(named.parents, np.int64))
+        if named.more_edges:
+            edges = np.concatenate([links.edges, np.array(named.more_edges, np.int64)])
+            links = Links.of_edges(edges, len(names))
+        links.refuse_cycles(names)
+        nodes: Any = named.classes
+        if classes is not None:
+            known = np.flatnonzero(links.is_leaf) if nodes is None else np.array(nodes)
+            index = NameIndex(names, links)
+            nodes = nodes_of_labels(label_list(classes), index, links, known)
+        return cls._of(links, names, nodes)
 
     @classmethod
     def from_embeddings(
@@ -271,11 +478,11 @@ class Hierarchy:
 
     @property
     def parent_ptr(self) -> Int64:
-        """Bounds of each node's parents in `parent`; int64 (N + 1), read-only."""
+        """Bounds of each node's parents in `parent_ids`; int64 (N + 1), read-only."""
         return self._links.parent_ptr
 
     @property
-    def parent(self) -> Int64:
+    def parent_ids(self) -> Int64:
         """The parents of node 0, those of node 1, …, ascending per node; int64 (E), read-only."""
         return self._links.parent
 
@@ -353,18 +560,62 @@ class Hierarchy:
         return digest.hexdigest()
 
     def index(self, name: str) -> int:
-        """The node of that name.
+        """The node of that name, or of that last part of a path if only one node has it.
 
         Raises:
-            ValueError: no node has it.
+            ValueError: no node has it, or several have it as their last part.
         """
-        if name not in self._id_of_name:
-            raise ValueError(f"no node is named {name!r}")
-        return self._id_of_name[name]
+        if self._names is None:
+            raise ValueError(
+                f"no node is named {name!r}: the nodes of this hierarchy have no names"
+            )
+        if not isinstance(name, str):
+            raise TypeError(f"index takes a name, got {name!r}")
+        return self._name_index.find(name)
+
+    def short_name(self, node: int) -> str:
+        """The last part of a node's name where names are paths, else its name; its id without one.
+
+        Raises:
+            ValueError, TypeError: as `ancestors`.
+        """
+        node = self._checked_node(node)
+        return str(node) if self._names is None else self._name_index.last_parts[node]
 
     @cached_property
-    def _id_of_name(self) -> dict[str, int]:
-        return {name: node for node, name in enumerate(self._names or ())}
+    def _name_index(self) -> NameIndex:
+        return NameIndex(self._names or (), self._links)
+
+    def subset(self, labels: Any, *, single_parent: bool = False) -> Self:
+        """The same hierarchy with a data set's labels as its classes, and nothing beside them.
+
+        Class i and node i is label i. The nodes above follow by first appearance, root first within
+        a path, so the order of the file that the hierarchy came from leaves no trace. Nodes without
+        a label at or below them are cut off: they would count for heights, and so for severity.
+
+        Args:
+            labels: names in label order; or a mapping from name to label (`class_to_idx`,
+                `label2id`) or from label to name (`id2label`, its keys as numbers or text). Each
+                is a node's full name, or the last part of a path that only one node has. Where the
+                nodes have no names, node ids.
+            single_parent: of a DAG make a tree: each node keeps its deepest parent (by the longest
+                path from a root), of several the first by name.
+
+        Raises:
+            TypeError: labels that are neither a list nor a mapping of these forms.
+            ValueError: labels that match no node (told with what is near them) or several, two
+                labels of one node, labels that are not 0, 1, …, C-1.
+        """
+        if self._names is None:
+            ids = in_label_order(labels) if isinstance(labels, Mapping) else labels
+            nodes = checked_classes(ids, self.num_nodes, None).tolist()
+        else:
+            nodes = nodes_of_labels(
+                label_list(labels), self._name_index, self._links, self._classes
+            )
+        kept, links = cut(self._links, self._names, nodes, single_parent=single_parent)
+        names = None if self._names is None else tuple(self._names[node] for node in kept)
+        return self._of(links, names, np.arange(len(nodes)))
 
     def path(self, node: int) -> list[int]:
         """The node, its parent, ... up to its root. Needs a tree.
@@ -386,6 +637,24 @@ class Hierarchy:
             TypeError: `node` is not an integer.
         """
         return self._links.above(self._checked_node(node))
+
+    def parent(self, node: int) -> int:
+        """The node's parent, -1 of a root. Needs a tree.
+
+        Raises:
+            ValueError, TypeError: as `path`.
+        """
+        self.require_tree("parent")
+        return int(self._links.parents[self._checked_node(node)])
+
+    def children(self, node: int) -> list[int]:
+        """The node's children, ascending.
+
+        Raises:
+            ValueError, TypeError: as `ancestors`.
+        """
+        children: list[int] = self._links.children_of(self._checked_node(node)).tolist()
+        return children
 
     def siblings(self, node: int) -> list[int]:
         """The other children of the node's parent, or the other roots; ascending. Needs a tree.
@@ -469,6 +738,48 @@ class Hierarchy:
             raise ValueError(f"there is no node {node}; node ids are 0 to {self.num_nodes - 1}")
         return int(node)
 
+    def describe(self) -> str:
+        """What has been read, in a few lines: counts, what is unusual, and the first labels."""
+        return describe_hierarchy(self)
+
+    def to_text(self, depth: int | None = None, max_children: int | None = None) -> str:
+        """The hierarchy drawn as text, with the label of each class in brackets.
+
+        Args:
+            depth: how many levels to draw below the roots; all by default.
+            max_children: how many children of a node to draw; all by default.
+
+        Raises:
+            TypeError, ValueError: a limit that is not a whole number, or is too small.
+        """
+        return to_text(self, depth, max_children)
+
+    def to_networkx(self) -> Any:
+        """A `networkx.DiGraph` with edges from parent to child.
+
+        Its nodes are the node ids, with the attributes `name` (if there are names) and `label` (of
+        classes).
+
+        Raises:
+            ImportError: networkx is not installed.
+        """
+        import networkx
+
+        graph = networkx.DiGraph()
+        names = self._names or ()
+        graph.add_nodes_from(range(self.num_nodes))
+        networkx.set_node_attributes(graph, dict(enumerate(names)), "name")
+        labels = {int(node): label for label, node in enumerate(self._classes)}
+        networkx.set_node_attributes(graph, labels, "label")
+        graph.add_edges_from(self.edges.tolist())
+        return graph
+
+    def __str__(self) -> str:
+        return summary_text(self)
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
+
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({_counted(self.num_nodes, 'node')}, "
@@ -481,7 +792,7 @@ class Hierarchy:
             return NotImplemented
         return self is other or (
             np.array_equal(self.parent_ptr, other.parent_ptr)
-            and np.array_equal(self.parent, other.parent)
+            and np.array_equal(self.parent_ids, other.parent_ids)
             and np.array_equal(self._classes, other._classes)
             and self._names == other._names
         )
@@ -491,7 +802,7 @@ class Hierarchy:
 
     @cached_property
     def _hash(self) -> int:
-        arrays = (self.parent_ptr, self.parent, self._classes)
+        arrays = (self.parent_ptr, self.parent_ids, self._classes)
         return hash((*(array.tobytes() for array in arrays), self._names))
 
     def __copy__(self) -> Self:
@@ -503,7 +814,7 @@ class Hierarchy:
     def __getstate__(self) -> dict[str, Any]:
         return {
             "parent_ptr": self.parent_ptr.tobytes(),
-            "parent": self.parent.tobytes(),
+            "parent": self.parent_ids.tobytes(),
             "classes": self._classes.tobytes(),
             "names": self._names,
         }
@@ -521,14 +832,6 @@ def check_hierarchy(hierarchy: object) -> None:
     """Raises TypeError unless it is one."""
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
-
-
-def _checked_class_names(classes: Iterable[str]) -> list[str]:
-    names = [classes] if isinstance(classes, str) else list(classes)
-    for label, name in enumerate(names):
-        if not isinstance(name, str) or isinstance(classes, str):
-            raise TypeError(f"classes must be a list of names; classes[{label}] is {name!r}")
-    return names
 
 
 def _counted(number: int, one: str, many: str = "") -> str:

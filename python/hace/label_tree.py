@@ -55,7 +55,7 @@ def label_tree(hierarchy: Hierarchy) -> LabelTree:
     return LabelTree(
         links=Links(
             np.append(hierarchy.parent_ptr, np.arange(first, first + len(inner))),
-            np.append(hierarchy.parent, inner),
+            np.append(hierarchy.parent_ids, inner),
         ),
         classes=own_leaf[classes],
         own_leaf=own_leaf,

@@ -106,6 +106,21 @@ class Links:
         """A node's parents, ascending."""
         return self.parent[self.parent_ptr[node] : self.parent_ptr[node + 1]]
 
+    @property
+    def edges(self) -> Int64:
+        """(parent, child) of each link, int64 (E, 2)."""
+        return np.stack([self.parent, self.child], 1)
+
+    def children_of(self, node: int) -> Int64:
+        """A node's children, ascending."""
+        ptr, child = self._by_parent
+        return child[ptr[node] : ptr[node + 1]]
+
+    @cached_property
+    def _by_parent(self) -> tuple[Int64, Int64]:
+        order = np.argsort(self.parent, kind="stable")  # `child` ascends, so children do
+        return _bounds(np.bincount(self.parent, minlength=self.num_nodes)), self.child[order]
+
     def above(self, node: int) -> list[int]:
         """The node and all nodes above it, by the fewest edges from it, then by id."""
         level = [node]

@@ -24,6 +24,7 @@ from hace import Hierarchy
 from hace.tables import Tables
 
 examples = settings(max_examples=100, deadline=None)
+chains_may_be = pytest.mark.filterwarnings("ignore:no node of this hierarchy has two children")
 
 # Two kinds of animal that are also pets.
 PETS = [
@@ -63,7 +64,7 @@ def test_from_edges_numbers_by_appearance() -> None:
 def test_classes_in_label_order() -> None:
     dag = Hierarchy.from_edges(PETS, classes=["stone", "pet", "dog"], allow_multiple_parents=True)
     assert dag.classes.tolist() == [5, 3, 1]
-    with pytest.raises(ValueError, match=r"classes\[0\] is 'cow pat', an unknown node"):
+    with pytest.raises(ValueError, match="label 0, 'cow pat', "):
         Hierarchy.from_edges(PETS, ["cow pat"], allow_multiple_parents=True)
     with pytest.raises(TypeError, match="list of names"):
         Hierarchy.from_edges(PETS, "dog", allow_multiple_parents=True)
@@ -71,6 +72,7 @@ def test_classes_in_label_order() -> None:
 
 @given(forests())
 @examples
+@chains_may_be
 def test_a_forest_stays_one(tree: Tree) -> None:
     edges = [(str(u), str(v)) for v, u in enumerate(tree.parents) if u >= 0]
     if not edges:
@@ -93,8 +95,8 @@ def test_from_csv(tmp_path: Path) -> None:
 
 def test_a_second_parent_has_to_be_allowed() -> None:
     message = (
-        r"node 1 \('dog'\) has two parents, node 0 \('animal'\) and node 3 \('pet'\); keep one of "
-        r"these edges, or give allow_multiple_parents=True for a DAG"
+        r"'dog' has two parents, 'animal' and 'pet', the second one from edge \d \(so have 1 more "
+        r"nodes\)\. Keep one of them, or give allow_multiple_parents=True for a DAG"
     )
     with pytest.raises(ValueError, match=message):
         Hierarchy.from_edges(PETS)
@@ -105,11 +107,9 @@ def test_a_second_parent_has_to_be_allowed() -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([("animal", "dog")], r"from node 0 \('animal'\) to node 1 \('dog'\) is given twice"),
-        ([("pet", "cat")], r"from node 3 \('pet'\) to node 2 \('cat'\) is given twice"),
-        ([("cow", "cow")], r"node 4 \('cow'\) is its own parent"),
-        ([("dog", "dog")], r"node 1 \('dog'\) is its own parent"),
-        ([("new", "new")], r"node 6 \('new'\) is its own parent"),
+        ([("cow", "cow")], "edge 6 is from 'cow' to itself"),
+        ([("dog", "dog")], "edge 6 is from 'dog' to itself"),
+        ([("new", "new")], "edge 6 is from 'new' to itself"),
         ([("cat", "pet")], r"2 nodes form a cycle: node 3 \('pet'\) -> node 2 \('cat'\) -> node 3"),
         ([("dog", "a"), ("a", "b"), ("b", "animal")], "4 nodes form a cycle"),
     ],
@@ -117,7 +117,7 @@ def test_a_second_parent_has_to_be_allowed() -> None:
 def test_edges_refused(more: list[tuple[str, str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Hierarchy.from_edges(PETS + more, allow_multiple_parents=True)
-    with pytest.raises(ValueError, match=r"given twice|its own parent|form a cycle"):
+    with pytest.raises(ValueError, match=r"to itself|form a cycle"):
         Hierarchy.from_edges(more + PETS, allow_multiple_parents=True)
 
 
@@ -136,6 +136,7 @@ def test_a_cycle_names_its_nodes_and_no_other() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=14))
 @examples
+@chains_may_be
 def test_any_edges_are_a_hierarchy_or_refused(pairs: list[tuple[int, int]]) -> None:
     distinct = list(dict.fromkeys(pairs))
     parents: dict[int, set[int]] = {}
@@ -146,8 +147,8 @@ def test_any_edges_are_a_hierarchy_or_refused(pairs: list[tuple[int, int]]) -> N
         above = {v: us.union(*(above[u] for u in us)) for v, us in above.items()}
     has_cycle = any(node in us for node, us in above.items())
     edges = [(str(u), str(v)) for u, v in pairs]
-    if has_cycle or len(distinct) < len(pairs):
-        with pytest.raises(ValueError, match=r"form a cycle|its own parent|given twice"):
+    if has_cycle:
+        with pytest.raises(ValueError, match=r"form a cycle|to itself"):
             Hierarchy.from_edges(edges, allow_multiple_parents=True)
         return
     found = Hierarchy.from_edges(edges, allow_multiple_parents=True)
@@ -295,7 +296,7 @@ def test_a_tree_query_names_itself() -> None:
 
 def test_arrays_are_read_only() -> None:
     for either in (pets(), pickle.loads(pickle.dumps(pets())), Hierarchy.from_paths(ANIMALS)):
-        for name in ("parent_ptr", "parent", "edges", "classes", "roots", "depths", "heights"):
+        for name in ("parent_ptr", "parent_ids", "edges", "classes", "roots", "depths", "heights"):
             array = getattr(either, name)
             assert array.dtype == np.int64
             with pytest.raises(ValueError, match="read-only"):

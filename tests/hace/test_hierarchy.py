@@ -91,7 +91,7 @@ def test_from_paths_refusals() -> None:
         Hierarchy.from_paths(["a/b", "a/c", "a/b"])
     with pytest.raises(ValueError, match="paths is empty"):
         Hierarchy.from_paths([])
-    with pytest.raises(TypeError, match="path 1 must be a string, got 3"):
+    with pytest.raises(TypeError, match="path 1 must be a string or a sequence of parts, got 3"):
         Hierarchy.from_paths(["a", 3])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="list of strings"):
         Hierarchy.from_paths("a/b")
@@ -118,38 +118,30 @@ def test_from_edges_with_classes_in_label_order() -> None:
 def test_from_edges_refusals() -> None:
     with pytest.raises(
         ValueError,
-        match=r"node 1 \('dog'\) has two parents, node 0 \('animal'\) and node 2 \('pet'\); keep",
+        match=r"'dog' has two parents, 'animal' and 'pet', the second one from edge 2\. Keep",
     ):
-        Hierarchy.from_edges([("animal", "dog"), ("pet", "dog")])
-    with pytest.raises(ValueError, match=r"from node 0 \('a'\) to node 1 \('b'\) is given twice"):
-        Hierarchy.from_edges([("a", "b"), ("a", "b")])
-    with pytest.raises(ValueError, match=r"node 2 \('b'\) is its own parent"):
+        Hierarchy.from_edges([("animal", "dog"), ("animal", "cat"), ("pet", "dog")])
+    with pytest.raises(ValueError, match="edge 1 is from 'b' to itself: one name on two levels"):
         Hierarchy.from_edges([("a", "c"), ("b", "b")])
     with pytest.raises(ValueError, match="edges is empty"):
         Hierarchy.from_edges([])
-    with pytest.raises(ValueError, match=r"classes\[1\] is 'cow', .* no node has this name"):
+    with pytest.raises(ValueError, match=r"1 of 2 labels .*\n  label 1, 'cow', matches nothing"):
         Hierarchy.from_edges([("animal", "dog")], classes=["dog", "cow"])
-    with pytest.raises(
-        ValueError, match=r"node 1 \('dog'\) is given as class 0 and as class 2; list every"
-    ):
+    with pytest.raises(ValueError, match=r"label 0 \('dog'\) and label 2 \('dog'\) are both 'dog'"):
         Hierarchy.from_edges([("animal", "dog")], classes=["dog", "animal", "dog"])
-    with pytest.raises(ValueError, match="classes is empty"):
+    with pytest.raises(ValueError, match="labels is empty"):
         Hierarchy.from_edges([("animal", "dog")], classes=[])
-    with pytest.raises(TypeError, match=r"classes\[0\] is 1"):
-        Hierarchy.from_edges([("animal", "dog")], classes=[1])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="label 0, '1', matches nothing"):
+        Hierarchy.from_edges([("animal", "dog")], classes=[1])
     with pytest.raises(TypeError, match="list of names"):
         Hierarchy.from_edges([("animal", "dog")], classes="dog")
-    with pytest.raises(TypeError, match="edge 0 must hold two strings"):
-        Hierarchy.from_edges([(1, 2)])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="edge 1 must be a pair"):
-        Hierarchy.from_edges([("a", "b"), "cd"])  # type: ignore[list-item]
+        Hierarchy.from_edges([("a", "b"), "cd"])
     with pytest.raises(ValueError, match="edge 0 must be a pair"):
-        Hierarchy.from_edges([("a", "b", "c")])  # type: ignore[list-item]
+        Hierarchy.from_edges([("a", "b", "c")])
 
 
-@pytest.mark.parametrize(
-    "header", ["", "parent,child\n", "Parent, Child\r\n", "\ufeffparent,child\n"]
-)
+@pytest.mark.parametrize("header", ["parent,child\n", "Parent, Child\r\n", "\ufeffparent,child\n"])
 def test_from_csv(tmp_path: Path, header: str) -> None:
     file = tmp_path / "tree.csv"
     file.write_text(header + 'animal,"dog, small"\n\nanimal,c\u00e4t\n', encoding="utf-8")
@@ -157,14 +149,6 @@ def test_from_csv(tmp_path: Path, header: str) -> None:
     assert tree.names == ("animal", "dog, small", "c\u00e4t")
     assert tree.parents.tolist() == [-1, 0, 0]
     assert Hierarchy.from_csv(str(file), classes=["c\u00e4t"]).classes.tolist() == [2]
-
-
-@pytest.mark.parametrize("line", ["a", "a,b,c", "a,", ",a"])
-def test_from_csv_names_a_bad_line(tmp_path: Path, line: str) -> None:
-    file = tmp_path / "tree.csv"
-    file.write_text(f"x,y\n{line}\n")
-    with pytest.raises(ValueError, match=r"tree\.csv, line 2: .* is not a pair"):
-        Hierarchy.from_csv(file)
 
 
 # from_parents
@@ -338,8 +322,8 @@ def test_nodes_are_checked() -> None:
 def test_index_of_a_name() -> None:
     tree = Hierarchy.from_paths(ANIMALS)
     assert tree.index("animal/cat") == 5
-    with pytest.raises(ValueError, match="no node is named 'cat'"):
-        tree.index("cat")
+    with pytest.raises(ValueError, match="no node is named 'cow'"):
+        tree.index("cow")
     with pytest.raises(ValueError, match="no node is named"):
         Hierarchy.from_parents([-1]).index("a")
 
@@ -482,6 +466,7 @@ def test_million_paths(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [chain, caterpillar])
+@pytest.mark.filterwarnings("ignore:no node of this hierarchy has two children")
 def test_depth_of_a_hundred_thousand(shape: Callable[[int], Tree]) -> None:
     tree = shape(100_000)
     deepest, first = int(tree.classes[-1]), int(tree.classes[0])
@@ -524,7 +509,7 @@ def taxonomy(name: str) -> Path:
     ],
 )
 def test_csv_taxonomy(name: str, nodes: int, leaves: int, depth: int) -> None:
-    tree = Hierarchy.from_csv(taxonomy(name))
+    tree = Hierarchy.from_csv(taxonomy(name), parent=0, child=1)
     assert (tree.num_nodes, tree.num_classes, tree.num_leaves) == (nodes, leaves, leaves)
     assert tree.depth == depth
     assert len(tree.roots) == 1

@@ -7,17 +7,19 @@ is an error or a warning that says how to say it.
 
 from .codes import read_codes
 from .edges import read_edges
-from .labels import label_list
+from .labels import in_label_order, label_list
 from .named_links import NamedLinks
 from .nested import read_nested
 from .outline import read_outline
-from .parents import read_parents
+from .parents import mapping_items, read_parents
 from .paths import read_paths
 from .tables import read_csv
 
 __all__ = [
     "NamedLinks",
+    "in_label_order",
     "label_list",
+    "mapping_items",
     "read_codes",
     "read_csv",
     "read_edges",

@@ -60,6 +60,8 @@ def name_of(value: Any) -> str:
 
 def rows_of(table: Any) -> Iterable[Any]:
     """The rows of a list, an array, a tensor, or a pandas or polars frame, as Python values."""
+    if isinstance(table, (set, frozenset)):
+        raise TypeError("a set has no order, which labels and node ids need; give a list")
     for method in ("iter_rows", "itertuples", "tolist"):
         rows = getattr(table, method, None)
         if callable(rows):

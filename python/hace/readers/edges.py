@@ -23,6 +23,14 @@ def read_edges(
     missing: Collection[str] | None = None,
 ) -> NamedLinks:
     """See `Hierarchy.from_edges`."""
+    if isinstance(edges, dict):
+        raise TypeError(
+            "edges must be pairs (parent, child), got a mapping; from_parents takes one from each "
+            "node to its parent"
+        )
+    columns = [str(name).casefold() for name in getattr(edges, "columns", ())]
+    if columns == ["child", "parent"] and not child_first:
+        raise ValueError("the columns are (child, parent); give child_first=True, or turn them")
     place = -1
 
     def pairs() -> Iterable[tuple[str, str]]:
@@ -62,6 +70,7 @@ def read_name_pairs(
     allow_multiple_parents: bool,
     missing: Collection[str] | None,
     turn_round: str,
+    two_levels: str = "",
     own_parent: bool = False,
 ) -> NamedLinks:
     """Nodes by first appearance, parent before child.
@@ -72,6 +81,7 @@ def read_name_pairs(
         allow_multiple_parents: whether a child may have several.
         missing: the words that mean "no value".
         turn_round: how to say that parent and child are the other way round.
+        two_levels: how to say that parent and child are levels, on which a name may be twice.
         own_parent: whether a root may be its own parent, which it is where every node has a pair
             of its own as a child; otherwise such a pair is one name on two levels.
     """
@@ -103,7 +113,7 @@ def read_name_pairs(
         if parent == child:
             own[child] = place()
             if not own_parent:
-                _refuse_self_loop(parent_name, own[child])
+                _refuse_self_loop(parent_name, own[child], two_levels)
             continue
         num_edges += 1
         if parents[child] == ROOT:
@@ -119,7 +129,7 @@ def read_name_pairs(
     with_parent = {child for child, parent in enumerate(parents) if parent != ROOT}
     if own and len(with_parent | declared | own.keys()) < len(names):
         node, at = next(iter(own.items()))
-        _refuse_self_loop(names[node], at)
+        _refuse_self_loop(names[node], at, two_levels)
     for node, said in ((node, "is a root") for node in sorted(declared)):
         if parents[node] != ROOT:
             _refuse_two_words(names[node], said, names[parents[node]])
@@ -139,15 +149,15 @@ def read_name_pairs(
         [names[node] for node in sorted(inner)], missing, lambda name: ids[name] in shown
     )
     refuse_look_alikes(names)
-    warn_no_branch(num_edges, has_branch, f"{turn_round[:1].upper()}{turn_round[1:]}.")
+    warn_no_branch(num_edges, has_branch, turn_round)
     return NamedLinks(names, parents, list(more))
 
 
-def _refuse_self_loop(name: str, at: str) -> NoReturn:
+def _refuse_self_loop(name: str, at: str, two_levels: str) -> NoReturn:
+    two_levels = two_levels or f"paths, from_paths([({name!r}, {name!r}), …])"
     raise ValueError(
         f"{at} is from {name!r} to itself: one name on two levels. In edges a name is one node; "
-        f"give paths, from_paths([({name!r}, {name!r}), …]), where it may stand on both, or ids "
-        f"that differ"
+        f"give {two_levels}, where it may stand on both, or ids that differ"
     )
 
 

@@ -39,10 +39,10 @@ def read_outline(
     path: list[str] = []
     for place, (number, width, text) in enumerate(entries):
         if not widths or width > widths[-1]:
-            if indent is not None and width > len(widths):
+            if indent is not None and widths and width > widths[-1] + 1:
                 raise ValueError(
                     f"line {number}, {text!r}, is at level {width}, and the line before is at "
-                    f"level {len(widths) - 1}; a level is missing between"
+                    f"level {widths[-1]}; a level is missing between"
                 )
             widths.append(width)
         else:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from .cells import checked_missing, name_of
 from .named_links import ROOT, NamedLinks
 from .suspicions import quoted, refuse_look_alikes, refuse_stringified_nothing
+
+
+def mapping_items(parents: Any) -> Iterable[tuple[Any, Any]] | None:
+    """The items of a mapping or of a pandas Series with an index of its own; None of an array."""
+    if isinstance(parents, Mapping):
+        return parents.items()
+    index: Any = getattr(parents, "index", None)
+    values = getattr(parents, "tolist", None)
+    if not callable(values) or not hasattr(index, "tolist"):
+        return None
+    keys = index.tolist()
+    return None if keys == list(range(len(keys))) else zip(keys, values(), strict=True)
 
 
 def read_parents(
@@ -36,9 +48,9 @@ def read_parents(
     if unknown:
         number = sum(name in set(unknown) for name in parent_names)
         raise ValueError(
-            f"{len(unknown)} parents, of {number} nodes, are no keys: {quoted(unknown)}. Add each "
-            f"as a key, with None as its parent if it is a root, or give missing={unknown[:3]!r} "
-            f"if that says that there is no parent"
+            f"{number} of {len(ids)} nodes have parents that are not keys: {quoted(unknown)}. Add "
+            f"each as a key, with None as its parent if it is a root, or give "
+            f"missing={unknown[:3]!r} if that says that there is no parent"
         )
     names = list(ids)
     refuse_stringified_nothing(names, missing)

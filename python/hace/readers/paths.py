@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -13,6 +12,7 @@ from .suspicions import (
     refuse_look_alikes,
     refuse_stringified_nothing,
     refuse_words_for_nothing,
+    warn,
 )
 
 _UNRESOLVED = -2  # a class whose path has not been walked yet
@@ -78,6 +78,11 @@ def _joined(label: int, row: Path, sep: str, missing: frozenset[str] | None) -> 
             continue
         if sep in part:
             _refuse_sep_in_part(label, part, sep)
+        if part[0].isspace() or part[-1].isspace():
+            raise ValueError(
+                f"path {label} has the part {part!r}, which begins or ends with a blank; cut "
+                f"it off (str.strip)"
+            )
         parts.append(part)
     if not parts:
         raise ValueError(f"path {label}, {row!r}, has no part; a class needs a name")
@@ -149,10 +154,9 @@ def _warn_few(paths: list[str], sep: str) -> None:
         return
     for other in _SEPARATORS[:-1]:
         if other != sep and sum(other in path for path in paths) * 10 >= len(paths) * 9:
-            warnings.warn(
+            warn(
                 f"sep {sep!r} is in {with_sep} of {len(paths)} paths, {other!r} in most of them; "
-                f"give sep={other!r} if that separates the parts",
-                stacklevel=4,
+                f"give sep={other!r} if that separates the parts"
             )
             return
 
@@ -166,7 +170,7 @@ def _refuse_empty_part(label: int, path: str, sep: str) -> NoReturn:
 
 def _refuse_blank(label: int, path: str, part: str, sep: str) -> NoReturn:
     other = next((wide for wide in (f" {sep} ", f"{sep} ", f" {sep}") if wide in path), None)
-    advice = f"give sep={other!r}" if other else "cut it off (str.strip)"
+    advice = f"give sep={other!r}" if other else "cut it off"
     raise ValueError(
         f"path {label}, {path!r}, has the part {part!r}, which begins or ends with a blank; "
         f"{advice}"

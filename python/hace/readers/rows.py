@@ -24,6 +24,8 @@ _OTHER_FILES = (
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
     (b"\xd0\xcf\x11\xe0", "an Excel workbook: save it as CSV"),
     (b"PAR1", "a Parquet file: read it by pandas and use from_edges or from_paths"),
+    (b"{", "JSON: use from_nested(json.load(open(path)))"),
+    (b"<", "XML: read it by a library of its format, and use from_edges"),
     (b"\x93NUMPY", "a NumPy file: use numpy.load and from_parents"),
 )
 
@@ -80,9 +82,9 @@ class Rows:
                 yield from self._split(lines) if len(self.delimiter) > 1 else self._read_csv(lines)
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{self.path} is not text in {self._encoding}: after line {self.line} there is "
-                f"{error.object[error.start : error.start + 1]!r}. Save it as UTF-8, or give "
-                f"encoding= its own ('latin-1' and 'cp1252' are common)"
+                f"{self.path} is not text in {self._encoding}: it holds the byte "
+                f"0x{error.object[error.start]:02x} where no character has it. Save it as UTF-8, "
+                f"or give encoding= its own ('latin-1' and 'cp1252' are common)"
             ) from None
 
     def _lines(self, file: Iterator[str]) -> Iterator[str]:
@@ -152,15 +154,16 @@ class Rows:
 
 def fitting(lines: list[str], but: str) -> str:
     """Which delimiters cut all lines into the same number of fields, as advice."""
-    found = {}
+    found: dict[str, int] = {}
     for delimiter in DELIMITERS:
         counts = {len(line.split(delimiter)) for line in lines}
-        if delimiter != but and len(counts) == 1 and counts != {1}:
+        may_separate = delimiter != " " or not found  # blanks are in names too
+        if delimiter != but and len(counts) == 1 and counts != {1} and may_separate:
             found[delimiter] = counts.pop()
     if not found:
         return ""
     options = [f"delimiter={d!r} would give {number} fields" for d, number in found.items()]
-    return f"; {', '.join(options)}"
+    return f" ({', '.join(options)})"
 
 
 def _encoding_of(path: str, given: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -112,16 +113,21 @@ def _warn_case(names: Sequence[str]) -> None:
         return
     one, other = pairs[0]
     more = f", as {len(pairs) - 1} more do" if len(pairs) > 1 else ""
-    warnings.warn(
-        f"{one!r} and {other!r} differ in case alone{more}; they are two nodes", stacklevel=4
-    )
+    warn(f"{one!r} and {other!r} differ in case alone{more}; they are two nodes")
 
 
-def warn_no_branch(num_edges: int, has_branch: bool, advice: str) -> None:
+def warn_no_branch(num_edges: int, has_branch: bool, turn_round: str) -> None:
     """Warns where no node has two children: of what a reversed file of a tree is always made."""
     if num_edges > 1 and not has_branch:
-        warnings.warn(
-            f"no node of this hierarchy has two children, so it groups nothing: are parent and "
-            f"child the other way round? {advice}",
-            stacklevel=4,
+        warn(
+            f"no node of this hierarchy has two children, so it groups nothing; if parent and "
+            f"child are the other way round, {turn_round}"
         )
+
+
+def warn(message: str) -> None:
+    """A UserWarning at the line that called this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("hace."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

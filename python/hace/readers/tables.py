@@ -88,6 +88,7 @@ def read_csv(
             allow_multiple_parents=allow_multiple_parents,
             missing=missing,
             turn_round=f"parent={columns.child!r}, child={columns.parent!r} reads them so",
+            two_levels=f"levels={columns.wanted()}",
             own_parent=True,
         )
     else:
@@ -146,7 +147,7 @@ class Table:
         return _refuse_column(self._rows, column, header)
 
     def __iter__(self) -> Iterator[list[str]]:
-        columns, width = self._columns, self._width
+        columns, width, row = self._columns, self._width, None
         for row in self._fields:
             if len(row) != width:
                 self._check_width(row)
@@ -157,6 +158,8 @@ class Table:
                     field = self._cleaned(field)
                 fields.append(field)
             yield fields
+        if row is None:
+            raise ValueError(f"{self.path} has no row but the first, which names the columns")
 
     def _check_width(self, row: list[str]) -> None:
         if len(row) < self._width and self._may_be_short:
@@ -199,10 +202,9 @@ def _read_levels(table: Table, columns: Columns, missing: Collection[str] | None
 def _refuse_column(rows: Rows, column: str, header: list[str]) -> NoReturn:
     if len(header) == 1:
         rows.refuse_delimiter(f"there is no column {column!r}")
-    near = get_close_matches(column, header, 1) or [
-        name for name in header if column.casefold() in name.casefold()
-    ]
-    guess = f"; did you mean {near[0]!r}?" if near else ""
+    near = [name for name in header if column.casefold() in name.casefold()]
+    near = near or get_close_matches(column, header, 1, cutoff=0.8)
+    guess = f" (is it {near[0]!r}?)" if near else ""
     commented = f", and the comment above it {rows.last_comment!r} (comment=None reads that)"
     raise ValueError(
         f"{rows.place}: no column is called {column!r}, the first row has {header}{guess}"
@@ -222,8 +224,8 @@ def _refuse_other_delimiter(rows: Rows) -> None:
     even = [d for d, counts in others.items() if len(counts) == 1 and counts != {1}]
     if even:
         raise ValueError(
-            f"{rows.path}: {even[0]!r} cuts every line into as many fields, and so may "
-            f"{rows.delimiter!r}; give delimiter={even[0]!r} or delimiter={rows.delimiter!r}"
+            f"{rows.path}: the delimiter would be {rows.delimiter!r}, and {even[0]!r} cuts every "
+            f"line evenly too; give delimiter={even[0]!r} or delimiter={rows.delimiter!r}"
         )
 
 
