@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "element.h"
+#include "errors.h"
 
 namespace hace {
 
@@ -31,14 +32,14 @@ inline Element element_of(const Tensor& rows) {
     case ScalarType::Half:
       return Element::kFloat16;
     default:
-      STD_TORCH_CHECK(false, "logits and values must be float32, float64, bfloat16 or float16");
+      HACE_CHECK_TYPE(false, "logits and values must be float32, float64, bfloat16 or float16");
   }
 }
 
 // The kernels take rows at any distance from each other, but no strides along a row.
 inline void check_rows(const char* op, const Tensor& rows) {
   STD_TORCH_CHECK(rows.dim() == 2, op, ": rows must have 2 dimensions, got ", rows.dim());
-  STD_TORCH_CHECK(rows.size(1) <= 1 || rows.stride(1) == 1, op,
+  STD_TORCH_CHECK(rows.numel() == 0 || rows.size(1) == 1 || rows.stride(1) == 1, op,
                   ": rows must have unit stride, got ", rows.stride(1));
 }
 

@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from . import layout, native, triton
+from .registry import IMPLEMENTATIONS, Implementation
 
-__all__ = ["Backend", "BackendError", "backends", "device_type", "resolve"]
+__all__ = ["Backend", "BackendError", "backends", "choose", "device_type", "resolve"]
 
 NAMES = ("reference", "cpu", "triton", "cuda")
 _KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -69,47 +71,56 @@ def device_type(name: str) -> str:
     return types.get(name, "cpu")
 
 
-def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The backend that a call with `backend=name` uses for this device and dtype.
+def resolve(op: str, backend: str, rows: Tensor) -> Implementation:
+    """The implementation that a call of an op with `backend=backend` uses for these rows.
 
-    `"auto"` takes the fastest that is built and fits; `HACE_BACKEND` in the environment overrides
-    auto, and only auto.
+    `"auto"` takes the fastest backend that is built, has the op and fits device and dtype;
+    `HACE_BACKEND` in the environment overrides auto, and only auto.
 
     Raises:
         ValueError: the name is unknown.
         BackendError: a backend named by the caller or by `HACE_BACKEND` cannot run.
     """
-    if name == "auto":
-        name = os.environ.get("HACE_BACKEND", "auto")
-        if name == "auto":
-            return _fastest(device, dtype)
-    if name not in NAMES:
-        raise ValueError(f"unknown backend {name!r}: choose one of 'auto', {str(NAMES)[1:-1]}")
-    lack = _lack(name, device, dtype)
+    if backend == "auto":
+        backend = os.environ.get("HACE_BACKEND", "auto")
+    if torch.compiler.is_compiling():  # which would make a guard of all that is remembered
+        return IMPLEMENTATIONS[op][choose(op, backend, rows.device, rows.dtype)]
+    key = (op, backend, rows.device, rows.dtype)
+    if key not in _resolved:
+        _resolved[key] = IMPLEMENTATIONS[op][choose(op, backend, rows.device, rows.dtype)]
+    return _resolved[key]
+
+
+_resolved: dict[tuple[str, str, torch.device, torch.dtype], Implementation] = {}
+
+
+def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The name of the backend that `resolve` takes; `HACE_BACKEND` aside."""
+    if backend == "auto":
+        return next(name for name in _PREFERENCE if _lack(op, name, device, dtype) is None)
+    if backend not in NAMES:
+        raise ValueError(f"unknown backend {backend!r}: choose one of 'auto', {str(NAMES)[1:-1]}")
+    lack = _lack(op, backend, device, dtype)
     if lack is not None:
-        raise BackendError(f"backend {name!r} cannot run: {lack}")
-    return name
+        raise BackendError(f"backend {backend!r} cannot run: {lack}")
+    return backend
 
 
 #: What "auto" tries, in order. A GPU's two have not been timed against each other yet: CUDA C++ is
 #: first because it compiles nothing at run time.
-_PREFERENCE = ("cpu", "cuda", "triton")
+_PREFERENCE = ("cpu", "cuda", "triton", "reference")
 
 
-def _fastest(device: torch.device, dtype: torch.dtype) -> str:
-    for name in _PREFERENCE:
-        if _lack(name, device, dtype) is None:
-            return name
-    return "reference"
-
-
-def _lack(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """What keeps a backend from running on this device and dtype, or None."""
+def _lack(op: str, name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """What keeps a backend from running an op on this device and dtype, or None."""
     if name == "reference":
         return None
     missing = _lack_here(name)
     if missing is not None:
         return missing
+    if name not in IMPLEMENTATIONS[op]:
+        on_dags = " (DAGs, whose nodes have several parents)" if op.startswith("dag_") else ""
+        return f"it does not have {op}{on_dags}; use backend='auto'"
     takes = device_type(name)
     if device.type != takes:
         kind = {"cpu": "CPU", "cuda": "GPU"}[takes]

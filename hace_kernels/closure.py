@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .closure_table import ClosureTable, Ragged
-from .reference.rows import loss_dtype
+from .rows import loss_dtype
 
 __all__ = ["closure_kept_mass", "closure_log_prob", "closure_sum_down", "closure_sum_up"]
 

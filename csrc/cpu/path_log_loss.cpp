@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "errors.h"
 #include "isa.h"
 #include "path_log_loss_arguments.h"
 #include "path_log_loss_kernel.h"
@@ -34,8 +35,8 @@ void check_path(const PathArrays& paths, int64_t columns, int64_t t, int64_t row
                   ", which its ptr gives target ", t);
   for (int64_t i = first; i < last; ++i) {
     const int32_t start = paths.start[i], stop = paths.stop[i];
-    STD_TORCH_CHECK(start != stop, "target ", t, " of row ", row,
-                    " has no class at or below it, so its probability is 0 whatever the logits");
+    HACE_CHECK_INDEX(start != stop, "target ", t, " of row ", row,
+                     " has no class at or below it, so its probability is 0 whatever the logits");
     const bool nested =
         i == first ? start < stop : start <= paths.start[i - 1] && paths.stop[i - 1] <= stop;
     STD_TORCH_CHECK(nested && start >= 0 && stop <= columns,
@@ -66,8 +67,8 @@ PathRows weigh_rows(const PathLogLossCall& call, const PathArrays& paths) {
   for (int64_t row = 0; row < num_rows; ++row) {
     const int64_t t = target[row];
     if (t == call.ignore_index) continue;
-    STD_TORCH_CHECK(t >= 0 && t < num_targets, "target ", t, " of row ", row,
-                    " is out of range: it must be in [0, ", num_targets, ")");
+    HACE_CHECK_INDEX(t >= 0 && t < num_targets, "target ", t, " of row ", row,
+                     " is out of range: it must be in [0, ", num_targets, ")");
     check_path(paths, columns, t, row);
     rows.max_entries = std::max(rows.max_entries, paths.ptr[t + 1] - paths.ptr[t]);
     rows.factor[row] = target_weight ? target_weight[t] : 1.0;

@@ -13,6 +13,7 @@
 #include <tuple>
 #include <vector>
 
+#include "errors.h"
 #include "isa.h"
 #include "rows.h"
 #include "scratch.h"
@@ -68,10 +69,10 @@ Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
       const int64_t at = row * problem.num_indices + k;
       const int64_t target = problem.index[at];
       if (target == problem.ignore_index) continue;
-      STD_TORCH_CHECK(target >= 0 && target < problem.num_targets, "target ", target, " of row ",
-                      row, " is out of range: it must be in [0, ", problem.num_targets, ")");
-      STD_TORCH_CHECK(problem.target_place[target] >= 0, "target ", target, " of row ", row,
-                      " has no class at or below it, so its probability is 0 whatever the logits");
+      HACE_CHECK_INDEX(target >= 0 && target < problem.num_targets, "target ", target, " of row ",
+                       row, " is out of range: it must be in [0, ", problem.num_targets, ")");
+      HACE_CHECK_INDEX(problem.target_place[target] >= 0, "target ", target, " of row ", row,
+                       " has no class at or below it, so its probability is 0 whatever the logits");
       counts = true;
       // No number, no loss: the kernels keep NaN for columns that no target has.
       if (std::isnan(problem.share[target]) || (!single && std::isnan(problem.index_weight[at])))
@@ -183,8 +184,8 @@ void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double
                const std::lock_guard<std::mutex> lock(mutex);
                if (first_fault.row < 0 || fault.row < first_fault.row) first_fault = fault;
              });
-  STD_TORCH_CHECK(first_fault.row < 0, "target ", first_fault.target, " of row ", first_fault.row,
-                  " has no class at or below it, so its probability is 0 whatever the logits");
+  HACE_CHECK_INDEX(first_fault.row < 0, "target ", first_fault.target, " of row ", first_fault.row,
+                   " has no class at or below it, so its probability is 0 whatever the logits");
 }
 
 std::tuple<Tensor, Tensor> tree_log_loss(const Call& call, bool with_grad) {

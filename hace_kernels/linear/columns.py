@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..ops.path_stages import path_measure, path_resolve, path_write
 from ..reference.path_stages import RingGradient
-from ..reference.rows import loss_dtype
 from ..row_paths import Rings, RowPaths, empty_rings
+from ..rows import loss_dtype
 from .shard import Exchange, LocalClasses
 from .tiles import Layer, tile_width
 

@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 from ..ops.checks import check_options, check_rows
 from ..ops.path_log_loss import path_log_loss
 from ..path_table import PathTable
-from ..reference.rows import loss_dtype
+from ..rows import loss_dtype
 from .batch import Options, batch_of
 from .columns import linear_row_losses, logit_row_losses
 from .shard import Shard

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from .. import native, reference, triton
 from ..backends import resolve
 from ..path_table import PathTable
+from ..registry import register
+from ..rows import REDUCTIONS, row_weights
 from ..schemas import PathLogLossArguments
-from .checks import (
-    REDUCTIONS,
-    check_options,
-    check_rows,
-    for_kernel,
-    gradient_in_forward,
-)
-from .fused_loss import FusedLoss
+from .checks import check_options, check_rows, for_kernel
+from .derivatives import is_differentiated
+from .loss import LossOp
 
 __all__ = ["path_log_loss"]
 
@@ -43,7 +43,8 @@ def path_log_loss(
         logits: (B, C), float16, bfloat16, float32 or float64, any strides.
         target: (B,) int64, indices of the table's T targets, or `ignore_index`.
         table: the paths, on the logits' device.
-        target_weight: (T,) floating; multiplies each row's loss.
+        target_weight: (T,) floating; multiplies each row's loss. Where it or the table's weight
+            requires a gradient, the reference gives it.
         ignore_index: rows with this target count for nothing.
         reduction: "none", "sum", or "mean", which divides by the sum of the rows' target weights.
         entropy: λ; adds `λ sum_c p_c log p_c` over all C columns to each row's loss (0 log 0 is 0).
@@ -60,54 +61,55 @@ def path_log_loss(
         TypeError: logits that are not floating point.
         BackendError: the backend asked for cannot run here.
     """
-    _check(logits, target, table, target_weight)
-    check_options(reduction, eps, entropy)
-    chosen = resolve(backend, logits.device, logits.dtype)
-    if chosen == "reference":
-        return reference.path_log_loss(
-            logits,
-            target,
-            table,
-            target_weight=target_weight,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            entropy=entropy,
-            eps=eps,
-        )
-    fused = _fused_triton if chosen == "triton" else _fused
-    return fused(
-        PathLogLossArguments(
-            logits=for_kernel(logits),
-            target=target.contiguous(),
-            table=table.tensors,
-            max_entries=table.max_entries,
-            target_weight=None if target_weight is None else target_weight.double().contiguous(),
-            entropy=entropy,
-            ignore_index=ignore_index,
-            reduction=REDUCTIONS.index(reduction),
-            eps=eps,
+    if not _fits(logits, target, table, target_weight):
+        _refuse(logits, target, table, target_weight)
+    if reduction not in REDUCTIONS or eps or entropy:
+        check_options(reduction, eps, entropy)
+    if is_differentiated(table.weight) or is_differentiated(target_weight):
+        backend = "reference"
+    return cast(
+        Tensor,
+        resolve("path_log_loss", backend, logits)(
+            PathLogLossArguments(
+                logits=for_kernel(logits),
+                target=target.contiguous(),
+                table=table.tensors,
+                max_entries=table.max_entries,
+                target_weight=(
+                    None if target_weight is None else target_weight.double().contiguous()
+                ),
+                entropy=entropy,
+                ignore_index=ignore_index,
+                reduction=REDUCTIONS.index(reduction),
+                eps=eps,
+            )
         ),
-        gradient_in_forward(logits, reduction),
     )
 
 
-def _check(
-    logits: Tensor,
-    target: Tensor,
-    table: PathTable,
-    target_weight: Tensor | None,
-) -> None:
+def _fits(logits: Tensor, target: Tensor, table: PathTable, target_weight: Tensor | None) -> bool:
+    return (
+        logits.dim() == 2
+        and logits.shape[1] == table.num_classes
+        and logits.is_floating_point()
+        and target.dtype == torch.int64
+        and target.shape == logits.shape[:1]
+        and (target_weight is None or target_weight.shape == (table.num_targets,))
+    )
+
+
+def _refuse(logits: Tensor, target: Tensor, table: PathTable, target_weight: Tensor | None) -> None:
     check_rows("logits", logits, table.num_classes, "class of the path table")
-    if target.shape != logits.shape[:1] or target.dtype != torch.int64:
+    if target.dtype != torch.int64 or target.shape != logits.shape[:1]:
         raise ValueError(
-            f"target must be ({logits.shape[0]},) int64, one index a row of logits; got "
+            f"target must be ({logits.shape[0]},) int64, one index per row of logits; got "
             f"{tuple(target.shape)} {target.dtype}"
         )
-    if target_weight is not None and target_weight.shape != (table.num_targets,):
-        raise ValueError(
-            f"target_weight must be ({table.num_targets},), one weight a target of the path table; "
-            f"got {tuple(target_weight.shape)}"
-        )
+    assert target_weight is not None
+    raise ValueError(
+        f"target_weight must be ({table.num_targets},), one weight per target of the path table; "
+        f"got {tuple(target_weight.shape)}"
+    )
 
 
 def _reference(call: PathLogLossArguments) -> Tensor:
@@ -124,11 +126,21 @@ def _reference(call: PathLogLossArguments) -> Tensor:
     )
 
 
-if native.load_error is None:
-    _fused = FusedLoss("path_log_loss", PathLogLossArguments, _reference)
-if triton.load_error is None:
-    from ..triton.path_log_loss import scale_in_place
+def _total_weight(call: PathLogLossArguments) -> Tensor:
+    counts = call.target != call.ignore_index
+    row = torch.where(counts, call.target, 0)
+    return row_weights(counts, row, call.target_weight, torch.float64).sum(-1)
 
-    _fused_triton = FusedLoss(
-        "triton_path_log_loss", PathLogLossArguments, _reference, scale_in_place
-    )
+
+def _op(name: str, *scale: Callable[[Tensor, Tensor], Tensor]) -> LossOp:
+    return LossOp(name, PathLogLossArguments, 2, _reference, _total_weight, *scale)
+
+
+register("path_log_loss", {"reference": _reference})
+if native.load_error is None:
+    _native = _op("path_log_loss")
+    register("path_log_loss", {"cpu": _native, "cuda": _native})
+if triton.load_error is None:
+    from ..triton.rows import scale_in_place
+
+    register("path_log_loss", {"triton": _op("triton_path_log_loss", scale_in_place)})

@@ -8,12 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import reference
-from ..backends import BackendError, resolve
+from .. import native, reference
+from ..backends import resolve
 from ..path_table import PathTable
 from ..reference.path_stages import RingGradient, path_resolve
-from ..reference.rows import check_targets, check_targets_have_classes
+from ..registry import register
 from ..row_paths import Rings, RowPaths
+from ..target_errors import check_targets, check_targets_have_classes
 
 __all__ = ["path_measure", "path_resolve", "path_write", "select_paths"]
 
@@ -33,10 +34,7 @@ def path_measure(
     Raises:
         BackendError: the backend asked for cannot run, or has no stages.
     """
-    if _is_compiled(backend, logits):
-        torch.ops.hace_kernels.path_measure(logits, paths.start, paths.stop, first, *rings)
-    else:
-        reference.path_measure(logits, paths, first, rings)
+    resolve("path_measure", backend, logits)(logits, paths, first, rings)
 
 
 def path_write(
@@ -51,20 +49,24 @@ def path_write(
 
     The other arguments and errors are those of `path_measure`.
     """
-    if _is_compiled(backend, logits):
-        torch.ops.hace_kernels.path_write(logits, paths.start, paths.stop, first, *gradient, grad)
-    else:
-        reference.path_write(logits, paths, first, gradient, grad)
+    resolve("path_write", backend, logits)(logits, paths, first, gradient, grad)
 
 
-def _is_compiled(backend: str, logits: Tensor) -> bool:
-    chosen = resolve(backend, logits.device, logits.dtype)
-    if chosen not in ("cpu", "reference") and backend == chosen:
-        raise BackendError(
-            f"backend {backend!r} has no stages on tiles of columns: use backend='auto', which "
-            "takes PyTorch's own ops there"
-        )
-    return chosen == "cpu"
+def _native_measure(logits: Tensor, paths: RowPaths, first: int, rings: Rings) -> None:
+    torch.ops.hace_kernels.path_measure(logits, paths.start, paths.stop, first, *rings)
+
+
+def _native_write(
+    logits: Tensor, paths: RowPaths, first: int, gradient: RingGradient, grad: Tensor
+) -> None:
+    torch.ops.hace_kernels.path_write(logits, paths.start, paths.stop, first, *gradient, grad)
+
+
+register("path_measure", {"reference": reference.path_measure})
+register("path_write", {"reference": reference.path_write})
+if native.load_error is None:
+    register("path_measure", {"cpu": _native_measure})
+    register("path_write", {"cpu": _native_write})
 
 
 def select_paths(

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
 import torch
 from torch import Tensor
 
 from .. import native, reference, triton
+from ..backends import resolve
 from ..closure_table import ClosureTable
+from ..registry import register
+from ..rows import REDUCTIONS, loss_dtype, row_weights
 from ..schemas import TreeLogLossArguments
 from ..target_table import TargetTable
 from ..tree_table import TreeTable
-from .checks import (
-    REDUCTIONS,
-    check_options,
-    check_rows,
-    for_kernel,
-    gradient_in_forward,
-    resolve_for,
-)
-from .fused_loss import FusedLoss
+from .checks import check_options, check_rows, for_kernel
+from .derivatives import is_differentiated
+from .loss import LossOp
 
 __all__ = ["tree_log_loss"]
 
@@ -67,43 +67,39 @@ def tree_log_loss(
     """
     _check(logits, target, tree, table)
     check_options(reduction, eps)
-    mass, index, weight = None, None, None
+    mass, indices, weight = None, None, None
     if isinstance(target, tuple):
-        index, weight = target
+        indices, weight = target
     elif target.is_floating_point():
         mass = target
     else:
-        index = target[:, None]
-    soft = weight if mass is None else mass
-    chosen = resolve_for(tree, backend, logits)
-    if soft is not None and soft.requires_grad and torch.is_grad_enabled():
-        chosen = "reference"
-    if chosen == "reference" or isinstance(tree, ClosureTable):
-        return reference.tree_log_loss(
-            logits,
-            target,
-            tree,
-            table,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            eps=eps,
+        indices = target[:, None]
+    if any(map(is_differentiated, (mass, weight, *table.tensors))):
+        backend = "reference"
+    options: dict[str, Any] = {
+        "ignore_index": ignore_index,
+        "reduction": REDUCTIONS.index(reduction),
+        "eps": eps,
+    }
+    if isinstance(tree, ClosureTable):
+        loss = resolve("dag_log_loss", backend, logits)(
+            DagLogLossArguments(logits, mass, indices, weight, tree, table, **options)
         )
-    return _FUSED[chosen](
-        TreeLogLossArguments(
-            logits=for_kernel(logits),
-            mass=None if mass is None else for_kernel(mass.to(reference.loss_dtype(logits.dtype))),
-            indices=None if index is None else index.contiguous(),
-            index_weight=None if weight is None else weight.double().contiguous(),
-            tree=tree.tensors,
-            level_ptr=[*tree.level_ptr],
-            table=table.tensors,
-            row_spread=table.row_spread,
-            ignore_index=ignore_index,
-            reduction=REDUCTIONS.index(reduction),
-            eps=eps,
-        ),
-        gradient_in_forward(logits, reduction),
-    )
+    else:
+        loss = resolve("tree_log_loss", backend, logits)(
+            TreeLogLossArguments(
+                logits=for_kernel(logits),
+                mass=None if mass is None else for_kernel(mass.to(loss_dtype(logits.dtype))),
+                indices=None if indices is None else indices.contiguous(),
+                index_weight=None if weight is None else weight.double().contiguous(),
+                tree=tree.tensors,
+                level_ptr=[*tree.level_ptr],
+                table=table.tensors,
+                row_spread=table.row_spread,
+                **options,
+            )
+        )
+    return cast(Tensor, loss)
 
 
 def _check(
@@ -123,7 +119,7 @@ def _check(
             )
         if index.dim() != 2 or index.shape[0] != rows or weight.shape != index.shape:
             raise ValueError(
-                f"a pair (index, weight) must be twice ({rows}, K), one row a row of logits; got "
+                f"a pair (index, weight) must be twice ({rows}, K), one row per row of logits; got "
                 f"{tuple(index.shape)} and {tuple(weight.shape)}"
             )
     elif target.is_floating_point():
@@ -136,23 +132,24 @@ def _check(
         raise TypeError(f"target must be int64 or floating point, got {target.dtype}")
     elif target.shape != (rows,):
         raise ValueError(
-            f"target must be ({rows},), one index a row of logits; got {tuple(target.shape)}"
+            f"target must be ({rows},), one index per row of logits; got {tuple(target.shape)}"
         )
 
 
+def _target_of(
+    mass: Tensor | None, indices: Tensor | None, weight: Tensor | None
+) -> Tensor | tuple[Tensor, Tensor]:
+    if mass is not None:
+        return mass
+    assert indices is not None
+    return indices[:, 0] if weight is None else (indices, weight)
+
+
 def _reference(call: TreeLogLossArguments) -> Tensor:
-    """The reference from the native op's arguments."""
-    target: Tensor | tuple[Tensor, Tensor]
-    if call.mass is not None:
-        target = call.mass
-    else:
-        assert call.indices is not None
-        target = call.indices[:, 0]
-        if call.index_weight is not None:
-            target = call.indices, call.index_weight
+    """The reference from the op's arguments."""
     return reference.tree_log_loss(
         call.logits,
-        target,
+        _target_of(call.mass, call.indices, call.index_weight),
         TreeTable.of_tensors(call.tree, call.level_ptr),
         TargetTable.of_tensors(call.table, call.row_spread),
         ignore_index=call.ignore_index,
@@ -161,12 +158,53 @@ def _reference(call: TreeLogLossArguments) -> Tensor:
     )
 
 
-_FUSED: dict[str, FusedLoss] = {}
+class DagLogLossArguments(NamedTuple):
+    """Of `tree_log_loss` on a DAG, as `TreeLogLossArguments` has them."""
+
+    logits: Tensor
+    mass: Tensor | None
+    indices: Tensor | None
+    index_weight: Tensor | None
+    dag: ClosureTable
+    table: TargetTable
+    ignore_index: int
+    reduction: int
+    eps: float
+
+
+def _dag_reference(call: DagLogLossArguments) -> Tensor:
+    return reference.tree_log_loss(
+        call.logits,
+        _target_of(call.mass, call.indices, call.index_weight),
+        call.dag,
+        call.table,
+        ignore_index=call.ignore_index,
+        reduction=REDUCTIONS[call.reduction],
+        eps=call.eps,
+    )
+
+
+def _total_weight(call: TreeLogLossArguments) -> Tensor:
+    """Indices (V, B, 1) count as their targets say, all else alike."""
+    if call.indices is None or call.index_weight is not None:
+        num_batches, num_rows = call.logits.shape[:2]
+        return call.logits.new_full((num_batches,), num_rows, dtype=torch.float64)
+    index = call.indices[..., 0]
+    counts = index != call.ignore_index
+    weight = TargetTable.of_tensors(call.table, call.row_spread).weight
+    return row_weights(counts, torch.where(counts, index, 0), weight, torch.float64).sum(-1)
+
+
+def _op(name: str, *scale: Callable[[Tensor, Tensor], Tensor]) -> LossOp:
+    return LossOp(name, TreeLogLossArguments, 4, _reference, _total_weight, *scale)
+
+
+register("tree_log_loss", {"reference": _reference})
+register("dag_log_loss", {"reference": _dag_reference})
 if native.load_error is None:
-    _FUSED["cpu"] = _FUSED["cuda"] = FusedLoss("tree_log_loss", TreeLogLossArguments, _reference)
+    _native = _op("tree_log_loss")
+    register("tree_log_loss", {"cpu": _native, "cuda": _native})
 if triton.load_error is None:
     from ..triton.rows import scale_in_place
 
-    _FUSED["triton"] = FusedLoss(
-        "triton_tree_log_loss", TreeLogLossArguments, _reference, scale_in_place
-    )
+    register("tree_log_loss", {"triton": _op("triton_tree_log_loss", scale_in_place)})

@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 
 from .. import native, reference, triton
+from ..backends import resolve
 from ..closure import closure_log_prob
 from ..closure_table import ClosureTable
+from ..registry import register
+from ..rows import loss_dtype
+from ..schemas import TreeArguments
 from ..tree_table import TreeTable
-from .checks import check_rows, for_kernel, no_grad_of, resolve_for
+from .checks import check_rows, for_kernel, no_grad_of
+from .derivatives import Constant, RowOp, Rows, below_autograd
 
 __all__ = ["tree_log_prob"]
 
@@ -39,54 +44,78 @@ def tree_log_prob(
         BackendError: the backend asked for cannot run here.
     """
     check_rows("logits", logits, tree.num_classes, "class of the tree")
-    chosen = resolve_for(tree, backend, logits)
     if isinstance(tree, ClosureTable):
-        return closure_log_prob(logits, tree, spread_dead=False)
-    if chosen == "reference":
-        return reference.tree_log_prob(logits, tree)
-    return cast(Tensor, _OPS[chosen].forward(for_kernel(logits), tree.tensors, tree.level_ptr))
+        log_prob = resolve("dag_log_prob", backend, logits)(logits, tree)
+    else:
+        log_prob = resolve("tree_log_prob", backend, logits)(
+            TreeArguments(for_kernel(logits), tree.tensors, [*tree.level_ptr])
+        )
+    return cast(Tensor, log_prob)
 
 
-class _Ops:
-    """The op `name` and its backward, as a function with a gradient."""
+class _LogProbOp(RowOp):
+    """The op `name` as a differentiable function."""
 
     def __init__(self, name: str) -> None:
-        self.forward = getattr(torch.ops.hace_kernels, name).default
-        self.backward = getattr(torch.ops.hace_kernels, f"{name}_backward").default
+        self.kernel = getattr(torch.ops.hace_kernels, name).default
+        self.backward_kernel = getattr(torch.ops.hace_kernels, f"{name}_backward").default
         torch.library.register_fake(f"hace_kernels::{name}", _fake)
         torch.library.register_fake(f"hace_kernels::{name}_backward", _fake_backward)
         torch.library.register_autograd(
-            f"hace_kernels::{name}", self._grad, setup_context=self._setup
+            f"hace_kernels::{name}", self._backward_in_graph, setup_context=_setup_in_graph
         )
 
-    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        logits, tree, ctx.level_ptr = inputs
-        ctx.save_for_backward(logits, *tree)
+    def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:
+        return cast(Tensor, self.kernel(*arguments))
 
-    def _grad(self, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def value(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        with below_autograd():
+            return cast(Tensor, self.kernel(*rows, *rest))
+
+    def gradient(self, grad: Tensor, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        with below_autograd():
+            return cast(Tensor, self.backward_kernel(grad.contiguous(), *rows, *rest))
+
+    def reference(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        return _reference(TreeArguments(rows[0], *rest))
+
+    def _backward_in_graph(self, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         logits, *tree = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: to be differentiated again
-            table = TreeTable.of_tensors(tree, ctx.level_ptr)
-            log_p = reference.tree_log_prob(logits, table)
-            (result,) = torch.autograd.grad(log_p, logits, grad, create_graph=True)
+            rest = Constant((tree, ctx.level_ptr))
+            gradient = self.differentiable_gradient(grad, (logits,), rest)
         else:
-            result = self.backward(grad.contiguous(), logits, tree, ctx.level_ptr)
-        return result, no_grad_of(tree), None
+            gradient = self.backward_kernel(grad.contiguous(), logits, tree, ctx.level_ptr)
+        return gradient, no_grad_of(tree), None
 
 
-def _fake(logits: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
-    shape = (logits.shape[0], tree[0].shape[0])
-    return logits.new_empty(shape, dtype=reference.loss_dtype(logits.dtype))
+def _setup_in_graph(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    logits, tree, ctx.level_ptr = inputs
+    ctx.save_for_backward(logits, *tree)
 
 
-def _fake_backward(
-    grad: Tensor, logits: Tensor, tree: list[Tensor], level_ptr: list[int]
-) -> Tensor:
-    return logits.new_empty(logits.shape)
+def _reference(call: TreeArguments) -> Tensor:
+    """The reference from the op's arguments."""
+    return reference.tree_log_prob(call.rows, TreeTable.of_tensors(call.tree, call.level_ptr))
 
 
-_OPS: dict[str, _Ops] = {}
+def _dag_reference(logits: Tensor, dag: ClosureTable) -> Tensor:
+    return closure_log_prob(logits, dag, spread_dead=False)
+
+
+def _fake(rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+    shape = (rows.shape[0], tree[0].shape[0])
+    return rows.new_empty(shape, dtype=loss_dtype(rows.dtype))
+
+
+def _fake_backward(grad: Tensor, rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+    return rows.new_empty(rows.shape)
+
+
+register("tree_log_prob", {"reference": _reference})
+register("dag_log_prob", {"reference": _dag_reference})
 if native.load_error is None:
-    _OPS["cpu"] = _OPS["cuda"] = _Ops("tree_log_prob")
+    _native = _LogProbOp("tree_log_prob")
+    register("tree_log_prob", {"cpu": _native, "cuda": _native})
 if triton.load_error is None:
-    _OPS["triton"] = _Ops("triton_tree_log_prob")
+    register("tree_log_prob", {"triton": _LogProbOp("triton_tree_log_prob")})

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from .. import native, reference, triton
+from ..backends import resolve
 from ..closure import closure_sum_down, closure_sum_up
 from ..closure_table import ClosureTable
+from ..registry import register
+from ..schemas import TreeArguments
 from ..tree_table import TreeTable
-from .checks import check_rows, for_kernel, no_grad_of, resolve_for
+from .checks import check_rows, for_kernel, no_grad_of
+from .derivatives import LinearOp, Rows, below_autograd
 
 __all__ = ["tree_sum_down", "tree_sum_up"]
 
@@ -40,12 +42,7 @@ def tree_sum_up(values: Tensor, tree: TreeTable | ClosureTable, *, backend: str 
         BackendError: the backend asked for cannot run here.
     """
     check_rows("values", values, tree.num_classes, "class of the tree")
-    chosen = resolve_for(tree, backend, values)
-    if isinstance(tree, ClosureTable):
-        return closure_sum_up(values, tree)
-    if chosen == "reference":
-        return reference.tree_sum_up(values, tree)
-    return cast(Tensor, _OPS[chosen].up(for_kernel(values), tree.tensors, tree.level_ptr))
+    return _call("sum_up", values, tree, backend)
 
 
 def tree_sum_down(
@@ -72,49 +69,76 @@ def tree_sum_down(
         BackendError: the backend asked for cannot run here.
     """
     check_rows("values", values, tree.num_nodes, "node of the tree")
-    chosen = resolve_for(tree, backend, values)
+    return _call("sum_down", values, tree, backend)
+
+
+def _call(op: str, values: Tensor, tree: TreeTable | ClosureTable, backend: str) -> Tensor:
     if isinstance(tree, ClosureTable):
-        return closure_sum_down(values, tree)
-    if chosen == "reference":
-        return reference.tree_sum_down(values, tree)
-    return cast(Tensor, _OPS[chosen].down(for_kernel(values), tree.tensors, tree.level_ptr))
+        return cast(Tensor, resolve(f"dag_{op}", backend, values)(values, tree))
+    arguments = TreeArguments(for_kernel(values), tree.tensors, [*tree.level_ptr])
+    return cast(Tensor, resolve(f"tree_{op}", backend, values)(arguments))
 
 
-class _Ops:
-    """The ops of one library, `prefix` before their names, as functions with a gradient."""
+class _SumOp(LinearOp):
+    """One of the ops as a differentiable function; `transpose` is the other."""
 
-    def __init__(self, prefix: str) -> None:
-        names = [f"{prefix}tree_sum_up", f"{prefix}tree_sum_down"]
-        self.up, self.down = (getattr(torch.ops.hace_kernels, name).default for name in names)
-        for name, fake, transpose in zip(
-            names, (_fake_up, _fake_down), (self.down, self.up), strict=True
-        ):
-            torch.library.register_fake(f"hace_kernels::{name}", fake)
-            torch.library.register_autograd(
-                f"hace_kernels::{name}", partial(_grad, transpose), setup_context=_setup
-            )
+    def __init__(self, name: str) -> None:
+        self.kernel = getattr(torch.ops.hace_kernels, name).default
+        fake = _fake_up if name.endswith("up") else _fake_down
+        torch.library.register_fake(f"hace_kernels::{name}", fake)
+        torch.library.register_autograd(
+            f"hace_kernels::{name}", self._backward_in_graph, setup_context=_setup_in_graph
+        )
+
+    def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:
+        return cast(Tensor, self.kernel(*arguments))
+
+    def value(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        with below_autograd():
+            return cast(Tensor, self.kernel(for_kernel(rows[0]), *rest))
+
+    def _backward_in_graph(self, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        tree = list(ctx.saved_tensors)
+        gradient = self.transpose((for_kernel(grad), tree, ctx.level_ptr))
+        return gradient, no_grad_of(tree), None
 
 
-def _fake_up(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
-    return values.new_empty(values.shape[0], tree[0].shape[0])
+def _pair(prefix: str) -> tuple[_SumOp, _SumOp]:
+    up, down = _SumOp(f"{prefix}tree_sum_up"), _SumOp(f"{prefix}tree_sum_down")
+    up.transpose, down.transpose = down, up
+    return up, down
 
 
-def _fake_down(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
-    return values.new_empty(values.shape[0], tree[1].shape[0] - tree[2].shape[0] + 1)
+def _fake_up(rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+    return rows.new_empty(rows.shape[0], tree[0].shape[0])
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _fake_down(rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+    return rows.new_empty(rows.shape[0], tree[1].shape[0] - tree[2].shape[0] + 1)
+
+
+def _setup_in_graph(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, tree, ctx.level_ptr = inputs
     ctx.save_for_backward(*tree)
 
 
-def _grad(transpose: Callable[..., Tensor], ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    tree = list(ctx.saved_tensors)
-    return transpose(for_kernel(grad), tree, ctx.level_ptr), no_grad_of(tree), None
+def _reference_up(call: TreeArguments) -> Tensor:
+    return reference.tree_sum_up(call.rows, TreeTable.of_tensors(call.tree, call.level_ptr))
 
 
-_OPS: dict[str, _Ops] = {}
+def _reference_down(call: TreeArguments) -> Tensor:
+    return reference.tree_sum_down(call.rows, TreeTable.of_tensors(call.tree, call.level_ptr))
+
+
+register("tree_sum_up", {"reference": _reference_up})
+register("tree_sum_down", {"reference": _reference_down})
+register("dag_sum_up", {"reference": closure_sum_up})
+register("dag_sum_down", {"reference": closure_sum_down})
 if native.load_error is None:
-    _OPS["cpu"] = _OPS["cuda"] = _Ops("")
+    _up, _down = _pair("")
+    register("tree_sum_up", {"cpu": _up, "cuda": _up})
+    register("tree_sum_down", {"cpu": _down, "cuda": _down})
 if triton.load_error is None:
-    _OPS["triton"] = _Ops("triton_")
+    _up, _down = _pair("triton_")
+    register("tree_sum_up", {"triton": _up})
+    register("tree_sum_down", {"triton": _down})

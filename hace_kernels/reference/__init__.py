@@ -10,13 +10,11 @@ a target to its root and gives each node a weight w_i. The loss of one row is
 
 from .path_log_loss import path_log_loss
 from .path_stages import path_measure, path_resolve, path_write
-from .rows import loss_dtype
 from .tree_log_loss import tree_log_loss
 from .tree_log_prob import tree_log_prob
 from .tree_sum import tree_sum_down, tree_sum_up
 
 __all__ = [
-    "loss_dtype",
     "path_log_loss",
     "path_measure",
     "path_resolve",

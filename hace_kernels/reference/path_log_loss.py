@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..path_table import PathTable
+from ..rows import loss_dtype, reduce, row_weights
+from ..target_errors import check_targets, check_targets_have_classes
 from .log_sums import LogSum, add, log_one_plus_ratio, ratio
-from .rows import check_targets, check_targets_have_classes, loss_dtype, reduce, row_weights
 
 __all__ = ["path_log_loss"]
 
@@ -61,7 +62,7 @@ def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Te
     position = torch.arange(z.shape[1], device=z.device)
     ring = torch.zeros(z.shape, dtype=torch.int64, device=z.device)
     for first, last in zip(start.unbind(1), stop.unbind(1), strict=True):
-        ring += (position < first[:, None]) | (position >= last[:, None])
+        ring = ring + ((position < first[:, None]) | (position >= last[:, None]))
 
     def per_ring(x: Tensor, elsewhere: float, reduce: Callable[[Tensor, int], Tensor]) -> Tensor:
         of_ring = (torch.where(ring == r, x, elsewhere) for r in range(num_rings))

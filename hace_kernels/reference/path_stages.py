@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ..row_paths import Rings, RowPaths
+from ..rows import loss_dtype
 from .log_sums import LogSum, add, log_one_plus_ratio
-from .rows import loss_dtype
 
 __all__ = ["Resolved", "RingGradient", "path_measure", "path_resolve", "path_write"]
 

@@ -7,15 +7,14 @@ from torch import Tensor
 
 from ..closure import closure_kept_mass, closure_log_prob
 from ..closure_table import ClosureTable
-from ..target_table import SoftLabels, TargetTable
-from ..tree_table import TreeTable
-from .rows import (
+from ..rows import loss_dtype, reduce
+from ..target_errors import (
     check_mass_has_classes,
     check_targets,
     check_targets_have_classes,
-    loss_dtype,
-    reduce,
 )
+from ..target_table import SoftLabels, TargetTable
+from ..tree_table import TreeTable
 from .tree_log_prob import log_prob_at_places
 from .tree_sum import levels_up, sum_below
 

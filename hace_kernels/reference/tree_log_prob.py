@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..rows import loss_dtype
 from ..tree_table import TreeTable
 from .log_sums import LogSum, ratio
-from .rows import loss_dtype
 from .tree_sum import levels_up, of_nodes, sum_below
 
 __all__ = ["log_prob_at_places", "tree_log_prob"]

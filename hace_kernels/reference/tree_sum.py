@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..rows import loss_dtype
 from ..tree_table import TreeTable
-from .rows import loss_dtype
 
 __all__ = ["at_places", "levels_up", "of_nodes", "sum_below", "tree_sum_down", "tree_sum_up"]
 

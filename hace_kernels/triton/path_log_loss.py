@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..reference import loss_dtype
+from ..rows import loss_dtype
 from ..schemas import PathLogLossArguments
 from .path_log_loss_kernel import (
     RING_FIELDS,

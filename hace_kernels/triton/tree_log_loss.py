@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..reference import loss_dtype
+from ..rows import loss_dtype
 from ..schemas import TreeLogLossArguments
 from ..target_table import TargetTable
 from .rows import MEAN, bits, reduced, total_weight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..reference import loss_dtype
+from ..rows import loss_dtype
 from .tree_log_prob_kernel import log_prob_kernel
 from .tree_pull import Rows
 from .tree_rows import UP, Arrays, chunks_of_rows, level_bounds, node_of_places

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..reference import loss_dtype
+from ..rows import loss_dtype
 from .rows import bits
 from .tree_pull_kernel import (
     DOWN_COLUMNS,

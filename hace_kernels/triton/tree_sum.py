@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..reference import loss_dtype
+from ..rows import loss_dtype
 from .tree_rows import UP, Arrays, Stage, chunks_of_rows, level_bounds, node_of_places
 from .tree_sum_kernel import down_kernel, up_kernel
 from .tree_sweeps import COLUMNS, LEVELS

@@ -21,7 +21,7 @@ from oracle import assert_grad_close, assert_loss_close
 from tree_cases import TreeCase
 
 from hace_kernels import backends, tree_log_loss, tree_log_prob, tree_sum_down, tree_sum_up
-from hace_kernels.backends import resolve
+from hace_kernels.backends import choose
 from hace_kernels.ops import path_log_loss
 
 pytestmark = pytest.mark.gpu
@@ -77,7 +77,7 @@ def test_sizes(backend: Backend, width: int, order: str, dtype: torch.dtype) -> 
 def test_auto_takes_one_of_them(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HACE_BACKEND")
     for dtype in DTYPES:
-        assert resolve("auto", backend.device, dtype) in ("cuda", "triton")
+        assert choose("path_log_loss", "auto", backend.device, dtype) in ("cuda", "triton")
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean"])

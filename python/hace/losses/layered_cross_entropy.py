@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 import hace_kernels
-from hace_kernels.reference.rows import check_targets, loss_dtype, reduce, row_weights
+from hace_kernels.rows import loss_dtype, reduce, row_weights
+from hace_kernels.target_errors import check_targets
 
 from ..arguments import check_input, check_target, is_index, shape_of_targets
 from ..class_dim import to_rows

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hace_kernels.reference.rows import loss_dtype
+from hace_kernels.rows import loss_dtype
 
 from ..arguments import Target, is_index
 from ..hierarchy import Hierarchy, check_hierarchy

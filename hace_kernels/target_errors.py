@@ -1,6 +1,8 @@
-"""What the ops share row by row: weights, reductions, and the checks of their targets."""
+"""Targets that are none: what is said of them, and how errors come out of the compiled library."""
 
 from __future__ import annotations
+
+import re
 
 import torch
 from torch import Tensor
@@ -9,39 +11,27 @@ __all__ = [
     "check_mass_has_classes",
     "check_targets",
     "check_targets_have_classes",
-    "loss_dtype",
     "no_class",
     "out_of_range",
-    "reduce",
-    "row_weights",
+    "translated",
 ]
 
-
-def row_weights(
-    counts: Tensor, row: Tensor, target_weight: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """What each row counts for: its target's weight, or 0 where it does not count."""
-    if target_weight is None:
-        return counts.to(dtype)
-    return torch.where(counts, target_weight.to(dtype)[row], 0.0)
+_KINDS = {"IndexError": IndexError, "TypeError": TypeError, "ValueError": ValueError}
+# csrc/errors.h puts it before a message; what C++ adds (the place, a backtrace) is on other lines.
+_TAG = re.compile(r"\[(IndexError|TypeError|ValueError)\] (.*)")
 
 
-def reduce(loss: Tensor, total_weight: Tensor | int, reduction: str) -> Tensor:
-    """Weighted rows to what the caller asked for; `mean` divides by the sum of the weights."""
-    if reduction == "none":
-        return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / total_weight
-
-
-def loss_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 stays; every narrower dtype is worked on, and its loss given, in float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def translated(error: RuntimeError) -> Exception:
+    """An error of the compiled library as the one that its tag names, or as it is without a tag."""
+    found = _TAG.search(str(error))
+    return error if found is None else _KINDS[found[1]](found[2])
 
 
 def check_targets(target: Tensor, bad: Tensor, num_targets: int) -> None:
-    """Raises IndexError for the first bad target on a CPU; an accelerator gives NaN unasked.
+    """Raises IndexError for the first bad target on a CPU.
 
-    Targets are (B,), or (B, K) with several a row.
+    An accelerator, a compiled graph and torch.func's transforms give NaN, unasked. Targets are
+    (B,), or (B, K) with several in a row.
     """
     if (found := _first(target, bad)) is not None:
         raise IndexError(out_of_range(*found, num_targets))
@@ -59,6 +49,8 @@ def check_targets_have_classes(target: Tensor, bad: Tensor) -> None:
 
 def check_mass_has_classes(mass: Tensor, empty: Tensor) -> None:
     """The same for mass (B, T) on targets, of which `empty` (T) have no class."""
+    if torch.compiler.is_compiling() or mass.device.type != "cpu" or _is_transformed(mass):
+        return
     index = torch.arange(mass.shape[1], device=mass.device).expand_as(mass)
     check_targets_have_classes(index, (mass != 0) & empty)
 
@@ -70,9 +62,15 @@ def no_class(value: int, row: int) -> str:
     )
 
 
+def _is_transformed(x: Tensor) -> bool:
+    return torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
 def _first(target: Tensor, bad: Tensor) -> tuple[int, int] | None:
     """The first bad target and its row, where looking does not wait for an accelerator."""
-    if torch.compiler.is_compiling() or target.device.type != "cpu" or not bad.any():
+    if torch.compiler.is_compiling() or target.device.type != "cpu":
+        return None
+    if _is_transformed(bad) or _is_transformed(target) or not bad.any():
         return None
     at = bad.nonzero()[0]
     return int(target[tuple(at)]), int(at[0])

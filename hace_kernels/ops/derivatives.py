@@ -1,0 +1,343 @@
+"""The derivatives of the ops, for every way in which PyTorch asks for them.
+
+A kernel gives an op's value f(x), and another one its gradient `J(x)ᵀ g`. Everything else follows:
+
+- In eager mode, the gradient is one call of the second kernel, or was made with the value.
+- Forward mode, and the gradient of the gradient in g, are `J(x) t`. For a loss that is the sum of
+  the gradient's products with t, row by row; otherwise the reference gives it.
+- The gradient of `gᵀ J(x)` in x, and its directional derivatives, are products with the Hessian of
+  `gᵀ f(x)`, which the reference gives, and all higher derivatives with it.
+- A batch of rows is rows: `vmap` folds its dimension into theirs.
+
+So `torch.func`'s transforms, forward-mode AD and batched gradients compose in any order. Compiled
+graphs hold the kernels as ops of torch's, whose derivatives (torch.library's) are reverse mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..target_errors import translated
+
+__all__ = ["Constant", "LinearOp", "RowOp", "Rows", "below_autograd", "is_differentiated"]
+
+#: Arguments with an entry per row: tensors, or None. The first is a tensor.
+Rows: TypeAlias = tuple[Any, ...]
+
+_transformed = torch._C._are_functorch_transforms_active
+#: Kernels called in it go straight to their device's, past torch.library's autograd in Python.
+below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
+def is_differentiated(tensor: Tensor | None) -> bool:
+    """Whether somebody may want a derivative in this tensor, at any level of transforms."""
+    if tensor is None or (not torch.is_grad_enabled() and not _forward_mode()):
+        return False
+    if tensor.requires_grad:
+        return True
+    if torch.compiler.is_compiling() or not (_transformed() or _forward_mode()):
+        return False
+    while True:
+        dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+        if tensor.requires_grad or dual.tangent is not None:
+            return True
+        if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return False
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+
+
+def _forward_mode() -> bool:
+    return forward_ad._current_level >= 0
+
+
+class RowOp:
+    """An op of rows x on one backend, as a differentiable function of its arguments.
+
+    The arguments are a named tuple of `hace_kernels.schemas`; the first `num_rows` of them have one
+    entry per row of the batch, or are None, and the first of all is x.
+    """
+
+    num_rows = 1
+
+    def __call__(self, arguments: tuple[Any, ...]) -> Tensor:
+        """The value."""
+        if torch.compiler.is_compiling():
+            return self.in_graph(arguments)
+        rows, rest = arguments[: self.num_rows], arguments[self.num_rows :]
+        value: Tensor
+        try:
+            if _is_forward_over_forward():
+                value = self.reference(rows, rest)
+            elif _transformed() or _forward_mode():
+                value = _Value.apply(self, Constant(rest), *rows)  # type: ignore[no-untyped-call]
+            elif rows[0].requires_grad and torch.is_grad_enabled():
+                value = _Eager.apply(self, rest, *rows)  # type: ignore[no-untyped-call]
+            else:
+                value = self.value(rows, rest)
+        except RuntimeError as error:
+            raise translated(error) from None
+        return value
+
+    # ---- of each op ----
+
+    def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:
+        """The value, as a compiled graph holds it."""
+        raise NotImplementedError
+
+    def value(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        """f(x), by the kernel."""
+        raise NotImplementedError
+
+    def value_and_gradient(self, rows: Rows, rest: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
+        """f(x), and its gradient for an incoming one of 1 where it is best made at once."""
+        return self.value(rows, rest), None
+
+    def gradient(self, grad: Tensor, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        """`J(x)ᵀ g`, by the kernel."""
+        raise NotImplementedError
+
+    def scaled(self, gradient: Tensor, grad: Tensor) -> Tensor:
+        """What `value_and_gradient` gave, for the incoming gradient `grad`; may be in place."""
+        raise NotImplementedError
+
+    def reference(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        """f(x) in plain PyTorch."""
+        raise NotImplementedError
+
+    def directional(self, rows: Rows, rest: Constant, tangent: Tensor) -> Tensor:
+        """`J(x) t`: `J(x)ᵀ g` is linear in g, and this is its gradient in g."""
+        value, pull, *_ = torch.func.vjp(lambda x: self._reference_of(x, rows, rest), rows[0])
+        zero = torch.zeros_like(value)
+        _, push, *_ = torch.func.vjp(lambda grad: pull(grad)[0], zero)
+        result: Tensor = push(tangent.to(rows[0].dtype))[0]
+        return result
+
+    def value_of_batch(self, rows: Rows, rest: Constant) -> Tensor:
+        """f of rows (V, B, …), by calls on (V · B, …)."""
+        value: Tensor = _Value.apply(self, rest, *_folded(rows))  # type: ignore[no-untyped-call]
+        return _unfolded(value, rows)
+
+    def gradient_of_batch(self, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
+        """The gradient of rows (V, B, …), by calls on (V · B, …)."""
+        grad = grad.flatten(0, 1)
+        gradient: Tensor = _Gradient.apply(  # type: ignore[no-untyped-call]
+            self, rest, grad, *_folded(rows)
+        )
+        return _unfolded(gradient, rows)
+
+    def differentiable_gradient(self, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
+        """`J(x)ᵀ g` by the kernel, with derivatives of its own."""
+        gradient: Tensor = _Gradient.apply(self, rest, grad, *rows)  # type: ignore[no-untyped-call]
+        return gradient
+
+    # ---- of the reference ----
+
+    def _reference_of(self, x: Tensor, rows: Rows, rest: Constant) -> Tensor:
+        return self.reference((x, *rows[1:]), rest.value)
+
+    def hessian_product(self, vector: Tensor, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
+        """The Hessian of `gᵀ f(x)` times a vector, by the reference."""
+
+        def gradient(x: Tensor) -> Any:
+            _, pull, *_ = torch.func.vjp(lambda x: self._reference_of(x, rows, rest), x)
+            return pull(grad)[0]
+
+        _, pull, *_ = torch.func.vjp(gradient, rows[0])
+        product: Tensor = pull(vector)[0]
+        return product
+
+
+class LinearOp(RowOp):
+    """An op whose value is linear in x; its gradient is another such op's value."""
+
+    transpose: LinearOp
+
+    def gradient(self, grad: Tensor, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        """`Jᵀ g`."""
+        return self.transpose((grad, *rest))
+
+    def differentiable_gradient(self, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
+        """`Jᵀ g`."""
+        return self.transpose((grad, *rest.value))
+
+    def directional(self, rows: Rows, rest: Constant, tangent: Tensor) -> Tensor:
+        """`J t`."""
+        if not torch._C._functorch.is_legacy_batchedtensor(tangent):
+            return self((tangent, *rest.value))
+        level = _old_vmap_level()  # tangents of `torch.autograd.functional.jacobian`, vectorized
+        batches = torch._remove_batch_dim(tangent, level, 0, 0)
+        return torch._add_batch_dim(self.value_of_batch((batches,), rest), 0, level)
+
+
+class Constant:
+    """What no transform should look into."""
+
+    def __init__(self, value: tuple[Any, ...]) -> None:
+        self.value = value
+
+
+def _save(ctx: Any, rows: Sequence[Tensor | None]) -> None:
+    ctx.save_for_backward(*rows)
+    ctx.save_for_forward(*rows)
+
+
+def _nothing(rows: Sequence[Tensor | None]) -> list[None]:
+    """The gradients of all rows but x."""
+    return [None] * (len(rows) - 1)
+
+
+class _Eager(torch.autograd.Function):
+    """Reverse mode outside all transforms: the same as `_Value`, and quick."""
+
+    @staticmethod
+    def forward(ctx: Any, op: RowOp, rest: tuple[Any, ...], *rows: Tensor | None) -> Tensor:
+        value, ctx.made = op.value_and_gradient(rows, rest)
+        ctx.op, ctx.rest = op, rest
+        ctx.save_for_backward(*rows)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        # The first backward gives the gradient away, for the caller may add to it in place; a
+        # second one makes it anew. Only then is it asked whether x is still what it was.
+        op: RowOp = ctx.op
+        made, ctx.made = ctx.made, None
+        others = [None] * (op.num_rows - 1)
+        if torch._C._functorch.is_legacy_batchedtensor(grad):
+            gradient = _batched_gradient(op, grad, ctx.saved_tensors, Constant(ctx.rest))
+        elif torch.is_grad_enabled() or _transformed():
+            rows = ctx.saved_tensors
+            gradient = op.differentiable_gradient(grad, rows, Constant(ctx.rest))
+        elif made is not None:
+            gradient = op.scaled(made, grad)
+        else:
+            gradient = op.gradient(grad, ctx.saved_tensors, ctx.rest)
+        return (None, None, gradient, *others)
+
+
+class _Value(torch.autograd.Function):
+    """`f(x)` under transforms."""
+
+    @staticmethod
+    def forward(op: RowOp, rest: Constant, *rows: Tensor | None) -> Tensor:
+        return op.value(rows, rest.value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.op, ctx.rest, *rows = inputs
+        _save(ctx, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        rows = ctx.saved_tensors
+        gradient = ctx.op.differentiable_gradient(grad, rows, ctx.rest)
+        return (None, None, gradient, *_nothing(rows))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
+        tangent = tangents[2]
+        return None if tangent is None else ctx.op.directional(ctx.saved_tensors, ctx.rest, tangent)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, op: RowOp, rest: Constant, *rows: Tensor | None
+    ) -> tuple[Tensor, int]:
+        return op.value_of_batch(_batch_first(rows, in_dims[2:], info.batch_size), rest), 0
+
+
+class _Gradient(torch.autograd.Function):
+    """`J(x)ᵀ g`, with derivatives in g and in x."""
+
+    @staticmethod
+    def forward(op: RowOp, rest: Constant, grad: Tensor, *rows: Tensor | None) -> Tensor:
+        return op.gradient(grad, rows, rest.value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.op, ctx.rest, *tensors = inputs
+        _save(ctx, tensors)
+
+    @staticmethod
+    def backward(ctx: Any, vector: Tensor) -> tuple[Any, ...]:
+        op, rest = ctx.op, ctx.rest
+        grad, *rows = ctx.saved_tensors
+        grad_of_grad = grad_of_x = None
+        if ctx.needs_input_grad[2]:
+            grad_of_grad = op.directional(rows, rest, vector)
+        if ctx.needs_input_grad[3]:
+            grad_of_x = op.hessian_product(vector, grad, rows, rest)
+        return (None, None, grad_of_grad, grad_of_x, *_nothing(rows))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor | None:
+        op, rest = ctx.op, ctx.rest
+        grad, *rows = ctx.saved_tensors
+        result = None
+        if tangents[2] is not None:
+            result = op.differentiable_gradient(tangents[2], rows, rest)
+        if tangents[3] is not None:
+            along_x = op.hessian_product(tangents[3], grad, rows, rest)
+            result = along_x if result is None else result + along_x
+        return result
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, op: RowOp, rest: Constant, *tensors: Tensor | None
+    ) -> tuple[Tensor, int]:
+        grad, *rows = _batch_first(tensors, in_dims[2:], info.batch_size)
+        assert grad is not None
+        return op.gradient_of_batch(grad, tuple(rows), rest), 0
+
+
+def _is_forward_over_forward() -> bool:
+    """Whether forward mode is taken of forward mode.
+
+    There PyTorch (2.13) drops the outer tangents of every autograd.Function, without a word.
+    """
+    if not _transformed():
+        return False
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return sum(one.key() == torch._C._functorch.TransformType.Jvp for one in stack) > 1
+
+
+def _batched_gradient(op: RowOp, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
+    """What `is_grads_batched=True` wants: its batches are those of an older vmap of PyTorch's."""
+    level = _old_vmap_level()
+    grad = torch._remove_batch_dim(grad, level, 0, 0)
+    batches = _batch_first(rows, [None] * len(rows), len(grad))
+    gradient = op.gradient_of_batch(grad, batches, rest)
+    return torch._add_batch_dim(gradient, 0, level)
+
+
+def _old_vmap_level() -> int:
+    level: int = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    return level
+
+
+def _batch_first(
+    tensors: Sequence[Tensor | None], dims: Sequence[int | None], size: int
+) -> tuple[Tensor | None, ...]:
+    """All with the batch as their first dimension, which those without one repeat."""
+
+    def moved(x: Tensor | None, dim: int | None) -> Tensor | None:
+        if x is None:
+            return None
+        return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+    return tuple(moved(x, dim) for x, dim in zip(tensors, dims, strict=True))
+
+
+def _folded(rows: Rows) -> Rows:
+    """(V, B, …) to (V · B, …), as the kernels take them."""
+    return tuple(None if x is None else x.flatten(0, 1).contiguous() for x in rows)
+
+
+def _unfolded(x: Tensor, rows: Rows) -> Tensor:
+    """(V · B, …) to (V, B, …)."""
+    return x.reshape(*rows[0].shape[:2], *x.shape[1:])

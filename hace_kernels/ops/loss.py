@@ -1,0 +1,209 @@
+"""Ops that make a loss and, in the same pass, its gradient.
+
+Such an op is two: `name(arguments…, with_grad) -> (loss, grad_logits)`, where `grad_logits` is for
+an incoming gradient of 1, and `name_backward(grad_loss, arguments…) -> grad_logits`, which makes it
+anew from the logits for any incoming one. `derivatives.py` has what eager calls make of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from .. import native
+from ..rows import REDUCTIONS, loss_dtype
+from .checks import no_grad_of
+from .derivatives import Constant, RowOp, Rows, below_autograd
+
+__all__ = ["LossOp"]
+
+_NONE, _MEAN = REDUCTIONS.index("none"), REDUCTIONS.index("mean")
+
+
+class LossOp(RowOp):
+    """The op `name` as a differentiable function of its arguments.
+
+    Args:
+        name: of the op, with its library's prefix.
+        arguments: the op's, a named tuple.
+        num_rows: how many of them have one entry per row of logits; they come first.
+        reference: the same loss in PyTorch; it gives the derivatives of the gradient.
+        total_weight: what `mean` divides by for each of V batches, (V), from arguments whose rows
+            are (V, B, …).
+        scale: multiplies a gradient by a number in place, and costs little where it is 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Any,
+        num_rows: int,
+        reference: Callable[[Any], Tensor],
+        total_weight: Callable[[Any], Tensor],
+        scale: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.kernel = getattr(torch.ops.hace_kernels, name).default
+        self.backward_kernel = getattr(torch.ops.hace_kernels, f"{name}_backward").default
+        self.arguments, self.num_rows = arguments, num_rows
+        self.of_reference, self.total_weight = reference, total_weight
+        self._scale = _scaled if scale is None else scale
+        self._reduction = arguments._fields.index("reduction") - num_rows
+        torch.library.register_fake(f"hace_kernels::{name}", _fake)
+        torch.library.register_fake(f"hace_kernels::{name}_backward", _fake_backward)
+        torch.library.register_autograd(
+            f"hace_kernels::{name}", self._backward_in_graph, setup_context=_setup_in_graph
+        )
+
+    def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:
+        """The loss, as a compiled graph holds it."""
+        with_grad = self._makes_gradient(arguments[0], arguments[self.num_rows + self._reduction])
+        return cast(Tensor, self.kernel(*arguments, with_grad)[0])
+
+    def value(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        """The loss."""
+        with below_autograd():
+            return cast(Tensor, self.kernel(*rows, *rest, False)[0])
+
+    def value_and_gradient(self, rows: Rows, rest: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
+        """The loss, and its gradient where the row is in the cache for both."""
+        with_grad = rest[self._reduction] != _NONE and rows[0].dtype != torch.float16
+        with below_autograd():
+            loss, gradient = self.kernel(*rows, *rest, with_grad)
+        return loss, gradient if with_grad else None
+
+    def gradient(self, grad: Tensor, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        """That of the logits."""
+        with below_autograd():
+            return cast(Tensor, self.backward_kernel(grad, *rows, *rest))
+
+    def scaled(self, gradient: Tensor, grad: Tensor) -> Tensor:
+        """In place."""
+        return self._scale(gradient, grad)
+
+    def reference(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        """The loss in PyTorch."""
+        return self.of_reference(self.arguments(*rows, *rest))
+
+    def directional(self, rows: Rows, rest: Constant, tangent: Tensor) -> Tensor:
+        """The gradient's products with the tangent, in the loss's dtype."""
+        logits = rows[0]
+        by_row = rest.value[self._reduction] == _NONE
+        dtype = loss_dtype(logits.dtype)
+        one = logits.new_ones(len(logits) if by_row else (), dtype=dtype)
+        products = self.differentiable_gradient(one, rows, rest).to(dtype) * tangent.to(dtype)
+        return products.sum(1) if by_row else products.sum()
+
+    def value_of_batch(self, rows: Rows, rest: Constant) -> Tensor:
+        """The losses of rows (V, B, …), each batch reduced by itself."""
+        loss = super().value_of_batch(rows, self._by_row(rest))
+        reduction = rest.value[self._reduction]
+        if reduction == _NONE:
+            return loss
+        total = loss.sum(1)
+        if reduction == _MEAN:
+            total = total / self.total_weight(self.arguments(*rows, *rest.value)).to(total.dtype)
+        return total
+
+    def gradient_of_batch(self, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
+        """The gradients, from that of each batch's loss, (V) or (V, B)."""
+        reduction = rest.value[self._reduction]
+        if reduction == _MEAN:
+            grad = grad / self.total_weight(self.arguments(*rows, *rest.value)).to(grad.dtype)
+        if reduction != _NONE:
+            grad = grad[:, None].expand(rows[0].shape[:2])
+        return super().gradient_of_batch(grad, rows, self._by_row(rest))
+
+    def _by_row(self, rest: Constant) -> Constant:
+        """The same arguments without a reduction."""
+        at = self._reduction
+        return Constant((*rest.value[:at], _NONE, *rest.value[at + 1 :]))
+
+    def _makes_gradient(self, logits: Tensor, reduction: int) -> bool:
+        """Whether the gradient is best made while the row is in the cache for the loss.
+
+        It is made for an incoming gradient of 1. Where rows have incoming gradients of their own,
+        and in float16, where a loss scaler's factor must come in before rounding, the backward
+        makes it.
+        """
+        return (
+            reduction != _NONE
+            and logits.dtype != torch.float16
+            and logits.requires_grad
+            and torch.is_grad_enabled()
+        )
+
+    # ---- of the op as graphs hold it: nothing may depend on the incoming gradient's value ----
+
+    def _backward_in_graph(
+        self, ctx: Any, grad_loss: Tensor | None, grad_of_grad: Tensor | None
+    ) -> tuple[Any, ...]:
+        args, made = _saved(ctx)
+        *arguments, with_grad = args
+        if grad_loss is None:
+            gradient = None
+        elif torch.is_grad_enabled():  # create_graph=True: to be differentiated again
+            rows, rest = tuple(arguments[: self.num_rows]), tuple(arguments[self.num_rows :])
+            gradient = self.differentiable_gradient(grad_loss, rows, Constant(rest))
+        elif with_grad:
+            by_row = grad_loss[:, None] if grad_loss.dim() else grad_loss
+            gradient = (made * by_row).to(made.dtype)
+        else:
+            gradient = self.backward_kernel(grad_loss, *arguments)
+        return (gradient, *map(no_grad_of, args[1:]))
+
+
+def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    if native.cuda_device_type == gradient.device.type:  # the factor stays on the device
+        torch.ops.hace_kernels.scale_in_place(gradient, factor)
+    elif factor.item() != 1.0:
+        gradient *= factor
+    return gradient
+
+
+def _setup_in_graph(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Saves tensors and lists of them where autograd wants its tensors, the rest beside them."""
+    tensors: list[Tensor] = []
+
+    def place(arg: Any) -> Any:
+        """What stands for an argument: of a tensor, where it is; the rest as it is."""
+        if isinstance(arg, Tensor):
+            tensors.append(arg)
+            return _At(len(tensors) - 1)
+        return [*map(place, arg)] if isinstance(arg, list) else arg
+
+    ctx.args = [*map(place, inputs)]
+    ctx.save_for_backward(*tensors, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _saved(ctx: Any) -> tuple[list[Any], Tensor]:
+    """The op's arguments, and the gradient that it made."""
+    *tensors, made = ctx.saved_tensors
+
+    def arg_at(place: Any) -> Any:
+        if isinstance(place, _At):
+            return tensors[place.place]
+        return [*map(arg_at, place)] if isinstance(place, list) else place
+
+    return [*map(arg_at, ctx.args)], made
+
+
+class _At(NamedTuple):
+    """Where a saved tensor is."""
+
+    place: int
+
+
+def _fake(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    reduction, with_grad = args[-3], args[-1]
+    shape = logits.shape[:1] if reduction == _NONE else ()
+    loss = logits.new_empty(shape, dtype=loss_dtype(logits.dtype))
+    return loss, logits.new_empty(logits.shape if with_grad else (0,))
+
+
+def _fake_backward(grad_loss: Tensor, logits: Tensor, *args: Any) -> Tensor:
+    return logits.new_empty(logits.shape)

@@ -1,0 +1,285 @@
+"""Derivatives by every way in which PyTorch takes them: numbers, or the eager gradient, beside each.
+
+The eager gradient itself is held to the oracle in the tests of each op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trees
+from cases import tree_case
+from conftest import Backend
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from tree_cases import TreeCase, some_case
+
+import hace
+from hace_kernels import (
+    path_log_loss,
+    tree_log_loss,
+    tree_log_prob,
+    tree_sum_down,
+    tree_sum_up,
+)
+
+ROWS = 4
+Function = Callable[..., torch.Tensor]
+
+LOSSES = [
+    "path none", "path mean", "path sum entropy", "path mean weighted eps", "index mean",
+    "index none smoothed", "index mean soft", "probabilities mean", "pairs none",
+]  # fmt: skip
+LINEAR = ["sum up", "sum down"]
+ALL = [*LOSSES, "log-probabilities", *LINEAR]
+
+
+def function(
+    name: str, backend: Backend
+) -> tuple[Function, torch.Tensor, tuple[torch.Tensor, ...]]:
+    """An op as a function of rows and of what else has an entry per row, with values of both."""
+    rng = np.random.default_rng(0)
+    words = name.split()
+    device, options = backend.device, {"backend": backend.name}
+    if words[0] == "path":
+        case = tree_case(
+            trees.random_tree(rng, 6, roots=2, inner=0.2, shuffle=True), keep_full="eps" in words
+        )
+        table = case.table.to(device)
+        options["reduction"] = words[1]
+        if "entropy" in words:
+            options["entropy"] = 0.3
+        if "eps" in words:
+            options["eps"] = 0.01
+        if "weighted" in words:
+            options["target_weight"] = torch.rand(case.num_targets, dtype=torch.float64).to(device)
+        target = case.targets(ROWS)
+        target[1] = -100
+
+        def path(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return path_log_loss(x, target, table, **options)
+
+        return path, case.logits(ROWS, torch.float64).to(device), (target.to(device),)
+
+    case = some_case(rng, 6, shuffle=True)
+    tree = case.table.to(device)
+    logits = case.logits(ROWS, torch.float64).to(device)
+    if words[0] in ("sum", "log-probabilities"):
+        op: Any = {"up": tree_sum_up, "down": tree_sum_down}.get(words[-1], tree_log_prob)
+        x = torch.randn(ROWS, case.num_nodes, dtype=torch.float64).to(device)
+        return lambda x: op(x, tree, **options), (x if words[-1] == "down" else logits), ()
+
+    table_options: dict[str, Any] = {"label_smoothing": 0.1} if "smoothed" in words else {}
+    if "soft" in words:
+        table_options = {"soft_labels": 2.0}
+    table = case.target_table(weight=None, **table_options).to(device)
+    options["reduction"] = words[1]
+    if words[0] == "pairs":
+        index, weight = case.pairs(ROWS, 3)
+
+        def pairs(x: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            return tree_log_loss(x, (index, weight), tree, table, **options)
+
+        return pairs, logits, (index.to(device), weight.double().to(device))
+    target = (
+        case.probabilities(ROWS).double() if words[0] == "probabilities" else case.targets(ROWS)
+    )
+
+    def soft(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return tree_log_loss(x, target, tree, table, **options)
+
+    return soft, logits, (target.to(device),)
+
+
+def jacobian(f: Function, x: torch.Tensor) -> torch.Tensor:
+    """By one ordinary backward for each number."""
+    x = x.detach().requires_grad_()
+    y = f(x)
+    rows = [torch.autograd.grad(one, x, retain_graph=True)[0] for one in y.reshape(-1)]
+    return torch.stack(rows).reshape(*y.shape, *x.shape)
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradcheck(backend: Backend, name: str) -> None:
+    """Beside differences of values: both modes, and batches of directions in both."""
+    f, x, rows = function(name, backend)
+    assert torch.autograd.gradcheck(
+        lambda x: f(x, *rows),
+        (x.requires_grad_(),),
+        check_forward_ad=True,
+        check_batched_grad=True,
+        check_batched_forward_grad=True,
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradgradcheck(backend: Backend, name: str) -> None:
+    f, x, rows = function(name, backend)
+    assert torch.autograd.gradgradcheck(
+        lambda x: f(x, *rows),
+        (x.requires_grad_(),),
+        check_fwd_over_rev=True,
+        check_rev_over_rev=True,
+        check_batched_grad=True,
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_first_derivatives(backend: Backend, name: str) -> None:
+    f, x, rows = function(name, backend)
+    of_x = lambda x: f(x, *rows)  # noqa: E731
+    wanted = jacobian(of_x, x)
+    tangent = torch.randn_like(x)
+    value, along = jvp(of_x, (x,), (tangent,))
+    close(value, of_x(x))
+    close(along, torch.einsum("...ij,ij->...", wanted, tangent))
+    close(jacrev(of_x)(x), wanted)
+    close(jacfwd(of_x)(x), wanted)
+    _, pull = vjp(of_x, x)
+    incoming = torch.randn_like(value)
+    close(pull(incoming)[0], torch.tensordot(incoming, wanted, incoming.dim()))
+    with forward_ad.dual_level():
+        dual = of_x(forward_ad.make_dual(x, tangent))
+        close(forward_ad.unpack_dual(dual).tangent, along)
+    for strategy in ("reverse-mode", "forward-mode"):
+        found = torch.autograd.functional.jacobian(of_x, x, vectorize=True, strategy=strategy)
+        close(found, wanted)
+
+
+@pytest.mark.parametrize("name", [*LOSSES, "log-probabilities"])
+def test_second_derivatives(backend: Backend, name: str) -> None:
+    """In any order of the modes. Differences vouch for one of them in `test_gradgradcheck`."""
+    f, x, rows = function(name, backend)
+    of_x = lambda x: f(x, *rows).square().sum()  # noqa: E731
+    wanted = torch.autograd.functional.hessian(of_x, x)
+    for found in (
+        hessian(of_x),
+        jacrev(jacrev(of_x)),
+        jacrev(jacfwd(of_x)),
+        jacfwd(jacfwd(of_x)),
+        jacfwd(grad(of_x)),
+    ):
+        close(found(x), wanted)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_batches(backend: Backend, name: str) -> None:
+    """A batch of batches, with the batch in any dimension of any argument, or in none."""
+    f, x, rows = function(name, backend)
+    xs = torch.stack([x, x.flip(1), x.flip(0)], 1)
+    many = [torch.stack([row, row.flip(0), row], -1) for row in rows]
+    in_dims = (1, *[-1] * len(rows))
+    one_by_one = [f(xs[:, i], *(row[..., i].contiguous() for row in many)) for i in range(3)]
+    close(vmap(f, in_dims)(xs, *many), torch.stack(one_by_one))
+    close(vmap(lambda x: f(x, *rows), 1)(xs), torch.stack([f(xs[:, i], *rows) for i in range(3)]))
+    if rows:
+        alike = vmap(f, (None, *in_dims[1:]))(x, *many)
+        close(alike[1], f(x, *(row.flip(0) for row in rows)))
+
+    total = lambda x, *rows: f(x, *rows).square().sum()  # noqa: E731
+    wanted = [jacobian(lambda x: total(x, *[r[..., i] for r in many]), xs[:, i]) for i in range(3)]  # noqa: B023
+    close(vmap(grad(total), in_dims)(xs, *many), torch.stack(wanted))
+    close(vmap(jacfwd(total), in_dims)(xs, *many), torch.stack(wanted))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_of_each_sample(backend: Backend, name: str) -> None:
+    """`vmap(grad(…))` over a model's samples: the gradients of its parameters, one for each."""
+    f, x, rows = function(name, backend)
+    model = torch.nn.Linear(5, x.shape[1], dtype=torch.float64).to(backend.device)
+    features = torch.randn(ROWS, 5, dtype=torch.float64).to(backend.device)
+    parameters = {key: value.detach() for key, value in model.named_parameters()}
+
+    def loss_of(parameters: Any, features: torch.Tensor, *row: torch.Tensor) -> torch.Tensor:
+        logits = functional_call(model, parameters, (features[None],))
+        return f(logits, *(one[None] for one in row)).sum()
+
+    used = [i for i in range(ROWS) if "path" not in name or i != 1]  # a mean of nothing is NaN
+    features, rows = features[used], tuple(row[used] for row in rows)
+    found = vmap(grad(loss_of), (None, 0, *[0] * len(rows)))(parameters, features, *rows)
+    for i in range(len(used)):
+        model.zero_grad()
+        loss_of(dict(model.named_parameters()), features[i], *(row[i] for row in rows)).backward()
+        close(found["weight"][i], model.weight.grad)
+        close(found["bias"][i], model.bias.grad)
+
+
+def test_forward_mode_of_a_module() -> None:
+    """log p of the first class goes up by 1 − p."""
+    tree = hace.Hierarchy.from_paths(["a/x", "a/y", "b/z"])
+    logits, target = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([0])
+    for backend in ("auto", "reference"):
+        loss = hace.HACELoss(tree, 1.0, backend=backend)
+        _, along = jvp(
+            lambda x: loss(x, target),
+            (logits,),
+            (torch.tensor([[1.0, 0.0, 0.0]]),),
+        )
+        torch.testing.assert_close(along, torch.tensor(-0.90996945))
+
+
+@pytest.mark.parametrize("name", ["path mean", "index mean", "probabilities mean"])
+def test_logits_may_change_before_the_first_backward(backend: Backend, name: str) -> None:
+    """What was made with the loss needs no logits; what has to be made anew asks for them."""
+    if backend.name == "reference":
+        pytest.skip("autograd asks for them")
+    f, x, rows = function(name, backend)
+    wanted = jacobian(lambda x: f(x, *rows), x)
+    logits = x.clone().requires_grad_()
+    loss = f(logits, *rows)
+    logits.detach().zero_()
+    (found,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    close(found, wanted)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, logits)
+
+
+def test_targets_that_change_are_noticed(backend: Backend) -> None:
+    f, x, (target,) = function("path none", backend)
+    loss = f(x.requires_grad_(), target)
+    target.fill_(0)
+    if backend.name != "reference":
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.sum().backward()
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_target_weight_has_a_gradient(backend: Backend, reduction: str) -> None:
+    rng = np.random.default_rng(0)
+    case = tree_case(trees.random_tree(rng, 6))
+    table = case.table.to(backend.device)
+    logits = case.logits(ROWS, torch.float64).to(backend.device)
+    target = case.targets(ROWS).to(backend.device)
+    weight = torch.rand(case.num_targets, dtype=torch.float64).to(backend.device).requires_grad_()
+
+    def loss_of(weight: torch.Tensor) -> torch.Tensor:
+        return path_log_loss(
+            logits, target, table, target_weight=weight, reduction=reduction, backend=backend.name
+        )
+
+    assert torch.autograd.gradcheck(loss_of, (weight,), check_forward_ad=True)
+    with torch.no_grad():
+        assert not loss_of(weight).requires_grad
+
+
+def test_probabilities_have_a_gradient(backend: Backend) -> None:
+    f, x, (target,) = function("probabilities mean", backend)
+    of_target = lambda target: f(x, target)  # noqa: E731
+    assert torch.autograd.gradcheck(of_target, (target.requires_grad_(),), check_forward_ad=True)
+    close(grad(of_target)(target.detach()), jacobian(of_target, target))
+
+
+def test_types_are_kept() -> None:
+    case = TreeCase(trees.balanced([3, 2]))
+    x = case.logits(3, torch.bfloat16)
+    _, along = jvp(lambda x: tree_log_prob(x, case.table), (x,), (torch.ones_like(x),))
+    assert along.dtype == torch.float32
+    assert vmap(grad(lambda x: tree_log_prob(x[None], case.table).sum()))(x).dtype == x.dtype
