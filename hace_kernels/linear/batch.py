@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..ops.path_stages import select_paths
 from ..path_table import PathTable
-from ..reference.rows import reduce, row_weights
 from ..row_paths import RowPaths
+from ..rows import reduce, row_weights
 from .columns import Head
 from .shard import Shard, local_classes
 

@@ -1,4 +1,4 @@
-"""Derivatives by every way in which PyTorch takes them: numbers, or the eager gradient, beside each.
+"""Derivatives by every way in which PyTorch takes them, beside differences or eager gradients.
 
 The eager gradient itself is held to the oracle in the tests of each op.
 """
@@ -6,6 +6,7 @@ The eager gradient itself is held to the oracle in the tests of each op.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -219,7 +220,7 @@ def test_forward_mode_of_a_module() -> None:
     for backend in ("auto", "reference"):
         loss = hace.HACELoss(tree, 1.0, backend=backend)
         _, along = jvp(
-            lambda x: loss(x, target),
+            partial(loss, target=target),
             (logits,),
             (torch.tensor([[1.0, 0.0, 0.0]]),),
         )
