@@ -17,6 +17,7 @@ from .arguments import (
 )
 from .class_dim import class_dim, to_rows
 from .hierarchy import Hierarchy, check_hierarchy
+from .label_errors import explained
 from .options import Distance, LossOptions, Reduction, Smoothing
 from .spaces import LogitSpace, TargetSpace
 from .tables import LossTables, Tables
@@ -122,9 +123,19 @@ def path_loss(input: Tensor, target: Target, weight: Tensor | None, tables: Loss
     check_input(input, hierarchy, options.logit_space)
     check_weight(weight, hierarchy, options.targets.target_space)
     check_target(target, input, hierarchy, options)
-    rows, target = to_rows(input), _target_rows(target)
-    if is_index(target) and not options.targets.spreads and hierarchy.is_tree:
-        loss = hace_kernels.path_log_loss(
+    try:
+        loss = _loss_of_rows(to_rows(input), _target_rows(target), weight, tables)
+    except IndexError as error:
+        raise explained(error, hierarchy, options.targets.target_space) from None
+    return loss.reshape(shape_of_targets(input)) if options.reduction == "none" else loss
+
+
+def _loss_of_rows(
+    rows: Tensor, target: Target, weight: Tensor | None, tables: LossTables
+) -> Tensor:
+    options = tables.options
+    if is_index(target) and not options.targets.spreads and tables.hierarchy.is_tree:
+        return hace_kernels.path_log_loss(
             rows,
             target,
             tables.paths.on(rows.device),
@@ -135,9 +146,8 @@ def path_loss(input: Tensor, target: Target, weight: Tensor | None, tables: Loss
             eps=options.eps,
             backend=options.backend,
         )
-    else:  # more than one path: several targets per row, spread ones, or a DAG
-        loss = _tree_loss(rows, target, weight, tables)
-    return loss.reshape(shape_of_targets(input)) if options.reduction == "none" else loss
+    # More than one path: several targets per row, spread ones, or a DAG.
+    return _tree_loss(rows, target, weight, tables)
 
 
 def _tree_loss(rows: Tensor, target: Target, weight: Tensor | None, tables: LossTables) -> Tensor:
