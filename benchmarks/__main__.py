@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 
-from . import allocator, report, trees
+import hace
+
+from . import allocator, backend, report, trees
 from .cases import SWEEPS, Case, all_cases
 from .machine import describe_machine, describe_versions, is_busy
 from .plots import draw
@@ -39,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(case.name for case in cases))
         return 0
+    try:
+        options.backend = backend.choose(options.backend, options.device)
+    except ValueError as error:
+        parser.error(str(error))
     return _run(cases, options)
 
 
@@ -49,6 +55,7 @@ def _run(cases: list[Case], options: argparse.Namespace) -> int:
     torch.set_num_threads(threads)
     settings = {
         "device": options.device,
+        "backend": options.backend,
         "threads": threads,
         "quick": options.quick,
         "filter": options.filter,
@@ -98,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--quick", action="store_true", help="fewer and smaller cases")
     add("--device", choices=("cpu", "cuda"), default="cpu")
+    add(
+        "--backend",
+        choices=tuple(hace.backends()),
+        help="of the losses; the fastest that runs here",
+    )
     add("--threads", type=int, metavar="N", help="what counts as all threads; torch's own choice")
     add("--seconds", type=float, metavar="S", help="for each contestant of each case")
     add("--filter", default="", metavar="REGEX", help="only cases whose name has this in it")

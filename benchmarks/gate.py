@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from . import allocator
+from . import allocator, backend
 from .cases import Case
 from .machine import is_busy
 from .runner import Runner
@@ -119,6 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs an NVIDIA GPU and a torch that is built for CUDA")
+    try:
+        backend.choose(None, options.device)
+    except ValueError as error:
+        parser.error(str(error))
     limits = [Limit(**entry) for entry in json.loads(options.limits.read_text(encoding="utf-8"))]
 
     def measure(limit: Limit) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 TORCH = "torch==2.13.0"
 OLDEST_TORCH = (2, 11)
 TRITON = "triton==3.8.0"
-BUILD_REQUIREMENTS = ("setuptools>=77", "pybind11>=2.12", "ninja>=1.11")
+BUILD_REQUIREMENTS = ("setuptools>=77", "pybind11>=2.12", "ninja>=1.11", "numpy>=1.26")
 
 
 def main() -> None:

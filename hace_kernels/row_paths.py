@@ -36,9 +36,9 @@ class RowPaths(NamedTuple):
             torch.cat([nothing, self.weight], 1),
         )
 
-    def rows(self, index: Tensor) -> RowPaths:
-        """The paths of some rows, int64 (R)."""
-        return RowPaths(*(x.index_select(0, index) for x in self))
+    def part(self, rows: slice) -> RowPaths:
+        """The paths of some rows."""
+        return RowPaths(*(x[rows] for x in self))
 
 
 class Rings(NamedTuple):
@@ -55,6 +55,11 @@ class Rings(NamedTuple):
     max: Tensor
     sum: Tensor
     moment: Tensor | None
+
+    def part(self, rows: slice) -> Rings:
+        """The rings of some rows, in the same memory."""
+        moment = None if self.moment is None else self.moment[rows]
+        return Rings(self.max[rows], self.sum[rows], moment)
 
 
 def empty_rings(paths: RowPaths, dtype: torch.dtype, with_moment: bool = False) -> Rings:

@@ -1,4 +1,4 @@
-// Sweeps over a tree, as many rows at a time as a vector has lanes.
+// Sweeps over a tree, as many rows at a time as a vector has lanes. docs/design.md has the words.
 //
 // Every place of the tree (see TreeTable) has a *line*: one vector with one lane a row. So every
 // step of a sweep is a vector operation, whatever the tree's shape, and columns in any order cost

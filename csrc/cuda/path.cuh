@@ -1,4 +1,5 @@
-// The path of a target: nested intervals of class positions, and how they cut the row.
+// The path of a target: nested intervals of class positions, and how they cut the row (there is a
+// picture in docs/design.md).
 //
 // The 2 K ends of K intervals cut a row into 2 K + 1 *segments*. Ring r is what interval r adds to
 // the one inside it (ring K: what is outside of all): segments K - r and K + r.

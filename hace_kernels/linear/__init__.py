@@ -6,11 +6,14 @@ from .linear_path_log_loss import (
     sharded_path_log_loss,
 )
 from .shard import Exchange, Shard
+from .topk import TopK, linear_topk
 
 __all__ = [
     "Exchange",
     "Shard",
+    "TopK",
     "linear_path_log_loss",
+    "linear_topk",
     "linear_with_log_prob",
     "sharded_path_log_loss",
 ]

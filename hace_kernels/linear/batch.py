@@ -11,7 +11,7 @@ from ..ops.path_stages import select_paths
 from ..path_table import PathTable
 from ..row_paths import RowPaths
 from ..rows import reduce, row_weights
-from .columns import Head
+from .columns import Head, OnWeightGrad
 from .shard import Shard, local_classes
 
 __all__ = ["Batch", "Options", "batch_of"]
@@ -37,8 +37,9 @@ class Batch:
         kept: int64 (B'), the rows that `head` and `weight` are of; None: all.
         head: their paths and all else but the layer.
         counts: bool (B'), False where the target is `ignore_index`.
-        weight: float64 (B'), what each row counts for.
+        weight: float64 (B'), what each row counts for; (K · B) where a row has K paths.
         reduction: "none", "mean" or "sum".
+        pairs: whether rows have several weighted targets.
     """
 
     size: int
@@ -47,6 +48,7 @@ class Batch:
     counts: Tensor
     weight: Tensor
     reduction: str
+    pairs: bool = False
 
     def rows(self, x: Tensor) -> Tensor:
         """Of (B, …), those that are kept."""
@@ -74,18 +76,22 @@ class Batch:
         """Row losses (B'), unweighted, as the caller wants them."""
         losses = torch.where(self.head.is_right, losses, torch.nan)
         losses = torch.where(self.weight != 0, self.weight * losses, 0.0)
+        if self.pairs:
+            losses = losses.view(self.head.repeats, self.size).sum(0)
+            return losses if self.reduction == "none" else reduce(losses, self.size, self.reduction)
         if self.reduction == "none":
             return self.spread(losses)
         return reduce(losses, self.weight.sum(), self.reduction)
 
 
 def batch_of(
-    target: Tensor,
+    target: Tensor | tuple[Tensor, Tensor],
     table: PathTable,
     target_weight: Tensor | None,
     options: Options,
     dtype: torch.dtype,
     shard: Shard | None = None,
+    on_weight_grad: OnWeightGrad | None = None,
 ) -> Batch:
     """The batch of some targets.
 
@@ -93,33 +99,72 @@ def batch_of(
     other processes do not rely on the number of rows.
 
     Args:
-        target: int64 (B), indices of the table's targets, or `ignore_index`.
+        target: int64 (B), indices of the table's targets, or `ignore_index`; or a pair of (B, K)
+            indices and their weights.
         table: of all classes.
         target_weight: (T,), or None.
         options: the other keywords.
         dtype: of the logits.
         shard: the classes that are here; None: all.
+        on_weight_grad: of the head.
 
     Raises:
         IndexError: a bad target, in eager mode on the CPU; with a shard it shows in the exchange.
     """
+    if isinstance(target, tuple):
+        return _batch_of_pairs(*target, table, target_weight, options, dtype, shard, on_weight_grad)
     size, counts, kept = len(target), target != options.ignore_index, None
     if shard is None and target.device.type == "cpu" and not counts.all():
         kept = counts.nonzero()[:, 0]
         target, counts = target[kept], counts[kept]
-    paths, is_right = select_paths(table, target, counts, check=shard is None)
-    row = torch.where(counts & is_right, target, 0)
-    classes = local_classes(table, shard)
-    head = Head(
-        paths,
-        classes,
-        paths if shard is None else classes.paths(paths),
-        is_right,
-        options.eps,
-        options.entropy,
-        dtype,
-        options.backend,
-        None if shard is None else shard.exchange,
-    )
+    head = _head(target, counts, table, options, dtype, shard, on_weight_grad)
+    row = torch.where(counts & head.is_right, target, 0)
     weight = row_weights(counts, row, target_weight, torch.float64)
     return Batch(size, kept, head, counts, weight, options.reduction)
+
+
+def _batch_of_pairs(
+    index: Tensor,
+    pair_weight: Tensor,
+    table: PathTable,
+    target_weight: Tensor | None,
+    options: Options,
+    dtype: torch.dtype,
+    shard: Shard | None,
+    on_weight_grad: OnWeightGrad | None,
+) -> Batch:
+    """The loss is linear in the target's mass: a row's is the sum of those of its K paths."""
+    size, repeats = index.shape
+    target, mass = index.T.reshape(-1), pair_weight.T.reshape(-1).double()
+    counts = target != options.ignore_index
+    head = _head(target, counts, table, options, dtype, shard, on_weight_grad)
+    row = torch.where(counts & head.is_right, target, 0)
+    weight = row_weights(counts, row, target_weight, torch.float64)
+    weight = torch.where(weight != 0, weight * mass, 0.0)
+    head = replace(head, repeats=repeats)
+    return Batch(size, None, head, counts, weight, options.reduction, pairs=True)
+
+
+def _head(
+    target: Tensor,
+    counts: Tensor,
+    table: PathTable,
+    options: Options,
+    dtype: torch.dtype,
+    shard: Shard | None,
+    on_weight_grad: OnWeightGrad | None,
+) -> Head:
+    paths, is_right = select_paths(table, target, counts, check=shard is None)
+    classes = local_classes(table, shard)
+    return Head(
+        paths=paths,
+        classes=classes,
+        local=paths if shard is None else classes.paths(paths),
+        is_right=is_right,
+        eps=options.eps,
+        entropy=options.entropy,
+        dtype=dtype,
+        backend=options.backend,
+        exchange=None if shard is None else shard.exchange,
+        on_weight_grad=on_weight_grad,
+    )

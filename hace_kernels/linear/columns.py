@@ -8,9 +8,9 @@ Each weight's gradient is the product of one tile, rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,7 +22,10 @@ from ..rows import loss_dtype
 from .shard import Exchange, LocalClasses
 from .tiles import Layer, tile_width
 
-__all__ = ["Head", "linear_row_losses", "logit_row_losses"]
+__all__ = ["Head", "OnWeightGrad", "linear_row_losses", "logit_row_losses"]
+
+OnWeightGrad: TypeAlias = Callable[[Tensor | slice, Tensor], object]
+"""Takes rows of the weight, as a slice or int64 indices, and their gradient (T, F)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Head:
         dtype: of the logits.
         backend: of the stages.
         exchange: with the processes that hold the other classes; None where all are here.
+        repeats: how many paths a row has; those of all rows one after the other.
+        on_weight_grad: takes the gradient of the layer's weight, tile by tile, in its place.
     """
 
     paths: RowPaths
@@ -49,12 +54,38 @@ class Head:
     dtype: torch.dtype
     backend: str
     exchange: Exchange | None
+    repeats: int = 1
+    on_weight_grad: OnWeightGrad | None = None
+
+    def rings(self) -> Rings:
+        """Of nothing yet."""
+        dtype = loss_dtype(self.dtype)
+        return empty_rings(self.local, dtype, with_moment=self.entropy != 0)
+
+    def measure(self, z: Tensor, first: int, rings: Rings) -> None:
+        """A tile (B, T) into the rings of all paths."""
+        for rows in self._repeated(z):
+            path_measure(z, self.local.part(rows), first, rings.part(rows), self.backend)
+
+    def write(self, z: Tensor, first: int, gradient: RingGradient) -> None:
+        """The gradient of a tile in its place: the sum over a row's paths."""
+        total = None
+        for rows in self._repeated(z):
+            part = gradient.part(rows)
+            grad = z if self.repeats == 1 else torch.empty_like(z)
+            path_write(z, self.local.part(rows), first, part, grad, self.backend)
+            total = grad if total is None else total.add_(grad)
+        if self.repeats != 1:
+            z.zero_() if total is None else z.copy_(total)
+
+    def _repeated(self, z: Tensor) -> list[slice]:
+        return [slice(k * len(z), (k + 1) * len(z)) for k in range(self.repeats)]
 
 
 def linear_row_losses(
     input: Tensor, weight: Tensor, bias: Tensor | None, head: Head
 ) -> tuple[Tensor, Tensor]:
-    """Each row's loss, unweighted, and log P of its innermost interval; both float64 (B).
+    """Each path's loss, unweighted, and log P of its innermost interval; both float64 (B).
 
     Args:
         input: (B, F).
@@ -102,10 +133,10 @@ def logit_row_losses(logits: Tensor, head: Head) -> tuple[Tensor, Tensor]:
 class _Logits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-        rings = empty_rings(head.local, loss_dtype(head.dtype), with_moment=head.entropy != 0)
+        rings = head.rings()
         for first, columns in _logit_tiles(logits, head):
             z = logits if columns is None else logits.index_select(1, columns)
-            path_measure(z, head.local, first, rings, head.backend)
+            head.measure(z, first, rings)
         _exchange(rings, head)
         ctx.save_for_backward(logits, *rings)
         ctx.head = head
@@ -122,13 +153,11 @@ class _Logits(torch.autograd.Function):
         gradient = _gradient(Rings(*rings), ctx.head, grad_loss, grad_log_prob)
         if gradient is None:
             return None, None
-        grad = torch.empty_like(logits)
+        grad = logits.clone()
         for first, columns in _logit_tiles(logits, ctx.head):
-            if columns is None:
-                path_write(logits, ctx.head.local, first, gradient, grad, ctx.head.backend)
-            else:
-                g = logits.index_select(1, columns)
-                path_write(g, ctx.head.local, first, gradient, g, ctx.head.backend)
+            g = grad if columns is None else grad.index_select(1, columns)
+            ctx.head.write(g, first, gradient)
+            if columns is not None:
                 grad.index_copy_(1, columns, g)
         return grad, None
 
@@ -160,12 +189,11 @@ def _layer(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> La
 
 def _measured(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Rings:
     layer, x = _layer(input, weight, bias, head), input.to(head.dtype)
-    rings = empty_rings(head.local, loss_dtype(head.dtype), with_moment=head.entropy != 0)
-    buffer = layer.buffer(x)
+    rings, buffer = head.rings(), layer.buffer(x)
     with torch.autocast(x.device.type, enabled=False):
         for first, last in layer.spans():
             z = layer.logits(x, layer.part(weight, first, last), first, last, buffer)
-            path_measure(z, head.local, first, rings, head.backend)
+            head.measure(z, first, rings)
     _exchange(rings, head)
     return rings
 
@@ -174,7 +202,9 @@ def _exchange(rings: Rings, head: Head) -> None:
     """The rings of all processes' classes; a bad target in one of them is an error in all."""
     if head.exchange is None:
         return
-    row = torch.arange(1, len(head.is_right) + 1, device=head.is_right.device)
+    # Numbered from 1, whichever of its paths it is.
+    num_rows = len(head.is_right) // head.repeats if head.repeats else 0
+    row = torch.arange(1, num_rows + 1, device=head.is_right.device).repeat(head.repeats)
     bad_rows = torch.where(head.is_right, 0, row).float()
     bad_row = head.exchange.rings(rings, torch.cat([bad_rows, bad_rows.new_zeros(1)]).max())
     if bad_row.device.type == "cpu" and bad_row > 0:
@@ -220,20 +250,23 @@ def _written(
     # Other processes may need it where this one does not.
     wants_input = needed[0] or head.exchange is not None
     grad_input = torch.zeros_like(x, dtype=loss_dtype(x.dtype)) if wants_input else None
-    grad_weight = torch.empty_like(weight) if needed[1] else None
+    update = head.on_weight_grad if needed[1] else None
+    grad_weight = torch.empty_like(weight) if needed[1] and update is None else None
     grad_bias = torch.empty_like(bias) if needed[2] and bias is not None else None
     buffer = layer.buffer(x)
     with torch.autocast(x.device.type, enabled=False):
         for first, last in layer.spans():
             part = layer.part(weight, first, last)
             g = layer.logits(x, part, first, last, buffer)
-            path_write(g, head.local, first, gradient, g, head.backend)
+            head.write(g, first, gradient)
             if grad_input is not None:
                 if grad_input.dtype == g.dtype:
                     grad_input.addmm_(g, part)
                 else:
                     grad_input += torch.mm(g, part)
-            if grad_weight is not None:
+            if update is not None:
+                update(layer.rows(first, last), torch.mm(g.T, x))
+            elif grad_weight is not None:
                 if head.classes.order is None and grad_weight.dtype == g.dtype:
                     torch.mm(g.T, x, out=grad_weight[first:last])
                 else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
@@ -11,7 +13,7 @@ from ..ops.path_log_loss import path_log_loss
 from ..path_table import PathTable
 from ..rows import loss_dtype
 from .batch import Options, batch_of
-from .columns import linear_row_losses, logit_row_losses
+from .columns import OnWeightGrad, linear_row_losses, logit_row_losses
 from .shard import Shard
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "sharded_path_log_loss",
 ]
 
+Target: TypeAlias = Tensor | tuple[Tensor, Tensor]
+
 #: Logits up to this size are made whole: for small ones tiles would only add calls.
 LOGIT_BYTES = 256 << 20
 
@@ -29,7 +33,7 @@ LOGIT_BYTES = 256 << 20
 def linear_path_log_loss(
     input: Tensor,
     weight: Tensor,
-    target: Tensor,
+    target: Target,
     table: PathTable,
     *,
     bias: Tensor | None = None,
@@ -41,6 +45,7 @@ def linear_path_log_loss(
     logit_bytes: int | None = None,
     backend: str = "auto",
     shard: Shard | None = None,
+    on_weight_grad: OnWeightGrad | None = None,
 ) -> Tensor:
     """`path_log_loss(F.linear(input, weight, bias), …)` whose logits need not be whole.
 
@@ -50,11 +55,17 @@ def linear_path_log_loss(
     Args:
         input: (B, F), floating.
         weight: (C, F); row `table.order[i]` is the class at position i. With a shard, its rows.
-        target, table, target_weight, ignore_index, reduction, entropy, eps, backend: as in
+        target: (B) int64, indices of the table's targets, or `ignore_index`; or several weighted
+            ones per row, as a pair of (B, K) int64 and (B, K) floating tensors, whose losses add
+            up. "mean" divides pairs by B.
+        table, target_weight, ignore_index, reduction, entropy, eps, backend: as in
             `path_log_loss`.
         bias: (C), or None; with a shard, its entries.
         logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
         shard: the classes that this process holds; None: all. Every process has all rows.
+        on_weight_grad: called in the backward with rows of the weight, a slice or int64 indices,
+            and their gradient (T, F), tile by tile; the weight itself then gets no gradient, so
+            that this is never whole. It may change these rows in place.
 
     Returns:
         The loss, float64 where the products are, float32 otherwise: a scalar, or (B,) with "none".
@@ -69,7 +80,9 @@ def linear_path_log_loss(
     _check_linear(input, weight, bias, target, size)
     check_options(reduction, eps, entropy)
     dtype = product_dtype(input, weight)
-    if shard is None and _fits(len(input) * len(weight), dtype, logit_bytes):
+    takes_tiles = shard is not None or on_weight_grad is not None or isinstance(target, tuple)
+    if not takes_tiles and _fits(len(input) * len(weight), dtype, logit_bytes):
+        assert isinstance(target, Tensor)
         return path_log_loss(
             linear(input, weight, bias),
             target,
@@ -82,14 +95,14 @@ def linear_path_log_loss(
             backend=backend,
         )
     options = Options(ignore_index, reduction, entropy, eps, backend)
-    batch = batch_of(target, table, target_weight, options, dtype, shard)
+    batch = batch_of(target, table, target_weight, options, dtype, shard, on_weight_grad)
     losses, _ = linear_row_losses(batch.rows(input), weight, bias, batch.head)
     return batch.reduced(losses).to(loss_dtype(dtype))
 
 
 def sharded_path_log_loss(
     logits: Tensor,
-    target: Tensor,
+    target: Target,
     table: PathTable,
     shard: Shard,
     *,
@@ -178,7 +191,7 @@ def _fits(num_logits: int, dtype: torch.dtype, logit_bytes: int | None) -> bool:
 
 
 def _check_linear(
-    input: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, num_classes: int
+    input: Tensor, weight: Tensor, bias: Tensor | None, target: Target, num_classes: int
 ) -> None:
     """Raises unless all are floating and (B, F), (C, F) and (C), of one dtype or in autocast."""
     for name, x in (("input", input), ("weight", weight), ("bias", bias)):
@@ -205,7 +218,20 @@ def _check_linear(
         )
 
 
-def _check_target(target: Tensor, rows: int) -> None:
+def _check_target(target: Target, rows: int) -> None:
+    if isinstance(target, tuple):
+        index, mass = target
+        if index.dim() != 2 or len(index) != rows or mass.shape != index.shape:
+            raise ValueError(
+                f"a pair as target must be twice ({rows}, K), indices and weights; got "
+                f"{tuple(index.shape)} and {tuple(mass.shape)}"
+            )
+        if index.dtype != torch.int64 or not mass.is_floating_point():
+            raise TypeError(
+                "a pair as target must hold int64 indices and floating-point weights, got "
+                f"{index.dtype} and {mass.dtype}"
+            )
+        return
     if target.shape != (rows,) or target.dtype != torch.int64:
         raise ValueError(
             f"target must be ({rows},) int64, one index for each row; got {tuple(target.shape)} "

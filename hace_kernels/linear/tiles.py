@@ -49,6 +49,10 @@ class Layer:
         for first in range(0, num_classes, self.width):
             yield first, min(first + self.width, num_classes)
 
+    def rows(self, first: int, last: int) -> slice | Tensor:
+        """The rows of the weight at positions first .. last."""
+        return slice(first, last) if self.order is None else self.order[first:last].long()
+
     def part(self, array: Tensor, first: int, last: int) -> Tensor:
         """The entries of positions first .. last of `weight` or `bias`, in the products' dtype."""
         if self.order is None:
@@ -68,7 +72,4 @@ class Layer:
 
     def put(self, grad: Tensor, first: int, last: int, part: Tensor) -> None:
         """Stores a tile's part of a gradient shaped as the weight or the bias."""
-        if self.order is None:
-            grad[first:last] = part
-        else:
-            grad.index_copy_(0, self.order[first:last].long(), part.to(grad.dtype))
+        grad[self.rows(first, last)] = part.to(grad.dtype)

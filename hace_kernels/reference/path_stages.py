@@ -42,6 +42,12 @@ class RingGradient(NamedTuple):
     slope: Tensor | None
     middle: Tensor | None
 
+    def part(self, rows: slice) -> RingGradient:
+        """That of some rows."""
+        slope = None if self.slope is None else self.slope[rows]
+        middle = None if self.middle is None else self.middle[rows]
+        return RingGradient(self.shift[rows], self.factor[rows], self.offset[rows], slope, middle)
+
     def times(self, row_factor: Tensor) -> RingGradient:
         """The gradient with rows multiplied by (B); a row times 0 is 0, whatever it was."""
         by_row = row_factor.double()[:, None]

@@ -1,4 +1,6 @@
-"""The kernels of NVIDIA and AMD GPUs, in Triton: one file an op, as in csrc/cpu/.
+"""The kernels of NVIDIA and AMD GPUs, in Triton: one file per op, as in csrc/cpu/.
+
+docs/design.md explains the words that they use.
 
 Triton is optional and takes half a second to import, so that it is looked for only where torch can
 use a GPU, and where `TRITON_INTERPRET=1` asks for Triton's interpreter, which runs the kernels on

@@ -404,6 +404,21 @@ def test_without_a_gpu_the_error_says_what_is_needed(capsys: pytest.CaptureFixtu
         assert "needs an NVIDIA GPU" in capsys.readouterr().err
 
 
+def test_the_reference_is_measured_only_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HACE_BACKEND", "reference")
+    for main in (suite.main, gate.main):
+        with pytest.raises(SystemExit, match="2"):
+            main([])
+        assert "only the slow reference would run here" in capsys.readouterr().err
+    file = tmp_path / "mine.csv"
+    file.write_text("top,a\ntop,b\n")
+    arguments = ["--taxonomy", str(file), "--filter", "mine", "--out", str(tmp_path)]
+    assert suite.main([*FAST, *arguments, "--backend", "reference"]) == 0
+    assert Result.load(tmp_path / "results.json").settings["backend"] == "reference"
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_the_suite_starts_again_with_freed_memory_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[list[str], dict[str, str]]] = []

@@ -15,7 +15,7 @@ import trees
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hace_kernels.linear import columns, linear_path_log_loss
+from hace_kernels.linear import columns, linear_path_log_loss, linear_topk
 from hace_kernels.ops import path_log_loss
 
 
@@ -314,3 +314,59 @@ def test_memory_of_a_process() -> None:
     forward, backward = map(float, run.stdout.split())
     assert forward < 64
     assert -1 < backward < 64
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_several_weighted_targets_per_row(
+    case: cases.Case, reduction: str, monkeypatch: Any
+) -> None:
+    narrow(monkeypatch, 7)
+    parts = layer(case, 9, torch.float64)
+    index = torch.randint(case.num_targets, (9, 3))
+    index[2, 1] = -100
+    mass, weights = torch.rand(9, 3), torch.rand(case.num_targets)
+    options = {"target_weight": weights, "reduction": reduction}
+    loss = tiled(parts, (index, mass), case, **options)
+    options["reduction"] = "none"
+    by_target = [whole(parts, index[:, k], case, **options) * mass[:, k] for k in range(3)]
+    wanted = sum(by_target)
+    wanted = {"mean": wanted.mean(), "sum": wanted.sum(), "none": wanted}[reduction]
+    incoming = torch.rand_like(loss)
+    assert_same_gradients((loss * incoming).sum(), (wanted * incoming).sum(), parts)
+    torch.testing.assert_close(loss, wanted)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_an_update_by_tiles_sees_each_row_once(shuffled: bool, monkeypatch: Any) -> None:
+    narrow(monkeypatch, 7)
+    case = cases.tree_case(trees.balanced([8, 8]))
+    if shuffled:
+        case = cases.in_column_order(case, np.random.default_rng(0).permutation(64))
+    parts, target = layer(case, 5, torch.float32), case.targets(5)
+    wanted = torch.autograd.grad(tiled(parts, target, case), parts)
+    before = parts[1].detach().clone()
+
+    def descend(rows: torch.Tensor | slice, grad: torch.Tensor) -> None:
+        assert len(grad) <= 7
+        with torch.no_grad():
+            parts[1][rows] -= 0.5 * grad
+
+    tiled(parts, target, case, on_weight_grad=descend).backward()
+    assert parts[1].grad is None
+    torch.testing.assert_close(parts[1].detach(), before - 0.5 * wanted[1])
+    for index in (0, 2):
+        torch.testing.assert_close(parts[index].grad, wanted[index])
+
+
+@pytest.mark.parametrize("k", [1, 3, 64])
+def test_the_largest_logits(k: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("hace_kernels.linear.topk.tile_width", lambda *shape: 5)
+    x, weight, bias = (torch.randn(shape) for shape in ((6, 4), (64, 4), (64,)))
+    wanted = linear(x, weight, bias).log_softmax(1).topk(k)
+    order = torch.randperm(64).int()
+    for each in (None, order):
+        found = linear_topk(x, weight, k, bias=bias, order=each)
+        torch.testing.assert_close(found.log_prob, wanted.values)
+        assert torch.equal(found.column, wanted.indices)
+    with pytest.raises(ValueError, match="between 1 and the 64 classes"):
+        linear_topk(x, weight, 65)

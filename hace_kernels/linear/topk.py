@@ -1,0 +1,76 @@
+"""The largest logits of a linear layer, whose logits are never whole."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..rows import loss_dtype
+from .linear_path_log_loss import product_dtype
+from .tiles import Layer, tile_width
+
+__all__ = ["TopK", "linear_topk"]
+
+
+class TopK(NamedTuple):
+    """The most probable columns of each row.
+
+    Attributes:
+        log_prob: (B, k), largest first, float64 for float64 products and float32 otherwise.
+        column: int64 (B, k).
+    """
+
+    log_prob: Tensor
+    column: Tensor
+
+
+def linear_topk(
+    input: Tensor,
+    weight: Tensor,
+    k: int,
+    *,
+    bias: Tensor | None = None,
+    order: Tensor | None = None,
+) -> TopK:
+    """`F.linear(input, weight, bias).log_softmax(1).topk(k)` by tiles of classes.
+
+    Args:
+        input: (B, F).
+        weight: (C, F).
+        k: how many, at most C.
+        bias: (C), or None.
+        order: int32 (C), the rows of the weight in the order in which they are gone through; the
+            columns of the result are these rows. None: 0 … C − 1.
+
+    Raises:
+        ValueError: k is not in 1 … C.
+    """
+    if not 1 <= k <= len(weight):
+        raise ValueError(f"k must be between 1 and the {len(weight)} classes, got {k}")
+    with torch.no_grad():
+        return _topk(input, weight, bias, order, k)
+
+
+def _topk(input: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | None, k: int) -> TopK:
+    dtype = product_dtype(input, weight)
+    x = input.to(dtype)
+    width = tile_width(len(x), weight.shape[1], x.element_size())
+    layer = Layer(weight, bias, order, dtype, width)
+    buffer, worked_in = layer.buffer(x), loss_dtype(dtype)
+    best = x.new_empty(len(x), 0)
+    column = torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
+    log_sum = x.new_full((len(x),), -torch.inf, dtype=worked_in)
+    with torch.autocast(x.device.type, enabled=False):
+        for first, last in layer.spans():
+            z = layer.logits(x, layer.part(weight, first, last), first, last, buffer)
+            log_sum = torch.logaddexp(log_sum, z.logsumexp(1).to(worked_in))
+            here, position = z.topk(min(k, last - first), 1)
+            position += first
+            best, column = torch.cat([best, here], 1), torch.cat([column, position], 1)
+            best, chosen = best.topk(min(k, best.shape[1]), 1)
+            column = column.gather(1, chosen)
+    if order is not None:
+        column = order.long()[column]
+    return TopK(best.to(worked_in) - log_sum[:, None], column)
