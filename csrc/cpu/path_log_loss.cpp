@@ -123,6 +123,7 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
   problem.factor = rows.factor.data();
   problem.loss = loss;
   const int64_t row_bytes = columns * static_cast<int64_t>(call.logits.element_size());
+  problem.most_intervals_in_lanes = most_intervals_in_lanes(problem, rows.max_entries);
   problem.past_caches = grad && !problem.order && writes_past_caches(num_rows, row_bytes);
 
   const int64_t value_size = work_size(element);
@@ -145,11 +146,13 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
     }
     return;
   }
-  const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(columns, 1));
-  torch::stable::parallel_for(0, num_rows, grain, [&](int64_t first, int64_t last) {
+  const int64_t at_a_time = rows_at_a_time(problem);
+  const int64_t num_units = (num_rows + at_a_time - 1) / at_a_time;
+  const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(columns * at_a_time, 1));
+  torch::stable::parallel_for(0, num_units, grain, [&](int64_t first, int64_t last) {
     const SubnormalsAreZero guard;
     PathLogLossWorkspace workspace = workspace_of(problem, rows.max_entries, value_size);
-    kernel.run_rows(problem, first, last, workspace);
+    kernel.run_rows(problem, first * at_a_time, std::min(last * at_a_time, num_rows), workspace);
   });
 }
 

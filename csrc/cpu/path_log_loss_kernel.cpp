@@ -33,6 +33,7 @@
 #include "per_isa.h"
 #include "row_by_position.h"
 #include "row_loops.h"
+#include "rows_in_lanes.h"
 
 namespace hace {
 namespace {
@@ -71,17 +72,60 @@ struct RowKernel {
 
   static void run_rows(const PathLogLossProblem& problem, int64_t first, int64_t last,
                        PathLogLossWorkspace& workspace) {
-    for (int64_t row = first; row < last; ++row) {
-      if (problem.factor[row] == 0) {
-        clear_row(problem, row);
+    if (problem.most_intervals_in_lanes > 0)
+      run_in_lanes(problem, first, last, workspace);
+    else
+      for (int64_t row = first; row < last; ++row) run_row(problem, row, workspace);
+    if (problem.past_caches) fence_stores();
+  }
+
+  static void run_row(const PathLogLossProblem& problem, int64_t row,
+                      PathLogLossWorkspace& workspace) {
+    if (problem.factor[row] == 0) return clear_row(problem, row);
+    const Plan& plan = make_plan(problem, row, workspace);
+    RowKernel kernel(problem, workspace);
+    const int stages = num_stages(problem, plan);
+    for (int stage = 0; stage < stages; ++stage) kernel.run(stage, 0, stage_units(plan, stage));
+  }
+
+  // Rows that do not count are not read; few that do cost less one by one.
+  static void run_in_lanes(const PathLogLossProblem& problem, int64_t first, int64_t last,
+                           PathLogLossWorkspace& workspace) {
+    constexpr int kCount = Lanes<Real>::kCount;
+    int64_t rows[kCount];
+    for (int64_t begin = first; begin < last; begin += kCount) {
+      int count = 0;
+      for (int64_t row = begin; row < last && row < begin + kCount; ++row) {
+        if (problem.factor[row] == 0)
+          clear_row(problem, row);
+        else
+          rows[count++] = row;
+      }
+      if (count <= kCount / 4) {
+        for (int i = 0; i < count; ++i) run_row(problem, rows[i], workspace);
         continue;
       }
-      const Plan& plan = make_plan(problem, row, workspace);
-      RowKernel kernel(problem, workspace);
-      const int stages = num_stages(problem, plan);
-      for (int stage = 0; stage < stages; ++stage) kernel.run(stage, 0, stage_units(plan, stage));
+      switch (problem.most_intervals_in_lanes) {
+        case 1:
+          run_block<1>(problem, rows, count, workspace);
+          break;
+        case 2:
+          run_block<2>(problem, rows, count, workspace);
+          break;
+        case 3:
+          run_block<3>(problem, rows, count, workspace);
+          break;
+        default:
+          run_block<4>(problem, rows, count, workspace);
+      }
     }
-    if (problem.past_caches) fence_stores();
+  }
+
+  template <int kIntervals>
+  static void run_block(const PathLogLossProblem& problem, const int64_t* rows, int count,
+                        PathLogLossWorkspace& workspace) {
+    RowsInLanes<Stored, kIntervals>(problem, rows, count, workspace.values)
+        .run(kSmallSum<Real>, [&](int64_t row) { run_row(problem, row, workspace); });
   }
 
   static void clear_row(const PathLogLossProblem& problem, int64_t row) {

@@ -30,7 +30,8 @@ struct PathLogLossProblem {
   const int64_t* target;
   const double* factor;
   double* loss;
-  bool past_caches;  // the gradient is too large to be worth a place in the caches
+  int64_t most_intervals_in_lanes;  // of a path, where rows go by lanes; 0: they do not
+  bool past_caches;                 // the gradient is too large to be worth a place in the caches
 };
 
 // Scratch for one row at a time, reused from row to row.
@@ -45,7 +46,7 @@ struct PathLogLossKernel {
   // Units [first, last) of a stage of the row that the workspace has a plan of.
   void (*run_stage)(const PathLogLossProblem&, PathLogLossWorkspace&, int stage, int64_t first,
                     int64_t last);
-  // Rows [first, last) from beginning to end.
+  // Rows [first, last) from beginning to end; `first` is a multiple of rows_at_a_time.
   void (*run_rows)(const PathLogLossProblem&, int64_t first, int64_t last, PathLogLossWorkspace&);
 };
 

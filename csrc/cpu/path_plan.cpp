@@ -24,6 +24,9 @@ int64_t large_size(const PathLogLossProblem& problem, int64_t num_intervals) {
 
 static_assert(kMostLarge >= 16 + 1, "rings of at least a sixteenth, and the largest");
 
+// Rows in lanes (rows_in_lanes.h) take as much for a path's every interval in all columns.
+constexpr int64_t kLaneColumns = 256, kLaneIntervals = 4;
+
 // ---- layout ----
 
 int64_t max_groups(const PathLogLossProblem& problem) {
@@ -133,7 +136,16 @@ void lay_out_by_position(const PathLogLossProblem& problem, Plan& plan, bool* is
 
 }  // namespace
 
-int64_t plan_values(const PathLogLossProblem& problem) { return 2 * (problem.columns + 64); }
+int64_t most_intervals_in_lanes(const PathLogLossProblem& problem, int64_t max_entries) {
+  const bool plain = problem.entropy == 0 && problem.eps == 0;
+  return plain && problem.columns <= kLaneColumns && max_entries <= kLaneIntervals ? max_entries
+                                                                                   : 0;
+}
+
+int64_t plan_values(const PathLogLossProblem& problem) {
+  const int64_t lanes = problem.most_intervals_in_lanes > 0 ? 16 : 2;
+  return lanes * problem.columns + 2 * 64;
+}
 
 int64_t plan_bytes(const PathLogLossProblem& problem, int64_t max_entries) {
   const int64_t pieces = 2 * max_entries + 1 + (1 + kMostLarge) * max_groups(problem);

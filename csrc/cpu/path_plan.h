@@ -87,6 +87,14 @@ struct Plan {
   }
 };
 
+// How many intervals a path may have for the rows to go by lanes, if they are short enough; else 0.
+int64_t most_intervals_in_lanes(const PathLogLossProblem&, int64_t max_entries);
+
+// Rows that go by lanes do so in blocks that are the same for any number of threads.
+inline int64_t rows_at_a_time(const PathLogLossProblem& problem) {
+  return problem.most_intervals_in_lanes > 0 ? 16 : 1;
+}
+
 // The workspace that a plan and its values need.
 int64_t plan_bytes(const PathLogLossProblem&, int64_t max_entries);
 int64_t plan_values(const PathLogLossProblem&);
