@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import torch
 
-from hace_kernels.layout import topological_order
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -75,16 +73,6 @@ def checked_parents(values: Any, names: Sequence[str] | None) -> Int64:
     if len(own):
         refuse_own_parent(int(own[0]), names)
     return parents
-
-
-def num_levels(parents: Int64, names: Sequence[str] | None) -> int:
-    """The number of levels of a forest; raises ValueError with the nodes of a cycle."""
-    order, level_ptr = topological_order(parents)
-    if len(order) < len(parents):
-        behind_cycle = np.ones(len(parents), np.bool_)
-        behind_cycle[order] = False
-        refuse_cycle(parents, behind_cycle, names)
-    return len(level_ptr) - 1
 
 
 def refuse_cycle(

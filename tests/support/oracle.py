@@ -172,7 +172,7 @@ def hace(
     **target_options: Any,
 ) -> tuple[Answer, float]:
     """HACE's rows for logits (B, C or N) and the targets of `target_mass`, and `mean`'s divisor."""
-    mass, divisor = target_mass(tree, target, **target_options)
+    mass, divisor = target_mass(tree, target, logit_space=logit_space, **target_options)
     labels = tree.labels()
     reach = Tree(labels.parents, labels.columns(logit_space)).reach()
     return node_log_loss(logits, reach, mass @ dilution_weights(labels, dilution), eps), divisor
@@ -182,6 +182,7 @@ def target_mass(
     tree: Tree,
     target: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
     *,
+    logit_space: str = "classes",
     target_space: str = "classes",
     weight: torch.Tensor | None = None,
     ignore_index: int = -100,
@@ -222,7 +223,8 @@ def target_mass(
     if label_smoothing:
         among = labels.classes
         if smoothing == "nodes":
-            among = np.flatnonzero(labels.reach().any(axis=1))
+            reach = Tree(labels.parents, labels.columns(logit_space)).reach()
+            among = np.flatnonzero(reach.any(axis=1))
         even = np.zeros_like(on_nodes)
         if smoothing == "uniform":
             even[:, among] = REAL(1) / len(among)
