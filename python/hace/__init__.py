@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from hace_kernels import Backend, BackendError, backends
 
 from . import functional, metrics, nn
+from .checkpoints import allow_loading as _allow_loading
 from .hierarchy import Hierarchy
 from .losses import (
     CrossEntropyLoss,
@@ -35,6 +36,8 @@ __all__ = [
     "nn",
     "predict",
 ]
+
+_allow_loading()
 
 try:
     __version__ = version("hace-kernels")

@@ -548,16 +548,16 @@ class Hierarchy:
         return read_only(labels)
 
     @cached_property
+    def digests(self) -> tuple[bytes, bytes, bytes]:
+        """SHA-256 of the links, of the names, and of the order of the classes."""
+        links = _digest(self._links.parent_ptr, self._links.parent)
+        names = _digest() if self._names is None else _digest(*pack_names(self._names))
+        return links, names, _digest(self._classes)
+
+    @property
     def digest(self) -> str:
-        """SHA-256 of the links, the names and the order of the classes, in hexadecimal."""
-        digest = hashlib.sha256()
-        arrays: list[NDArray[Any]] = [self._links.parent_ptr, self._links.parent, self._classes]
-        if self._names is not None:
-            arrays += pack_names(self._names)
-        for array in arrays:
-            digest.update(f"{array.dtype.str} {len(array)};".encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+        """SHA-256 of all that the hierarchy is, in hexadecimal; equal for equal hierarchies."""
+        return hashlib.sha256(b"".join(self.digests)).hexdigest()
 
     def index(self, name: str) -> int:
         """The node of that name, or of that last part of a path if only one node has it.
@@ -824,14 +824,23 @@ class Hierarchy:
             np.frombuffer(state[name], np.int64).copy()
             for name in ("parent_ptr", "parent", "classes")
         )
-        names = None if state["names"] is None else tuple(state["names"])
-        self._set(Links(ptr, parent), names, classes)
+        # Checked as what anybody gives: torch.load takes a state from anywhere.
+        names = None if state["names"] is None else checked_names(state["names"])
+        self._set(checked_links(ptr, parent, names), names, classes)
 
 
 def check_hierarchy(hierarchy: object) -> None:
     """Raises TypeError unless it is one."""
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
+
+
+def _digest(*arrays: NDArray[Any]) -> bytes:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {len(array)};".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
 
 
 def _counted(number: int, one: str, many: str = "") -> str:

@@ -241,11 +241,16 @@ def test_callers_loss_stays_as_it_was(tree: hace.Hierarchy) -> None:
 
 
 def test_state_dict(tree: hace.Hierarchy) -> None:
-    """The layer's parameters and the class weights; what the hierarchy gives is no state."""
+    """The layer's parameters, the class weights, and the hierarchy's digests."""
     weight = torch.rand(tree.num_classes, dtype=torch.float64)
     classifier = classifier_of(tree, hace.HACELoss(tree, weight=weight))
-    assert set(classifier.state_dict()) == {"linear.weight", "linear.bias", "loss.weight"}
-    assert set(classifier_of(tree).state_dict()) == {"linear.weight", "linear.bias"}
+    assert set(classifier.state_dict()) == {
+        "linear.weight",
+        "linear.bias",
+        "loss.weight",
+        "_extra_state",
+    }
+    assert "loss.weight" not in classifier_of(tree).state_dict()
     other = classifier_of(tree, hace.HACELoss(tree, weight=torch.ones_like(weight)))
     x, target = torch.randn(5, 7, dtype=torch.float64), torch.arange(5)
     assert other(x, target).loss != classifier(x, target).loss

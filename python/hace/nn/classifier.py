@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from hace_kernels.rows import loss_dtype
 
 from ..arguments import Target, is_index
-from ..hierarchy import Hierarchy, check_hierarchy
+from ..hierarchy import Hierarchy
 from ..losses import CrossEntropyLoss, HACELoss
 from ..losses.path_loss import PathLoss
 from ..table_cache import PerDevice
 from ..tables import Tables
+from .hierarchy_state import HierarchyState
 from .linear import linear_of
 
 __all__ = ["HierarchicalClassifier", "Prediction"]
@@ -33,7 +34,7 @@ class Prediction(NamedTuple):
     loss: Tensor
 
 
-class HierarchicalClassifier(nn.Module):
+class HierarchicalClassifier(HierarchyState):
     """A linear layer and a hierarchical loss, in the manner of `nn.AdaptiveLogSoftmaxWithLoss`.
 
     Inside, the layer's rows are in depth-first order of the tree, where every subtree is a run of
@@ -69,8 +70,7 @@ class HierarchicalClassifier(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_hierarchy(hierarchy)
+        super().__init__(hierarchy)
         hierarchy.require_tree("HierarchicalClassifier")
         loss = HACELoss(hierarchy) if loss is None else loss
         if not isinstance(loss, PathLoss):
@@ -80,7 +80,6 @@ class HierarchicalClassifier(nn.Module):
                 f"loss is over {loss.hierarchy!r}, another hierarchy than the one given, "
                 f"{hierarchy!r}"
             )
-        self.hierarchy = hierarchy
         self.loss = loss.for_depth_first_logits()
         self.linear = nn.Linear(
             in_features, hierarchy.num_classes, bias=bias, device=device, dtype=dtype
@@ -115,8 +114,11 @@ class HierarchicalClassifier(nn.Module):
         """The loss, and for index targets their log-probabilities."""
         logits = self.linear(input)
         loss = self.loss(logits, target)
-        output = -self.target_log_loss(logits, target) if is_index(target) else None
-        return Prediction(output, loss)
+        if not is_index(target):
+            return Prediction(None, loss)
+        if self.target_log_loss.ignore_index != self.loss.ignore_index:  # it may be set
+            self.target_log_loss.ignore_index = self.loss.ignore_index
+        return Prediction(-self.target_log_loss(logits, target), loss)
 
     def log_prob(self, input: Tensor) -> Tensor:
         """Every class's log-probability, (N, C) in label order, in the loss's dtype."""

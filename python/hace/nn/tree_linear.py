@@ -11,16 +11,17 @@ from torch import Tensor, nn
 
 import hace_kernels
 
-from ..hierarchy import Hierarchy, check_hierarchy
+from ..hierarchy import Hierarchy
 from ..table_cache import PerDevice
 from ..tables import Tables
 from ..weights import remaining_mass
+from .hierarchy_state import HierarchyState
 from .linear import linear_of
 
 __all__ = ["TreeLinear"]
 
 
-class TreeLinear(nn.Module):
+class TreeLinear(HierarchyState):
     """`nn.Linear` whose weight of class c is the sum of one vector for each node on its path.
 
     `logits_c = Σ_{v ∈ path(c)} (v_v · x + b_v)`: the N products are summed down the tree, and the
@@ -62,11 +63,9 @@ class TreeLinear(nn.Module):
         dtype: torch.dtype | None = None,
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        check_hierarchy(hierarchy)
+        super().__init__(hierarchy)
         self.in_features = in_features
         self.out_features = hierarchy.num_classes
-        self.hierarchy = hierarchy
         self.backend = backend
         num_nodes = hierarchy.num_nodes
         self.weight = nn.Parameter(torch.empty(num_nodes, in_features, device=device, dtype=dtype))
