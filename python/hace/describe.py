@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .hierarchy import Hierarchy
+from .tree_view import TreeView
 
 _LABELS = 5
 _WIDTH = 40
 
 
-def describe(tree: Hierarchy) -> str:
+def describe(tree: TreeView) -> str:
     """A few lines: counts, what is unusual, and the first labels with their paths."""
     rows = summary(tree)
     width = max(len(what) for what, _ in rows)
     return "\n".join(f"{what:<{width}}  {found}" for what, found in rows)
 
 
-def summary(tree: Hierarchy) -> list[tuple[str, str]]:
+def summary(tree: TreeView) -> list[tuple[str, str]]:
     """The lines of `describe`: what is told, and what was found."""
     is_class = np.zeros(tree.num_nodes, np.bool_)
     is_class[tree.classes] = True
@@ -65,7 +63,7 @@ def _remarks(inner: int, idle: int) -> str:
     return f" ({'; '.join(remarks)})" if remarks else ""
 
 
-def _order(tree: Hierarchy) -> str:
+def _order(tree: TreeView) -> str:
     order = tree.depth_first_classes
     if len(order) < 2:
         return "one class"
@@ -88,12 +86,12 @@ def _listed(names: Sequence[str], number: int) -> str:
     return f"{number:,} ({shown}{', …' if number > len(names) else ''})"
 
 
-def _name(tree: Hierarchy, node: int) -> str:
+def _name(tree: TreeView, node: int) -> str:
     name = str(node) if tree.names is None else tree.names[node]
     return name if len(name) <= _WIDTH else f"{name[:_WIDTH]}…"
 
 
-def _path(tree: Hierarchy, node: int) -> str:
+def _path(tree: TreeView, node: int) -> str:
     """A class with what is above it; of a DAG, the class alone."""
     if not tree.is_tree:
         return tree.short_name(node)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .describe import summary
-
-if TYPE_CHECKING:
-    from .hierarchy import Hierarchy
+from .tree_view import TreeView
 
 _LINES = 40  # of str(tree)
 _CHILDREN = 8  # of one node, in str(tree) and in HTML
@@ -24,14 +22,14 @@ class _Line(NamedTuple):
     levels: tuple[bool, ...]  # from the root down: whether the node is the last child
 
 
-def to_text(tree: Hierarchy, depth: int | None = None, max_children: int | None = None) -> str:
+def to_text(tree: TreeView, depth: int | None = None, max_children: int | None = None) -> str:
     """See `Hierarchy.to_text`."""
     _check_limit("depth", depth, 0)
     _check_limit("max_children", max_children, 1)
     return "\n".join(_rule(line) for line in _lines(tree, depth, max_children))
 
 
-def summary_text(tree: Hierarchy) -> str:
+def summary_text(tree: TreeView) -> str:
     """What `str(tree)` gives: the `repr`, and as many levels as fit on a screen."""
     drawn = ""
     for depth in range(tree.depth + 1):
@@ -44,7 +42,7 @@ def summary_text(tree: Hierarchy) -> str:
     return f"{tree!r}\n{drawn}"
 
 
-def to_html(tree: Hierarchy) -> str:
+def to_html(tree: TreeView) -> str:
     """What notebooks show: the summary as a table, and the tree to be unfolded."""
     rows = "".join(
         f"<tr><th style='text-align:left'>{escape(what)}</th>"
@@ -54,7 +52,7 @@ def to_html(tree: Hierarchy) -> str:
     return f"<table>{rows}</table>{''.join(_html(tree))}"
 
 
-def _html(tree: Hierarchy) -> Iterator[str]:
+def _html(tree: TreeView) -> Iterator[str]:
     open_levels = 0
     for number, line in enumerate(_lines(tree, None, _CHILDREN)):
         while open_levels > len(line.levels):
@@ -73,7 +71,7 @@ def _html(tree: Hierarchy) -> Iterator[str]:
     yield "</details>" * open_levels
 
 
-def _lines(tree: Hierarchy, depth: int | None, max_children: int | None) -> Iterator[_Line]:
+def _lines(tree: TreeView, depth: int | None, max_children: int | None) -> Iterator[_Line]:
     label_of = np.full(tree.num_nodes, -1)
     label_of[tree.classes] = np.arange(tree.num_classes)
     drawn: set[int] = set()

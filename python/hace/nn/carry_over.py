@@ -180,4 +180,4 @@ def _told(old: Hierarchy, new: Hierarchy, of_classes: bool, source: dict[int, in
 def _parents(hierarchy: Hierarchy, node: int) -> list[str]:
     assert hierarchy.names is not None
     first, last = hierarchy.parent_ptr[node : node + 2]
-    return sorted(hierarchy.names[parent] for parent in hierarchy.parent[first:last])
+    return sorted(hierarchy.names[parent] for parent in hierarchy.parent_ids[first:last])
