@@ -30,13 +30,22 @@ $(VENV)/.hace-installed: $(VENV)/.hace-ready pyproject.toml
 	touch $@
 
 # In some five minutes on two cores: every op on every backend. `test-all` leaves nothing out.
+# The parity suite runs where `--backend` says; tests/support/selection.py has what `-m` chooses from.
+TEST = $(BIN)/python -m pytest -n 2
+ON_CUDA = $(TEST) --backend=cuda-emulated
+ON_TRITON = $(TEST) --backend=triton-interpreted
+
 test: install
 	cd $(VENV) && bin/python -m hace.verify --quick
-	$(BIN)/python -m pytest -n 2 -m "not thorough and not large and not gpu"
+	$(ON_CUDA)
+	$(ON_TRITON)
+	$(TEST)
 
 test-thorough: install
 	cd $(VENV) && bin/python -m hace.verify
-	$(BIN)/python -m pytest -n 2 -m "thorough and not large and not gpu"
+	$(ON_CUDA) -m thorough
+	$(ON_TRITON) -m "thorough and (sampled or not parity)"
+	$(TEST) -m "thorough and not large"
 
 test-all: test test-thorough
 

@@ -1,44 +1,87 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import selection
 import torch
-import trees
+from backend import PLACES, Backend, backends_of, prepare
 
-from hace_kernels.backends import backends, device_type
-
-
-@dataclass(frozen=True)
-class Backend:
-    """A backend that can run here, and the device to give it tensors on."""
-
-    name: str
-    device: torch.device
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def names_bad_targets(self) -> bool:
-        """Whether a target out of range is an error; a GPU's kernels make NaN of the row."""
-        return self.device.type == "cpu" and self.name in ("reference", "cpu")
+if TYPE_CHECKING:
+    import trees
 
 
-def runnable_backends() -> list[Backend]:
-    return [
-        Backend(name, torch.device(device_type(name)))
-        for name, backend in backends().items()
-        if backend.available
-    ]
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        choices=list(PLACES),
+        help="run the parity suite alone, on this backend; without it everything runs, the parity "
+        "suite on the reference and the CPU's kernels",
+    )
 
 
-@pytest.fixture(params=runnable_backends(), ids=str)
-def backend(request: pytest.FixtureRequest) -> Backend:
-    """Each backend that can run here in turn."""
-    return request.param
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in selection.MARKERS:
+        config.addinivalue_line("markers", marker)
+    place = config.getoption("--backend")
+    prepare(place)
+    config.pluginmanager.register(fixture_of(place))
+    if place == "triton-interpreted":
+        config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning")  # NumPy's, of -inf
+
+
+def fixture_of(place: str | None) -> object:
+    """A plugin with the fixture `backend`: each backend of the session in turn."""
+
+    class Session:
+        @pytest.fixture(params=backends_of(place))
+        def backend(self, request: pytest.FixtureRequest) -> Backend:
+            return request.param
+
+    return Session()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """Looks at the instances of each test function while they are all at hand."""
+    found = yield
+    if isinstance(found, list) and found and isinstance(found[0], pytest.Function):
+        complaint = selection.check(found[0])
+        if complaint is None and selection.is_parity(found[0]):
+            try:
+                selection.mark(found)
+            except ValueError as error:
+                complaint = str(error)
+        if complaint is not None:
+            raise collector.CollectError(f"{found[0].originalname}: {complaint}")
+    return found
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    place = config.getoption("--backend")
+    chosen = [item for item in items if selection.runs(item, place)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
+    for item in items:
+        if (backend := selection.backend_of(item)) is not None:
+            item.user_properties.append(("backend", backend.name))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How many tests each backend has passed."""
+    counts: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "skipped", "failed", "error"):
+        for report in terminalreporter.getreports(outcome):
+            name = dict(getattr(report, "user_properties", ())).get("backend")
+            if name is not None:
+                counts.setdefault(name, Counter())[outcome] += 1
+    for name, counted in counts.items():
+        told = ", ".join(f"{count} {outcome}" for outcome, count in counted.items())
+        terminalreporter.write_line(f"parity on {name}: {told}")
 
 
 @pytest.fixture
@@ -49,12 +92,16 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def tree(rng: np.random.Generator) -> trees.Tree:
     """A forest with single-child chains, inner classes and shuffled columns."""
+    import trees
+
     return trees.random_tree(rng, 20, roots=3, inner=0.3, shuffle=True)
 
 
 @pytest.fixture
 def leafy(rng: np.random.Generator) -> trees.Tree:
     """A tree whose 15 classes are its leaves."""
+    import trees
+
     return trees.random_tree(rng, 15, shuffle=True)
 
 

@@ -1,7 +1,9 @@
 """The CUDA kernels without a GPU: the parity suite on their own source, compiled for the CPU.
 
-tests/cuda/emulation/ is what stands in for CUDA. The other backends' tests run in processes of
-their own, for a process has one native library.
+`pytest --backend=cuda-emulated` runs it, with tests/cuda/emulation/ in CUDA's place. Here its
+sample runs again where threads come in other orders, where there is little shared memory, and under
+AddressSanitizer and UndefinedBehaviorSanitizer: in processes of their own, for a process has one
+native library.
 """
 
 from __future__ import annotations
@@ -10,126 +12,56 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import emulator
 import pytest
-import torch
-from filelock import FileLock
 from sanitizers import preloaded, sanitizers_lack
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 
-COMPILE = ["g++", "-x", "c++", "-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden"]
-COMPILE += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-COMPILE += ["-DHACE_CUDA_EMULATION", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
-COMPILE += ["-Icsrc", "-Icsrc/cuda", "-Itests/cuda/emulation"]
-
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++"),
+    pytest.mark.thorough,
+]
 
 
-def compiled(folder: Path, *options: str) -> Path:
-    """The library with all ops for CPU tensors, made once for all of pytest's processes."""
-    library = folder / "emulated.so"
-    folder.mkdir(exist_ok=True)
-    with FileLock(folder / "lock"):
-        if library.exists():
-            return library
-        torch_root = Path(torch.__file__).parent
-        headers = ["-isystem", str(torch_root / "include")]
-
-        def compile_one(source: Path) -> str:
-            target = str(folder / f"{source.name}.o")
-            run([*COMPILE, *options, *headers, "-c", str(source), "-o", target])
-            return target
-
-        with ThreadPoolExecutor(2) as pool:
-            objects = list(pool.map(compile_one, SOURCES))
-        libraries = [f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-lc10"]
-        run(["g++", "-shared", *options, *objects, *libraries, "-o", str(folder / "partial.so")])
-        (folder / "partial.so").rename(library)
-    return library
-
-
-def run(command: list[str], **environment: str) -> str:
-    done = subprocess.run(
-        command,
+def run(library: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**os.environ, "HACE_CUDA_EMULATION": str(library), **environment},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def run_sample(library: Path, **environment: str) -> None:
+    command = ["-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    command += ["--backend=cuda-emulated", "-m", "sampled", "tests/ops"]
+    done = run(library, *command, **environment)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
-    return done.stdout
+    assert "parity on cuda: " in done.stdout
 
 
-@pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same for all processes of pytest-xdist."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-def run_suite(library: Path, files: list[str], chosen: str, **environment: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    output = run(
-        [*command, *(f"tests/ops/{name}" for name in files), "-k", chosen],
-        HACE_CUDA_EMULATION=str(library),
-        OMP_NUM_THREADS="1",
-        **environment,
-    )
-    assert " passed" in output
-
-
-PATHS = ["test_path_log_loss.py", "test_path_log_loss_autograd.py"]
-NUMERICS = ["test_path_log_loss_numerics.py", "test_entropy.py"]
-TREES = ["test_tree_sum.py", "test_tree_log_prob.py"]
-SOFT = ["test_tree_log_loss.py"]
-
-
-@pytest.mark.parametrize(
-    "files",
-    [PATHS, NUMERICS, TREES, SOFT],
-    ids=["path_log_loss", "path_log_loss numerics", "tree ops", "tree_log_loss"],
-)
-def test_parity(shared_folder: Path, files: list[str]) -> None:
-    run_suite(compiled(shared_folder / "cuda_emulated"), files, "cuda")
-
-
-def test_verify(shared_folder: Path) -> None:
+def test_verify() -> None:
     """`python -m hace.verify`, which knows every kind of target, takes it for a GPU's backend."""
-    library = str(compiled(shared_folder / "cuda_emulated"))
-    output = run([sys.executable, "-m", "hace.verify"], HACE_CUDA_EMULATION=library)
-    assert "\ncuda " in output
-
-
-# A part of the suite for what costs more: every kernel, in rows of a block and of several.
-FEW = (
-    "cuda and (test_trees or test_widths or test_any_weights or deep_path or test_wide_node"
-    " or (test_options and float32) or (few_huge_rows and float32) or test_any_table)"
-)
+    done = run(emulator.library(), "-m", "hace.verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\ncuda " in done.stdout
 
 
 @pytest.mark.parametrize("order", ["backward", "random:1"])
-def test_any_order_of_threads_and_blocks(shared_folder: Path, order: str) -> None:
+def test_any_order_of_threads_and_blocks(order: str) -> None:
     """What a missing barrier spoils depends on who comes first."""
-    run_suite(
-        compiled(shared_folder / "cuda_emulated"),
-        [*PATHS, *NUMERICS, *TREES, *SOFT],
-        FEW,
-        HACE_EMULATED_ORDER=order,
-        HACE_EMULATED_BLOCK_ORDER=order,
-    )
+    run_sample(emulator.library(), HACE_EMULATED_ORDER=order, HACE_EMULATED_BLOCK_ORDER=order)
 
 
-def test_trees_beyond_shared_memory(shared_folder: Path) -> None:
+def test_trees_beyond_shared_memory() -> None:
     """What of a row does not fit there is kept in memory, by few blocks that take rows in turn."""
-    run_suite(
-        compiled(shared_folder / "cuda_emulated"),
-        [*TREES, *SOFT],
-        FEW,
+    run_sample(
+        emulator.library(),
         HACE_EMULATED_SHARED_BYTES="4200",
         HACE_EMULATED_MULTIPROCESSORS="1",
     )
@@ -137,10 +69,8 @@ def test_trees_beyond_shared_memory(shared_folder: Path) -> None:
 
 # ---- under AddressSanitizer and UndefinedBehaviorSanitizer ----
 
-SANITIZE = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a Python process that they watch, PyTorch's tensors in it included."""
     lack = sanitizers_lack(tmp_path_factory.mktemp("sanitizers"))
@@ -149,16 +79,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return preloaded()
 
 
-def test_nothing_is_out_of_bounds(shared_folder: Path, watched: dict[str, str]) -> None:
-    run_suite(
-        compiled(shared_folder / "cuda_sanitized", *SANITIZE),
-        [*PATHS, *NUMERICS, *TREES, *SOFT],
-        FEW,
-        **watched,
-    )
+def test_nothing_is_out_of_bounds(watched: dict[str, str]) -> None:
+    run_sample(emulator.library("cuda-sanitized", *emulator.SANITIZE), **watched)
 
 
-def test_the_sanitizer_watches_tensors(shared_folder: Path, watched: dict[str, str]) -> None:
+def test_the_sanitizer_watches_tensors(watched: dict[str, str]) -> None:
     """A table that sends a kernel beyond its own end is found out."""
     code = """if True:
         import torch
@@ -172,18 +97,8 @@ def test_the_sanitizer_watches_tensors(shared_folder: Path, watched: dict[str, s
         print(path_log_loss(torch.zeros(1, 6), target, table, backend="cuda"))
         print(path_log_loss(torch.zeros(1, 6), target, beyond, backend="cuda"))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            **watched,
-            "HACE_CUDA_EMULATION": str(compiled(shared_folder / "cuda_sanitized", *SANITIZE)),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    library = emulator.library("cuda-sanitized", *emulator.SANITIZE)
+    done = run(library, "-c", code, **watched)
     assert done.stdout.startswith("tensor("), done.stderr
     assert done.returncode != 0
     assert "heap-buffer-overflow" in done.stderr

@@ -1,7 +1,8 @@
 """`make test-gpu`: everything that needs a GPU, and a record of it in benchmarks/results.
 
-The tests of `test_gpu.py`, the parity suite on the GPU's backends, and, where the CUDA toolkit
-is, a part of it under compute-sanitizer's memcheck and racecheck. Exits with 1 if anything failed.
+The parity suite on the GPU's backends with the tests of `test_gpu.py`, and, where the CUDA toolkit
+is, a sample of it under compute-sanitizer's memcheck and racecheck. Exits with 1 if anything
+failed.
 """
 
 from __future__ import annotations
@@ -22,35 +23,20 @@ from benchmarks.machine import describe_machine, describe_versions
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-PARITY = [
-    f"tests/ops/test_{name}.py"
-    for name in (
-        "path_log_loss",
-        "path_log_loss_autograd",
-        "path_log_loss_numerics",
-        "entropy",
-        "tree_sum",
-        "tree_log_prob",
-        "tree_log_loss",
-    )
-]
-SANITIZED = "cuda and (test_trees or test_widths or test_any_weights or test_wide_node)"
+#: Every kernel of CUDA, in rows of a block and of several.
+SANITIZED = ["--backend=gpu", "-m", "sampled", "-k", "cuda"]
 
 
 def main() -> int:
     """Runs all steps; 1 if one failed, else 0."""
-    steps = {
-        "gpu": ["-m", "gpu", "tests/gpu/test_gpu.py"],
-        "parity": ["-k", "triton or cuda", *PARITY],
-    }
-    outcomes = [run_step(name, [], arguments) for name, arguments in steps.items()]
+    outcomes = [run_step("parity and what only a GPU shows", [], ["--backend=gpu", "-m", ""])]
     sanitizer = shutil.which("compute-sanitizer")
     for tool in ("memcheck", "racecheck"):
         if sanitizer is None:
             outcomes.append({"step": tool, "skipped": "compute-sanitizer is not in the PATH"})
             continue
         prefix = [sanitizer, "--tool", tool, "--error-exitcode", "86"]
-        outcomes.append(run_step(tool, prefix, ["-k", SANITIZED, *PARITY]))
+        outcomes.append(run_step(tool, prefix, SANITIZED))
     backends = {name: found.reason for name, found in hace_kernels.backends().items()}
     record = {
         "machine": describe_machine(),

@@ -1,6 +1,6 @@
 """The Triton and CUDA kernels on a GPU: `make test-gpu`, where there is one.
 
-The suite beside this file covers parity there too: `backend` is every backend that can run.
+The parity suite runs there too, with the same option `--backend=gpu`.
 """
 
 from __future__ import annotations
@@ -15,30 +15,18 @@ import test_tree_sum
 import torch
 import tree_cases
 import trees
+from backend import Backend
 from cases import DTYPES, Case, check, expected, in_column_order, interval_case
-from conftest import Backend
 from oracle import assert_grad_close, assert_loss_close
 from tree_cases import TreeCase
 
-from hace_kernels import backends, tree_log_loss, tree_log_prob, tree_sum_down, tree_sum_up
+from hace_kernels import tree_log_loss, tree_log_prob, tree_sum_down, tree_sum_up
 from hace_kernels.backends import choose
 from hace_kernels.ops import path_log_loss
 
-pytestmark = pytest.mark.gpu
+pytestmark = pytest.mark.on("gpu")
 
 ROWS, WIDTH = 65_600, 32_768
-
-
-@pytest.fixture(params=["triton", "cuda"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    """A missing GPU is an error and no skip: whoever asks for these tests wants to know."""
-    assert torch.cuda.is_available(), (
-        "make test-gpu needs a GPU that torch can use; torch.cuda.is_available() is False here"
-    )
-    found = backends()[request.param]
-    if not found.available:
-        pytest.skip(f"backend {found.name!r}: {found.reason}")
-    return Backend(found.name, torch.device("cuda"))
 
 
 @pytest.fixture(autouse=True)

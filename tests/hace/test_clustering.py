@@ -280,10 +280,10 @@ def test_agglomerative_beyond_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         agglomerative(vectors)
     monkeypatch.undo()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(MemoryError, match=r"between 3,000,000 classes would take 72,000\.0 GB"):
         agglomerative(np.ones((3_000_000, 1), np.float32))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_agglomerative_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,9 +448,9 @@ def test_twenty_thousand_vectors(rng: np.random.Generator) -> None:
     points = rng.normal(size=(20, 64))[group // 50] + 0.4 * rng.normal(size=(1_000, 64))[group]
     points += 0.01 * rng.normal(size=points.shape)
     vectors = torch.from_numpy(points.astype(np.float32))
-    started = time.perf_counter()
+    started = time.process_time()
     tree = Hierarchy.from_embeddings(vectors)
-    assert time.perf_counter() - started < 15
+    assert time.process_time() - started < 15
     assert_is_tree_of_classes(tree.parents, 20_000)
     assert tree.depth < 20
 

@@ -396,10 +396,10 @@ def test_wordnet_with_further_parents() -> None:
     edges = tree.edges.tolist() + np.stack([further, child], 1)[more].tolist()
     named = [(str(u), str(v)) for u, v in edges]
 
-    started = time.perf_counter()
+    started = time.process_time()
     dag = Hierarchy.from_edges(named, allow_multiple_parents=True)
     table = Tables.of(dag).nodes()
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
     assert (dag.num_nodes, len(dag.edges)) == (len(parents), len(edges))
     assert dag.num_leaves == tree.num_leaves
     for label in (0, 1_000, dag.num_classes - 1):
@@ -411,8 +411,8 @@ def test_wordnet_with_further_parents() -> None:
 def test_long_chain_of_diamonds() -> None:
     """2^7000 paths, 14,000 levels."""
     edges = dags.chain_of_diamonds(7_000).named_edges()
-    started = time.perf_counter()
+    started = time.process_time()
     dag = Hierarchy.from_edges(edges, allow_multiple_parents=True)
     assert dag.depth == 14_000
     assert len(dag.ancestors(dag.num_nodes - 1)) == dag.num_nodes
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20

@@ -10,15 +10,23 @@ import oracle
 import pytest
 import torch
 import trees
+from backend import Backend, many_rows
 from cases import DTYPES, REDUCTIONS, SPACES, evaluate
-from conftest import Backend
+from rows import on_some_rows
 from torch.nn.functional import cross_entropy
 from tree_cases import hierarchy_of
 
 import hace
 from hace.functional import hace_loss
 
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.not_on("gpu", reason="the tensors are made on the CPU"),
+    many_rows,
+]
 
+
+@on_some_rows
 def check(
     tree: trees.Tree,
     input: torch.Tensor,

@@ -14,8 +14,8 @@ import pytest
 import test_hace_loss
 import torch
 import trees
+from backend import Backend, kernels_give_nan, many_rows
 from cases import DTYPES, REDUCTIONS, SPACES, evaluate
-from conftest import Backend
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Sweep, assert_grad_close, assert_loss_close, to_real
@@ -28,6 +28,11 @@ from tree_cases import SHAPES, hierarchy_of
 import hace
 from hace.functional import hace_loss
 from hace.weights import HACEWeights
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.not_on("gpu", reason="the tensors are made on the CPU"),
+]
 
 DISTANCES = ["height", "depth"]
 
@@ -59,6 +64,7 @@ def check(
 # --- against the oracle ---------------------------------------------------------------------------
 
 
+@pytest.mark.sample(beta=[6.0], logits=["classes"], targets=["nodes"])
 @pytest.mark.parametrize("logits", SPACES)
 @pytest.mark.parametrize("targets", SPACES)
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -85,6 +91,7 @@ def test_soft_labels(
         )
 
 
+@many_rows
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_soft_labels_on_every_shape(backend: Backend, shape: str, distance: str) -> None:
@@ -140,6 +147,7 @@ def test_soft_labels_of_an_inner_class(backend: Backend) -> None:
         torch.testing.assert_close(soft, dense, rtol=1e-14, atol=0)
 
 
+@pytest.mark.sample(form=["pair"], distance=["depth"])
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("smoothing", ["uniform", "others"])
 @pytest.mark.parametrize("form", ["index", "pair"])
@@ -163,6 +171,7 @@ def test_smoothed_soft_labels(
         )
 
 
+@many_rows
 @pytest.mark.parametrize("smoothing", ["uniform", "others"])
 def test_smoothed_soft_labels_of_coarse_targets(
     backend: Backend, tree: trees.Tree, smoothing: str
@@ -180,6 +189,7 @@ def test_smoothed_soft_labels_of_coarse_targets(
     )
 
 
+@pytest.mark.sample(logits=["nodes"], targets=["classes"], smoothing=["others"])
 @pytest.mark.parametrize("logits", SPACES)
 @pytest.mark.parametrize("targets", SPACES)
 @pytest.mark.parametrize("smoothing", [None, "uniform", "others"])
@@ -214,6 +224,7 @@ def test_pairs_and_probabilities(
         )
 
 
+@many_rows
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("form", ["smoothed", "soft", "pair", "probabilities"])
 @pytest.mark.parametrize("eps", [0.0, 1e-6])
@@ -273,6 +284,7 @@ def test_random_trees(
 # --- identities -----------------------------------------------------------------------------------
 
 
+@many_rows
 @pytest.mark.parametrize("targets", SPACES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_mixup_is_the_mix_of_its_losses(
@@ -297,6 +309,7 @@ def test_mixup_is_the_mix_of_its_losses(
     torch.testing.assert_close(mixed_grad, grad, rtol=1e-11, atol=1e-15)
 
 
+@many_rows
 @pytest.mark.parametrize("smoothing", ["uniform", "others"])
 @pytest.mark.parametrize("beta", [None, 5.0])
 def test_smoothing_is_linear(
@@ -324,6 +337,7 @@ def test_smoothing_is_linear(
     assert not torch.equal(rows(1e-3), rows(0.0))
 
 
+@many_rows
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_sharp_soft_labels_are_hard(backend: Backend, tree: trees.Tree, distance: str) -> None:
     """For leaves; by depth for every class."""
@@ -340,6 +354,7 @@ def test_sharp_soft_labels_are_hard(backend: Backend, tree: trees.Tree, distance
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
 
 
+@many_rows
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("targets", SPACES)
 def test_flat_soft_labels_are_full_smoothing(
@@ -360,6 +375,7 @@ def test_flat_soft_labels_are_full_smoothing(
             torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-16)
 
 
+@many_rows
 @pytest.mark.parametrize("smoothing", ["uniform", "others"])
 @pytest.mark.parametrize("targets", SPACES)
 def test_one_hot_pair_and_index_are_the_same(
@@ -384,6 +400,7 @@ def test_one_hot_pair_and_index_are_the_same(
             torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-16)
 
 
+@many_rows
 @pytest.mark.parametrize("shape", [(7,), (), (3, 4), (2, 3, 2), (0,)], ids=str)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
@@ -454,6 +471,7 @@ def test_soft_labels_do_not_depend_on_names_or_columns(
 # --- shapes ---------------------------------------------------------------------------------------
 
 
+@many_rows
 @pytest.mark.parametrize("shape", [(), (6,), (0,), (2, 3, 2), (2, 0)], ids=str)
 @pytest.mark.parametrize("form", ["soft", "pair", "no pair", "probabilities over nodes"])
 def test_dimensions_are_rows(
@@ -514,6 +532,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+@many_rows
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_soft_labels_of_100_000_classes(backend: Backend, distance: str) -> None:
     """In memory of a few numbers a node, not a class by a class; shares known from the digits."""
@@ -596,6 +615,7 @@ def test_repr_names_soft_labels(tree: trees.Tree) -> None:
     assert "depth" in text
 
 
+@many_rows
 def test_weight_may_change_afterwards(backend: Backend, tree: trees.Tree) -> None:
     """Nothing derived from the weight is kept: loading or moving it has an effect at once."""
     for kind, (module, target) in soft_modules(tree, backend=backend.name, reduction="sum").items():
@@ -626,6 +646,7 @@ def test_autocast(tree: trees.Tree, kind: str) -> None:
     assert layer.weight.grad.abs().sum() > 0
 
 
+@many_rows
 def test_gradient_of_a_pair_s_weights(backend: Backend, rng: np.random.Generator) -> None:
     """Learnt or differentiable mixing: through the reference, with logits that need one or not."""
     tree = trees.random_tree(rng, 6, roots=2, inner=0.3, shuffle=True)
@@ -638,6 +659,7 @@ def test_gradient_of_a_pair_s_weights(backend: Backend, rng: np.random.Generator
         )
 
 
+@many_rows
 def test_gradient_of_probabilities_is_that_of_cross_entropy(
     backend: Backend, leafy: trees.Tree
 ) -> None:
@@ -674,6 +696,7 @@ def test_pairs_that_do_not_fit(tree: trees.Tree, target: Any, error: type[Except
         hace_loss(logits_for(tree, 4), target, hierarchy_of(tree))
 
 
+@kernels_give_nan
 @pytest.mark.parametrize("bad", [-1, 10**12])
 @pytest.mark.parametrize("targets", SPACES)
 @pytest.mark.parametrize("options", [{}, {"soft_label_beta": 3.0}], ids=["pair", "soft pair"])
@@ -693,6 +716,7 @@ def test_index_out_of_range_in_a_pair(
         )
 
 
+@kernels_give_nan
 @pytest.mark.parametrize(
     "options", [{}, {"label_smoothing": 0.1}, {"soft_label_beta": 2.0}], ids=str
 )

@@ -728,9 +728,9 @@ def ancestors(edges: np.ndarray, node: int) -> Iterator[int]:
 
 def test_as_large_as_wordnet() -> None:
     edges, leaves = large_dag(82_000)
-    started = time.perf_counter()
+    started = time.process_time()
     table = build_closure_table(edges, 82_000, leaves)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
     above = lists(table.above)
     assert 8 < len(table.column) / len(leaves) < 20
     for label in (0, 777, len(leaves) - 1):
@@ -741,10 +741,10 @@ def test_twenty_thousand_nodes() -> None:
     edges, leaves = large_dag(20_000)
     table = build_closure_table(edges, 20_000, leaves)
     z = torch.randn(16, len(leaves), requires_grad=True)
-    started = time.perf_counter()
+    started = time.process_time()
     log_p = closure_log_prob(z, table, True)
     (grad,) = torch.autograd.grad(log_p[:, table.column_node.long()].sum(), z)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
     # On the leaves that is the log-softmax.
     expected = to_real(z) - log_sum_exp(to_real(z))[:, None]
     found = log_p.detach()[:, table.column_node.long()]
@@ -757,14 +757,14 @@ def test_mass_up_a_long_chain() -> None:
     """Twenty thousand levels, the leaf also directly below the root."""
     nodes = np.arange(20_000)
     edges = np.concatenate([np.stack([nodes[:-1], nodes[1:]], 1), [[0, nodes[-1]]]])
-    started = time.perf_counter()
+    started = time.process_time()
     table = build_closure_table(edges, len(nodes), nodes[-1:])
     mass = torch.zeros(1, len(nodes), dtype=torch.float64, requires_grad=True)
     keep = torch.full((len(nodes),), 1e-4, dtype=torch.float64)
     keep[0] = 1
     kept = closure_kept_mass(mass + torch.from_numpy(nodes == nodes[-1]), keep, table)
     (grad,) = torch.autograd.grad(kept.sum(), mass)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
     rest = 1 - 1e-4
     assert float(kept[0, 0].detach()) == pytest.approx(rest / 2 + rest**19_999 / 2, rel=1e-10)
     np.testing.assert_allclose(grad, 1, rtol=1e-10)  # all mass is kept somewhere

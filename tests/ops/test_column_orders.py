@@ -11,8 +11,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from backend import Backend
 from cases import Case, call, check, in_column_order, interval_case
-from conftest import Backend
+
+pytestmark = pytest.mark.parity
+
+of_processors = pytest.mark.not_on(
+    "cuda-emulated",
+    "triton-interpreted",
+    "gpu",
+    reason="the widths are those of processors' vectors",
+)
 
 Order = Callable[[int, np.random.Generator], np.ndarray]
 
@@ -47,6 +56,8 @@ def nested(columns: int, depth: int, rng: np.random.Generator) -> list[tuple[int
     return list(zip(starts.tolist(), stops.tolist(), weights.tolist(), strict=True))
 
 
+@pytest.mark.sample(dtype=[torch.float32])
+@of_processors
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("depths", [(0, 1, 2, 3, 5, 12), (0, 1, 2, 3, 4, 2, 1), (1,)], ids=str)
 @pytest.mark.parametrize("order", ORDERS)
@@ -58,8 +69,6 @@ def test_every_width(
     dtype: torch.dtype,
 ) -> None:
     """Few short paths let several rows go side by side."""
-    if backend.name in ("triton", "cuda"):
-        pytest.skip("the widths are those of processors' vectors")
     for columns in range(1, 71):
         paths = [nested(columns, depth, rng) for depth in depths]
         case = in_order(interval_case(columns, paths), order, rng)
@@ -67,6 +76,8 @@ def test_every_width(
         check(case, case.logits(len(target), dtype), target, backend)
 
 
+@pytest.mark.sample(dtype=[torch.float32], columns=[1100])
+@of_processors
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("columns", [100, 300, 1100, 17000])
@@ -74,8 +85,6 @@ def test_rings_apart(
     backend: Backend, rng: np.random.Generator, columns: int, order: str, dtype: torch.dtype
 ) -> None:
     """Every ring in turn is far from the others, or holds nothing but -inf."""
-    if backend.name != "cpu" and columns > 300:
-        pytest.skip("what is gathered, and groups of columns, are the cpu backend's")
     sizes = [1, 3, columns // 40, columns // 9, columns // 4]
     ends = np.cumsum(sizes)
     starts = np.array([0, 1, columns // 50, columns // 20, columns // 8])
@@ -102,6 +111,7 @@ def test_rings_apart(
     check(case, logits, target, backend)
 
 
+@pytest.mark.sample(order=["random"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_entropy(backend: Backend, rng: np.random.Generator, order: str) -> None:
     """Against the same in float64 and depth-first order; that one is held to the oracle."""

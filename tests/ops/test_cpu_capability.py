@@ -11,29 +11,21 @@ import pytest
 
 from hace_kernels import backends, layout
 
-#: Test files and which of their tests: of the tree ops those of what the instruction set has a part
-#: in, the functions, rows in lanes and the ends of blocks.
-SUITES = {
-    "paths": (
-        ["test_path_log_loss.py", "test_path_log_loss_numerics.py", "test_column_orders.py"],
-        "not huge_rows",
-    ),
-    "trees": (
-        [
-            "test_tree_sum.py",
-            "test_tree_log_prob.py",
-            "test_tree_log_loss.py",
-            "../hace/test_soft_targets.py",
-        ],
-        "test_trees or numbers_of_rows or gaps or infinity or soft_labels_on_every_shape",
-    ),
-}
+ROOT = Path(__file__).resolve().parents[2]
+FILES = [
+    *("path_log_loss", "path_log_loss_numerics", "column_orders"),
+    *("tree_sum", "tree_log_prob", "tree_log_loss"),
+]
+PATHS = [*(f"tests/ops/test_{name}.py" for name in FILES), "tests/hace/test_soft_targets.py"]
 
 
 @pytest.mark.skipif(not backends()["cpu"].available, reason="the cpu backend is not built")
 @pytest.mark.parametrize("capability", ["generic", "avx2"])
-@pytest.mark.parametrize("suite", SUITES)
-def test_narrower_instruction_sets(suite: str, capability: str) -> None:
+@pytest.mark.parametrize(
+    "amount",
+    ["first", pytest.param("not first", marks=pytest.mark.thorough)],
+)
+def test_narrower_instruction_sets(amount: str, capability: str) -> None:
     environment = {**os.environ, "HACE_CPU_CAPABILITY": capability}
     told = subprocess.run(
         [sys.executable, "-c", "from hace_kernels import layout; print(layout.cpu_capability())"],
@@ -46,13 +38,16 @@ def test_narrower_instruction_sets(suite: str, capability: str) -> None:
         pytest.skip(
             f"this processor has {layout.cpu_capability()}, which is less than {capability}"
         )
-    names, tests = SUITES[suite]
-    files = [str(Path(__file__).parent / name) for name in names]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-k", f"cpu and ({tests})", *files],
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist"),
+            *("--backend=cpu", "-m", amount, *PATHS),
+        ],
+        cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:]
+    assert "parity on cpu: " in done.stdout

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import trees
+from backend import Backend
 from cases import tree_case
-from conftest import Backend
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from tree_cases import TreeCase, some_case
@@ -27,6 +27,8 @@ from hace_kernels import (
     tree_sum_down,
     tree_sum_up,
 )
+
+pytestmark = pytest.mark.parity
 
 ROWS = 4
 Function = Callable[..., torch.Tensor]
@@ -108,6 +110,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
 @pytest.mark.parametrize("name", ALL)
 def test_gradcheck(backend: Backend, name: str) -> None:
     """Beside differences of values: both modes, and batches of directions in both."""
@@ -121,6 +124,7 @@ def test_gradcheck(backend: Backend, name: str) -> None:
     )
 
 
+@pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
 @pytest.mark.parametrize("name", ALL)
 def test_gradgradcheck(backend: Backend, name: str) -> None:
     f, x, rows = function(name, backend)
@@ -133,6 +137,7 @@ def test_gradgradcheck(backend: Backend, name: str) -> None:
     )
 
 
+@pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
 @pytest.mark.parametrize("name", ALL)
 def test_first_derivatives(backend: Backend, name: str) -> None:
     f, x, rows = function(name, backend)
@@ -155,6 +160,7 @@ def test_first_derivatives(backend: Backend, name: str) -> None:
         close(found, wanted)
 
 
+@pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
 @pytest.mark.parametrize("name", [*LOSSES, "log-probabilities"])
 def test_second_derivatives(backend: Backend, name: str) -> None:
     """In any order of the modes. Differences vouch for one of them in `test_gradgradcheck`."""
@@ -171,6 +177,7 @@ def test_second_derivatives(backend: Backend, name: str) -> None:
         close(found(x), wanted)
 
 
+@pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
 @pytest.mark.parametrize("name", ALL)
 def test_batches(backend: Backend, name: str) -> None:
     """A batch of batches, with the batch in any dimension of any argument, or in none."""
@@ -191,6 +198,7 @@ def test_batches(backend: Backend, name: str) -> None:
     close(vmap(jacfwd(total), in_dims)(xs, *many), torch.stack(wanted))
 
 
+@pytest.mark.sample(name=["path mean", "index none smoothed"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_of_each_sample(backend: Backend, name: str) -> None:
     """`vmap(grad(…))` over a model's samples: the gradients of its parameters, one for each."""
@@ -252,6 +260,7 @@ def test_targets_that_change_are_noticed(backend: Backend) -> None:
             loss.sum().backward()
 
 
+@pytest.mark.sample(reduction=["mean"])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_target_weight_has_a_gradient(backend: Backend, reduction: str) -> None:
     rng = np.random.default_rng(0)

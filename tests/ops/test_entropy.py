@@ -15,11 +15,14 @@ import oracle
 import pytest
 import torch
 import trees
+from backend import Backend, many_rows
 from cases import DTYPES, Case, call, in_column_order, interval_case, tree_case
-from conftest import Backend
+from rows import on_some_rows
 
 from hace_kernels import native
 from hace_kernels.ops import path_log_loss
+
+pytestmark = pytest.mark.parity
 
 needs_native = pytest.mark.skipif(
     native.load_error is not None,
@@ -91,6 +94,7 @@ def expected(
     return oracle.reduce(both, reduction, float(of_row.sum()), incoming)
 
 
+@on_some_rows
 def check(
     case: Case,
     logits: torch.Tensor,
@@ -121,6 +125,10 @@ def some_case(rng: np.random.Generator, leaves: int = 50, shuffle: bool = False)
 # --- every kind of input --------------------------------------------------------------------------
 
 
+@pytest.mark.sample(
+    dtype=[torch.float32], shape=["flat", "caterpillar", "shuffled inner classes", "nodes"]
+)
+@pytest.mark.sample(dtype=[torch.bfloat16], shape=["forest"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_trees(backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype) -> None:
@@ -131,6 +139,7 @@ def test_trees(backend: Backend, rng: np.random.Generator, shape: str, dtype: to
         check(case, case.logits(9, dtype), case.targets(9), backend)
 
 
+@pytest.mark.sample(dtype=[torch.float32], entropy=[-1.0, 1e-8, 7.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("entropy", [-1.0, -1e-3, 1e-8, 0.1, 1.0, 7.0, 1e4])
 def test_strengths(
@@ -141,14 +150,14 @@ def test_strengths(
         check(case, case.logits(9, dtype), case.targets(9), backend, entropy)
 
 
+@pytest.mark.not_on("reference", reason="it leaves vectors to PyTorch")
+@pytest.mark.sample(dtype=[torch.bfloat16], shuffle=[True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
 def test_widths(
     backend: Backend, rng: np.random.Generator, shuffle: bool, dtype: torch.dtype
 ) -> None:
     """Around every vector size and its remainders."""
-    if backend.name == "reference":
-        pytest.skip("the reference leaves vectors to PyTorch")
     for width in [*range(1, 20), 31, 32, 33, 63, 64, 65, 129, 1000]:
         case = tree_case(trees.random_tree(rng, width, roots=min(2, width), shuffle=shuffle), 1.0)
         check(case, case.logits(3, dtype), case.targets(3), backend)
@@ -186,6 +195,8 @@ def test_even_rows(backend: Backend) -> None:
         assert grad.abs().max() <= 4 * oracle.ROUNDOFF[torch.float32] / 24
 
 
+@pytest.mark.sample(dtype=[torch.float32], reduction=["none"], shuffle=[True])
+@pytest.mark.sample(dtype=[torch.float16], reduction=["mean"], shuffle=[False])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
@@ -227,6 +238,7 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@pytest.mark.sample(dtype=[torch.float32], shuffle=[True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
@@ -250,6 +262,7 @@ def rings(tree: trees.Tree, label: int) -> np.ndarray:
     return (~tree.reach()[tree.path(tree.classes[label])]).sum(axis=0)
 
 
+@pytest.mark.sample(dtype=[torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])
 def test_gaps_on_every_level(
@@ -272,6 +285,7 @@ def test_gaps_on_every_level(
     check(case, logits.to(dtype), torch.tensor(targets), backend)
 
 
+@pytest.mark.sample(dtype=[torch.float32], shift=[1e4])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])
 @pytest.mark.parametrize("shift", [100.0, -1000.0, 1e4, -1e4])
@@ -284,6 +298,7 @@ def test_shifted_rows(
     check(case, logits, torch.arange(40), backend)
 
 
+@pytest.mark.sample(dtype=[torch.float32, torch.float16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])
 def test_huge_logits(
@@ -298,6 +313,7 @@ def test_huge_logits(
     check(case, torch.cat(rows).to(dtype), torch.arange(40).repeat(len(rows)), backend)
 
 
+@pytest.mark.sample(dtype=[torch.float32, torch.float16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_masking_with_the_lowest_number(backend: Backend, dtype: torch.dtype) -> None:
     """masked_fill(mask, finfo.min) is how many models leave classes out."""
@@ -311,6 +327,7 @@ def test_masking_with_the_lowest_number(backend: Backend, dtype: torch.dtype) ->
     check(case, logits, torch.tensor([1, 7, 8, 7]), backend)
 
 
+@pytest.mark.sample(dtype=[torch.float32, torch.float16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])
 def test_lowest_and_highest_numbers(backend: Backend, order: str, dtype: torch.dtype) -> None:
@@ -344,6 +361,11 @@ MASKS = {
 }
 
 
+@pytest.mark.sample(
+    dtype=[torch.float32],
+    order=["shuffled"],
+    mask=["the target", "all siblings", "its parent and a cousin", "everything"],
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])
 @pytest.mark.parametrize("mask", MASKS)
@@ -408,6 +430,7 @@ def long_case(width: int, shuffle: bool, rng: np.random.Generator) -> Case:
     return in_column_order(case, rng.permutation(width)) if shuffle else case
 
 
+@pytest.mark.sample(dtype=[torch.float32], shuffle=[True], width=[16_385])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
 @pytest.mark.parametrize("width", [16_383, 16_385, 50_001])
@@ -424,6 +447,8 @@ def test_long_rows(
     check(case, logits.to(dtype), torch.arange(3), backend, roundings=32)
 
 
+@pytest.mark.not_on("reference", reason="it leaves threads to PyTorch")
+@pytest.mark.sample(dtype=[torch.float32], shuffle=[False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
 def test_rows_split_over_threads(
@@ -434,8 +459,6 @@ def test_rows_split_over_threads(
     dtype: torch.dtype,
 ) -> None:
     """One row at a time on all threads, and the same bits for any number of them."""
-    if backend.name == "reference":
-        pytest.skip("the reference leaves threads to PyTorch")
     case = long_case(140_000, shuffle, rng)
     logits, target = case.logits(1, dtype), torch.tensor([0])
     found = []
@@ -450,11 +473,12 @@ def test_rows_split_over_threads(
         assert torch.equal(grad, found[0][1])
 
 
+@pytest.mark.thorough
+@pytest.mark.not_on("reference", reason="it leaves storing to PyTorch")
+@many_rows
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -> None:
     """40 MB and more: without entropy, kernels store such a gradient in another way."""
-    if backend.name == "reference":
-        pytest.skip("the reference leaves storing to PyTorch")
     width, distinct = 10_007, 5
     case = interval_case(width, [[(50, 51, 0.5), (8, 9999, 0.2)], [(9000, 9001, 1.0)]])
     copies = 42 * 2**20 // (distinct * width * dtype.itemsize)
@@ -479,6 +503,7 @@ def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -
 # --- autograd and dispatch ------------------------------------------------------------------------
 
 
+@pytest.mark.sample(dtype=[torch.float16, torch.float32], reduction=["mean"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_second_backward(
@@ -504,6 +529,7 @@ def test_second_backward(
         grad.fill_(7)
 
 
+@pytest.mark.sample(dtype=[torch.float16], reduction=["mean"], factor=[65536.0])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("factor", [65536.0, 2.0**-10, 0.0])
@@ -532,6 +558,7 @@ def test_incoming_gradients_differ_by_row(backend: Backend, rng: np.random.Gener
         check(case, logits, target, backend, reduction="none", incoming=incoming)
 
 
+@pytest.mark.sample(reduction=["mean"])
 @pytest.mark.parametrize(("reduction", "eps"), [("none", 0.0), ("mean", 1e-2)])
 def test_gradcheck(backend: Backend, rng: np.random.Generator, reduction: str, eps: float) -> None:
     case = tree_case(trees.random_tree(rng, 5, roots=2, shuffle=True), keep_full=eps > 0)
@@ -591,6 +618,7 @@ def test_gradient_penalty(backend: Backend, rng: np.random.Generator) -> None:
     torch.testing.assert_close(found, dense, rtol=1e-10, atol=1e-12 * float(dense.abs().max()))
 
 
+@pytest.mark.sample(reduction=["none"])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_compiled(backend: Backend, rng: np.random.Generator, reduction: str) -> None:
     torch._dynamo.reset()

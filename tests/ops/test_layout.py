@@ -476,10 +476,10 @@ def test_weights_must_be_finite_and_one_an_entry() -> None:
 
 def test_table_beyond_memory_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(path_table_module, "memory_bytes", lambda: 1_000_000)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(MemoryError, match=r"up to 80\.0 GB \(5,000,150,000 entries"):
         hace_table(caterpillar(100_000), 1e-6)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     # The same paths on a chain all merge, and so fit.
     assert hace_table(chain(1_000), 1e-6, np.arange(1_000)).max_entries == 0
     assert hace_table(caterpillar(100), 0.5).max_entries == 60
@@ -555,11 +555,11 @@ def big_random_tree(num_nodes: int) -> Tree:
 @needs_native
 def test_millions_of_nodes() -> None:
     tree = big_random_tree(2_500_000)
-    started = time.perf_counter()
+    started = time.process_time()
     native = lay_out(tree.parents, tree.classes)
-    natively = time.perf_counter()
+    natively = time.process_time()
     reference = numpy_lay_out(tree.parents, tree.classes)
-    in_numpy = time.perf_counter()
+    in_numpy = time.process_time()
     assert natively - started < 5
     assert in_numpy - natively < 20
     assert_same_layout(native, reference)
@@ -572,7 +572,7 @@ def test_millions_of_nodes() -> None:
 @pytest.mark.parametrize("shape", [chain, caterpillar])
 def test_depth_of_a_hundred_thousand(implementation: str, shape: Callable[[int], Tree]) -> None:
     tree = shape(100_000)
-    started = time.perf_counter()
+    started = time.process_time()
     layout = lay_out(tree.parents, tree.classes)
     deepest = tree.num_nodes - len(tree.classes)
     assert layout.depth.max() == layout.height[0] == max(deepest, 99_999)
@@ -580,7 +580,7 @@ def test_depth_of_a_hundred_thousand(implementation: str, shape: Callable[[int],
     # Beyond 34 levels the weights are below 2^-60: the table is linear, not quadratic.
     assert table.weight.shape[0] <= 35 * tree.num_classes
     assert table.max_entries == (0 if shape is chain else 35)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
 
 
 # The native module itself

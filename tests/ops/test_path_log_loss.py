@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 import trees
+from backend import Backend, kernels_give_nan, many_rows
 from cases import DTYPES, Case, call, check, expected, interval_case, tree_case
-from conftest import Backend
 from oracle import ROUNDOFF, assert_grad_close, assert_loss_close, to_real
 
 from hace_kernels.ops import path_log_loss
+
+pytestmark = pytest.mark.parity
 
 TREES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
     "flat": lambda rng: trees.flat(13),
@@ -34,6 +36,8 @@ def some_case(rng: np.random.Generator, leaves: int = 50, shuffle: bool = False)
     return tree_case(trees.random_tree(rng, leaves, roots=3, shuffle=shuffle))
 
 
+@pytest.mark.sample(dtype=[torch.float32])
+@pytest.mark.sample(shape=["inner classes", "shuffled inner classes"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", TREES)
 def test_trees(backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype) -> None:
@@ -43,6 +47,7 @@ def test_trees(backend: Backend, rng: np.random.Generator, shape: str, dtype: to
         check(case, case.logits(9, dtype), case.targets(9), backend)
 
 
+@pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("shape", ["forest", "shuffled inner classes", "nodes"])
 def test_coarse_targets(
@@ -70,6 +75,7 @@ def test_any_weights(backend: Backend, rng: np.random.Generator, dtype: torch.dt
     check(case, case.logits(60, dtype), torch.arange(60), backend)
 
 
+@pytest.mark.sample(dtype=[torch.bfloat16], shuffle=[False])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
 def test_widths(
@@ -82,6 +88,7 @@ def test_widths(
         check(case, case.logits(3, dtype), case.targets(3), backend)
 
 
+@pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_interval(backend: Backend, dtype: torch.dtype) -> None:
     """Ends of the inner interval at every offset from those of the outer and of the row."""
@@ -105,6 +112,7 @@ def test_deep_path(backend: Backend) -> None:
 # --- options --------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(dtype=[torch.float32, torch.float64], reduction=["mean", "none"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
@@ -171,6 +179,7 @@ def test_eps_where_it_decides(backend: Backend, dtype: torch.dtype, eps: float) 
     assert (np.abs(to_real(grad) - answer.grad) <= relative * answer.grad_scale + flushed).all()
 
 
+@pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ignored_rows_may_hold_anything(
     backend: Backend, rng: np.random.Generator, dtype: torch.dtype
@@ -206,6 +215,7 @@ def test_nothing_to_average(
     np.testing.assert_array_equal(plain.numpy(), answer.loss.astype(np.float32))
 
 
+@pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("tree", [trees.chain(1), trees.chain(5), trees.flat(1, rooted=False)])
 def test_one_class(backend: Backend, tree: trees.Tree, dtype: torch.dtype) -> None:
@@ -229,6 +239,7 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@pytest.mark.sample(dtype=[torch.bfloat16], shuffle=[True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
@@ -248,6 +259,7 @@ def test_strided_targets(backend: Backend, rng: np.random.Generator) -> None:
     check(case, case.logits(8, torch.float32), case.targets(1).expand(8), backend)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_many_rows_of_few_classes(
     backend: Backend, rng: np.random.Generator, dtype: torch.dtype
@@ -259,11 +271,12 @@ def test_many_rows_of_few_classes(
     check(case, case.logits(20_000, dtype), target, backend, reduction="mean")
 
 
+@pytest.mark.thorough
+@pytest.mark.not_on("reference", reason="it leaves storing to PyTorch")
+@many_rows
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -> None:
     """40 MB and more, in rows that begin at every offset: kernels may store it in another way."""
-    if backend.name == "reference":
-        pytest.skip("the reference leaves storing to PyTorch")
     width, distinct = 10_007, 7
     paths = [
         [(leaf, leaf + 1, 0.5), (leaf - 3, leaf + 2, 0.3), (8, 9999, 0.2)] for leaf in (50, 9000)
@@ -285,6 +298,7 @@ def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -
 # --- wrong input ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(bad=[-1, 50, 2**40, -(2**63)])
 @pytest.mark.parametrize("bad", [-1, -101, 50, 51, 2**31, 2**40, -(2**40), 2**63 - 1, -(2**63)])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_target_out_of_range(
@@ -320,10 +334,9 @@ def test_out_of_range_target_beside_ignored_ones(
             path_log_loss(logits, target, case.table, ignore_index=-1, backend=backend.name)
 
 
+@kernels_give_nan
 def test_target_with_no_class_below_it(backend: Backend) -> None:
     """Such a target keeps one empty interval in the table, which the op refuses."""
-    if not backend.names_bad_targets:
-        pytest.skip("GPU kernels give NaN without a message")
     case = interval_case(2, [[(0, 1, 0.7)], [(1, 2, 0.7)], [(1, 1, 1.0)]])
     logits = torch.randn(2, 2)
     with pytest.raises(IndexError, match=r"\b2\b"):

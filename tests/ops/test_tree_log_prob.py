@@ -11,10 +11,11 @@ import oracle
 import pytest
 import torch
 import trees
+from backend import Backend, many_rows
 from cases import DTYPES
-from conftest import Backend
 from hypothesis import given
 from oracle import assert_grad_close, assert_log_probs_close, to_real
+from rows import on_some_rows
 from test_hace_loss_properties import SEEDS, hierarchies, property_test
 from test_path_log_loss import LAYOUTS
 from test_path_log_loss_numerics import GAPS, MASKS
@@ -35,6 +36,8 @@ from tree_cases import (
 
 from hace.functional import node_log_probs
 from hace_kernels import native, tree_log_prob
+
+pytestmark = pytest.mark.parity
 
 needs_native = pytest.mark.skipif(
     native.load_error is not None,
@@ -58,6 +61,7 @@ def run(
     return log_p.detach(), grad
 
 
+@on_some_rows
 def check(
     case: TreeCase,
     logits: torch.Tensor,
@@ -99,6 +103,10 @@ def check_large(
         assert_grad_close(grad, answer, roundings=roundings)
 
 
+@pytest.mark.sample(
+    dtype=[torch.float32, torch.bfloat16],
+    shape=["inner classes", "shuffled inner classes", "nodes", "nodes without classes", "stubs"],
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_trees(backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype) -> None:
@@ -106,6 +114,7 @@ def test_trees(backend: Backend, rng: np.random.Generator, shape: str, dtype: to
     check(case, case.logits(9, dtype), backend)
 
 
+@pytest.mark.sample(dtype=[torch.float32], rows=[17, 0])
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_numbers_of_rows(
@@ -151,6 +160,7 @@ def test_random_trees(tree: trees.Tree, seed: int) -> None:
 # --- numbers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(dtype=[torch.float32], shape=["shuffled inner classes"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", FEW)
 def test_gaps(backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype) -> None:
@@ -183,6 +193,7 @@ def test_masses_below_the_smallest_float(backend: Backend) -> None:
         assert grad[0, :2].tolist() == pytest.approx([1.5, 0.5])
 
 
+@pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_huge_logits(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
     """+-1e4 in every mix; in fp32 neighbouring numbers are 1e-3 apart there."""
@@ -196,6 +207,7 @@ def test_huge_logits(backend: Backend, rng: np.random.Generator, dtype: torch.dt
     check(case, torch.cat(rows).to(dtype), backend)
 
 
+@pytest.mark.sample(dtype=[torch.bfloat16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_lowest_number_is_no_mask(backend: Backend, dtype: torch.dtype) -> None:
     """masked_fill(mask, finfo.min) is how many models leave classes out: log P is finite."""
@@ -208,6 +220,7 @@ def test_lowest_number_is_no_mask(backend: Backend, dtype: torch.dtype) -> None:
         assert log_p.isfinite().all()
 
 
+@pytest.mark.sample(dtype=[torch.bfloat16], order=["shuffled"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])
 def test_minus_infinity(
@@ -220,7 +233,7 @@ def test_minus_infinity(
     logits = case.logits(2 * len(MASKS) + 1, dtype)
     for row, mask in enumerate(MASKS.values()):
         logits[2 * row + 1, torch.from_numpy(columns[mask])] = -torch.inf
-    log_p, grad = check(case, logits, backend)
+    log_p, grad = check(case, logits, backend, all_rows=True)
     assert (log_p == -torch.inf).any(1).sum() == len(MASKS) - 1
     assert (grad[logits == -torch.inf].nan_to_num(0) == 0).all()
 
@@ -237,6 +250,7 @@ def test_minus_infinity_and_a_gap(backend: Backend) -> None:
     check(case, logits, backend)
 
 
+@pytest.mark.sample(coming=[torch.nan])
 @pytest.mark.parametrize("coming", [torch.nan, torch.inf, -torch.inf], ids=str)
 def test_what_comes_in_at_a_dead_node_is_dropped(
     backend: Backend, rng: np.random.Generator, coming: float
@@ -254,6 +268,7 @@ def test_what_comes_in_at_a_dead_node_is_dropped(
     assert_grad_close(grad, oracle.node_log_probs_grad(logits, case.reach, incoming), roundings=40)
 
 
+@pytest.mark.sample(dtype=[torch.float32], bad=[torch.nan])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan], ids=str)
 def test_infinity_and_nan(
@@ -274,6 +289,7 @@ def test_infinity_and_nan(
     assert torch.equal(grad[::2], alone[1])
 
 
+@pytest.mark.sample(dtype=[torch.float32], scale=[2.0])
 @pytest.mark.parametrize(
     ("dtype", "scale"),
     [(dtype, 2.0) for dtype in DTYPES] + [(torch.float32, 0.0), (torch.float32, 10.0)],
@@ -286,6 +302,7 @@ def test_wide_node(backend: Backend, dtype: torch.dtype, scale: float) -> None:
     check_large(case, case.logits(2, dtype, scale), backend, roundings)
 
 
+@pytest.mark.sample(kind=["ever lower"])
 @pytest.mark.parametrize("kind", ["chain", "chain of classes", "caterpillar", "ever lower"])
 def test_deep_tree(backend: Backend, kind: str) -> None:
     """Thousands of levels; ever lower, each is 1 below the one above: e^-10,000 at the end."""
@@ -305,6 +322,7 @@ def test_large_tree(backend: Backend) -> None:
 # --- rows and memory layouts ----------------------------------------------------------------------
 
 
+@pytest.mark.sample(dtype=[torch.bfloat16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(
@@ -330,6 +348,8 @@ def test_rows_far_apart(backend: Backend, rng: np.random.Generator, tmp_path: Pa
     check(case, far_apart(case.logits(2, torch.bfloat16), tmp_path), backend)
 
 
+@many_rows
+@pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", FEW)
 def test_rows_stand_alone(
@@ -352,6 +372,8 @@ def test_rows_stand_alone(
     )
 
 
+@pytest.mark.not_on("triton-interpreted", reason="the interpreter has one thread")
+@pytest.mark.sample(rows=[1])
 @pytest.mark.parametrize("rows", [1, 2000])
 def test_threads(
     backend: Backend, rng: np.random.Generator, threads: Callable[[int], None], rows: int
@@ -371,6 +393,7 @@ def test_threads(
 # --- autograd and the compiler --------------------------------------------------------------------
 
 
+@pytest.mark.sample(shape=["one class", "small forest"])
 @pytest.mark.parametrize("shape", ["one class", "stubs", "small forest"])
 def test_gradcheck(backend: Backend, rng: np.random.Generator, shape: str) -> None:
     case = TreeCase(SHAPES[shape](rng)) if shape in SHAPES else some_case(rng, 8, shuffle=True)
@@ -399,6 +422,7 @@ def test_gradient_penalty(backend: Backend, rng: np.random.Generator) -> None:
     torch.testing.assert_close(penalty(bound(case, backend)(logits)), dense)
 
 
+@pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_second_backward(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
     """What is handed out is the caller's: changing it must not reach the next one."""
@@ -481,6 +505,7 @@ def test_compiled_with_inductor(backend: Backend, rng: np.random.Generator) -> N
 # --- node_log_probs -------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(size=[(3, 4), (0,)])
 @pytest.mark.parametrize("space", ["classes", "nodes"])
 @pytest.mark.parametrize("size", [(), (7,), (0,), (3, 4), (2, 3, 2), (2, 0)], ids=str)
 def test_node_log_probs_of_every_shape(
@@ -504,6 +529,7 @@ def test_node_log_probs_of_every_shape(
     )
 
 
+@pytest.mark.sample(dtype=[torch.float32, torch.float16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_node_log_probs_in_every_dtype(
     backend: Backend, rng: np.random.Generator, dtype: torch.dtype

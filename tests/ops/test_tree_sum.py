@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 import trees
+from backend import Backend, many_rows
 from cases import DTYPES
-from conftest import Backend
 from hypothesis import given
 from oracle import ROUNDOFF, Sweep, assert_sums_close, to_real
+from rows import on_some_rows
 from test_hace_loss_properties import SEEDS, hierarchies, property_test
 from test_path_log_loss import LAYOUTS
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -32,6 +33,8 @@ from tree_cases import (
 )
 
 from hace_kernels import native, tree_sum_down, tree_sum_up
+
+pytestmark = pytest.mark.parity
 
 OPS = {"up": tree_sum_up, "down": tree_sum_down}
 
@@ -72,6 +75,7 @@ def assert_right(
     assert_sums_close(found, sums, sizes, roundings=roundings)
 
 
+@on_some_rows
 def check(
     case: TreeCase, op: str, values: torch.Tensor, backend: Backend, roundings: float = 16
 ) -> None:
@@ -87,6 +91,10 @@ def check(
     assert_right(sweep, other, grad, incoming, roundings)
 
 
+@pytest.mark.sample(
+    dtype=[torch.float32], shape=["inner classes", "shuffled inner classes", "caterpillar", "stubs"]
+)
+@pytest.mark.sample(dtype=[torch.bfloat16], shape=["nodes", "nodes without classes"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -97,6 +105,7 @@ def test_trees(
     check(case, op, values_for(case, op, 9, dtype), backend)
 
 
+@pytest.mark.sample(shape=["shuffled inner classes", "stubs"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_are_products_with_the_reachability_matrix(
     backend: Backend, rng: np.random.Generator, shape: str
@@ -108,6 +117,7 @@ def test_are_products_with_the_reachability_matrix(
         torch.testing.assert_close(run(case, op, values, backend)[0].cpu(), values @ matrix)
 
 
+@pytest.mark.sample(dtype=[torch.float32], rows=[17, 0])
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("op", OPS)
@@ -136,6 +146,7 @@ def test_random_trees(tree: trees.Tree, seed: int) -> None:
 # --- numbers --------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(dtype=[torch.bfloat16], op=["up"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_half_precision_is_summed_in_single(backend: Backend, op: str, dtype: torch.dtype) -> None:
@@ -155,6 +166,7 @@ def test_too_large_for_float16(backend: Backend, op: str) -> None:
     assert sums[:, 0].tolist() == [0, torch.inf]
 
 
+@pytest.mark.sample(dtype=[torch.float16], shape=["nodes without classes"], bad=[torch.nan])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", FEW)
 @pytest.mark.parametrize("op", OPS)
@@ -191,6 +203,7 @@ def test_nodes_without_a_class_are_out_of_it(backend: Backend, rng: np.random.Ge
         assert (grad[:, empty] == 0).all()
 
 
+@pytest.mark.sample(dtype=[torch.float32], op=["up"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_wide_node(backend: Backend, op: str, dtype: torch.dtype) -> None:
@@ -204,6 +217,7 @@ def test_wide_node(backend: Backend, op: str, dtype: torch.dtype) -> None:
     assert_right(case.sweep, "down" if op == "up" else "up", grad, other, roundings)
 
 
+@pytest.mark.sample(kind=["caterpillar"])
 @pytest.mark.parametrize("kind", ["chain", "chain of classes", "caterpillar"])
 def test_deep_tree(backend: Backend, kind: str) -> None:
     """Each op's gradient is the other one's sums."""
@@ -231,6 +245,7 @@ def test_large_tree(backend: Backend) -> None:
 # --- rows and memory layouts ----------------------------------------------------------------------
 
 
+@pytest.mark.sample(dtype=[torch.bfloat16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("op", OPS)
@@ -263,6 +278,8 @@ def test_rows_far_apart(
     check(case, op, far_apart(values_for(case, op, 2, torch.bfloat16), tmp_path), backend)
 
 
+@many_rows
+@pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", FEW)
 @pytest.mark.parametrize("op", OPS)
@@ -281,6 +298,8 @@ def test_rows_stand_alone(
     assert_rows_stand_alone(lambda rows: run(case, op, values[rows], backend)[0], threads, backend)
 
 
+@pytest.mark.not_on("triton-interpreted", reason="the interpreter has one thread")
+@pytest.mark.sample(rows=[1])
 @pytest.mark.parametrize("rows", [1, 2000])
 @pytest.mark.parametrize("op", OPS)
 def test_threads(
@@ -305,6 +324,7 @@ def test_threads(
 # --- autograd and the compiler --------------------------------------------------------------------
 
 
+@pytest.mark.sample(shape=["shuffled inner classes"])
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("shape", FEW)
 def test_gradcheck(backend: Backend, rng: np.random.Generator, shape: str, op: str) -> None:
@@ -363,6 +383,7 @@ def test_opcheck(rng: np.random.Generator, shape: str, op: str, dtype: torch.dty
     torch.library.opcheck(native, (values, [*case.table[:-1]], case.table.level_ptr))
 
 
+@pytest.mark.sample(op=["up"])
 @pytest.mark.parametrize("op", OPS)
 def test_compiled(backend: Backend, rng: np.random.Generator, op: str) -> None:
     """Once for all batch sizes, forward and backward in one graph."""

@@ -12,8 +12,9 @@ import numpy as np
 import oracle
 import torch
 import trees
+from backend import Backend
 from cases import evaluate
-from conftest import Backend
+from rows import on_some_rows
 
 import hace
 from hace.options import TargetOptions
@@ -191,6 +192,7 @@ def expected(
     return oracle.reduce(rows, reduction, divisor, incoming)
 
 
+@on_some_rows
 def check(
     case: TreeCase,
     logits: torch.Tensor,
@@ -241,10 +243,9 @@ def wide_case() -> TreeCase:
 def deep_case(kind: str, backend: Backend) -> TreeCase:
     """10,000 levels: one class at the end, one a level, or every node a class.
 
-    1,500 for the reference: autograd's backward of a slice takes time and memory for the whole
-    row, and the reference has one or more a level.
+    Fewer where the backend has time for fewer.
     """
-    return _deep_case(kind, 1500 if backend.name == "reference" else 10_000)
+    return _deep_case(kind, backend.levels)
 
 
 @cache

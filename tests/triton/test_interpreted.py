@@ -1,141 +1,31 @@
-"""The parity suite on the Triton kernels, in Triton's interpreter.
+"""What the Triton kernels alone have: rows split over programs, their own ops, NaN for bad targets.
 
-`test_triton.py` runs this file in processes of its own, for the interpreter is chosen when triton
-is imported. It takes about 0.1 s a row, so that the tests are those of the other backends on a few
-of their rows. Those of `path_log_loss` are here by name, those of the ops over a whole tree in a
-class for each op.
+In Triton's interpreter, like the parity suite with `--backend=triton-interpreted`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import cases
 import numpy as np
-import oracle
 import pytest
-import test_path_log_loss
-import test_path_log_loss_autograd
-import test_path_log_loss_numerics
-import test_soft_targets
 import test_tree_log_loss
 import test_tree_log_prob
 import test_tree_sum
 import torch
 import tree_cases
 import trees
+from backend import Backend
 from cases import DTYPES, in_column_order, interval_case
-from conftest import Backend
-from test_path_log_loss import (  # noqa: F401
-    test_any_weights,
-    test_coarse_targets,
-    test_deep_path,
-    test_eps_where_it_decides,
-    test_ignored_rows_may_hold_anything,
-    test_nothing_to_average,
-    test_options,
-    test_trees,
-    test_widths,
-)
-from test_path_log_loss_autograd import (
-    case as case,
-)
-from test_path_log_loss_numerics import (  # noqa: F401
-    test_a_row_without_a_softmax_is_nan_even_at_the_root,
-    test_as_exact_as_cross_entropy,
-    test_gap_in_a_wide_row,
-    test_gaps_on_every_level,
-    test_half_precision_loss_is_not_rounded_to_half,
-    test_huge_logits,
-    test_infinity_and_nan,
-    test_leading_and_trailing_columns_masked,
-    test_masking_with_the_lowest_number,
-    test_minus_infinity,
-    test_minus_infinity_inside_a_far_away_interval,
-)
 from tree_cases import TreeCase, some_case
 
 import hace_kernels
-from hace_kernels import triton
 from hace_kernels.ops import path_log_loss
 
-pytestmark = [
-    pytest.mark.skipif(not triton.interpreted, reason="needs TRITON_INTERPRET=1"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's, of -inf and NaN
-]
-
-ROWS, ROWS_OF_TREES = 4, 2
-
-
-def on_few_rows(check: Callable[..., Any], rows: int) -> Callable[..., Any]:
-    """`check` on some of the rows that it is given, by chance."""
-
-    def on_few(*args: Any, **options: Any) -> Any:
-        count = next(len(arg) for arg in args if isinstance(arg, torch.Tensor))
-        some = torch.randperm(count)[:rows].sort().values
-
-        def pick(given: Any) -> Any:
-            if isinstance(given, tuple):
-                return tuple(map(pick, given))
-            return given[some] if isinstance(given, torch.Tensor) and given.dim() else given
-
-        if "incoming" in options:
-            options["incoming"] = pick(options["incoming"])
-        return check(*map(pick, args), **options)
-
-    return on_few
-
-
-#: Tests that count what they find in their rows.
-ALL_ROWS = "TestTreeLogProb::test_minus_infinity"
-
-
-@pytest.fixture(autouse=True)
-def few_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (test_path_log_loss, test_path_log_loss_autograd, test_path_log_loss_numerics):
-        if hasattr(module, "check"):
-            monkeypatch.setattr(module, "check", on_few_rows(cases.check, ROWS))
-    for module in (test_tree_sum, test_tree_log_prob, test_tree_log_loss, test_soft_targets):
-        if ALL_ROWS not in request.node.nodeid:
-            monkeypatch.setattr(module, "check", on_few_rows(module.check, ROWS_OF_TREES))
-
-
-@pytest.fixture(autouse=True)
-def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deep trees have 40 levels here: a level takes as long as a whole row of a shallow tree."""
-    deep_case = tree_cases._deep_case
-    for module in (test_tree_sum, test_tree_log_prob, test_tree_log_loss):
-        monkeypatch.setattr(module, "deep_case", lambda kind, _: deep_case(kind, 40))
-
-
-@pytest.fixture(autouse=True)
-def quick_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter patches triton.language at every call on the device: once will do."""
-    from triton.runtime.interpreter import InterpretedFunction
-
-    call, patched = InterpretedFunction.__call__, set()
-
-    def call_patched(self: Any, *args: Any, **kwargs: Any) -> Any:
-        module = self.fn.__module__
-        if module in patched:
-            return self.rewrite()(*args, **kwargs)
-        patched.add(module)
-        return call(self, *args, **kwargs)
-
-    monkeypatch.setattr(InterpretedFunction, "__call__", call_patched)
-
-
-@pytest.fixture
-def backend() -> Backend:
-    return Backend("triton", torch.device("cpu"))
-
-
-# The interpreter cuts bits off where it should round to bfloat16: that is twice a rounding.
-@pytest.fixture(autouse=True)
-def truncation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(oracle.ROUNDOFF, torch.bfloat16, 2.0**-7)
+pytestmark = pytest.mark.on("triton-interpreted")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -248,93 +138,6 @@ def test_same_bits_again(backend: Backend) -> None:
 
 
 # --- ops over a whole tree ------------------------------------------------------------------------
-
-
-class TestTreeSum:
-    test_trees = staticmethod(test_tree_sum.test_trees)
-    test_half_precision = staticmethod(test_tree_sum.test_half_precision_is_summed_in_single)
-    test_too_large_for_float16 = staticmethod(test_tree_sum.test_too_large_for_float16)
-    test_infinity_and_nan = staticmethod(test_tree_sum.test_infinity_and_nan_go_where_they_belong)
-    test_without_a_class = staticmethod(test_tree_sum.test_nodes_without_a_class_are_out_of_it)
-    test_wide_node = staticmethod(test_tree_sum.test_wide_node)
-    test_deep_tree = staticmethod(test_tree_sum.test_deep_tree)
-    test_layouts = staticmethod(test_tree_sum.test_layouts)
-    test_layouts_of_incoming = staticmethod(test_tree_sum.test_layouts_of_the_incoming_gradient)
-    test_rows_far_apart = staticmethod(test_tree_sum.test_rows_far_apart)
-    test_gradcheck = staticmethod(test_tree_sum.test_gradcheck)
-    test_second_backward = staticmethod(test_tree_sum.test_second_backward)
-    test_compiled = staticmethod(test_tree_sum.test_compiled)
-    test_no_graph = staticmethod(test_tree_sum.test_no_graph_without_a_gradient)
-
-
-class TestTreeLogProb:
-    test_trees = staticmethod(test_tree_log_prob.test_trees)
-    test_log_softmax = staticmethod(test_tree_log_prob.test_flat_classes_are_log_softmax)
-    test_gaps = staticmethod(test_tree_log_prob.test_gaps)
-    test_masses = staticmethod(test_tree_log_prob.test_masses_below_the_smallest_float)
-    test_huge_logits = staticmethod(test_tree_log_prob.test_huge_logits)
-    test_lowest_number = staticmethod(test_tree_log_prob.test_lowest_number_is_no_mask)
-    test_minus_infinity = staticmethod(test_tree_log_prob.test_minus_infinity)
-    test_and_a_gap = staticmethod(test_tree_log_prob.test_minus_infinity_and_a_gap)
-    test_dead_nodes = staticmethod(test_tree_log_prob.test_what_comes_in_at_a_dead_node_is_dropped)
-    test_deep_tree = staticmethod(test_tree_log_prob.test_deep_tree)
-    test_layouts = staticmethod(test_tree_log_prob.test_layouts)
-    test_layouts_of_incoming = staticmethod(
-        test_tree_log_prob.test_layouts_of_the_incoming_gradient
-    )
-    test_gradcheck = staticmethod(test_tree_log_prob.test_gradcheck)
-    test_second_backward = staticmethod(test_tree_log_prob.test_second_backward)
-    test_compiled = staticmethod(test_tree_log_prob.test_compiled)
-    test_no_graph = staticmethod(test_tree_log_prob.test_no_graph_without_a_gradient)
-
-
-class TestTreeLogLoss:
-    test_trees = staticmethod(test_tree_log_loss.test_trees)
-    test_options = staticmethod(test_tree_log_loss.test_options)
-    test_ignore_index = staticmethod(test_tree_log_loss.test_ignore_index)
-    test_any_table = staticmethod(test_tree_log_loss.test_any_table)
-    test_places_in_any_order = staticmethod(
-        test_tree_log_loss.test_places_in_any_order_within_a_level
-    )
-    test_two_targets_at_one_place = staticmethod(test_tree_log_loss.test_two_targets_at_one_place)
-    test_numbers_of_pairs = staticmethod(test_tree_log_loss.test_numbers_of_pairs)
-    test_forms_of_one_target = staticmethod(test_tree_log_loss.test_forms_of_one_target)
-    test_gaps = staticmethod(test_tree_log_loss.test_gaps)
-    test_dilutions = staticmethod(test_tree_log_loss.test_dilutions_near_their_ends)
-    test_sharp_soft_labels = staticmethod(test_tree_log_loss.test_sharp_soft_labels)
-    test_huge_logits = staticmethod(test_tree_log_loss.test_huge_logits)
-    test_minus_infinity = staticmethod(test_tree_log_loss.test_minus_infinity)
-    test_and_a_gap = staticmethod(test_tree_log_loss.test_minus_infinity_and_a_gap)
-    test_smoothing = staticmethod(test_tree_log_loss.test_smoothing_that_leaves_the_target_little)
-    test_without_a_softmax = staticmethod(
-        test_tree_log_loss.test_a_row_without_a_softmax_is_nan_even_without_mass
-    )
-    test_targets_no_number = staticmethod(test_tree_log_loss.test_targets_that_are_no_number)
-    test_nothing_to_average = staticmethod(test_tree_log_loss.test_nothing_to_average)
-    test_eps_where_it_decides = staticmethod(test_tree_log_loss.test_eps_where_it_decides)
-    test_wide_node = staticmethod(test_tree_log_loss.test_wide_node)
-    test_deep_tree = staticmethod(test_tree_log_loss.test_deep_tree)
-    test_deep_soft_labels = staticmethod(test_tree_log_loss.test_deep_soft_labels)
-    test_layouts_of_targets = staticmethod(test_tree_log_loss.test_layouts_of_targets)
-    test_target_dtypes = staticmethod(test_tree_log_loss.test_target_dtypes)
-    test_second_backward = staticmethod(test_tree_log_loss.test_second_backward)
-    test_incoming_gradients = staticmethod(test_tree_log_loss.test_incoming_gradients_differ_by_row)
-    test_scaled_loss = staticmethod(test_tree_log_loss.test_scaled_loss)
-    test_expanded_logits = staticmethod(test_tree_log_loss.test_expanded_logits_sum_their_gradient)
-    test_no_gradient_work = staticmethod(
-        test_tree_log_loss.test_no_gradient_work_without_a_gradient
-    )
-    test_gradcheck = staticmethod(test_tree_log_loss.test_gradcheck)
-    test_gradient_of_a_target = staticmethod(test_tree_log_loss.test_gradient_of_a_target)
-    test_compiled = staticmethod(test_tree_log_loss.test_compiled)
-
-
-class TestSoftTargets:
-    test_soft_labels = staticmethod(test_soft_targets.test_soft_labels)
-    test_by_hand = staticmethod(test_soft_targets.test_soft_labels_by_hand)
-    test_of_an_inner_class = staticmethod(test_soft_targets.test_soft_labels_of_an_inner_class)
-    test_smoothed_soft_labels = staticmethod(test_soft_targets.test_smoothed_soft_labels)
-    test_pairs = staticmethod(test_soft_targets.test_pairs_and_probabilities)
 
 
 @contextmanager

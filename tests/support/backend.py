@@ -1,0 +1,97 @@
+"""Where tests run: the backends of a session, which `pytest --backend` chooses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from rows import limit_rows
+
+#: What `--backend` takes, and the backends that each runs. Without it a session has those that run
+#: in any process: the reference and the CPU's kernels.
+PLACES: dict[str, tuple[str, ...]] = {
+    "reference": ("reference",),
+    "cpu": ("cpu",),
+    "cuda-emulated": ("cuda",),
+    "triton-interpreted": ("triton",),
+    "gpu": ("triton", "cuda"),
+}
+IN_PROCESS = ("reference", "cpu")
+
+#: For tests of what an error says.
+kernels_give_nan = pytest.mark.not_on(
+    "cuda-emulated",
+    "triton-interpreted",
+    "gpu",
+    reason="a GPU's kernels give NaN without a message",
+)
+
+#: For tests that call a backend on many rows, and do not leave it to a check which.
+many_rows = pytest.mark.not_on(
+    "triton-interpreted", reason="Triton's interpreter takes about 0.1 s per row"
+)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend, the device to give it tensors on, and how deep a tree it has time for."""
+
+    name: str
+    device: torch.device
+
+    #: Levels of a tree that is deep.
+    levels: int = 10_000
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def names_bad_targets(self) -> bool:
+        """Whether a target out of range is an error; a GPU's kernels make NaN of the row."""
+        return self.name in ("reference", "cpu") and self.device.type == "cpu"
+
+
+def prepare(place: str | None) -> None:
+    """Sets up this process for a session, before hace_kernels and triton are imported."""
+    if place == "cuda-emulated":
+        import emulator
+
+        assert "hace_kernels" not in sys.modules, "it has loaded the library for the CPU"
+        os.environ.setdefault("HACE_CUDA_EMULATION", str(emulator.library()))
+        torch.set_num_threads(1)
+    elif place == "triton-interpreted":
+        assert "hace_kernels" not in sys.modules, "it has looked for Triton's compiler"
+        os.environ["TRITON_INTERPRET"] = "1"
+        import interpreter
+
+        interpreter.prepare()
+        limit_rows(3)
+        torch.set_num_threads(1)
+    elif place == "gpu" and not torch.cuda.is_available():
+        raise pytest.UsageError(
+            "--backend=gpu needs a GPU that torch can use; torch.cuda.is_available() is False here"
+        )
+
+
+def backends_of(place: str | None) -> Sequence[Any]:
+    """The parameters of a session's tests; a backend that cannot run is skipped with its reason."""
+    from hace_kernels.backends import backends
+
+    known = backends()
+    device = torch.device("cuda" if place == "gpu" else "cpu")
+    parameters = []
+    for name in IN_PROCESS if place is None else PLACES[place]:
+        # Autograd's backward of a slice takes time and memory for the whole row, and the reference
+        # has one or more per level.
+        backend = Backend(name, device, levels=1500 if name == "reference" else 10_000)
+        if place == "triton-interpreted":
+            backend = Backend(name, device, levels=40)
+        lack = "" if known[name].available else f"backend {name!r}: {known[name].reason}"
+        marks = [pytest.mark.skip(reason=lack)] if lack else []
+        parameters.append(pytest.param(backend, id=name, marks=marks))
+    return parameters
