@@ -20,7 +20,7 @@ from ..reference.path_stages import RingGradient
 from ..row_paths import Rings, RowPaths, empty_rings
 from ..rows import loss_dtype
 from .shard import Exchange, LocalClasses
-from .tiles import Layer, tile_width
+from .tiles import Layer, tile_width, without_autocast
 
 __all__ = ["Head", "OnWeightGrad", "linear_row_losses", "logit_row_losses"]
 
@@ -182,7 +182,7 @@ def _refuse_second_derivative() -> None:
 
 
 def _layer(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Layer:
-    itemsize = torch.empty(0, dtype=head.dtype).element_size()
+    itemsize = head.dtype.itemsize
     width = tile_width(len(input), weight.shape[1], itemsize)
     return Layer(weight, bias, head.classes.order, head.dtype, width)
 
@@ -190,7 +190,7 @@ def _layer(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> La
 def _measured(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Rings:
     layer, x = _layer(input, weight, bias, head), input.to(head.dtype)
     rings, buffer = head.rings(), layer.buffer(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         for first, last in layer.spans():
             z = layer.logits(x, layer.part(weight, first, last), first, last, buffer)
             head.measure(z, first, rings)
@@ -254,7 +254,7 @@ def _written(
     grad_weight = torch.empty_like(weight) if needed[1] and update is None else None
     grad_bias = torch.empty_like(bias) if needed[2] and bias is not None else None
     buffer = layer.buffer(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         for first, last in layer.spans():
             part = layer.part(weight, first, last)
             g = layer.logits(x, part, first, last, buffer)

@@ -20,6 +20,7 @@ __all__ = [
     "LOGIT_BYTES",
     "linear_path_log_loss",
     "linear_with_log_prob",
+    "logits_fit",
     "product_dtype",
     "sharded_path_log_loss",
 ]
@@ -81,7 +82,7 @@ def linear_path_log_loss(
     check_options(reduction, eps, entropy)
     dtype = product_dtype(input, weight)
     takes_tiles = shard is not None or on_weight_grad is not None or isinstance(target, tuple)
-    if not takes_tiles and _fits(len(input) * len(weight), dtype, logit_bytes):
+    if not takes_tiles and logits_fit(len(input) * len(weight), input, weight, logit_bytes):
         assert isinstance(target, Tensor)
         return path_log_loss(
             linear(input, weight, bias),
@@ -154,6 +155,7 @@ def linear_with_log_prob(
     eps: float = 0.0,
     backend: str = "auto",
     shard: Shard | None = None,
+    on_weight_grad: OnWeightGrad | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of `linear_path_log_loss` by tiles, and each row's log P of its target.
 
@@ -170,7 +172,8 @@ def linear_with_log_prob(
     check_options(reduction, eps, entropy)
     dtype = product_dtype(input, weight)
     options = Options(ignore_index, reduction, entropy, eps, backend)
-    batch = batch_of(target, table, target_weight, options, dtype, shard).with_own(target, own)
+    batch = batch_of(target, table, target_weight, options, dtype, shard, on_weight_grad)
+    batch = batch.with_own(target, own)
     losses, log_probs = linear_row_losses(batch.rows(input), weight, bias, batch.head)
     wanted = loss_dtype(dtype)
     return batch.reduced(losses).to(wanted), batch.counted(log_probs).to(wanted)
@@ -179,15 +182,21 @@ def linear_with_log_prob(
 def product_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
     """Of `F.linear(input, weight)`: autocast's, where it is on and the input is not float64."""
     device = input.device.type
-    if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
+    if input.dtype != torch.float64 and _autocasts(device):
         return torch.get_autocast_dtype(device)
     return input.dtype
 
 
-def _fits(num_logits: int, dtype: torch.dtype, logit_bytes: int | None) -> bool:
-    """Whether whole logits are within the budget."""
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def logits_fit(
+    num_logits: int, input: Tensor, weight: Tensor, logit_bytes: int | None = None
+) -> bool:
+    """Whether whole logits are within the budget, `LOGIT_BYTES` by default."""
     budget = LOGIT_BYTES if logit_bytes is None else logit_bytes
-    return num_logits * torch.empty(0, dtype=dtype).element_size() <= budget
+    return num_logits * product_dtype(input, weight).itemsize <= budget
 
 
 def _check_linear(
@@ -210,7 +219,7 @@ def _check_linear(
         )
     _check_target(target, len(input))
     same = weight.dtype == input.dtype and (bias is None or bias.dtype == input.dtype)
-    if not same and not torch.is_autocast_enabled(input.device.type):
+    if not same and not _autocasts(input.device.type):
         raise TypeError(
             f"input, weight and bias must have one dtype, got {input.dtype}, {weight.dtype}"
             + ("" if bias is None else f" and {bias.dtype}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Layer", "tile_width"]
+__all__ = ["Layer", "tile_width", "without_autocast"]
 
 # A tile's logits should still be in the second-level cache (a GPU's is shared and larger) when the
 # product that made them is done, and matrix products want some width.
@@ -24,6 +25,13 @@ def tile_width(rows: int, features: int, itemsize: int) -> int:
     """
     widest = _TILE_BYTES // (itemsize * max(1, rows, features))
     return max(_MIN_WIDTH, widest // _MIN_WIDTH * _MIN_WIDTH)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Where products have the types of their operands."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 @dataclass(frozen=True)

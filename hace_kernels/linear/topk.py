@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..rows import loss_dtype
 from .linear_path_log_loss import product_dtype
-from .tiles import Layer, tile_width
+from .tiles import Layer, tile_width, without_autocast
 
 __all__ = ["TopK", "linear_topk"]
 
@@ -20,10 +20,12 @@ class TopK(NamedTuple):
     Attributes:
         log_prob: (B, k), largest first, float64 for float64 products and float32 otherwise.
         column: int64 (B, k).
+        log_sum: (B), log of the sum of exp(logit) over all columns.
     """
 
     log_prob: Tensor
     column: Tensor
+    log_sum: Tensor
 
 
 def linear_topk(
@@ -47,7 +49,7 @@ def linear_topk(
     Raises:
         ValueError: k is not in 1 … C.
     """
-    if not 1 <= k <= len(weight):
+    if not 0 < k <= len(weight) and len(weight) > 0:
         raise ValueError(f"k must be between 1 and the {len(weight)} classes, got {k}")
     with torch.no_grad():
         return _topk(input, weight, bias, order, k)
@@ -62,7 +64,7 @@ def _topk(input: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | No
     best = x.new_empty(len(x), 0)
     column = torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
     log_sum = x.new_full((len(x),), -torch.inf, dtype=worked_in)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         for first, last in layer.spans():
             z = layer.logits(x, layer.part(weight, first, last), first, last, buffer)
             log_sum = torch.logaddexp(log_sum, z.logsumexp(1).to(worked_in))
@@ -73,4 +75,4 @@ def _topk(input: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | No
             column = column.gather(1, chosen)
     if order is not None:
         column = order.long()[column]
-    return TopK(best.to(worked_in) - log_sum[:, None], column)
+    return TopK(best.to(worked_in) - log_sum[:, None], column, log_sum)

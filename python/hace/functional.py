@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 import hace_kernels
+from hace_kernels.linear import OnWeightGrad, Shard, logits_fit, sharded_path_log_loss
 
 from .arguments import (
     Target,
@@ -18,13 +22,17 @@ from .arguments import (
 from .class_dim import class_dim, to_rows
 from .hierarchy import Hierarchy, check_hierarchy
 from .label_errors import explained
+from .linear_loss import linear_path_loss_by_tiles, why_not_by_tiles
 from .options import Distance, LossOptions, Reduction, Smoothing
 from .spaces import LogitSpace, TargetSpace
 from .tables import LossTables, Tables
 from .targets import check_targets
 from .weights import HACEWeights
 
-__all__ = ["class_nodes", "hace_loss", "node_log_probs"]
+if TYPE_CHECKING:
+    from .distributed import ClassShard
+
+__all__ = ["class_nodes", "hace_loss", "linear_hace_loss", "node_log_probs"]
 
 
 def hace_loss(
@@ -44,6 +52,7 @@ def hace_loss(
     soft_label_distance: Distance = "height",
     eps: float = 0.0,
     backend: str = "auto",
+    shard: ClassShard | None = None,
 ) -> Tensor:
     """Hierarchy-Aware Cross-Entropy as a function.
 
@@ -54,6 +63,7 @@ def hace_loss(
         target: as `hace.HACELoss` takes it.
         hierarchy: of the classes.
         dilution: d in (0, 1].
+        shard: the columns of the logits that `input` holds, where other processes have the others.
     """
     check_hierarchy(hierarchy)
     options = LossOptions.of(
@@ -68,7 +78,76 @@ def hace_loss(
         eps=eps,
         backend=backend,
     )
-    return path_loss(input, target, weight, LossTables(hierarchy, HACEWeights(dilution), options))
+    tables = LossTables(hierarchy, HACEWeights(dilution), options)
+    return path_loss(input, target, weight, tables, shard)
+
+
+def linear_hace_loss(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Target,
+    hierarchy: Hierarchy,
+    dilution: float = 0.7,
+    *,
+    linear_bias: Tensor | None = None,
+    logit_bytes: int | None = None,
+    on_weight_grad: OnWeightGrad | None = None,
+    logit_space: LogitSpace = "classes",
+    target_space: TargetSpace = "classes",
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    eps: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """`hace_loss(F.linear(input, linear_weight, linear_bias), …)` whose logits need not be whole.
+
+    Logits of up to `logit_bytes` are made whole. Larger ones are made in tiles of classes, twice:
+    once to be measured, and once for the gradient, which takes four matrix products instead of
+    three and memory for a tile. The layer's gradient is rounded once. Under autocast the layer is
+    cast tile by tile. The rows of the layer may be in label order or in any other `logit_space`.
+
+    Args:
+        input: of the layer, (N, F) or (F), floating.
+        linear_weight: (C, F), one row for each column of the logits.
+        target: indices, (N) or (), or a pair (index, weight) of (N, K) or (K). Where targets
+            spread over all classes (smoothing, soft labels, probabilities), and on DAGs, apply
+            `hace_loss` to `F.linear`.
+        hierarchy, dilution, logit_space, target_space, weight, ignore_index, reduction, eps,
+            backend: as in `hace.HACELoss`.
+        linear_bias: (C), or None.
+        logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
+        on_weight_grad: called in the backward with rows of `linear_weight`, as a slice or int64
+            indices, and their gradient (T, F), tile by tile; it may change these rows in place.
+            `linear_weight` then gets no gradient, so that it is never whole. It cannot go with
+            clipping by a global norm, nor with gradients that add up over several backwards.
+
+    Returns:
+        float64 for float64 products and float32 otherwise: a scalar, or (N) with "none".
+
+    Raises:
+        ValueError, TypeError, IndexError, hace.BackendError, MemoryError: as `hace.HACELoss`.
+        RuntimeError: at a second derivative through tiles, which there is none of.
+    """
+    check_hierarchy(hierarchy)
+    options = LossOptions.of(
+        logit_space=logit_space,
+        target_space=target_space,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        eps=eps,
+        backend=backend,
+    )
+    return linear_path_loss(
+        input,
+        linear_weight,
+        linear_bias,
+        target,
+        weight,
+        LossTables(hierarchy, HACEWeights(dilution), options),
+        logit_bytes=logit_bytes,
+        on_weight_grad=on_weight_grad,
+    )
 
 
 def node_log_probs(
@@ -117,12 +196,58 @@ def class_nodes(hierarchy: Hierarchy, *, device: torch.device | str = "cpu") -> 
     return Tables.of(hierarchy).nodes_of_targets("classes", device=device)
 
 
-def path_loss(input: Tensor, target: Target, weight: Tensor | None, tables: LossTables) -> Tensor:
+def linear_path_loss(
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    target: Target,
+    weight: Tensor | None,
+    tables: LossTables,
+    *,
+    logit_bytes: int | None = None,
+    on_weight_grad: OnWeightGrad | None = None,
+    shard: Shard | None = None,
+) -> Tensor:
+    """The same of a linear layer, by tiles of classes where its logits are beyond the budget."""
+    may_be_whole = shard is None and on_weight_grad is None
+    if may_be_whole and why_not_by_tiles(target, tables) is not None:
+        num_logits = input.numel() // max(1, input.shape[-1]) * len(linear_weight)
+        if logits_fit(num_logits, input, linear_weight, logit_bytes):
+            return path_loss(linear(input, linear_weight, linear_bias), target, weight, tables)
+    try:
+        return linear_path_loss_by_tiles(
+            input,
+            linear_weight,
+            linear_bias,
+            target,
+            weight,
+            tables,
+            logit_bytes=logit_bytes,
+            on_weight_grad=on_weight_grad,
+            shard=shard,
+        )
+    except IndexError as error:
+        raise explained(error, tables.hierarchy, tables.options.targets.target_space) from None
+
+
+def path_loss(
+    input: Tensor,
+    target: Target,
+    weight: Tensor | None,
+    tables: LossTables,
+    shard: ClassShard | None = None,
+) -> Tensor:
     """A loss of the family `−Σ_i w_i log P_{a_i}`, once its keywords are checked."""
     options, hierarchy = tables.options, tables.hierarchy
+    if shard is not None:
+        return _sharded_loss(input, target, weight, tables, shard)
     check_input(input, hierarchy, options.logit_space)
     check_weight(weight, hierarchy, options.targets.target_space)
     check_target(target, input, hierarchy, options)
+    if hasattr(input, "device_mesh"):  # a DTensor, whose module takes a while to import
+        from .distributed.dtensor import dtensor_path_loss
+
+        return dtensor_path_loss(input, target, weight, tables)
     try:
         loss = _loss_of_rows(to_rows(input), _target_rows(target), weight, tables)
     except IndexError as error:
@@ -148,6 +273,36 @@ def _loss_of_rows(
         )
     # More than one path: several targets per row, spread ones, or a DAG.
     return _tree_loss(rows, target, weight, tables)
+
+
+def _sharded_loss(
+    input: Tensor, target: Target, weight: Tensor | None, tables: LossTables, shard: ClassShard
+) -> Tensor:
+    """The loss of the columns that this process holds."""
+    options, hierarchy = tables.options, tables.hierarchy
+    if shard.hierarchy != hierarchy or shard.logit_space != options.logit_space:
+        raise ValueError(
+            f"shard is of {shard.logit_space!r} columns of {shard.hierarchy!r}, and the loss takes "
+            f"{options.logit_space!r} columns of {hierarchy!r}"
+        )
+    check_weight(weight, hierarchy, options.targets.target_space)
+    check_target(target, input, hierarchy, options)
+    lack = why_not_by_tiles(target, tables)
+    if lack is not None:
+        raise ValueError(f"logits that are spread over processes: {lack}")
+    loss = sharded_path_log_loss(
+        to_rows(input),
+        _target_rows(target),
+        tables.paths.on(input.device),
+        shard.shard,
+        target_weight=weight,
+        ignore_index=options.ignore_index,
+        reduction=options.reduction,
+        entropy=options.entropy,
+        eps=options.eps,
+        backend=options.backend,
+    )
+    return loss.reshape(shape_of_targets(input)) if options.reduction == "none" else loss
 
 
 def _tree_loss(rows: Tensor, target: Target, weight: Tensor | None, tables: LossTables) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -18,19 +20,36 @@ class GroupExchange:
     where there is a layer: 12 · B · (K + 1) + 4 · B · F + 4 bytes for float32, where K is the
     number of entries of the longest path.
 
+    Args:
+        group: the processes that share the classes of this process's rows; None: all.
+        of_rows: the groups over which rows are spread, if they are.
+        of_others: all groups that a bad target is to be an error in, besides `group`.
+        alone: whether this process holds all classes, whatever `group` is.
+
     Attributes:
-        group: of torch.distributed.
         bytes: what this process has put into all-reduces so far.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self.group = group
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None = None,
+        of_rows: Sequence[dist.ProcessGroup] = (),
+        of_others: Sequence[dist.ProcessGroup] = (),
+        alone: bool = False,
+    ) -> None:
+        self.group, self.alone = group, alone
+        self.of_rows, self.of_others = of_rows, of_others
         self.bytes = 0
 
     def rings(self, rings: Rings, bad_row: Tensor) -> Tensor:
-        """The rings of all classes, in place; returns the largest `bad_row`."""
+        """The rings of all classes, in place; returns the largest `bad_row` of all processes."""
         # The verdict on the targets rides with the maxima: a process that raised before would
         # leave the others waiting.
+        bad_row = bad_row.clone()
+        for group in self.of_others:
+            self._all_reduce(bad_row, dist.ReduceOp.MAX, group)
+        if self.alone:
+            return bad_row
         largest = torch.cat([rings.max.flatten(), bad_row[None].to(rings.max)])
         self._all_reduce(largest, dist.ReduceOp.MAX)
         highest = largest[:-1].view_as(rings.max)
@@ -51,8 +70,18 @@ class GroupExchange:
 
     def grad_input(self, grad: Tensor) -> None:
         """The whole gradient of the layer's input, in place."""
-        self._all_reduce(grad, dist.ReduceOp.SUM)
+        if not self.alone:
+            self._all_reduce(grad, dist.ReduceOp.SUM)
 
-    def _all_reduce(self, x: Tensor, op: dist.ReduceOp.RedOpType) -> None:
+    def sum_over_rows(self, x: Tensor) -> Tensor:
+        """Of a number that each process has for its rows."""
+        x = x.clone()
+        for group in self.of_rows:
+            self._all_reduce(x, dist.ReduceOp.SUM, group)
+        return x
+
+    def _all_reduce(
+        self, x: Tensor, op: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None = None
+    ) -> None:
         self.bytes += x.numel() * x.element_size()
-        dist.all_reduce(x, op=op, group=self.group)
+        dist.all_reduce(x, op=op, group=self.group if group is None else group)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from hace_kernels.linear import OnWeightGrad
 from hace_kernels.path_table import PathWeights
 
 from ..arguments import Target
-from ..functional import path_loss
+from ..functional import linear_path_loss, path_loss
 from ..hierarchy import Hierarchy, check_hierarchy
 from ..options import LossOptions
 from ..tables import LossTables
@@ -19,6 +20,8 @@ from .options_module import Option, OptionsModule
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from ..distributed import ClassShard
 
 __all__ = ["PathLoss", "check_tree"]
 
@@ -70,9 +73,41 @@ class PathLoss(OptionsModule):
     def _set_options(self, options: LossOptions) -> None:
         self._prepare(self.path_weights, options)
 
-    def forward(self, input: Tensor, target: Target) -> Tensor:
-        """The loss of `input` against `target`; see the class."""
-        return path_loss(input, target, self.weight, self._tables)
+    def forward(self, input: Tensor, target: Target, *, shard: ClassShard | None = None) -> Tensor:
+        """The loss of `input` against `target`; see the class.
+
+        With a shard, `input` holds its columns of the logits, and other processes the others.
+        Logits that are DTensors need none.
+        """
+        return path_loss(input, target, self.weight, self._tables, shard)
+
+    def linear(
+        self,
+        input: Tensor,
+        linear_weight: Tensor,
+        target: Target,
+        linear_bias: Tensor | None = None,
+        *,
+        logit_bytes: int | None = None,
+        on_weight_grad: OnWeightGrad | None = None,
+        shard: ClassShard | None = None,
+    ) -> Tensor:
+        """The loss of `F.linear(input, linear_weight, linear_bias)`; logits need not be whole.
+
+        `hace.functional.linear_hace_loss` describes the arguments, the result and the errors. With
+        a shard, the layer holds the rows of its columns.
+        """
+        return linear_path_loss(
+            input,
+            linear_weight,
+            linear_bias,
+            target,
+            self.weight,
+            self._tables,
+            logit_bytes=logit_bytes,
+            on_weight_grad=on_weight_grad,
+            shard=None if shard is None else shard.shard,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from hace_kernels.linear import OnWeightGrad, linear_topk, logits_fit
 from hace_kernels.rows import loss_dtype
 
 from ..arguments import Target, is_index
 from ..hierarchy import Hierarchy
+from ..linear_loss import linear_path_loss_with_log_prob, takes_tiles, why_not_by_tiles
 from ..losses import CrossEntropyLoss, HACELoss
 from ..losses.path_loss import PathLoss
 from ..table_cache import PerDevice
 from ..tables import Tables
 from .hierarchy_state import HierarchyState
 from .linear import linear_of
+from .sharded_linear import local_part, sharded_linear, whole
 
-__all__ = ["HierarchicalClassifier", "Prediction"]
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from ..distributed import ClassShard
+
+__all__ = ["HierarchicalClassifier", "Prediction", "TopK"]
 
 
 class Prediction(NamedTuple):
@@ -34,6 +42,18 @@ class Prediction(NamedTuple):
     loss: Tensor
 
 
+class TopK(NamedTuple):
+    """The most probable classes of each row.
+
+    Attributes:
+        log_prob: (N, k), largest first.
+        label: int64 (N, k).
+    """
+
+    log_prob: Tensor
+    label: Tensor
+
+
 class HierarchicalClassifier(HierarchyState):
     """A linear layer and a hierarchical loss, in the manner of `nn.AdaptiveLogSoftmaxWithLoss`.
 
@@ -46,6 +66,14 @@ class HierarchicalClassifier(HierarchyState):
         loss: a loss of this package over the same hierarchy with a logit for each class; left out,
             `hace.HACELoss(hierarchy)`.
         bias: whether the layer has one.
+        fused: "auto": logits beyond `logit_bytes` are made in tiles of classes, never whole, where
+            the targets allow it; True: always, or an error that says why not; False: never.
+        logit_bytes: a budget for the logits, in bytes.
+        on_weight_grad: an update of the layer's weight, tile by tile in the backward, as
+            `hace.functional.linear_hace_loss` takes it; needs fused=True.
+        device_mesh: of one dimension: the layer's weight becomes a DTensor with `Shard(0)` over it,
+            and each process holds its rows alone. All have the same input and targets, and get the
+            same loss. Making the module is then a collective call.
         device, dtype: of the layer.
 
     Shape:
@@ -67,6 +95,10 @@ class HierarchicalClassifier(HierarchyState):
         loss: PathLoss | None = None,
         *,
         bias: bool = True,
+        fused: Literal["auto"] | bool = "auto",
+        logit_bytes: int = 256 << 20,
+        on_weight_grad: OnWeightGrad | None = None,
+        device_mesh: DeviceMesh | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -80,10 +112,33 @@ class HierarchicalClassifier(HierarchyState):
                 f"loss is over {loss.hierarchy!r}, another hierarchy than the one given, "
                 f"{hierarchy!r}"
             )
+        if fused not in ("auto", True, False):
+            raise ValueError(f"fused must be 'auto', True or False, got {fused!r}")
+        if device_mesh is not None and fused is False:
+            raise ValueError(
+                "a layer over several processes is always fused: use fused='auto' with device_mesh"
+            )
+        if on_weight_grad is not None and fused is not True:
+            raise ValueError(
+                "on_weight_grad is called tile by tile, and whole logits have no tiles: use it "
+                f"with fused=True, not {fused!r}"
+            )
+        self.fused, self.logit_bytes, self.on_weight_grad = fused, logit_bytes, on_weight_grad
         self.loss = loss.for_depth_first_logits()
-        self.linear = nn.Linear(
-            in_features, hierarchy.num_classes, bias=bias, device=device, dtype=dtype
-        )
+        self.linear: nn.Linear
+        self._shard: ClassShard | None = None
+        if device_mesh is None:
+            self.linear = nn.Linear(
+                in_features, hierarchy.num_classes, bias=bias, device=device, dtype=dtype
+            )
+        else:
+            from ..distributed import ClassShard
+
+            group = device_mesh.get_group()
+            self._shard = ClassShard(hierarchy, group, logit_space="depth_first")
+            self.linear = sharded_linear(
+                in_features, hierarchy.num_classes, bias, device_mesh, device, dtype
+            )
         self.target_log_loss = CrossEntropyLoss(
             hierarchy,
             logit_space="depth_first",
@@ -112,6 +167,8 @@ class HierarchicalClassifier(HierarchyState):
 
     def forward(self, input: Tensor, target: Target) -> Prediction:
         """The loss, and for index targets their log-probabilities."""
+        if self._takes_tiles(input, target):
+            return self._by_tiles(input, target)
         logits = self.linear(input)
         loss = self.loss(logits, target)
         if not is_index(target):
@@ -120,20 +177,96 @@ class HierarchicalClassifier(HierarchyState):
             self.target_log_loss.ignore_index = self.loss.ignore_index
         return Prediction(-self.target_log_loss(logits, target), loss)
 
+    def _takes_tiles(self, input: Tensor, target: Target) -> bool:
+        if self.fused is True or self._shard is not None:
+            lack = why_not_by_tiles(target, self.loss._tables)
+            if lack is not None:
+                how = "fused=True" if self._shard is None else "classes over several processes"
+                raise ValueError(f"{how}: {lack}")
+            return True
+        weight = self.linear.weight
+        return self.fused == "auto" and takes_tiles(
+            input, weight, target, self.loss._tables, self.logit_bytes
+        )
+
+    def _by_tiles(self, input: Tensor, target: Target) -> Prediction:
+        weight, bias = self._local_layer()
+        if not is_index(target):
+            loss = self.loss.linear(
+                input,
+                weight,
+                target,
+                bias,
+                logit_bytes=0,
+                on_weight_grad=self.on_weight_grad,
+                shard=self._shard,
+            )
+            return Prediction(None, loss)
+        loss, output = linear_path_loss_with_log_prob(
+            input,
+            weight,
+            bias,
+            target,
+            self.loss.weight,
+            self.loss._tables,
+            on_weight_grad=self.on_weight_grad,
+            shard=None if self._shard is None else self._shard.shard,
+        )
+        return Prediction(output, loss)
+
+    def _local_layer(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the classes that are here."""
+        bias = self.linear.bias
+        return local_part(self.linear.weight), None if bias is None else local_part(bias)
+
+    def topk(self, input: Tensor, k: int) -> TopK:
+        """The k most probable classes of each row, by tiles: log-probabilities and labels, (N, k).
+
+        Raises:
+            ValueError: there are not k classes.
+        """
+        rows = input if input.dim() == 2 else input[None]
+        shape = (*input.shape[:-1], k)
+        weight, bias = self._local_layer()
+        if self._shard is not None:
+            here = linear_topk(rows, weight, min(k, len(weight)), bias=bias)
+            return TopK(*(x.reshape(shape) for x in self._shard.merged(here, k)))
+        found = linear_topk(rows, weight, k, bias=bias)
+        label = self._label.on(input.device)[found.column]
+        return TopK(found.log_prob.reshape(shape), label.reshape(shape))
+
     def log_prob(self, input: Tensor) -> Tensor:
-        """Every class's log-probability, (N, C) in label order, in the loss's dtype."""
+        """Every class's log-probability, (N, C) in label order, in the loss's dtype.
+
+        Raises:
+            ValueError: the classes are spread over processes; `topk` gives the largest.
+        """
+        if self._shard is not None:
+            raise ValueError(
+                "log_prob gives (N, C) numbers, and the classes are spread over processes: use topk"
+            )
         logits: Tensor = self.linear(input)
         log_prob = logits.log_softmax(-1, dtype=loss_dtype(logits.dtype))
         return log_prob.index_select(-1, self._column.on(log_prob.device))
 
     def predict(self, input: Tensor) -> Tensor:
         """The label of the most probable class, (N) int64."""
+        if self._is_large(input):
+            return self.topk(input, 1).label[..., 0]
         logits: Tensor = self.linear(input)
         return self._label.on(logits.device)[logits.argmax(-1)]
 
+    def _is_large(self, input: Tensor) -> bool:
+        num_logits = input.numel() // max(1, input.shape[-1]) * self.hierarchy.num_classes
+        fits = logits_fit(num_logits, input, self.linear.weight, self.logit_bytes)
+        return self._shard is not None or (self.fused is not False and not fits)
+
     def to_linear(self) -> nn.Linear:
-        """An ordinary `nn.Linear` with the logits in label order."""
-        weight: Tensor = self.linear.weight
-        bias: Tensor | None = self.linear.bias
+        """An ordinary `nn.Linear` with the logits in label order.
+
+        Of a layer over several processes it is whole, and a collective call.
+        """
+        weight: Tensor = whole(self.linear.weight)
+        bias: Tensor | None = None if self.linear.bias is None else whole(self.linear.bias)
         column = self._column.on(weight.device)
         return linear_of(weight[column], None if bias is None else bias[column])

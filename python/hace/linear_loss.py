@@ -1,0 +1,178 @@
+"""Path losses of a linear layer whose logits need not be whole."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hace_kernels.linear import (
+    OnWeightGrad,
+    Shard,
+    linear_path_log_loss,
+    linear_with_log_prob,
+    logits_fit,
+)
+
+from .arguments import Target, check_weight, is_index
+from .spaces import num_columns
+from .tables import LossTables, Tables
+from .weights import HACEWeights
+
+__all__ = [
+    "linear_path_loss_by_tiles",
+    "linear_path_loss_with_log_prob",
+    "takes_tiles",
+    "why_not_by_tiles",
+]
+
+
+def linear_path_loss_by_tiles(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Target,
+    class_weight: Tensor | None,
+    tables: LossTables,
+    *,
+    logit_bytes: int | None = None,
+    on_weight_grad: OnWeightGrad | None = None,
+    shard: Shard | None = None,
+) -> Tensor:
+    """The loss of `F.linear(input, weight, bias)`; `hace.functional.linear_hace_loss` says more."""
+    rows, target = _checked(input, weight, target, class_weight, tables, shard)
+    lack = why_not_by_tiles(target, tables)
+    if lack is not None:
+        raise ValueError(lack)
+    options = tables.options
+    loss = linear_path_log_loss(
+        rows,
+        weight,
+        target,
+        tables.paths.on(input.device),
+        bias=bias,
+        target_weight=class_weight,
+        ignore_index=options.ignore_index,
+        reduction=options.reduction,
+        entropy=options.entropy,
+        eps=options.eps,
+        logit_bytes=logit_bytes,
+        backend=options.backend,
+        shard=shard,
+        on_weight_grad=on_weight_grad,
+    )
+    return loss.reshape(input.shape[:-1]) if options.reduction == "none" else loss
+
+
+def linear_path_loss_with_log_prob(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    class_weight: Tensor | None,
+    tables: LossTables,
+    *,
+    on_weight_grad: OnWeightGrad | None = None,
+    shard: Shard | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The loss by tiles, and each row's log P of its target, from one pass over the logits."""
+    rows, index = _checked(input, weight, target, class_weight, tables, shard)
+    assert isinstance(index, Tensor)
+    options = tables.options
+    spaces = options.logit_space, options.targets.target_space
+    own = Tables.of(tables.hierarchy).paths(HACEWeights(1.0), *spaces, device=input.device)
+    loss, log_prob = linear_with_log_prob(
+        rows,
+        weight,
+        index,
+        tables.paths.on(input.device),
+        own,
+        bias=bias,
+        target_weight=class_weight,
+        ignore_index=options.ignore_index,
+        reduction=options.reduction,
+        entropy=options.entropy,
+        eps=options.eps,
+        backend=options.backend,
+        shard=shard,
+        on_weight_grad=on_weight_grad,
+    )
+    shape = input.shape[:-1]
+    return loss.reshape(shape) if options.reduction == "none" else loss, log_prob.reshape(shape)
+
+
+def takes_tiles(
+    input: Tensor, weight: Tensor, target: Target, tables: LossTables, logit_bytes: int | None
+) -> bool:
+    """Whether the logits are beyond the budget and the loss can do without."""
+    rows = input.numel() // max(1, input.shape[-1])
+    fits = logits_fit(rows * len(weight), input, weight, logit_bytes)
+    return not fits and why_not_by_tiles(target, tables) is None
+
+
+def why_not_by_tiles(target: Target, tables: LossTables) -> str | None:
+    """What keeps a loss from being made by tiles of classes, and what to do; or None."""
+    what = None
+    if not tables.hierarchy.is_tree:
+        what = "a DAG's subtrees are not runs of classes"
+    elif tables.options.targets.spreads:
+        what = "label smoothing and soft labels spread over all classes"
+    elif isinstance(target, tuple):
+        if not isinstance(tables.path_weights, HACEWeights):
+            return (
+                f"{tables.path_weights} weighs single paths: give target indices, one per row. "
+                "Pairs go with HACELoss and CrossEntropyLoss"
+            )
+        if tables.options.entropy:
+            return "the entropy of RegularizedCrossEntropyLoss goes with one target index per row"
+    elif not is_index(target):
+        what = "probabilities are as large as the logits"
+    if what is None:
+        return None
+    return (
+        f"{what}, which needs whole logits: apply the loss to F.linear(input, weight, bias), or "
+        "give hard targets, or pairs of a few weighted ones"
+    )
+
+
+def _checked(
+    input: Tensor,
+    weight: Tensor,
+    target: Target,
+    class_weight: Tensor | None,
+    tables: LossTables,
+    shard: Shard | None,
+) -> tuple[Tensor, Target]:
+    """Input and target as rows, once their shapes are checked."""
+    hierarchy, options = tables.hierarchy, tables.options
+    check_weight(class_weight, hierarchy, options.targets.target_space)
+    for name, x in (("input", input), ("linear_weight", weight)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if input.dim() not in (1, 2):
+        raise ValueError(
+            f"input must be the layer's, of shape (F) or (N, F); got {tuple(input.shape)}"
+        )
+    columns = num_columns(hierarchy, options.logit_space)
+    columns = columns if shard is None else shard.last - shard.first
+    if weight.shape != (columns, input.shape[-1]):
+        raise ValueError(
+            f"linear_weight must be ({columns}, {input.shape[-1]}), one row for each column of the "
+            f"logits; got {tuple(weight.shape)}"
+        )
+    rows = input if input.dim() == 2 else input[None]
+    if isinstance(target, tuple):
+        if len(target) != 2:
+            raise ValueError(
+                f"a tuple as target must be (index, weight), got {len(target)} entries"
+            )
+        index, mass = target
+        return rows, (index, mass) if input.dim() == 2 else (index[None], mass[None])
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target must be a tensor or a pair of them, got {type(target).__name__}")
+    if is_index(target):
+        if target.shape != input.shape[:-1]:
+            raise ValueError(
+                f"target must be {tuple(input.shape[:-1])} indices beside an input of shape "
+                f"{tuple(input.shape)}; got {tuple(target.shape)}"
+            )
+        return rows, target.reshape(-1)
+    return rows, target
