@@ -7,7 +7,7 @@ import os
 import torch
 
 import hace
-from hace_kernels.backends import resolve
+from hace_kernels.backends import choose as choose_backend
 
 __all__ = ["choose"]
 
@@ -21,7 +21,7 @@ def choose(asked: str | None, device: str) -> str:
     if asked is not None:
         os.environ["HACE_BACKEND"] = asked  # also for the processes that memory is measured in
     try:
-        found = resolve("auto", torch.device(device), torch.float32)
+        found = choose_backend("path_log_loss", "auto", torch.device(device), torch.float32)
     except hace.BackendError as error:
         raise ValueError(str(error)) from error
     if found != "reference" or asked == "reference":

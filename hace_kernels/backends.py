@@ -81,8 +81,7 @@ def resolve(op: str, backend: str, rows: Tensor) -> Implementation:
         ValueError: the name is unknown.
         BackendError: a backend named by the caller or by `HACE_BACKEND` cannot run.
     """
-    if backend == "auto":
-        backend = os.environ.get("HACE_BACKEND", "auto")
+    backend = _asked(backend)
     if torch.compiler.is_compiling():  # which would make a guard of all that is remembered
         return IMPLEMENTATIONS[op][choose(op, backend, rows.device, rows.dtype)]
     key = (op, backend, rows.device, rows.dtype)
@@ -91,11 +90,16 @@ def resolve(op: str, backend: str, rows: Tensor) -> Implementation:
     return _resolved[key]
 
 
+def _asked(backend: str) -> str:
+    return os.environ.get("HACE_BACKEND", "auto") if backend == "auto" else backend
+
+
 _resolved: dict[tuple[str, str, torch.device, torch.dtype], Implementation] = {}
 
 
 def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The name of the backend that `resolve` takes; `HACE_BACKEND` aside."""
+    """The name of the backend that `resolve` takes; the errors are its."""
+    backend = _asked(backend)
     if backend == "auto":
         return next(name for name in _PREFERENCE if _lack(op, name, device, dtype) is None)
     if backend not in NAMES:

@@ -34,14 +34,18 @@ _transformed = torch._C._are_functorch_transforms_active
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
-def is_differentiated(tensor: Tensor | None) -> bool:
-    """Whether somebody may want a derivative in this tensor, at any level of transforms."""
-    if tensor is None or (not torch.is_grad_enabled() and not _forward_mode()):
-        return False
-    if tensor.requires_grad:
-        return True
+def is_differentiated(*tensors: Tensor | None) -> bool:
+    """Whether somebody may want a derivative in any of them, at any level of transforms."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    for tensor in given:
+        if tensor.requires_grad:
+            return torch.is_grad_enabled() or _forward_mode()
     if torch.compiler.is_compiling() or not (_transformed() or _forward_mode()):
         return False
+    return any(map(_is_differentiated_inside, given))
+
+
+def _is_differentiated_inside(tensor: Tensor) -> bool:
     while True:
         dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
         if tensor.requires_grad or dual.tangent is not None:
@@ -66,14 +70,17 @@ class RowOp:
 
     def __call__(self, arguments: tuple[Any, ...]) -> Tensor:
         """The value."""
-        if torch.compiler.is_compiling():
-            return self.in_graph(arguments)
         rows, rest = arguments[: self.num_rows], arguments[self.num_rows :]
+        if torch.compiler.is_compiling():
+            # What torch.library knows of an op's derivatives is reverse mode alone.
+            if _forward_mode() or _is_traced_in_a_transform():
+                return self.reference(rows, rest)
+            return self.in_graph(arguments)
         value: Tensor
         try:
-            if _is_forward_over_forward():
-                value = self.reference(rows, rest)
-            elif _transformed() or _forward_mode():
+            if _transformed() or _forward_mode():
+                if _is_forward_over_forward():
+                    return self.reference(rows, rest)
                 value = _Value.apply(self, Constant(rest), *rows)  # type: ignore[no-untyped-call]
             elif rows[0].requires_grad and torch.is_grad_enabled():
                 value = _Eager.apply(self, rest, *rows)  # type: ignore[no-untyped-call]
@@ -294,13 +301,20 @@ class _Gradient(torch.autograd.Function):
         return op.gradient_of_batch(grad, tuple(rows), rest), 0
 
 
+def _is_traced_in_a_transform() -> bool:
+    """The tracer enters torch.func's transforms while it traces what is in them."""
+    return _transformed()
+
+
+# What torch.compiler.assume_constant_result does, which takes 1.6 s to be imported.
+_is_traced_in_a_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _is_forward_over_forward() -> bool:
     """Whether forward mode is taken of forward mode.
 
     There PyTorch (2.13) drops the outer tangents of every autograd.Function, without a word.
     """
-    if not _transformed():
-        return False
     stack = torch._C._functorch.get_interpreter_stack() or []
     return sum(one.key() == torch._C._functorch.TransformType.Jvp for one in stack) > 1
 

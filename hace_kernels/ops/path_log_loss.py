@@ -65,7 +65,7 @@ def path_log_loss(
         _refuse(logits, target, table, target_weight)
     if reduction not in REDUCTIONS or eps or entropy:
         check_options(reduction, eps, entropy)
-    if is_differentiated(table.weight) or is_differentiated(target_weight):
+    if is_differentiated(table.weight, target_weight):
         backend = "reference"
     return cast(
         Tensor,

@@ -74,7 +74,7 @@ def tree_log_loss(
         mass = target
     else:
         indices = target[:, None]
-    if any(map(is_differentiated, (mass, weight, *table.tensors))):
+    if is_differentiated(mass, weight, *table.tensors):
         backend = "reference"
     options: dict[str, Any] = {
         "ignore_index": ignore_index,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -82,7 +83,8 @@ def _call(op: str, values: Tensor, tree: TreeTable | ClosureTable, backend: str)
 class _SumOp(LinearOp):
     """One of the ops as a differentiable function; `transpose` is the other."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, reference: Callable[[TreeArguments], Tensor]) -> None:
+        self.of_reference = reference
         self.kernel = getattr(torch.ops.hace_kernels, name).default
         fake = _fake_up if name.endswith("up") else _fake_down
         torch.library.register_fake(f"hace_kernels::{name}", fake)
@@ -97,6 +99,9 @@ class _SumOp(LinearOp):
         with below_autograd():
             return cast(Tensor, self.kernel(for_kernel(rows[0]), *rest))
 
+    def reference(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        return self.of_reference(TreeArguments(rows[0], *rest))
+
     def _backward_in_graph(self, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         tree = list(ctx.saved_tensors)
         gradient = self.transpose((for_kernel(grad), tree, ctx.level_ptr))
@@ -104,7 +109,8 @@ class _SumOp(LinearOp):
 
 
 def _pair(prefix: str) -> tuple[_SumOp, _SumOp]:
-    up, down = _SumOp(f"{prefix}tree_sum_up"), _SumOp(f"{prefix}tree_sum_down")
+    up = _SumOp(f"{prefix}tree_sum_up", _reference_up)
+    down = _SumOp(f"{prefix}tree_sum_down", _reference_down)
     up.transpose, down.transpose = down, up
     return up, down
 

@@ -161,7 +161,7 @@ def test_first_derivatives(backend: Backend, name: str) -> None:
 
 
 @pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
-@pytest.mark.parametrize("name", [*LOSSES, "log-probabilities"])
+@pytest.mark.parametrize("name", ALL)
 def test_second_derivatives(backend: Backend, name: str) -> None:
     """In any order of the modes. Differences vouch for one of them in `test_gradgradcheck`."""
     f, x, rows = function(name, backend)
@@ -233,6 +233,31 @@ def test_forward_mode_of_a_module() -> None:
             (torch.tensor([[1.0, 0.0, 0.0]]),),
         )
         torch.testing.assert_close(along, torch.tensor(-0.90996945))
+
+
+@pytest.mark.parametrize(
+    "name", ["path mean", "index none smoothed", "log-probabilities", "sum up"]
+)
+def test_compiled(backend: Backend, name: str) -> None:
+    """Transforms in a graph, and compiled functions in forward mode."""
+    f, x, rows = function(name, backend)
+    of_x = lambda x: f(x, *rows)  # noqa: E731
+    total = lambda x: of_x(x).sum()  # noqa: E731
+    tangent = torch.randn_like(x)
+    wanted = jacobian(of_x, x)
+    along = torch.einsum("...ij,ij->...", wanted, tangent)
+
+    def compiled(function: Function) -> Function:
+        torch._dynamo.reset()
+        return torch.compile(function, backend="aot_eager", fullgraph=True)
+
+    close(compiled(lambda x, tangent: jvp(of_x, (x,), (tangent,))[1])(x, tangent), along)
+    close(compiled(grad(total))(x), jacobian(total, x))
+    close(compiled(vmap(grad(total)))(x[None])[0], jacobian(total, x))
+    with forward_ad.dual_level():
+        dual = compiled(of_x)(forward_ad.make_dual(x, tangent))
+        close(forward_ad.unpack_dual(dual).tangent, along)
+    close(compiled(of_x)(x), of_x(x))
 
 
 @pytest.mark.parametrize("name", ["path mean", "index mean", "probabilities mean"])
