@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from hace_kernels import Backend, BackendError, backends
 
-from . import functional, metrics, nn
+from . import decode, functional, metrics, nn
 from .checkpoints import allow_loading as _allow_loading
 from .hierarchy import Hierarchy
 from .losses import (
@@ -31,6 +31,7 @@ __all__ = [
     "SoftLabelLoss",
     "__version__",
     "backends",
+    "decode",
     "functional",
     "metrics",
     "nn",

@@ -318,5 +318,5 @@ def test_errors_name_the_value(call: Any, error: type[Exception], message: str) 
 @pytest.mark.parametrize("metric", [metrics.level_accuracies, metrics.sibling_accuracy])
 def test_what_a_dag_does_not_have(metric: Any, rng: np.random.Generator) -> None:
     dag = hierarchy_of(DAGS["diamond"](rng))
-    with pytest.raises(TypeError, match="DAG"):
+    with pytest.raises(ValueError, match="needs a tree"):
         metric(ONE, ONE, dag)

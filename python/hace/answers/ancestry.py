@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +11,8 @@ from torch import Tensor
 
 from hace_kernels.memory import memory_bytes
 
+from .cache import HierarchyCache
 from .points import Points
-
-if TYPE_CHECKING:
-    from ..hierarchy import Hierarchy
 
 __all__ = ["DagAncestry", "Meeting", "TreeAncestry", "ancestry_of", "tree_ancestry_of"]
 
@@ -199,29 +196,22 @@ def _ancestor_lists(points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return ptr.astype(np.int64), above, edges
 
 
-_cache: weakref.WeakKeyDictionary[Hierarchy, dict[torch.device, TreeAncestry | DagAncestry]] = (
-    weakref.WeakKeyDictionary()
-)
+_cache = HierarchyCache[TreeAncestry | DagAncestry]()
 
 
 def ancestry_of(points: Points, device: torch.device) -> TreeAncestry | DagAncestry:
     """The ancestry of the points on `device`, found once."""
-    on_device = _cache.setdefault(points.hierarchy, {})
-    if device not in on_device:
-        kind = TreeAncestry if points.hierarchy.is_tree else DagAncestry
-        on_device[device] = kind(points, device)
-    return on_device[device]
+    kind = TreeAncestry if points.hierarchy.is_tree else DagAncestry
+    return _cache.get(points.hierarchy, device, lambda: kind(points, device))
 
 
 def tree_ancestry_of(points: Points, device: torch.device, what: str) -> TreeAncestry:
     """The ancestry of the points of a tree or forest.
 
     Raises:
-        TypeError: it is a DAG, for which `what` is not defined.
+        ValueError: it is a DAG, for which `what` is not defined.
     """
+    points.hierarchy.require_tree(what)
     ancestry = ancestry_of(points, device)
-    if not isinstance(ancestry, TreeAncestry):
-        raise TypeError(
-            f"{what} needs the one path from a node to its root, and {points.hierarchy!r} is a DAG"
-        )
+    assert isinstance(ancestry, TreeAncestry)
     return ancestry

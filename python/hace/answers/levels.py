@@ -5,19 +5,16 @@ So the answers of a level are a partition of the classes, at every level, howeve
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .cache import HierarchyCache
 from .points import Points
-
-if TYPE_CHECKING:
-    from ..hierarchy import Hierarchy
 
 __all__ = ["Ranked", "best_by_level", "has_answer"]
 
@@ -41,9 +38,7 @@ class _Level(NamedTuple):
     leaves: Tensor
 
 
-_cache: weakref.WeakKeyDictionary[Hierarchy, dict[torch.device, list[_Level]]] = (
-    weakref.WeakKeyDictionary()
-)
+_cache = HierarchyCache[list[_Level]]()
 
 
 def best_by_level(log_prob: Tensor, points: Points, k: int) -> Iterator[Ranked]:
@@ -85,20 +80,21 @@ def _merged(a: Ranked, b: Ranked, k: int) -> Ranked:
 
 
 def _levels(points: Points, device: torch.device) -> list[_Level]:
-    on_device = _cache.setdefault(points.hierarchy, {})
-    if device not in on_device:
-        depths, heights = points.tree.depths, points.tree.heights
-        order = np.argsort(depths, kind="stable")
-        ends = np.searchsorted(depths[order], np.arange(points.tree.depth + 2))
-        levels = [order[first:last] for first, last in pairwise(ends)]
-        on_device[device] = [
-            _Level(
-                torch.from_numpy(level.copy()).to(device),
-                torch.from_numpy(level[heights[level] == 0]).to(device),
-            )
-            for level in levels
-        ]
-    return on_device[device]
+    return _cache.get(points.hierarchy, device, lambda: _find_levels(points, device))
+
+
+def _find_levels(points: Points, device: torch.device) -> list[_Level]:
+    depths, heights = points.tree.depths, points.tree.heights
+    order = np.argsort(depths, kind="stable")
+    ends = np.searchsorted(depths[order], np.arange(points.tree.depth + 2))
+    levels = [order[first:last] for first, last in pairwise(ends)]
+    return [
+        _Level(
+            torch.from_numpy(level.copy()).to(device),
+            torch.from_numpy(level[heights[level] == 0]).to(device),
+        )
+        for level in levels
+    ]
 
 
 def has_answer(points: Points, point: Tensor, level: int) -> Tensor:

@@ -8,7 +8,6 @@ common ancestors are those of the hierarchy of points, in which every class is a
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from ..hierarchy import Hierarchy, check_hierarchy
 from ..label_tree import label_tree
 from ..spaces import TargetSpace
+from .cache import HierarchyCache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,6 +91,13 @@ class Points:
             return self.on(index.device).of_class[index.long()]
         return torch.where(index < 0, self.num_points, index.long())
 
+    def told(self, point: Tensor) -> Tensor:
+        """The node ids that points are told as: a lone root, or −1, for the virtual root."""
+        node = self.on(point.device).node[point]
+        if not self.has_lone_root:
+            return node
+        return torch.where(node < 0, int(self.tree.roots[0]), node)
+
     def _tables(self, device: torch.device) -> PointTables:
         tree, data = self.tree, self._data
         arrays = (
@@ -109,7 +116,7 @@ class Points:
         return PointTables(*(torch.tensor(a, dtype=torch.int64, device=device) for a in arrays))
 
 
-_cache: weakref.WeakKeyDictionary[Hierarchy, _Data] = weakref.WeakKeyDictionary()
+_cache = HierarchyCache[_Data]()
 
 
 def points_of(hierarchy: Hierarchy) -> Points:
@@ -119,10 +126,7 @@ def points_of(hierarchy: Hierarchy) -> Points:
         TypeError: it is not a hierarchy.
     """
     check_hierarchy(hierarchy)
-    data = _cache.get(hierarchy)
-    if data is None:
-        data = _cache[hierarchy] = _find(hierarchy)
-    return Points(hierarchy, data)
+    return Points(hierarchy, _cache.get(hierarchy, None, lambda: _find(hierarchy)))
 
 
 def _find(hierarchy: Hierarchy) -> _Data:

@@ -18,10 +18,10 @@ from .points import Points
 
 __all__ = [
     "class_log_probs",
-    "in_chunks",
     "input_rows",
     "node_log_prob_rows",
     "point_log_prob_rows",
+    "row_by_row",
     "shape_of_targets",
 ]
 
@@ -42,16 +42,33 @@ def input_rows(input: Tensor, hierarchy: Hierarchy, logit_space: LogitSpace) -> 
     return to_rows(input.detach())
 
 
-def in_chunks(rows: Tensor, width: int, decide: Callable[[Tensor], Tensor]) -> Tensor:
-    """`decide` of all rows, a few at a time, so that memory beyond the rows stays small.
+def row_by_row(
+    input: Tensor,
+    hierarchy: Hierarchy,
+    logit_space: LogitSpace,
+    decide: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """What `decide` makes of each row, in the input's shape.
+
+    The rows go through a few at a time, so that memory beyond input and output stays small.
 
     Args:
-        rows: (R, columns).
-        width: how many numbers there are to be for each row.
-        decide: from (r, columns) to (r, …).
+        input: logits (C), (N, C) or (N, C, d1, …).
+        hierarchy: of the classes.
+        logit_space: what the columns are.
+        decide: from rows (r, columns) to (r, …).
+
+    Returns:
+        The input's shape without its class dimension, and then what there is for each row.
+
+    Raises:
+        ValueError: the input's shape does not fit.
+        TypeError: input that is not floating point, or no hierarchy.
     """
-    parts = [decide(part) for part in chunks_of(rows, width)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    rows = input_rows(input, hierarchy, logit_space)
+    parts = [decide(part) for part in chunks_of(rows, hierarchy.num_nodes)]
+    decided = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return decided.reshape((*shape_of_targets(input), *decided.shape[1:]))
 
 
 def chunks_of(rows: Tensor, width: int) -> Iterator[Tensor]:

@@ -6,7 +6,6 @@ Of two nodes, the more specific one says more: it is deeper, or it has fewer cla
 from __future__ import annotations
 
 import math
-import weakref
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ import hace_kernels
 
 from ..hierarchy import Hierarchy
 from ..tables import Tables
+from .cache import HierarchyCache
 
 __all__ = ["ParetoSteps", "Specificity", "SpecificityTable", "pareto_steps", "specificity_of"]
 
@@ -40,9 +40,7 @@ class SpecificityTable(NamedTuple):
     num_ranks: int
 
 
-_cache: weakref.WeakKeyDictionary[
-    Hierarchy, dict[tuple[Specificity, torch.device], SpecificityTable]
-] = weakref.WeakKeyDictionary()
+_cache = HierarchyCache[SpecificityTable]()
 
 
 def specificity_of(
@@ -55,10 +53,9 @@ def specificity_of(
     """
     if specificity not in ("information", "depth"):
         raise ValueError(f"specificity must be 'information' or 'depth', got {specificity!r}")
-    tables = _cache.setdefault(hierarchy, {})
-    if (specificity, device) not in tables:
-        tables[specificity, device] = _build(hierarchy, specificity, device)
-    return tables[specificity, device]
+    return _cache.get(
+        hierarchy, (specificity, device), lambda: _build(hierarchy, specificity, device)
+    )
 
 
 def _build(

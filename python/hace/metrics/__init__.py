@@ -9,7 +9,7 @@ A class label means that class alone, as if it were a leaf below its node, and a
 node's subtree. A forest is read as a tree under one virtual root, whose height is 1 + the largest
 height of its trees; its roots are therefore siblings. Depth counts from 0 at the roots, height
 from 0 at the nodes with nothing below. Where several parents leave a figure undefined, a DAG is
-a TypeError.
+a ValueError.
 """
 
 from .answers import (

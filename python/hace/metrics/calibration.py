@@ -101,8 +101,8 @@ def reliability(
         labels: `logit_space`, `target_space`, `ignore_index`, see `hace.metrics.LogitLabels`.
 
     Raises:
-        TypeError: input that is not floating point, a target that does not hold integers, a DAG.
-        ValueError: the shapes do not fit, or an option is outside its range.
+        TypeError: input that is not floating point, a target that does not hold integers.
+        ValueError: a DAG, the shapes do not fit, or an option is outside its range.
         IndexError: a target is outside its space.
     """
     return reliability_of(score(input, target, hierarchy, **labels), bins)

@@ -67,7 +67,7 @@ class Comparison:
         return ancestry_of(self.points, self.target.device)
 
     def tree_ancestry(self, what: str) -> TreeAncestry:
-        """Of the points of a tree or forest; TypeError on a DAG, for which `what` is undefined."""
+        """Of the points of a tree or forest; ValueError on a DAG, for which `what` is undefined."""
         return tree_ancestry_of(self.points, self.target.device, what)
 
     @cached_property

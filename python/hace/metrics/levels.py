@@ -61,8 +61,8 @@ def level_accuracy(
         A scalar in [0, 1]; NaN without rows.
 
     Raises:
-        TypeError: `pred` or `target` does not hold integers, or the hierarchy is a DAG.
-        ValueError: `level` is outside the hierarchy, or the shapes differ.
+        TypeError: `pred` or `target` does not hold integers.
+        ValueError: the hierarchy is a DAG, `level` is outside the hierarchy, or the shapes differ.
         IndexError: an index is outside its space.
     """
     accuracies = level_accuracies(pred, target, hierarchy, **labels)

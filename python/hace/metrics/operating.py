@@ -48,9 +48,9 @@ class OperatingCurve(NamedTuple):
 
         1 where nothing is ever wrong, and 1/2 for a model that is always certain and always wrong.
         """
-        if len(self.threshold) == 1:  # there is nothing to be said
-            return self.accuracy[0]
-        return torch.trapezoid(self.accuracy, self.information)
+        area = torch.trapezoid(self.accuracy, self.information)
+        nothing_to_say = ~(self.information[-1] > 0)
+        return torch.where(nothing_to_say, self.accuracy[-1], area)
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,6 @@ def operating_steps(s: Scored, specificity: Specificity = "information") -> Oper
     for chunk in s.chunks():
         log_prob = node_log_prob_rows(chunk.rows, s.hierarchy, s.logit_space)
         row, node, at = pareto_steps(log_prob, table)
-        says = table.value[node] > 0
-        row, node, at = row[says], node[says], at[says]
         c = Comparison(s.points, node, chunk.target[row])
         right = (c.is_above | c.is_below).long()
         value = table.value[node]

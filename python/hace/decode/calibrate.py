@@ -1,0 +1,147 @@
+"""The threshold, or the bonus, with which answers are as accurate as wanted, on held-out rows."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..answers.rows import node_log_prob_rows
+from ..answers.specificity import Specificity, pareto_steps, specificity_of
+from ..metrics.compare import Comparison
+from ..metrics.operating import operating_steps
+from ..metrics.scored import Scored, score
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..hierarchy import Hierarchy
+    from ..metrics.scored import LogitLabels
+
+__all__ = ["calibrate_bonus", "calibrate_threshold"]
+
+_BISECTIONS = 60
+
+
+def calibrate_threshold(
+    input: Tensor,
+    target: Tensor,
+    hierarchy: Hierarchy,
+    accuracy: float = 0.95,
+    *,
+    specificity: Specificity = "depth",
+    **labels: Unpack[LogitLabels],
+) -> float:
+    """The lowest threshold of `deepest_node` from which on answers are as accurate as wanted.
+
+    An answer is right where it is the truth, above it or (for coarse truths) below it. At this
+    threshold and every higher one the accuracy on these rows is at least `accuracy`; what it is
+    on others is not promised (`conformal_threshold` does that).
+
+    Args:
+        input: logits (C), (N, C) or (N, C, d1, …) of held-out rows.
+        target: their truths, integer, the input's shape without its class dimension.
+        hierarchy: of both; DAGs too.
+        accuracy: the wanted share of right answers, in [0, 1].
+        specificity: as it will be given to `deepest_node`.
+        labels: `logit_space`, `target_space`, `ignore_index`, see `hace.metrics.LogitLabels`.
+
+    Returns:
+        A probability; infinity where only saying nothing is accurate enough.
+
+    Raises:
+        TypeError: input that is not floating point, a target that does not hold integers.
+        ValueError: the shapes do not fit, an option is outside its range, or there are no rows.
+        IndexError: a target is outside its space.
+    """
+    scored = _checked(score(input, target, hierarchy, **labels), accuracy)
+    curve = operating_steps(scored, specificity).curve()
+    enough = curve.accuracy >= accuracy - 1e-9
+    held = int(enough.long().cumprod(0).sum())
+    # Between two thresholds of the curve the answers are the same; the middle is safe of rounding.
+    if held == len(enough):
+        return 0.0
+    above, below = curve.threshold[held - 1].item(), curve.threshold[held].item()
+    if above == math.inf and below >= 1:
+        return math.inf
+    return (min(above, 1.0) + below) / 2
+
+
+def calibrate_bonus(
+    input: Tensor,
+    target: Tensor,
+    hierarchy: Hierarchy,
+    accuracy: float = 0.95,
+    *,
+    specificity: Specificity = "information",
+    **labels: Unpack[LogitLabels],
+) -> float:
+    """The least bonus of `expected_information` with which answers are as accurate as wanted.
+
+    Found by bisection, as Deng et al., CVPR 2012, section 4, do. Arguments and errors as for
+    `calibrate_threshold`.
+
+    Returns:
+        The bonus, in bits (in edges for "depth").
+    """
+    scored = _checked(score(input, target, hierarchy, **labels), accuracy)
+    answers = _Answers(scored, specificity)
+    if answers.accuracy(0.0) >= accuracy:
+        return 0.0
+    enough = 1.0
+    while answers.accuracy(enough) < accuracy and enough < 2.0**60:
+        enough *= 2
+    too_little = 0.0
+    for _ in range(_BISECTIONS):
+        middle = (too_little + enough) / 2
+        if answers.accuracy(middle) >= accuracy:
+            enough = middle
+        else:
+            too_little = middle
+    return enough
+
+
+class _Answers:
+    """The answers that some bonus may give: the Pareto-optimal nodes of each row, and nothing."""
+
+    def __init__(self, s: Scored, specificity: Specificity) -> None:
+        table = specificity_of(s.hierarchy, specificity, s.rows.device)
+        rows, probabilities, values, rights = [], [], [], []
+        first = 0
+        for chunk in s.chunks():
+            log_prob = node_log_prob_rows(chunk.rows, s.hierarchy, s.logit_space)
+            steps = pareto_steps(log_prob, table)
+            c = Comparison(s.points, steps.node, chunk.target[steps.row])
+            rows.append(steps.row + first)
+            probabilities.append(steps.log_prob.double().exp())
+            values.append(table.value[steps.node])
+            rights.append(c.is_above | c.is_below)
+            first += len(chunk.rows)
+        nothing = torch.arange(len(s.rows), device=s.rows.device)
+        self._row = torch.cat([*rows, nothing])
+        self._probability = torch.cat([*probabilities, torch.ones_like(nothing).double()])
+        self._value = torch.cat([*values, torch.zeros_like(nothing).double()])
+        self._right = torch.cat([*rights, torch.ones_like(nothing).bool()])
+        self._num_rows = len(nothing)
+
+    def accuracy(self, bonus: float) -> float:
+        """The share of right answers."""
+        of_answer = self._probability * (self._value + bonus)
+        best = of_answer.new_zeros(self._num_rows)
+        best = best.scatter_reduce(0, self._row, of_answer, "amax", include_self=False)
+        # Of equals the first, as `expected_information` does it.
+        place = torch.arange(len(self._row), device=self._row.device)
+        chosen = torch.where(of_answer == best[self._row], place, len(place))
+        first = torch.full_like(best, len(place), dtype=torch.int64)
+        first = first.scatter_reduce(0, self._row, chosen, "amin")
+        return self._right[first].double().mean().item()
+
+
+def _checked(s: Scored, accuracy: float) -> Scored:
+    if not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy must be from 0 to 1, got {accuracy!r}")
+    if not len(s.rows):
+        raise ValueError("there are no rows to calibrate on")
+    return s
