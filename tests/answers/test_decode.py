@@ -261,12 +261,12 @@ def test_conformal_threshold_on_its_own_rows(tree_case: Case, target_space: str)
 
 @pytest.mark.parametrize("shape", ["forest", "inner classes under a root"])
 def test_conformal_coverage(shape: str, rng: np.random.Generator) -> None:
-    """Of further rows, 300 times: 39 held-out rows, a threshold, and answers to 20 others.
+    """Of further rows, 80 times: 39 held-out rows, a threshold, and answers to 100 others.
 
     The model is wrong: truths are not drawn from its probabilities, but sharper and shifted.
     """
     hierarchy = hierarchy_of(TREES[shape](rng))
-    held_out, others, trials, wanted = 39, 20, 300, 0.8
+    held_out, others, trials, wanted = 39, 100, 80, 0.8
     shares = []
     for _ in range(trials):
         logits = 1.5 * torch.randn(held_out + others, hierarchy.num_classes)
@@ -436,7 +436,7 @@ def test_one_certain_class(case: Case) -> None:
 
 
 def test_deep_trees() -> None:
-    tree = hierarchy_of(trees.caterpillar(500))
+    tree = hierarchy_of(trees.caterpillar(300))
     logits = torch.randn(3, tree.num_classes)
     logits[:, -1] = 20
     assert (decode.minimum_expected_cost(logits, tree) == tree.num_classes - 1).all()
