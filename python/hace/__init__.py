@@ -17,6 +17,7 @@ from .losses import (
     SoftLabelLoss,
 )
 from .predict import predict
+from .report import Report, report
 
 __all__ = [
     "Backend",
@@ -28,6 +29,7 @@ __all__ = [
     "LayeredCrossEntropyLoss",
     "PathLogLoss",
     "RegularizedCrossEntropyLoss",
+    "Report",
     "SoftLabelLoss",
     "__version__",
     "backends",
@@ -36,6 +38,7 @@ __all__ = [
     "metrics",
     "nn",
     "predict",
+    "report",
 ]
 
 _allow_loading()

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .commands import tree
+from .commands import report, tree
 
-_COMMANDS = {"tree": tree}
+_COMMANDS = {"report": report, "tree": tree}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,7 +28,7 @@ class SpecificityTable(NamedTuple):
     """What each node says, in K ranks; tensors on one device.
 
     Attributes:
-        rank: int64 (N), ascending in what a node says, 0 … K−1; −1 for a node that is no answer:
+        rank: int32 (N), ascending in what a node says, 0 … K−1; −1 for a node that is no answer:
             it has no class at or below it, or (by information) a node below it has the same
             classes and says the same more precisely.
         value: float64 (N), bits or edges.
@@ -70,8 +70,9 @@ def _build(
         value = math.log2(hierarchy.num_classes) - size.clamp(min=1).log2()
         parent, child = torch.from_numpy(hierarchy.edges.copy()).unbind(1)
         is_answer[parent[size[parent] == size[child]]] = False
-    rank = torch.full((hierarchy.num_nodes,), -1)
-    distinct, rank[is_answer] = torch.unique(value[is_answer], return_inverse=True)
+    rank = torch.full((hierarchy.num_nodes,), -1, dtype=torch.int32)
+    distinct, places = torch.unique(value[is_answer], return_inverse=True)
+    rank[is_answer] = places.int()
     return SpecificityTable(rank.to(device), value.to(device), len(distinct))
 
 
@@ -109,7 +110,7 @@ def pareto_steps(log_prob: Tensor, table: SpecificityTable) -> ParetoSteps:
     """
     num_rows, num_nodes = log_prob.shape
     nodes = (table.rank >= 0).nonzero()[:, 0]
-    rank = table.rank[nodes].expand(num_rows, -1)
+    rank = table.rank[nodes].long().expand(num_rows, -1)
     log_prob = log_prob.index_select(1, nodes)
     best = log_prob.new_full((num_rows, table.num_ranks), -torch.inf)
     best.scatter_reduce_(1, rank, log_prob, "amax")

@@ -99,13 +99,13 @@ def conformal_node(
 
     def decide(rows: Tensor) -> Tensor:
         ancestry = tree_ancestry_of(points, rows.device, _WHAT)
-        probability = node_log_prob_rows(rows, hierarchy, logit_space).double().exp_()
+        log_prob = node_log_prob_rows(rows, hierarchy, logit_space)
         best = predict_nodes(rows, hierarchy, logit_space)
 
         def holds(point: Tensor) -> Tensor:
             node = point.clamp(max=hierarchy.num_nodes - 1)
-            enough = probability.gather(1, node[:, None])[:, 0] > threshold
-            return enough | (point == points.num_points)
+            probability = log_prob.gather(1, node[:, None])[:, 0].double().exp()
+            return (probability > threshold) | (point == points.num_points)
 
         return points.told(ancestry.lowest(best, holds))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,7 +50,7 @@ def deepest_node(
     threshold = as_number("threshold", threshold)
     if not threshold >= 0:
         raise ValueError(f"threshold must be a probability, got {threshold!r}")
-    return _most_specific(input, hierarchy, threshold, specificity, logit_space)
+    return _most_specific(input, hierarchy, lambda p: p >= threshold, specificity, logit_space)
 
 
 def majority_subtree(
@@ -60,14 +60,13 @@ def majority_subtree(
 
     Arguments, shape and errors as for `deepest_node`.
     """
-    half = math.nextafter(0.5, 1)
-    return _most_specific(input, hierarchy, half, "information", logit_space)
+    return _most_specific(input, hierarchy, lambda p: p > 0.5, "information", logit_space)
 
 
 def _most_specific(
     input: Tensor,
     hierarchy: Hierarchy,
-    threshold: float,
+    enough: Callable[[Tensor], Tensor],
     specificity: Specificity,
     logit_space: LogitSpace,
 ) -> Tensor:
@@ -75,11 +74,10 @@ def _most_specific(
 
     def decide(rows: Tensor) -> Tensor:
         table = specificity_of(hierarchy, specificity, rows.device)
-        log_prob = node_log_prob_rows(rows, hierarchy, logit_space)
-        enough = log_prob.double().exp() >= threshold
-        rank = torch.where(enough, table.rank, -1)
+        probability = node_log_prob_rows(rows, hierarchy, logit_space).exp_()
+        rank = table.rank.where(enough(probability), -1)
         best = rank.amax(1, keepdim=True)
-        node = log_prob.masked_fill_(rank != best, -torch.inf).argmax(1)
+        node = probability.masked_fill_(rank != best, -1).argmax(1)
         return points.told(torch.where(best[:, 0] < 0, points.num_points, node))
 
     return row_by_row(input, hierarchy, logit_space, decide)
