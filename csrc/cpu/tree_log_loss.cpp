@@ -91,6 +91,18 @@ Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
 // ---- what all rows share ----
 
 thread_local Scratch shared_memory;
+thread_local Scratch run_memory;
+
+// Whether a node has children that are places one after the other, all columns or none.
+bool is_one_run(const Tree& tree, int64_t v) {
+  const int32_t* const child = tree.child + tree.child_ptr[v];
+  const int64_t count = tree.child_ptr[v + 1] - tree.child_ptr[v];
+  if (count == 0 || (child[0] < tree.num_classes && child[0] + count > tree.num_classes))
+    return false;
+  for (int64_t i = 1; i < count; ++i)
+    if (child[i] != child[0] + i) return false;
+  return true;
+}
 
 // total[place] = own(place) + the sum of handed(child) over its children, children first.
 template <typename Number, typename Own, typename Handed>
@@ -109,6 +121,9 @@ template <typename Real>
 void prepare(TreeLogLossProblem& problem) {
   const Tree& tree = problem.tree;
   const int64_t num_places = tree.num_places();
+  bool* const is_run = static_cast<bool*>(run_memory.get(tree.num_inner));
+  for (int64_t v = 0; v < tree.num_inner; ++v) is_run[v] = is_one_run(tree, v);
+  problem.is_run = is_run;
   problem.spreads = problem.spread || problem.row_spread != 0 || problem.log_similarity;
   char* memory = static_cast<char*>(
       shared_memory.get(num_places * (sizeof(double) + 3 * sizeof(Real) + sizeof(int32_t))));
@@ -127,11 +142,21 @@ void prepare(TreeLogLossProblem& problem) {
     problem.handed = handed;
   }
   if (problem.spreads) {
-    sum_from_children(
-        tree, reaching, [&](int64_t place) { return problem.unit[place]; },
-        [&](int64_t child) { return (1 - problem.keep[child]) * reaching[child]; });
-    for (int64_t place = 0; place < num_places; ++place)
-      kept_unit[place] = static_cast<Real>(problem.keep[place] * reaching[place]);
+    // What reaches a column is its unit alone.
+    const double* const keep = problem.keep;
+    for (int64_t column = 0; column < tree.num_classes; ++column)
+      kept_unit[column] = static_cast<Real>(keep[column] * problem.unit[column]);
+    for (int64_t v = 0; v < tree.num_inner; ++v) {
+      const int64_t place = tree.num_classes + v;
+      double all = problem.unit[place];
+      for (int32_t i = tree.child_ptr[v]; i < tree.child_ptr[v + 1]; ++i) {
+        const int32_t child = tree.child[i];
+        all +=
+            (1 - keep[child]) * (child < tree.num_classes ? problem.unit[child] : reaching[child]);
+      }
+      reaching[place] = all;
+      kept_unit[place] = static_cast<Real>(keep[place] * all);
+    }
     kept_unit[tree.root()] = 0;
     problem.reaching = reaching;
     problem.kept_unit = kept_unit;
@@ -172,9 +197,12 @@ void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double
       std::memset(static_cast<char*>(grad) + row * row_bytes, 0, row_bytes);
   }
 
+  const int64_t num_counting = static_cast<int64_t>(counting.size());
+  problem.row_by_row =
+      4 * num_counting <= kernel.block_rows + 2 && kernel.takes_row_by_row(problem);
   TreeLogLossFault first_fault;
   std::mutex mutex;
-  for_blocks(static_cast<int64_t>(counting.size()), kernel.block_rows,
+  for_blocks(num_counting, problem.row_by_row ? 1 : kernel.block_rows,
              kernel.num_lines(problem) * kernel.line_bytes,
              [&](int64_t first, int64_t count, void* lines) {
                const SubnormalsAreZero guard;

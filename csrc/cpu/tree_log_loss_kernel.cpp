@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "per_isa.h"
+#include "tree_row.h"
 #include "tree_sweeps.h"
 
 namespace hace {
@@ -159,11 +160,21 @@ struct Block {
   static int64_t num_lines(const TreeLogLossProblem& problem) {
     const Tree& tree = problem.tree;
     return 2 * tree.num_places() + tree.num_inner + (problem.log_similarity ? tree.num_inner : 1) +
-           (problem.eps > 0 ? tree.num_inner : 0);
+           (problem.eps > 0 ? tree.num_inner : 0) + TreeRow<Stored>::kPadding / kRows;
   }
 
   static void run(const TreeLogLossProblem& problem, const int64_t* rows, int64_t count,
                   void* lines, TreeLogLossFault* fault) {
+    int64_t others[kRows];
+    if (problem.row_by_row) {
+      int64_t num_others = 0;
+      for (int64_t i = 0; i < count; ++i)
+        if (!TreeRow<Stored>(problem, rows[i], lines).run()) others[num_others++] = rows[i];
+      rows = others;
+      count = num_others;
+    }
+    if (count == 0) return;
+
     thread_local std::vector<OnColumn> on_columns;
     on_columns.clear();
     Block block(problem, rows, static_cast<int>(count), static_cast<Line*>(lines), on_columns);
@@ -440,7 +451,8 @@ struct Block {
 TreeLogLossKernel HACE_PER_ISA(tree_log_loss_kernel_)(Element element) {
   return for_element(element, [](auto stored) {
     using Rows = Block<decltype(stored)>;
-    return TreeLogLossKernel{Rows::kRows, sizeof(typename Rows::Line), Rows::num_lines, Rows::run};
+    return TreeLogLossKernel{Rows::kRows, sizeof(typename Rows::Line),
+                             TreeRow<decltype(stored)>::takes, Rows::num_lines, Rows::run};
   });
 }
 

@@ -21,10 +21,16 @@ struct TreeLogLossProblem : Targets {
 
   // What 1 on every class puts on each place, times the class's weight, once it has risen.
   bool spreads;            // whether anything is put on every class
-  const double* reaching;  // by place; null unless soft labels
+  const double* reaching;  // by place, of inner ones; null unless soft labels
   const void* kept_unit;   // by place; null unless spreads
 
   const int32_t* classes_below;  // by place; null unless soft labels
+
+  // Few rows go one by one (tree_row.h) as long as their masses are not too far apart, for the
+  // lanes of a block take all as long whether they are used or not. That is said of the whole
+  // batch, so that what a row gets does not depend on its place in it.
+  bool row_by_row;
+  const bool* is_run;  // by inner place: all columns, or none, one after the other as children
 
   double eps;
   const double* factor;  // by row: multiplies the gradient
@@ -41,6 +47,7 @@ struct TreeLogLossFault {
 struct TreeLogLossKernel {
   int64_t block_rows;
   int64_t line_bytes;
+  bool (*takes_row_by_row)(const TreeLogLossProblem&);
   int64_t (*num_lines)(const TreeLogLossProblem&);
   // The `count` given rows, at most block_rows; `lines` is 64-byte aligned memory of num_lines.
   void (*run)(const TreeLogLossProblem&, const int64_t* rows, int64_t count, void* lines,

@@ -282,7 +282,8 @@ def assert_rows_stand_alone(
 
     Kernels work on blocks of rows, and what they do for one that needs care, or at the end of the
     batch, must not reach the others. PyTorch's matrix products, which the reference has, promise
-    the same number only to rounding.
+    the same number only to rounding, and so do rows on their own, which kernels may work on in
+    another way.
 
     Args:
         run: from the numbers of some of 33 rows to what is found for each.
@@ -300,6 +301,7 @@ def assert_rows_stand_alone(
             *torch.tensor([0, 1, 2, 3, 4, 15, 16, 32])[:, None],
         ):
             found = run(rows)
+            allowed = max(rounding, 1e-5) if len(rows) == 1 else rounding
             torch.testing.assert_close(
-                found, everything[rows], rtol=rounding, atol=rounding / 100, equal_nan=True
+                found, everything[rows], rtol=allowed, atol=allowed / 100, equal_nan=True
             )
