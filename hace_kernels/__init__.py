@@ -1,22 +1,44 @@
-"""Kernels of hierarchical classification losses, as ops on plain tensors and CSR arrays."""
+"""Kernels of hierarchical classification losses, as ops on plain tensors and CSR arrays.
+
+The ops take a hierarchy as tables of flat arrays. To make them from a parent array: `lay_out` gives
+its `Layout`; `build_path_table` takes that and the `PathWeights` of a loss, `build_tree_table` that
+alone; `build_closure_table` takes the links of a DAG.
+"""
 
 from .backends import Backend, BackendError, backends
+from .closure_table import ClosureTable, build_closure_table, longest_paths
+from .layout import WEIGHT_CUT, Layout, lay_out, topological_order
 from .linear import linear_path_log_loss
+from .memory import memory_bytes
 from .ops import path_log_loss, tree_log_loss, tree_log_prob, tree_sum_down, tree_sum_up
-from .path_table import PathTable
+from .path_table import PathEntries, PathTable, PathWeights, build_path_table
+from .rows import loss_dtype
 from .target_table import SoftLabels, TargetTable
-from .tree_table import TreeTable
+from .tree_table import TreeTable, build_tree_table
 
 __all__ = [
+    "WEIGHT_CUT",
     "Backend",
     "BackendError",
+    "ClosureTable",
+    "Layout",
+    "PathEntries",
     "PathTable",
+    "PathWeights",
     "SoftLabels",
     "TargetTable",
     "TreeTable",
     "backends",
+    "build_closure_table",
+    "build_path_table",
+    "build_tree_table",
+    "lay_out",
     "linear_path_log_loss",
+    "longest_paths",
+    "loss_dtype",
+    "memory_bytes",
     "path_log_loss",
+    "topological_order",
     "tree_log_loss",
     "tree_log_prob",
     "tree_sum_down",

@@ -94,6 +94,11 @@ class ClosureTable(NamedTuple):
     edge_level_ptr: tuple[int, ...]
 
     @property
+    def device(self) -> torch.device:
+        """Of all tensors."""
+        return self.num_parents.device
+
+    @property
     def num_nodes(self) -> int:
         """N."""
         return self.num_parents.shape[0]

@@ -69,6 +69,11 @@ class PathTable(NamedTuple):
         return cls(ptr, start, stop, weight, order, position, num_classes, max_entries)
 
     @property
+    def device(self) -> torch.device:
+        """Of all tensors."""
+        return self.ptr.device
+
+    @property
     def num_targets(self) -> int:
         """T."""
         return self.ptr.shape[0] - 1

@@ -61,6 +61,11 @@ class TargetTable(NamedTuple):
     soft_labels: SoftLabels | None
 
     @property
+    def device(self) -> torch.device:
+        """Of all tensors."""
+        return self.place.device
+
+    @property
     def num_targets(self) -> int:
         """T."""
         return self.place.shape[0]

@@ -46,6 +46,11 @@ class TreeTable(NamedTuple):
     level_ptr: tuple[int, ...]
 
     @property
+    def device(self) -> torch.device:
+        """Of all tensors."""
+        return self.place.device
+
+    @property
     def num_nodes(self) -> int:
         """N."""
         return self.place.shape[0]

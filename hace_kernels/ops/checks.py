@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..rows import REDUCTIONS
 
-__all__ = ["check_options", "check_rows", "for_kernel", "no_grad_of"]
+__all__ = ["check_devices", "check_options", "check_rows", "for_kernel", "no_grad_of"]
 
 
 def check_rows(name: str, x: Tensor, width: int, columns: str) -> None:
@@ -17,6 +18,14 @@ def check_rows(name: str, x: Tensor, width: int, columns: str) -> None:
         raise ValueError(
             f"{name} must be (B, {width}), one column per {columns}; got {tuple(x.shape)}"
         )
+
+
+def check_devices(rows: Tensor, **devices: torch.device) -> None:
+    """Raises ValueError unless all are the device of the rows."""
+    here = rows.device
+    for name, device in devices.items():
+        if device != here:
+            raise ValueError(f"{name} must be on the device of the rows, {here}; it is on {device}")
 
 
 def check_options(reduction: str, eps: float, entropy: float = 0.0) -> None:

@@ -20,43 +20,17 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ..target_errors import translated
+from ..transforms import in_forward_mode, in_func_transform, in_transform
 
-__all__ = ["Constant", "LinearOp", "RowOp", "Rows", "below_autograd", "is_differentiated"]
+__all__ = ["Constant", "LinearOp", "RowOp", "Rows", "below_autograd"]
 
 #: Arguments with an entry per row: tensors, or None. The first is a tensor.
 Rows: TypeAlias = tuple[Any, ...]
 
-_transformed = torch._C._are_functorch_transforms_active
 #: Kernels called in it go straight to their device's, past torch.library's autograd in Python.
 below_autograd = torch._C._AutoDispatchBelowAutograd
-
-
-def is_differentiated(*tensors: Tensor | None) -> bool:
-    """Whether somebody may want a derivative in any of them, at any level of transforms."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    for tensor in given:
-        if tensor.requires_grad:
-            return torch.is_grad_enabled() or _forward_mode()
-    if torch.compiler.is_compiling() or not (_transformed() or _forward_mode()):
-        return False
-    return any(map(_is_differentiated_inside, given))
-
-
-def _is_differentiated_inside(tensor: Tensor) -> bool:
-    while True:
-        dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
-        if tensor.requires_grad or dual.tangent is not None:
-            return True
-        if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            return False
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-
-
-def _forward_mode() -> bool:
-    return forward_ad._current_level >= 0
 
 
 class RowOp:
@@ -73,12 +47,12 @@ class RowOp:
         rows, rest = arguments[: self.num_rows], arguments[self.num_rows :]
         if torch.compiler.is_compiling():
             # What torch.library knows of an op's derivatives is reverse mode alone.
-            if _forward_mode() or _is_traced_in_a_transform():
+            if in_forward_mode() or _is_traced_in_a_transform():
                 return self.reference(rows, rest)
             return self.in_graph(arguments)
         value: Tensor
         try:
-            if _transformed() or _forward_mode():
+            if in_transform():
                 if _is_forward_over_forward():
                     return self.reference(rows, rest)
                 value = _Value.apply(self, Constant(rest), *rows)  # type: ignore[no-untyped-call]
@@ -217,7 +191,7 @@ class _Eager(torch.autograd.Function):
         others = [None] * (op.num_rows - 1)
         if torch._C._functorch.is_legacy_batchedtensor(grad):
             gradient = _batched_gradient(op, grad, ctx.saved_tensors, Constant(ctx.rest))
-        elif torch.is_grad_enabled() or _transformed():
+        elif torch.is_grad_enabled() or in_func_transform():
             rows = ctx.saved_tensors
             gradient = op.differentiable_gradient(grad, rows, Constant(ctx.rest))
         elif made is not None:
@@ -303,7 +277,7 @@ class _Gradient(torch.autograd.Function):
 
 def _is_traced_in_a_transform() -> bool:
     """The tracer enters torch.func's transforms while it traces what is in them."""
-    return _transformed()
+    return in_func_transform()
 
 
 # What torch.compiler.assume_constant_result does, which takes 1.6 s to be imported.

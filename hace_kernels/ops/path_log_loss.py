@@ -14,8 +14,8 @@ from ..path_table import PathTable
 from ..registry import register
 from ..rows import REDUCTIONS, row_weights
 from ..schemas import PathLogLossArguments
-from .checks import check_options, check_rows, for_kernel
-from .derivatives import is_differentiated
+from ..transforms import is_differentiated
+from .checks import check_devices, check_options, check_rows, for_kernel
 from .loss import LossOp
 
 __all__ = ["path_log_loss"]
@@ -94,6 +94,7 @@ def _fits(logits: Tensor, target: Tensor, table: PathTable, target_weight: Tenso
         and logits.is_floating_point()
         and target.dtype == torch.int64
         and target.shape == logits.shape[:1]
+        and target.device == table.device == logits.device
         and (target_weight is None or target_weight.shape == (table.num_targets,))
     )
 
@@ -105,6 +106,7 @@ def _refuse(logits: Tensor, target: Tensor, table: PathTable, target_weight: Ten
             f"target must be ({logits.shape[0]},) int64, one index per row of logits; got "
             f"{tuple(target.shape)} {target.dtype}"
         )
+    check_devices(logits, target=target.device, table=table.device)
     assert target_weight is not None
     raise ValueError(
         f"target_weight must be ({table.num_targets},), one weight per target of the path table; "

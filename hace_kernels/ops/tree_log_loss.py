@@ -15,9 +15,9 @@ from ..registry import register
 from ..rows import REDUCTIONS, loss_dtype, row_weights
 from ..schemas import TreeLogLossArguments
 from ..target_table import TargetTable
+from ..transforms import is_differentiated
 from ..tree_table import TreeTable
-from .checks import check_options, check_rows, for_kernel
-from .derivatives import is_differentiated
+from .checks import check_devices, check_options, check_rows, for_kernel
 from .loss import LossOp
 
 __all__ = ["tree_log_loss"]
@@ -109,6 +109,10 @@ def _check(
     table: TargetTable,
 ) -> None:
     check_rows("logits", logits, tree.num_classes, "class of the tree")
+    first, second = target if isinstance(target, tuple) else (target, None)
+    check_devices(logits, target=first.device, tree=tree.device, table=table.device)
+    if second is not None:
+        check_devices(logits, weights=second.device)
     rows = logits.shape[0]
     if isinstance(target, tuple):
         index, weight = target

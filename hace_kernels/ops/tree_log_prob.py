@@ -9,13 +9,13 @@ from torch import Tensor
 
 from .. import native, reference, triton
 from ..backends import resolve
-from ..closure import closure_log_prob
 from ..closure_table import ClosureTable
+from ..reference.dag import dag_log_prob
 from ..registry import register
 from ..rows import loss_dtype
 from ..schemas import TreeArguments
 from ..tree_table import TreeTable
-from .checks import check_rows, for_kernel, no_grad_of
+from .checks import check_devices, check_rows, for_kernel, no_grad_of
 from .derivatives import Constant, RowOp, Rows, below_autograd
 
 __all__ = ["tree_log_prob"]
@@ -44,6 +44,7 @@ def tree_log_prob(
         BackendError: the backend asked for cannot run here.
     """
     check_rows("logits", logits, tree.num_classes, "class of the tree")
+    check_devices(logits, tree=tree.device)
     if isinstance(tree, ClosureTable):
         log_prob = resolve("dag_log_prob", backend, logits)(logits, tree)
     else:
@@ -100,7 +101,7 @@ def _reference(call: TreeArguments) -> Tensor:
 
 
 def _dag_reference(logits: Tensor, dag: ClosureTable) -> Tensor:
-    return closure_log_prob(logits, dag, spread_dead=False)
+    return dag_log_prob(logits, dag, spread_dead=False)
 
 
 def _fake(rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from .. import native, reference, triton
 from ..backends import resolve
-from ..closure import closure_sum_down, closure_sum_up
 from ..closure_table import ClosureTable
+from ..reference.dag import dag_sum_down, dag_sum_up
 from ..registry import register
 from ..schemas import TreeArguments
 from ..tree_table import TreeTable
-from .checks import check_rows, for_kernel, no_grad_of
+from .checks import check_devices, check_rows, for_kernel, no_grad_of
 from .derivatives import LinearOp, Rows, below_autograd
 
 __all__ = ["tree_sum_down", "tree_sum_up"]
@@ -43,6 +43,7 @@ def tree_sum_up(values: Tensor, tree: TreeTable | ClosureTable, *, backend: str 
         BackendError: the backend asked for cannot run here.
     """
     check_rows("values", values, tree.num_classes, "class of the tree")
+    check_devices(values, tree=tree.device)
     return _call("sum_up", values, tree, backend)
 
 
@@ -70,6 +71,7 @@ def tree_sum_down(
         BackendError: the backend asked for cannot run here.
     """
     check_rows("values", values, tree.num_nodes, "node of the tree")
+    check_devices(values, tree=tree.device)
     return _call("sum_down", values, tree, backend)
 
 
@@ -138,8 +140,8 @@ def _reference_down(call: TreeArguments) -> Tensor:
 
 register("tree_sum_up", {"reference": _reference_up})
 register("tree_sum_down", {"reference": _reference_down})
-register("dag_sum_up", {"reference": closure_sum_up})
-register("dag_sum_down", {"reference": closure_sum_down})
+register("dag_sum_up", {"reference": dag_sum_up})
+register("dag_sum_down", {"reference": dag_sum_down})
 if native.load_error is None:
     _up, _down = _pair("")
     register("tree_sum_up", {"cpu": _up, "cuda": _up})

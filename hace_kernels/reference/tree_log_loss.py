@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..closure import closure_kept_mass, closure_log_prob
 from ..closure_table import ClosureTable
 from ..rows import loss_dtype, reduce
 from ..target_errors import (
@@ -15,6 +14,7 @@ from ..target_errors import (
 )
 from ..target_table import SoftLabels, TargetTable
 from ..tree_table import TreeTable
+from .dag import dag_kept_mass, dag_log_prob
 from .tree_log_prob import log_prob_at_places
 from .tree_sum import levels_up, sum_below
 
@@ -60,14 +60,14 @@ def tree_log_loss(
 def _kept(mass: Tensor, keep: Tensor, tree: TreeTable | ClosureTable) -> Tensor:
     """`q_v = keep_v m_v`, from the mass t_v put on each place."""
     if isinstance(tree, ClosureTable):
-        return closure_kept_mass(mass, keep, tree)
+        return dag_kept_mass(mass, keep, tree)
     return keep.to(mass.dtype) * sum_below(mass, tree, (1 - keep).to(mass.dtype))
 
 
 def _log_prob(z: Tensor, tree: TreeTable | ClosureTable, eps: float) -> Tensor:
     """`log(P_v + eps)` by place."""
     if isinstance(tree, ClosureTable):
-        log_p = closure_log_prob(z, tree, spread_dead=True)
+        log_p = dag_log_prob(z, tree, spread_dead=True)
         return (log_p.exp() + eps).log() if eps else log_p
     return log_prob_at_places(z, tree, eps)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from hace_kernels.memory import memory_bytes
+from hace_kernels import memory_bytes
 
 from .tree_checks import checked_names
 

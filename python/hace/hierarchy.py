@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from hace_kernels.layout import lay_out
+from hace_kernels import lay_out
 
 from .clustering import Linkage, Method, cluster_classes
 from .describe import describe as describe_hierarchy

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hace_kernels.closure_table import longest_paths
-from hace_kernels.layout import topological_order
+from hace_kernels import longest_paths, topological_order
 
 from .tree_checks import checked_ids, describe, refuse_cycle, refuse_own_parent
 

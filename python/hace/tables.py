@@ -9,10 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hace_kernels.closure_table import ClosureTable, build_closure_table
-from hace_kernels.layout import Layout, lay_out
-from hace_kernels.path_table import PathTable, PathWeights, build_path_table
-from hace_kernels.tree_table import TreeTable, build_tree_table
+from hace_kernels import (
+    ClosureTable,
+    Layout,
+    PathTable,
+    PathWeights,
+    TreeTable,
+    build_closure_table,
+    build_path_table,
+    build_tree_table,
+    lay_out,
+)
 
 from .hierarchy import Hierarchy, check_hierarchy
 from .label_tree import LabelTree, label_tree

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hace_kernels.target_table import SoftLabels, TargetTable
+from hace_kernels import SoftLabels, TargetTable
 
 from .label_tree import LabelTree
 from .options import TargetOptions

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from hace_kernels.layout import WEIGHT_CUT
-from hace_kernels.path_table import PathEntries
+from hace_kernels import WEIGHT_CUT, PathEntries
 
 from .checks import as_finite, as_number, check_choice
 

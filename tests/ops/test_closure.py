@@ -29,14 +29,15 @@ from oracle import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hace_kernels import closure, closure_table
-from hace_kernels.closure import (
-    closure_kept_mass,
-    closure_log_prob,
-    closure_sum_down,
-    closure_sum_up,
-)
+from hace_kernels import closure_table
 from hace_kernels.closure_table import ClosureTable, Ragged, build_closure_table, longest_paths
+from hace_kernels.reference import dag as reference_of_dags
+from hace_kernels.reference.dag import (
+    dag_kept_mass,
+    dag_log_prob,
+    dag_sum_down,
+    dag_sum_up,
+)
 
 examples = settings(max_examples=100, deadline=None)
 
@@ -192,7 +193,7 @@ def test_sums(shape: str, dtype: torch.dtype, op: str) -> None:
     """Sums, and their gradients, which are those of the transposed matrix."""
     dag, table = SHAPES[shape], table_of(SHAPES[shape])
     matrix = dag.reach() if op == "up" else dag.reach().T
-    function = closure_sum_up if op == "up" else closure_sum_down
+    function = dag_sum_up if op == "up" else dag_sum_down
     values = torch.randn(ROWS, matrix.shape[1]).to(dtype).requires_grad_()
     incoming = torch.randn(ROWS, matrix.shape[0]).to(dtype)
     sums = function(values, table)
@@ -210,14 +211,14 @@ def test_sums_over_any_dag_in_any_tiles(dag: Dag, rows: int, tile: int) -> None:
     of_nodes = torch.randint(-9, 9, (3, dag.num_nodes)).double()
     reach = torch.from_numpy(dag.reach()).double()
     with tiles(tile, rows):
-        assert closure_sum_up(values, table_of(dag)).equal(values @ reach.T)
-        assert closure_sum_down(of_nodes, table_of(dag)).equal(of_nodes @ reach)
+        assert dag_sum_up(values, table_of(dag)).equal(values @ reach.T)
+        assert dag_sum_down(of_nodes, table_of(dag)).equal(of_nodes @ reach)
 
 
 @pytest.mark.parametrize("shape", ["diamonds", "empty nodes", "random"])
 def test_sums_differentiate_twice(shape: str) -> None:
     table = table_of(SHAPES[shape])
-    for op, width in ((closure_sum_up, table.num_classes), (closure_sum_down, table.num_nodes)):
+    for op, width in ((dag_sum_up, table.num_classes), (dag_sum_down, table.num_nodes)):
         values = torch.randn(2, width, dtype=torch.float64, requires_grad=True)
 
         def squared(x: torch.Tensor, op: Callable[..., torch.Tensor] = op) -> torch.Tensor:
@@ -259,7 +260,7 @@ def check(dag: Dag, logits: torch.Tensor, incoming: torch.Tensor | None = None) 
     incoming = torch.where(torch.from_numpy(dag.reach().any(axis=1)), incoming, 0.0)
     for spread in (False, True):
         z = logits.clone().requires_grad_()
-        log_p = closure_log_prob(z, table, spread_dead=spread)
+        log_p = dag_log_prob(z, table, spread_dead=spread)
         assert_log_probs_close(log_p, log_probs(dag, logits), logits.dtype)
         (grad,) = torch.autograd.grad(log_p, z, incoming.to(log_p))
         assert grad.dtype == logits.dtype
@@ -292,10 +293,10 @@ def test_log_prob_of_any_dag(dag: Dag, seed: int, dtype: torch.dtype) -> None:
 def test_worked_example() -> None:
     """A class counts once above a diamond, and once under each of two roots."""
     p = torch.tensor([[0.125, 0.875]], dtype=torch.float64)
-    found = closure_log_prob(p.log(), table_of(dags.diamond()), spread_dead=True).exp()
+    found = dag_log_prob(p.log(), table_of(dags.diamond()), spread_dead=True).exp()
     np.testing.assert_allclose(found, [[1, 0.125, 1, 0.125, 0.875]], rtol=1e-15)
     p = torch.tensor([[0.5, 0.375, 0.125]], dtype=torch.float64)
-    found = closure_log_prob(p.log(), table_of(dags.shared_leaf()), spread_dead=True).exp()
+    found = dag_log_prob(p.log(), table_of(dags.shared_leaf()), spread_dead=True).exp()
     np.testing.assert_allclose(found, [[0.5, 0.875, 0.125, 0.375, 0.5]], rtol=1e-15)
 
 
@@ -310,8 +311,8 @@ def test_a_dag_without_shared_nodes_is_a_tree(tree: trees.Tree) -> None:
 
     mass = torch.zeros(6, dag.num_nodes).double()
     mass[torch.arange(6), table.column_node[target]] = 1
-    q = closure_kept_mass(mass, torch.from_numpy(dag.dilution(0.6)), table)
-    log_p = closure_log_prob(z, table, spread_dead=True)
+    q = dag_kept_mass(mass, torch.from_numpy(dag.dilution(0.6)), table)
+    log_p = dag_log_prob(z, table, spread_dead=True)
     loss = -torch.where(q != 0, q * log_p, 0.0).sum(1)
     oracle.assert_loss_close(loss, expected, z.dtype)
     assert_grad_close(torch.autograd.grad(loss.sum(), z)[0], expected)
@@ -327,10 +328,10 @@ def test_derivatives_of_all_orders(shape: str, spread: bool, dead: bool) -> None
     alive = torch.ones(table.num_classes, dtype=torch.bool)
     alive[1] = not dead
     weight = torch.randn(1, table.num_nodes, dtype=torch.float64)
-    num_alive = closure_sum_up(alive.double()[None], table)
+    num_alive = dag_sum_up(alive.double()[None], table)
 
     def weighted(z: torch.Tensor) -> torch.Tensor:
-        log_p = closure_log_prob(torch.where(alive, z, -torch.inf), table, spread)
+        log_p = dag_log_prob(torch.where(alive, z, -torch.inf), table, spread)
         log_p = torch.where(num_alive > 0, log_p, 0.0)
         return weight * log_p + log_p.square()
 
@@ -347,7 +348,7 @@ def test_gradient_is_no_constant_where_what_comes_in_is() -> None:
     """A gradient penalty on a plain sum of log-probabilities."""
     table = table_of(SHAPES["nodes"])
     z = torch.randn(2, table.num_classes, dtype=torch.float64, requires_grad=True)
-    (grad,) = torch.autograd.grad(closure_log_prob(z, table, True).sum(), z, create_graph=True)
+    (grad,) = torch.autograd.grad(dag_log_prob(z, table, True).sum(), z, create_graph=True)
     (second,) = torch.autograd.grad(grad.square().sum(), z)
     dense = torch.from_numpy(SHAPES["nodes"].reach())
     below = torch.where(dense, z[:, None], -torch.inf)
@@ -363,7 +364,7 @@ def test_gradient_differentiates_by_what_comes_in(spread: bool) -> None:
     z = torch.tensor([[-torch.inf, 0.5], [0.1, 0.5]], dtype=torch.float64, requires_grad=True)
 
     def gradient(incoming: torch.Tensor) -> torch.Tensor:
-        log_p = closure_log_prob(z, table, spread)
+        log_p = dag_log_prob(z, table, spread)
         return torch.autograd.grad(log_p, z, incoming, create_graph=True)[0]
 
     incoming = torch.randn(2, table.num_nodes, dtype=torch.float64, requires_grad=True)
@@ -373,10 +374,10 @@ def test_gradient_differentiates_by_what_comes_in(spread: bool) -> None:
 def test_logits_of_minus_infinity_have_no_second_derivative() -> None:
     dag, table = dags.shared_leaf(), table_of(dags.shared_leaf())
     z = torch.tensor([[-torch.inf, -torch.inf, 1.0], [-torch.inf, 0.3, 1.0]], requires_grad=True)
-    log_p = torch.where(closure_log_prob(z, table, True) > -torch.inf, 0.0, 1.0)
+    log_p = torch.where(dag_log_prob(z, table, True) > -torch.inf, 0.0, 1.0)
     assert log_p.sum(1).tolist() == [3, 1]  # the nodes 1, 3 and 4, or 4 alone
     incoming = torch.ones(2, dag.num_nodes)
-    (grad,) = torch.autograd.grad(closure_log_prob(z, table, True), z, incoming, create_graph=True)
+    (grad,) = torch.autograd.grad(dag_log_prob(z, table, True), z, incoming, create_graph=True)
     (second,) = torch.autograd.grad((grad * torch.tensor([1.0, 2.0, 3.0])).sum(), z)
     assert bool((second[z.isinf()] == 0).all())
     assert bool(second.isfinite().all())
@@ -386,7 +387,7 @@ def test_logits_of_minus_infinity_have_no_second_derivative() -> None:
 def test_backward_runs_again() -> None:
     table = table_of(SHAPES["random"])
     z = torch.randn(ROWS, table.num_classes, requires_grad=True)
-    loss = closure_log_prob(z, table, True).square().sum()
+    loss = dag_log_prob(z, table, True).square().sum()
     first = torch.autograd.grad(loss, z, retain_graph=True)[0]
     assert torch.autograd.grad(loss, z)[0].equal(first)
 
@@ -426,9 +427,9 @@ def test_lowest_logits() -> None:
 
 
 def test_log_of_a_mass_that_no_float_holds() -> None:
-    found = closure_log_prob(torch.tensor([[0.0, -700.0]]), table_of(dags.diamond()), True)
+    found = dag_log_prob(torch.tensor([[0.0, -700.0]]), table_of(dags.diamond()), True)
     assert found[0, 4] == -700
-    found = closure_log_prob(torch.tensor([[0.0, -1e4]]).double(), table_of(dags.diamond()), True)
+    found = dag_log_prob(torch.tensor([[0.0, -1e4]]).double(), table_of(dags.diamond()), True)
     assert found[0, 4] == -10_000
 
 
@@ -444,10 +445,10 @@ def test_probabilities_near_one_keep_their_distance_from_it(dtype: torch.dtype) 
         z = to_real(logits)
         outside = log_sum_exp(z[:, ~reach[node]]) - log_sum_exp(z[:, reach[node]])
         expected = -np.log1p(np.exp(outside))
-        found = closure_log_prob(logits, table_of(dag), True)[:, node]
+        found = dag_log_prob(logits, table_of(dag), True)[:, node]
         error = np.abs(to_real(found) / expected - 1)
         assert error < (1e-5 if dtype == torch.float32 else 1e-8)
-        assert bool((closure_log_prob(logits, table_of(dag), True) <= 0).all())
+        assert bool((dag_log_prob(logits, table_of(dag), True) <= 0).all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -456,7 +457,7 @@ def test_probabilities_are_at_most_one(dtype: torch.dtype) -> None:
     dag = dags.chain_of_diamonds(40)
     logits = torch.randn(50, dag.num_classes, dtype=dtype)
     with tiles(300, 30):
-        log_p = closure_log_prob(logits, table_of(dag), True)
+        log_p = dag_log_prob(logits, table_of(dag), True)
     assert bool((log_p <= 0).all())
     np.testing.assert_allclose(log_p[:, 0], 0, atol=4 * torch.finfo(dtype).eps)
 
@@ -478,14 +479,14 @@ def test_gradient_of_dead_and_of_empty_nodes(spread: bool) -> None:
     """Where P is 0 the gradient goes nowhere, or as that of a log-loss does."""
     dag, g = dags.shared_leaf(), 0.5
     z = torch.tensor([[-torch.inf, -torch.inf, 1.0]], requires_grad=True)  # of the nodes 4, 3, 2
-    log_p = closure_log_prob(z, table_of(dag), spread)
+    log_p = dag_log_prob(z, table_of(dag), spread)
     assert log_p[0, 1] == log_p[0, 3] == -torch.inf
     (grad,) = torch.autograd.grad(g * log_p[0, 1], z)
     assert grad.tolist() == ([[g / 2, g / 2, -g]] if spread else [[0, 0, 0]])
 
     dag = dags.empty_nodes()
     z = torch.zeros(1, 2, requires_grad=True)
-    log_p = closure_log_prob(z, table_of(dag), spread)
+    log_p = dag_log_prob(z, table_of(dag), spread)
     assert (log_p == -torch.inf)[0].tolist() == [False, True, False, False, True, True]
     (grad,) = torch.autograd.grad(g * log_p[0, 5], z)
     assert grad.tolist() == ([[-g / 2, -g / 2]] if spread else [[0, 0]])
@@ -499,7 +500,7 @@ def test_rows_without_a_softmax(bad: float) -> None:
     logits[1, 0 if bad != -torch.inf else slice(None)] = bad
     for spread in (False, True):
         z = logits.clone().requires_grad_()
-        log_p = closure_log_prob(z, table_of(dag), spread)
+        log_p = dag_log_prob(z, table_of(dag), spread)
         assert bool(log_p[1].isnan().all())
         expected = log_probs(dag, logits[::2])
         assert_log_probs_close(log_p[::2], expected, logits.dtype)
@@ -523,8 +524,8 @@ class tiles:  # noqa: N801, a context manager
         self.patch, self.tile, self.rows = pytest.MonkeyPatch(), tile, rows
 
     def __enter__(self) -> None:
-        self.patch.setattr(closure, "_TILE", self.tile)
-        self.patch.setattr(closure, "_ROWS", self.rows)
+        self.patch.setattr(reference_of_dags, "_TILE", self.tile)
+        self.patch.setattr(reference_of_dags, "_ROWS", self.rows)
 
     def __exit__(self, *error: object) -> None:
         self.patch.undo()
@@ -557,25 +558,25 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_nothing_of_batch_times_entries_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    gathered, gather = [], closure._gather
+    gathered, gather = [], reference_of_dags._gather
 
     def noted(x: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         gathered.append(gather(x, items))
         return gathered[-1]
 
-    monkeypatch.setattr(closure, "_gather", noted)
+    monkeypatch.setattr(reference_of_dags, "_gather", noted)
     table = build_closure_table(*chains(10, 60, 70))
     batch, num_entries = 64, len(table.column)
     assert num_entries > 40 * table.num_nodes
     z = torch.randn(batch, table.num_classes, requires_grad=True)
     with tiles(1 << 12, 32), LargestTensor() as largest:
-        loss = closure_log_prob(z, table, True).sum() + closure_sum_up(z, table).sum()
+        loss = dag_log_prob(z, table, True).sum() + dag_sum_up(z, table).sum()
         loss.backward()
     nodes_bytes = 4 * batch * table.num_nodes
     assert max(tile.numel() for tile in gathered) == 1 << 12
     assert nodes_bytes <= largest.num_bytes <= max(nodes_bytes, 8 << 12)
     assert largest.num_bytes < 4 * batch * num_entries / 20
-    assert 4 * 8 * closure._TILE <= 64 << 20
+    assert 4 * 8 * reference_of_dags._TILE <= 64 << 20
 
 
 @pytest.mark.parametrize("rows", [0, 1, 63, 64, 65, 130])
@@ -589,8 +590,8 @@ def test_strided_rows() -> None:
     logits = torch.randn(dag.num_classes, 6).t()
     spaced = torch.randn(6, 2 * dag.num_classes)[:, ::2]
     for x in (logits, spaced):
-        assert closure_log_prob(x, table, True).equal(closure_log_prob(x.contiguous(), table, True))
-        assert closure_sum_up(x, table).equal(closure_sum_up(x.contiguous(), table))
+        assert dag_log_prob(x, table, True).equal(dag_log_prob(x.contiguous(), table, True))
+        assert dag_sum_up(x, table).equal(dag_sum_up(x.contiguous(), table))
 
 
 # Rising mass
@@ -605,7 +606,7 @@ def test_kept_mass(shape: str, dtype: torch.dtype, rng: np.random.Generator) -> 
     keep = rng.random(dag.num_nodes).astype(np.float32)
     expected = dag.kept_mass(to_real(mass), keep)
     for shares in (torch.from_numpy(keep), torch.from_numpy(keep).double()):
-        found = closure_kept_mass(mass, shares, table_of(dag))
+        found = dag_kept_mass(mass, shares, table_of(dag))
         assert found.dtype == oracle.working_dtype(dtype)
         assert_sums_close(found, expected, expected, roundings=32)
 
@@ -614,7 +615,7 @@ def test_kept_mass_worked_example() -> None:
     """Node 3 keeps d, its two parents share the rest; node 4 has one parent."""
     table, d = table_of(dags.diamond()), 0.75
     keep = torch.tensor([1, d, d, d, d])
-    found = closure_kept_mass(torch.eye(5)[3:], keep, table)
+    found = dag_kept_mass(torch.eye(5)[3:], keep, table)
     up = (1 - d) / 2
     assert found.tolist() == [[2 * up * (1 - d), up * d, up * d, d, 0], [1 / 16, 0, 3 / 16, 0, d]]
 
@@ -623,7 +624,7 @@ def test_kept_mass_worked_example() -> None:
 @examples
 def test_mass_is_conserved(dag: Dag, dilution: float) -> None:
     keep = torch.from_numpy(dag.dilution(dilution))
-    found = closure_kept_mass(torch.eye(dag.num_nodes).double(), keep, table_of(dag))
+    found = dag_kept_mass(torch.eye(dag.num_nodes).double(), keep, table_of(dag))
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-14)
     assert bool((found >= 0).all())
     assert (
@@ -638,7 +639,7 @@ def test_gradient_of_kept_mass() -> None:
     mass = torch.rand(2, dag.num_nodes, dtype=torch.float64, requires_grad=True)
 
     def squared(mass: torch.Tensor) -> torch.Tensor:
-        return closure_kept_mass(mass, keep, table_of(dag)).square()
+        return dag_kept_mass(mass, keep, table_of(dag)).square()
 
     assert torch.autograd.gradcheck(squared, mass)
     assert torch.autograd.gradgradcheck(squared, mass)
@@ -651,18 +652,18 @@ def test_refusals() -> None:
     table = table_of(dags.diamond())
     ones = torch.ones
     with pytest.raises(ValueError, match=r"logits must be \(B, 2\), .* got \(3, 5\)"):
-        closure_log_prob(ones(3, 5), table, True)
+        dag_log_prob(ones(3, 5), table, True)
     with pytest.raises(ValueError, match=r"values must be \(B, 2\), one column a class .* \(2,\)"):
-        closure_sum_up(ones(2), table)
+        dag_sum_up(ones(2), table)
     with pytest.raises(ValueError, match=r"values must be \(B, 5\), one column a node"):
-        closure_sum_down(ones(3, 2), table)
+        dag_sum_down(ones(3, 2), table)
     with pytest.raises(ValueError, match=r"mass must be \(B, 5\)"):
-        closure_kept_mass(ones(3, 2), ones(5), table)
+        dag_kept_mass(ones(3, 2), ones(5), table)
     with pytest.raises(ValueError, match=r"keep must be \(5,\), one share a node; got \(2,\)"):
-        closure_kept_mass(ones(3, 5), ones(2), table)
+        dag_kept_mass(ones(3, 5), ones(2), table)
     with pytest.raises(ValueError, match="keep requires grad"):
-        closure_kept_mass(ones(3, 5), ones(5, requires_grad=True), table)
-    for call in (closure_sum_up, lambda x, table: closure_log_prob(x, table, False)):
+        dag_kept_mass(ones(3, 5), ones(5, requires_grad=True), table)
+    for call in (dag_sum_up, lambda x, table: dag_log_prob(x, table, False)):
         with pytest.raises(TypeError, match=r"must be floating point, got torch\.int64"):
             call(torch.ones(3, 2, dtype=torch.int64), table)
 
@@ -672,8 +673,8 @@ def test_compiles_into_one_graph() -> None:
     keep = torch.from_numpy(dag.dilution(0.5))
 
     def loss(z: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
-        log_p = closure_log_prob(z, table, True) + closure_sum_up(z, table)
-        return (closure_kept_mass(mass, keep, table) * log_p).sum()
+        log_p = dag_log_prob(z, table, True) + dag_sum_up(z, table)
+        return (dag_kept_mass(mass, keep, table) * log_p).sum()
 
     mass = torch.rand(4, 5)
     z = torch.randn(4, 3, requires_grad=True)
@@ -690,7 +691,7 @@ def test_threads_do_not_matter(threads: Callable[[int], None]) -> None:
     for count in (1, 2, 3):
         threads(count)
         z = logits.clone().requires_grad_()
-        log_p = closure_log_prob(z, table, True)
+        log_p = dag_log_prob(z, table, True)
         finite = torch.where(log_p > -torch.inf, log_p, 0.0)
         results.append((log_p, *torch.autograd.grad(finite.square().sum(), z)))
     assert all(x.equal(y) for other in results[1:] for x, y in zip(results[0], other, strict=True))
@@ -742,7 +743,7 @@ def test_twenty_thousand_nodes() -> None:
     table = build_closure_table(edges, 20_000, leaves)
     z = torch.randn(16, len(leaves), requires_grad=True)
     started = time.process_time()
-    log_p = closure_log_prob(z, table, True)
+    log_p = dag_log_prob(z, table, True)
     (grad,) = torch.autograd.grad(log_p[:, table.column_node.long()].sum(), z)
     assert time.process_time() - started < 20
     # On the leaves that is the log-softmax.
@@ -762,7 +763,7 @@ def test_mass_up_a_long_chain() -> None:
     mass = torch.zeros(1, len(nodes), dtype=torch.float64, requires_grad=True)
     keep = torch.full((len(nodes),), 1e-4, dtype=torch.float64)
     keep[0] = 1
-    kept = closure_kept_mass(mass + torch.from_numpy(nodes == nodes[-1]), keep, table)
+    kept = dag_kept_mass(mass + torch.from_numpy(nodes == nodes[-1]), keep, table)
     (grad,) = torch.autograd.grad(kept.sum(), mass)
     assert time.process_time() - started < 20
     rest = 1 - 1e-4

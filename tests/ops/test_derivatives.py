@@ -21,12 +21,14 @@ from tree_cases import TreeCase, some_case
 
 import hace
 from hace_kernels import (
+    TargetTable,
     path_log_loss,
     tree_log_loss,
     tree_log_prob,
     tree_sum_down,
     tree_sum_up,
 )
+from hace_kernels.closure_table import build_closure_table
 
 pytestmark = pytest.mark.parity
 
@@ -78,7 +80,7 @@ def function(
 
     table_options: dict[str, Any] = {"label_smoothing": 0.1} if "smoothed" in words else {}
     if "soft" in words:
-        table_options = {"soft_labels": 2.0}
+        table_options = {"soft_label_beta": 2.0}
     table = case.target_table(weight=None, **table_options).to(device)
     options["reduction"] = words[1]
     if words[0] == "pairs":
@@ -318,3 +320,59 @@ def test_types_are_kept() -> None:
     _, along = jvp(lambda x: tree_log_prob(x, case.table), (x,), (torch.ones_like(x),))
     assert along.dtype == torch.float32
     assert vmap(grad(lambda x: tree_log_prob(x[None], case.table).sum()))(x).dtype == x.dtype
+
+
+# --- DAGs -----------------------------------------------------------------------------------------
+
+
+def dag_function(name: str) -> tuple[Function, torch.Tensor]:
+    """An op over a DAG with a diamond, a class at an inner node, and a node without classes."""
+    links = [[0, 1], [0, 2], [1, 3], [2, 3], [1, 4], [2, 5], [0, 6], [3, 7]]
+    table = build_closure_table(np.array(links), 8, np.array([4, 3, 5, 7]))
+    x = torch.randn(3, 8 if name == "sum down" else 4, dtype=torch.float64)
+    if name in LINEAR:
+        return partial(tree_sum_up if name == "sum up" else tree_sum_down, tree=table), x
+    if name == "log-probabilities":
+        used = torch.tensor([0, 1, 2, 3, 4, 5, 7])  # the others have a log-probability of −inf
+        return lambda x: tree_log_prob(x, table)[:, used], x
+    keep = torch.full((8,), 0.7, dtype=torch.float64)
+    keep[0] = 1
+    target = TargetTable(
+        place=torch.tensor([4, 3, 5, 7], dtype=torch.int32),
+        keep=keep,
+        unit=torch.tensor([0, 0, 0, 1, 1, 1, 0, 1], dtype=torch.float64),
+        share=torch.full((4,), 0.9, dtype=torch.float64),
+        weight=None,
+        spread=None,
+        row_spread=0.025,
+        soft_labels=None,
+    )
+    return lambda x: tree_log_loss(x, torch.tensor([0, 1, 3]), table, target), x
+
+
+@pytest.mark.parametrize("name", ["log-probabilities", *LINEAR, "loss"])
+def test_dags(name: str) -> None:
+    f, x = dag_function(name)
+    wanted, tangent = jacobian(f, x), torch.randn_like(x)
+    assert torch.autograd.gradcheck(f, (x.clone().requires_grad_(),), check_forward_ad=True)
+    value, along = jvp(f, (x,), (tangent,))
+    close(value, f(x))
+    close(along, torch.einsum("...ij,ij->...", wanted, tangent))
+    close(jacrev(f)(x), wanted)
+    close(vmap(f)(torch.stack([x, -x])), torch.stack([f(x), f(-x)]))
+    total = lambda x: f(x).square().sum()  # noqa: E731
+    of_square = torch.autograd.functional.hessian(total, x)
+    for found in (hessian(total), jacfwd(jacfwd(total)), jacrev(jacrev(total))):
+        close(found(x), of_square)
+
+
+def test_dags_without_mass() -> None:
+    """A node of −inf: the loss's gradient is spread evenly, that of the log-probability is none."""
+    f, x = dag_function("loss")
+    x[:, 1] = x[:, 3] = -torch.inf  # the classes at and below node 3
+    close(grad(f)(x[:1].expand(3, -1)), jacobian(f, x[:1].expand(3, -1)))
+    table = build_closure_table(np.array([[0, 1], [0, 2]]), 3, np.array([1, 2]))
+    z = torch.tensor([[0.0, -torch.inf]], dtype=torch.float64)
+    of_log_prob = lambda z: tree_log_prob(z, table)[0, 2]  # noqa: E731
+    assert of_log_prob(z) == -torch.inf
+    close(grad(of_log_prob)(z), torch.zeros_like(z))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hace_kernels.memory import memory_bytes
+from hace_kernels import memory_bytes
 
 from .cache import HierarchyCache
 from .points import Points

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
+from hace_kernels import loss_dtype
 from hace_kernels.linear import Shard, TopK
-from hace_kernels.rows import loss_dtype
 
 from ..hierarchy import Hierarchy
 from ..spaces import LogitSpace, num_columns

@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 import numpy as np
 from torch import Tensor
 
-from hace_kernels.path_table import PathWeights
+from hace_kernels import PathWeights
 
 from ..hierarchy import Hierarchy
 from ..options import LossOptions, Reduction

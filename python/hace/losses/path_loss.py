@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from hace_kernels import PathWeights
 from hace_kernels.linear import OnWeightGrad
-from hace_kernels.path_table import PathWeights
 
 from ..arguments import Target
 from ..functional import linear_path_loss, path_loss

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hace_kernels import loss_dtype
 from hace_kernels.linear import OnWeightGrad, linear_topk, logits_fit
-from hace_kernels.rows import loss_dtype
 
 from ..arguments import Target, is_index
 from ..hierarchy import Hierarchy

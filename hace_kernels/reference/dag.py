@@ -17,10 +17,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .closure_table import ClosureTable, Ragged
-from .rows import loss_dtype
+from ..closure_table import ClosureTable, Ragged
+from ..rows import loss_dtype
+from ..transforms import in_transform
+from . import dag_plain
 
-__all__ = ["closure_kept_mass", "closure_log_prob", "closure_sum_down", "closure_sum_up"]
+__all__ = ["dag_kept_mass", "dag_log_prob", "dag_sum_down", "dag_sum_up"]
 
 # Logits in a tile, which takes up to four times as many 8-byte numbers.
 _TILE = 1 << 18
@@ -28,7 +30,7 @@ _TILE = 1 << 18
 _ROWS = 64
 
 
-def closure_sum_up(values: Tensor, table: ClosureTable) -> Tensor:
+def dag_sum_up(values: Tensor, table: ClosureTable) -> Tensor:
     """For each node the sum of the columns at or below it, each once: (B, C) to (B, N).
 
     Args:
@@ -43,7 +45,7 @@ def closure_sum_up(values: Tensor, table: ClosureTable) -> Tensor:
     return sums.to(values.dtype)
 
 
-def closure_sum_down(values: Tensor, table: ClosureTable) -> Tensor:
+def dag_sum_down(values: Tensor, table: ClosureTable) -> Tensor:
     """For each column the sum over its node and all nodes above, each once: (B, N) to (B, C).
 
     Args:
@@ -58,7 +60,7 @@ def closure_sum_down(values: Tensor, table: ClosureTable) -> Tensor:
     return sums.to(values.dtype)
 
 
-def closure_log_prob(logits: Tensor, table: ClosureTable, spread_dead: bool) -> Tensor:
+def dag_log_prob(logits: Tensor, table: ClosureTable, spread_dead: bool) -> Tensor:
     """`log P_v` of every node by node id, (B, C) to (B, N); exact in log space.
 
     A node whose columns are all −inf, or that has none, gets −inf. A row that has no softmax (all
@@ -75,10 +77,12 @@ def closure_log_prob(logits: Tensor, table: ClosureTable, spread_dead: bool) -> 
     """
     _check("logits", logits, table.num_classes, "class")
     z = logits.to(loss_dtype(logits.dtype))
+    if in_transform():
+        return dag_plain.log_prob(z, table, spread_dead)
     return cast(Tensor, _LogProb.apply(z, table, spread_dead))  # type: ignore[no-untyped-call]
 
 
-def closure_kept_mass(mass: Tensor, keep: Tensor, table: ClosureTable) -> Tensor:
+def dag_kept_mass(mass: Tensor, keep: Tensor, table: ClosureTable) -> Tensor:
     """What each node keeps of mass that rises from the children to the parents.
 
     A node keeps a share of what reaches it and hands the rest to its parents in equal parts:
@@ -105,6 +109,8 @@ def closure_kept_mass(mass: Tensor, keep: Tensor, table: ClosureTable) -> Tensor
     keep = keep.to(torch.promote_types(keep.dtype, mass.dtype))
     child = table.edge_child.long()
     share = ((1 - keep[child]) / table.num_parents[child]).to(mass.dtype)
+    if in_transform():
+        return keep.to(mass.dtype) * dag_plain.risen_mass(mass, share, table)
     risen = cast(Tensor, _Risen.apply(mass, share, table))  # type: ignore[no-untyped-call]
     return keep.to(mass.dtype) * risen
 
@@ -168,6 +174,8 @@ def _rows_last(x: Tensor, nothing: float) -> Tensor:
 
 
 def _sums(values: Tensor, lists: Ragged, transposed: Ragged) -> Tensor:
+    if in_transform():
+        return dag_plain.sums(values, lists)
     return cast(Tensor, _Sums.apply(values, lists, transposed))  # type: ignore[no-untyped-call]
 
 

@@ -1,0 +1,61 @@
+"""The ops over a DAG as formulas that PyTorch differentiates and batches by itself, in any order.
+
+They hold a number for every row and entry of the closure table, which `dag.py` never does: that
+module is for values and ordinary gradients, this one for torch.func's transforms and forward mode.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..closure_table import ClosureTable, Ragged
+
+__all__ = ["log_prob", "risen_mass", "sums"]
+
+
+def sums(values: Tensor, lists: Ragged) -> Tensor:
+    """The sum of each list's items: (B, items) to (B, lists)."""
+    return _summed(values[:, lists.item.long()], lists)
+
+
+def log_prob(z: Tensor, table: ClosureTable, spread_dead: bool) -> Tensor:
+    """`log P_v` of every node by node id, (B, C) to (B, N); see `dag.dag_log_prob`."""
+    lists = table.below
+    lowest = torch.finfo(z.dtype).min
+    terms = z[:, lists.item.long()]
+    owner = _owner(lists).expand(terms.shape)
+    top = z.new_full((len(z), lists.num_lists), lowest)
+    top = top.scatter_reduce(1, owner, terms.detach().clamp(min=lowest), "amax")
+    total = _summed((terms - top.gather(1, owner)).exp(), lists)
+    row_top = z.detach().clamp(min=lowest).amax(1, keepdim=True)
+    row_total = (z - row_top).exp().sum(1, keepdim=True)
+    dead = total == 0
+    alive = (top - row_top) + (torch.where(dead, 1.0, total).log() - row_total.log())
+    # The mean of logits that are all −inf is −inf too, and has the gradient wanted.
+    mean = _summed(terms, lists) / lists.ptr.diff().clamp(min=1)
+    has_columns = lists.ptr.diff() > 0
+    gone = torch.where(has_columns, mean, -torch.inf) - (row_top + row_total.log())
+    result = torch.where(dead, gone, alive)
+    # Where it is a number, the same number that passes no gradient on.
+    return result if spread_dead else torch.where(result == -torch.inf, -torch.inf, result)
+
+
+def risen_mass(mass: Tensor, share: Tensor, table: ClosureTable) -> Tensor:
+    """`m_v = t_v + Σ_{children c} share_{vc} m_c`, level by level: (B, N) to (B, N)."""
+    for first, last in zip(table.edge_level_ptr[:-1], table.edge_level_ptr[1:], strict=True):
+        child, parent = table.edge_child[first:last].long(), table.edge_parent[first:last].long()
+        mass = mass.index_add(1, parent, share[first:last] * mass[:, child])
+    return mass
+
+
+def _owner(lists: Ragged) -> Tensor:
+    """The list of each entry."""
+    every = torch.arange(lists.num_lists, device=lists.ptr.device)
+    return every.repeat_interleave(lists.ptr.diff(), output_size=len(lists.item))
+
+
+def _summed(entries: Tensor, lists: Ragged) -> Tensor:
+    """The sum over each list: (B, entries) to (B, lists)."""
+    nothing = entries.new_zeros(len(entries), lists.num_lists)
+    return nothing.index_add(1, _owner(lists), entries)

@@ -1,0 +1,43 @@
+"""Whether PyTorch is asked for more than values and ordinary gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+__all__ = ["in_forward_mode", "in_func_transform", "in_transform", "is_differentiated"]
+
+#: Whether one of torch.func's transforms is at work.
+in_func_transform = torch._C._are_functorch_transforms_active
+
+
+def in_forward_mode() -> bool:
+    """Whether there are dual tensors about."""
+    return forward_ad._current_level >= 0
+
+
+def in_transform() -> bool:
+    """Whether an autograd.Function must know of forward mode or of torch.func's transforms."""
+    return in_func_transform() or in_forward_mode()
+
+
+def is_differentiated(*tensors: Tensor | None) -> bool:
+    """Whether somebody may want a derivative in any of them, at any level of transforms."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    for tensor in given:
+        if tensor.requires_grad:
+            return torch.is_grad_enabled() or in_forward_mode()
+    if torch.compiler.is_compiling() or not in_transform():
+        return False
+    return any(map(_is_differentiated_inside, given))
+
+
+def _is_differentiated_inside(tensor: Tensor) -> bool:
+    while True:
+        dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+        if tensor.requires_grad or dual.tangent is not None:
+            return True
+        if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return False
+        tensor = torch._C._functorch.get_unwrapped(tensor)
