@@ -13,6 +13,7 @@ from .options import LossOptions
 from .spaces import LogitSpace, TargetSpace, num_columns, num_targets
 
 __all__ = [
+    "INDEX_DTYPES",
     "Target",
     "check_input",
     "check_target",
@@ -20,6 +21,9 @@ __all__ = [
     "is_index",
     "shape_of_targets",
 ]
+
+INDEX_DTYPES = (torch.int64, torch.uint8)
+"""What torch's own losses take as indices."""
 
 Target: TypeAlias = Tensor | tuple[Tensor, Tensor]
 """Indices, probabilities, or a few weighted indices a row as the pair (index, weight)."""
@@ -78,11 +82,19 @@ def check_target(target: Target, input: Tensor, hierarchy: Hierarchy, options: L
                 "soft_label_beta makes probabilities of a target index, and the target holds "
                 "probabilities already; leave soft_label_beta out"
             )
-    elif target.dtype != torch.int64:
+    elif target.dtype not in INDEX_DTYPES:
         raise TypeError(
-            f"target must hold int64 indices or floating-point probabilities, got {target.dtype}"
+            f"target must hold int64 (or uint8) indices or floating-point probabilities, got "
+            f"{target.dtype}"
         )
     elif target.shape != shape:
+        count = num_targets(hierarchy, options.targets.target_space)
+        if target.shape == _with_class_dim(input, count):
+            raise ValueError(
+                f"target holds integers in the shape of probabilities, {tuple(target.shape)}; if "
+                "it is one-hot, give target.argmax(dim) as indices or target.float() as "
+                "probabilities"
+            )
         raise ValueError(
             f"target must be {tuple(shape)} indices beside an input of shape {tuple(input.shape)}; "
             f"got {tuple(target.shape)}"
@@ -93,10 +105,15 @@ def _check_pair(target: tuple[Tensor, Tensor], input: Tensor, options: LossOptio
     if len(target) != 2:
         raise ValueError(f"a tuple as target must be (index, weight), got {len(target)} entries")
     index, weight = target
-    if index.dtype != torch.int64 or not weight.is_floating_point():
+    if not isinstance(index, Tensor) or not isinstance(weight, Tensor):
         raise TypeError(
-            "a pair (index, weight) as target must hold int64 indices and floating-point weights, "
-            f"got {index.dtype} and {weight.dtype}"
+            "a pair (index, weight) as target must be two tensors, got "
+            f"{type(index).__name__} and {type(weight).__name__}"
+        )
+    if index.dtype not in INDEX_DTYPES or not weight.is_floating_point():
+        raise TypeError(
+            "a pair (index, weight) as target must hold int64 (or uint8) indices and "
+            f"floating-point weights, got {index.dtype} and {weight.dtype}"
         )
     dim = class_dim(input)
     fits = index.dim() == input.dim() and index.shape == _with_class_dim(input, index.shape[dim])

@@ -322,7 +322,7 @@ def _tree_loss(rows: Tensor, target: Target, weight: Tensor | None, tables: Loss
         rows,
         target,
         tables.nodes.on(rows.device),
-        tables.targets.on(rows.device).weighted(weight),
+        tables.targets.on(rows.device).table_for(target, weight),
         ignore_index=options.ignore_index,
         reduction=options.reduction,
         eps=options.eps,
@@ -332,5 +332,5 @@ def _tree_loss(rows: Tensor, target: Target, weight: Tensor | None, tables: Loss
 
 def _target_rows(target: Target) -> Target:
     if isinstance(target, tuple):
-        return to_rows(target[0]), to_rows(target[1])
-    return to_rows(target) if target.is_floating_point() else target.reshape(-1)
+        return to_rows(target[0]).long(), to_rows(target[1])
+    return to_rows(target) if target.is_floating_point() else target.reshape(-1).long()

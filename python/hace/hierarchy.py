@@ -69,7 +69,8 @@ class Hierarchy:
         parent: E node ids.
         names: N distinct strings.
         classes: the nodes that carry a logit, in label order, by id (or by name where there are
-            names). Left out, they are the leaves in ascending id.
+            names), or a mapping between them and their labels. Left out, they are the leaves in
+            ascending id.
 
     Raises:
         TypeError: links or classes that are not integers, names that are not strings.
@@ -99,6 +100,8 @@ class Hierarchy:
         if classes is None:
             classes = np.flatnonzero(links.is_leaf)
         else:
+            if isinstance(classes, Mapping):  # its numbers are the labels, not its order
+                classes = in_label_order(classes)
             classes = checked_classes(classes, links.num_nodes, names)
         self._links = links
         self._names = names
@@ -430,8 +433,10 @@ class Hierarchy:
             "parent": self._links.parent,
             "classes": self._classes,
         }
-        if self._names is not None:
-            arrays["name_bytes"], arrays["name_ptr"] = pack_names(self._names)
+        # Empty without names, and there all the same: what damage takes away is missed then.
+        arrays["name_bytes"], arrays["name_ptr"] = pack_names(self._names or ())
+        if self._names is None:
+            arrays["name_ptr"] = arrays["name_ptr"][:0]
         write_arrays(path, arrays)
 
     @classmethod
@@ -442,10 +447,10 @@ class Hierarchy:
             ValueError: the file is damaged, or `save` did not write it.
             OSError: the file cannot be read.
         """
-        arrays = read_arrays(path, ("parent_ptr", "parent", "classes"), ("name_bytes", "name_ptr"))
+        arrays = read_arrays(path, ("parent_ptr", "parent", "classes", "name_bytes", "name_ptr"))
         try:
             names = None
-            if "name_ptr" in arrays:
+            if len(arrays["name_ptr"]):
                 names = unpack_names(arrays["name_bytes"], arrays["name_ptr"])
             return cls(arrays["parent_ptr"], arrays["parent"], names, arrays["classes"])
         except (ValueError, TypeError) as error:

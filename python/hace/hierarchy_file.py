@@ -36,9 +36,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]
         raise
 
 
-def read_arrays(
-    path: str | os.PathLike[str], names: Sequence[str], optional: Sequence[str]
-) -> dict[str, NDArray[Any]]:
+def read_arrays(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """One-dimensional arrays of integers from a file of `write_arrays`.
 
     The sizes that the file declares are compared with its own before anything is allocated.
@@ -46,7 +44,6 @@ def read_arrays(
     Args:
         path: of the file.
         names: the arrays that must be there.
-        optional: arrays of which all or none are there.
 
     Raises:
         ValueError: the file is damaged, or is another kind of file.
@@ -54,22 +51,18 @@ def read_arrays(
     """
     with open(path, "rb") as file:
         try:
-            return _read_all(file, names, optional)
+            return _read_all(file, names)
         except Exception as error:  # whatever zipfile and NumPy's parsers make of foreign bytes
             raise ValueError(
                 f"{os.fspath(path)} was not written by Hierarchy.save, or is damaged: {error}"
             ) from error
 
 
-def _read_all(
-    file: IO[bytes], names: Sequence[str], optional: Sequence[str]
-) -> dict[str, NDArray[Any]]:
+def _read_all(file: IO[bytes], names: Sequence[str]) -> dict[str, NDArray[Any]]:
     size = os.fstat(file.fileno()).st_size
     with ZipFile(file) as archive:
-        there = set(archive.namelist())
-        if f"{optional[0]}.npy" in there:
-            names = [*names, *optional]
-        missing = [name for name in names if f"{name}.npy" not in there]
+        there = {name.removesuffix(".npy") for name in archive.namelist()}
+        missing = [name for name in names if name not in there]
         if missing:
             raise ValueError(f"it has no array {missing[0]!r}")
         return {name: _read(archive, archive.getinfo(f"{name}.npy"), size) for name in names}

@@ -6,7 +6,7 @@ for its messages, its names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ class Links:
         if not self.is_tree:
             return read_only(longest_paths(self.parent, self.child, self.num_nodes))
         depths = np.full(self.num_nodes, -1)
-        for depth, nodes in enumerate(self._levels()):
+        for depth, nodes in enumerate(self.levels):
             depths[nodes] = depth
         return read_only(depths)
 
@@ -97,7 +97,7 @@ class Links:
         if not self.is_tree:
             return read_only(longest_paths(self.child, self.parent, self.num_nodes))
         heights = np.zeros(self.num_nodes, np.int64)
-        for nodes in [*self._levels()][:0:-1]:
+        for nodes in self.levels[:0:-1]:
             np.maximum.at(heights, self.parents[nodes], heights[nodes] + 1)
         return read_only(heights)
 
@@ -141,9 +141,18 @@ class Links:
         parents[self.child[within]] = self.parent[within]
         refuse_cycle(parents, behind_cycle, names)
 
-    def _levels(self) -> Iterator[Int64]:
+    @property
+    def levels(self) -> list[Int64]:
+        """Of a tree: the nodes of each depth, the roots first; those on a cycle are left out."""
         order, level_ptr = topological_order(self.parents)
-        return (order[first:last] for first, last in pairwise(level_ptr.tolist()))
+        return [order[first:last] for first, last in pairwise(level_ptr.tolist())]
+
+    def sum_up(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of a tree: the sum of values (N) over each node's subtree."""
+        sums: NDArray[np.float64] = values.copy()
+        for nodes in self.levels[:0:-1]:
+            np.add.at(sums, self.parents[nodes], sums[nodes])
+        return sums
 
 
 def checked_links(parent_ptr: Any, parent: Any, names: Sequence[str] | None) -> Links:

@@ -41,11 +41,21 @@ class Targets(NamedTuple):
             self.table.to(device), self.unit_place.to(device), self.unit_target.to(device)
         )
 
-    def weighted(self, weight: Tensor | None) -> TargetTable:
-        """The table in which class weights (T,) multiply mass before it rises."""
+    def table_for(
+        self, target: Tensor | tuple[Tensor, Tensor], weight: Tensor | None
+    ) -> TargetTable:
+        """The table for these targets, in which class weights (T,) multiply mass before it rises.
+
+        Smoothing of a pair is in proportion to its weights, so a row whose entries are all ignored
+        has no mass.
+        """
+        table = self.table
+        if isinstance(target, tuple) and table.row_spread:
+            spread = torch.full_like(table.share, table.row_spread)
+            table = table._replace(spread=spread, row_spread=0.0)
         if weight is None:
-            return self.table
-        weight, table = weight.double(), self.table
+            return table
+        weight = weight.double()
         unit = table.unit.index_put((self.unit_place,), weight[self.unit_target])
         # Soft labels put their mass on classes, where `unit` multiplies it.
         share = table.share * weight if table.soft_labels is None else table.share
@@ -163,6 +173,13 @@ def _soft_labels(
     else:
         distance = 1 - (links.depths + forest) / max(1, links.depths.max() + forest)
     distance[links.is_leaf] = 0  # the class itself
+    # Shares are relative to that of the nearest class. A node without a class below it has none as
+    # near as it is itself: its nearest class is its nearest ancestor's.
+    has_class = links.sum_up(is_class) > 0
+    for nodes in links.levels:
+        empty = nodes[~has_class[nodes]]
+        parents = links.parents[empty]
+        distance[empty] = np.where(parents >= 0, distance[parents], 1.0)
     return SoftLabels(
         log_similarity=by_place(-beta * distance, -beta),
         is_class=by_place(is_class, 0.0),

@@ -427,7 +427,12 @@ def test_load_refuses_other_bytes(tmp_path: Path, content: bytes) -> None:
     [
         ({"parent_ptr": np.array([0, 0]), "parent": np.array([0])}, "no array 'classes'"),
         ({"classes": np.array([0])}, "no array 'parent_ptr'"),
-        (dict.fromkeys(("parent_ptr", "parent", "classes"), np.array([None])), "[Oo]bject"),
+        (
+            dict.fromkeys(
+                ("parent_ptr", "parent", "classes", "name_bytes", "name_ptr"), np.array([None])
+            ),
+            "[Oo]bject",
+        ),
     ],
 )
 def test_load_refuses_other_arrays(

@@ -1351,7 +1351,8 @@ def test_compiled(backend: Backend, rng: np.random.Generator, kind: str, reducti
     case = some_case(rng, 12)
     options = KINDS[kind][1]
     counter = CompileCounterWithBackend("aot_eager")
-    loss_of = bound(case, backend, case.target_table(**options), reduction=reduction)
+    table = case.target_table(target=targets_of(case, kind, 1)[0], **options)
+    loss_of = bound(case, backend, table, reduction=reduction)
     compiled = torch.compile(loss_of, fullgraph=True, backend=counter)
     for rows in (4, 17, 2):
         target, _ = targets_of(case, kind, rows)

@@ -227,7 +227,9 @@ def target_mass(
             among = np.flatnonzero(reach.any(axis=1))
         even = np.zeros_like(on_nodes)
         if smoothing == "uniform":
-            even[:, among] = REAL(1) / len(among)
+            # As PyTorch smooths probabilities, whatever they sum to; pairs in proportion.
+            whole = on_nodes.sum(1, keepdims=True) if isinstance(target, tuple) else REAL(1)
+            even[:, among] = whole / len(among)
         else:
             in_all = on_nodes[:, among].sum(1, keepdims=True)
             elsewhere = on_nodes.sum(1, keepdims=True) - in_all

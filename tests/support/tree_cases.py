@@ -22,6 +22,8 @@ from hace.tables import Tables
 from hace.weights import HACEWeights
 from hace_kernels import TargetTable, TreeTable, tree_log_loss
 
+ONE_TARGET = torch.tensor([0])
+
 #: Numbers of rows around the blocks that kernels work on, of 4 to 16 rows.
 ROWS = [0, 1, 3, 15, 16, 17, 33]
 
@@ -136,10 +138,15 @@ class TreeCase:
         return index, torch.rand(rows, count, dtype=torch.float64)
 
     def target_table(
-        self, dilution: float = 0.7, weight: torch.Tensor | None = None, **options: Any
+        self,
+        dilution: float = 0.7,
+        weight: torch.Tensor | None = None,
+        target: Any = ONE_TARGET,
+        **options: Any,
     ) -> TargetTable:
+        """The table of a loss's targets; of pairs, where the target is one."""
         tables, chosen = Tables.of(self.hierarchy), TargetOptions(**options)
-        return tables.targets(HACEWeights(dilution), "classes", chosen).weighted(weight)
+        return tables.targets(HACEWeights(dilution), "classes", chosen).table_for(target, weight)
 
 
 def some_case(rng: np.random.Generator, leaves: int = 50, shuffle: bool = False) -> TreeCase:
@@ -211,7 +218,7 @@ def check(
     called = {"reduction": reduction, "incoming": incoming, "eps": eps}
     called["ignore_index"] = ignore_index
     before = logits.clone()
-    table = case.target_table(dilution, **target_options)
+    table = case.target_table(dilution, target=target, **target_options)
     loss, grad = call(case, logits, target, table, backend, **called)
     torch.testing.assert_close(logits, before, rtol=0, atol=0, equal_nan=True)
     assert grad.dtype == logits.dtype

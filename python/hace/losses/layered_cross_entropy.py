@@ -114,7 +114,7 @@ class LayeredCrossEntropyLoss(OptionsModule):
         if isinstance(target, (Tensor, tuple)) and not is_index(target):
             raise ValueError("h-CE takes target indices, one per row; got probabilities or a pair")
         check_target(target, input, self.hierarchy, options)
-        rows, index = to_rows(input), target.reshape(-1)
+        rows, index = to_rows(input), target.reshape(-1).long()
         counts = index != options.ignore_index
         nodes = self._node.on(rows.device)
         in_range = (index >= 0) & (index < len(nodes))
