@@ -21,6 +21,7 @@ from .label_nodes import nodes_of_labels
 from .links import Links, checked_links, read_only
 from .name_index import NameIndex
 from .packed_names import pack_names, unpack_names
+from .path_names import path_names
 from .readers import (
     NamedLinks,
     in_label_order,
@@ -229,6 +230,7 @@ class Hierarchy:
         *,
         parent: str | int = "parent",
         child: str | int = "child",
+        name: str | int | None = None,
         levels: Sequence[str | int] | str | int | None = None,
         sep: str | None = None,
         delimiter: str | None = None,
@@ -251,10 +253,12 @@ class Hierarchy:
             parent, child: columns, by their names in the first row or, in a file without such a
                 row, by position from 0. An empty parent makes a root. Where every node has a row
                 of its own, a root may be its own parent (NCBI's taxonomy).
+            name: the column of the nodes' names, where parent and child are ids: as `with_names`.
             levels: in place of parent and child, the columns of the levels from the top down, of
                 which a row may leave some empty; or one column that holds whole paths. A row that
                 is repeated counts once.
-            sep: with `levels`, what separates the parts of a path and of the names; "/" by default.
+            sep: with `levels` or `name`, what separates the parts of a path and of the nodes'
+                names; "/" by default.
             delimiter: between fields, one character or several; by default a tab in a file called
                 .tsv or .tab and a comma in all others.
             quote: the character around fields that hold the delimiter; None for files that have
@@ -278,12 +282,16 @@ class Hierarchy:
         """
         named = read_csv(
             path,
-            Columns(parent, child, levels, sep),
+            Columns(parent, child, name, levels, sep),
             RowFormat(delimiter, quote, skip, comment, encoding),
             allow_multiple_parents=allow_multiple_parents,
             missing=missing,
         )
-        return cls._of_named(named, classes)
+        if named.own_names is None:
+            return cls._of_named(named, classes)
+        ids = cls._of_named(named)
+        tree = ids.with_names(dict(zip(named.names, named.own_names, strict=True)), sep or "/")
+        return tree if classes is None else tree._with_classes(classes)
 
     @classmethod
     def from_nested(
@@ -380,13 +388,13 @@ class Hierarchy:
         if named.more_edges:
             edges = np.concatenate([links.edges, np.array(named.more_edges, np.int64)])
             links = Links.of_edges(edges, len(names))
-        links.refuse_cycles(names)
-        nodes: Any = named.classes
-        if classes is not None:
-            known = np.flatnonzero(links.is_leaf) if nodes is None else np.array(nodes)
-            index = NameIndex(names, links)
-            nodes = nodes_of_labels(label_list(classes), index, links, known)
-        return cls._of(links, names, nodes)
+        tree = cls._of(links, names, named.classes)
+        return tree if classes is None else tree._with_classes(classes)
+
+    def _with_classes(self, labels: Any) -> Self:
+        """The same nodes with other classes, given by name in any form that `subset` takes."""
+        nodes = nodes_of_labels(label_list(labels), self._name_index, self._links, self._classes)
+        return self._of(self._links, self._names, nodes)
 
     @classmethod
     def from_embeddings(
@@ -590,6 +598,26 @@ class Hierarchy:
     @cached_property
     def _name_index(self) -> NameIndex:
         return NameIndex(self._names or (), self._links)
+
+    def with_names(self, names: Any, sep: str = "/") -> Self:
+        """The same hierarchy with names in place of ids, which often stand in two files or columns.
+
+        The names of a tree's nodes become full paths of the given names, so that a name may repeat
+        in different places, and `index` and `subset` take last parts. Those of a DAG are taken as
+        they are, and must differ.
+
+        Args:
+            names: a mapping from each node's present name (its id, where it has none) to a name;
+                or N names in the order of the node ids.
+            sep: what separates the parts of a path.
+
+        Raises:
+            TypeError: names that are neither text nor whole numbers.
+            ValueError: a node without a name, another number of names, a name that holds `sep`,
+                two nodes of one name below one parent (in a DAG, anywhere).
+        """
+        named = path_names(self._links, self._names, names, sep)
+        return self._of(self._links, named, self._classes)
 
     def subset(self, labels: Any, *, single_parent: bool = False) -> Self:
         """The same hierarchy with a data set's labels as its classes, and nothing beside them.

@@ -111,6 +111,6 @@ def _advice(labels: Sequence[str], unknown: list[int], index: NameIndex) -> str:
         sample = sorted(index.by_name, key=plain)[:3]
         return (
             f"No label matches; this hierarchy's names are like {', '.join(map(repr, sample))}. "
-            f"Are the labels ids where these are names, or names where these are ids?"
+            f"If these are ids and the labels names, with_names (or name= of from_csv) gives names."
         )
     return "Name every label as the hierarchy does."

@@ -62,6 +62,8 @@ FILES = {
     "animals.csv": "parent,child\nanimal,dog\nanimal,cat\ndog,husky\ndog,beagle\ndog,pug\n"
     "cat,siamese\n",
     "taxa.csv": "parent_id,id,rank\n,1,order\n1,2,family\n1,3,family\n2,4,species\n",
+    "named.csv": "id,parent_id,name\n1,,Animals\n2,1,Dogs\n4,2,husky\n6,1,siamese\n",
+    "names.txt": "1 Birds\n2 Owls\n3 Eagles\n9 Tawny Owl\n10 Barn Owl\n",
     "no_header.txt": "2 1\n3 1\n10 2\n9 2\n",
     "levels.tsv": "Order\tFamily\tSpecies\nOwls\tStrigidae\tBubo bubo\n"
     "Owls\tTytonidae\tTyto alba\nEels\t\t\n",

@@ -105,6 +105,53 @@ def test_levels(tmp_path: Path) -> None:
         from_text(tmp_path, "parent,child\na,b\n", {"sep": ">"})
 
 
+def test_names_beside_ids(tmp_path: Path) -> None:
+    text = "id,up,name\n1,,animal\n2,1,dog\n3,1,toy\n4,2,pug\n5,3,pug\n"
+    columns = {"parent": "up", "child": "id", "name": "name"}
+    tree = from_text(tmp_path, text, columns)
+    assert tree.names == ("animal", "animal/dog", "animal/toy", "animal/dog/pug", "animal/toy/pug")
+    ordered = from_text(tmp_path, text, {**columns, "classes": ["animal/toy/pug", "dog"]})
+    assert ordered.class_names == ("animal/toy/pug", "animal/dog")
+    assert from_text(tmp_path, text, {**columns, "sep": " > "}).index("dog") == 1
+    positions = from_text(tmp_path, "1,,a\n2,1,b\n3,1,c\n", {"parent": 1, "child": 0, "name": 2})
+    assert positions.class_names == ("a/b", "a/c")
+    dag = text + "6,2,cat\n6,3,cat\n"
+    with pytest.raises(ValueError, match=r"'4' and '5' are both named 'pug', in a DAG"):
+        from_text(tmp_path, dag, {**columns, "allow_multiple_parents": True})
+    for more, message in [
+        ("7,2,pug\n", "'4' and '7' are both named 'animal/dog/pug', below one parent"),
+        ("2,1,cat\n", "line 7: '2' is named 'cat', and 'dog' in a row before"),
+        ("7,8,cat\n", "1 of 7 nodes have no name: '8'"),
+        ("7,2,\n", "1 of 6 nodes have no name: '7'"),
+        ("7,2,a/c\n", "the name 'a/c' holds sep '/'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            from_text(tmp_path, text + more, columns)
+    with pytest.raises(ValueError, match="levels hold names themselves"):
+        from_text(tmp_path, text, {"levels": ["up"], "name": "name"})
+    header = {"parent": 1, "child": 0, "name": 2}
+    with pytest.raises(ValueError, match="looks like a header"):
+        from_text(tmp_path, text, header)
+
+
+def test_with_names() -> None:
+    tree = Hierarchy.from_edges([(0, 1), (0, 2)], [2, 1])
+    named = tree.with_names({0: "a", "1": "b", 2.0: "c"}, " > ")
+    assert named.names == ("a", "a > b", "a > c")
+    assert named.class_names == ("a > c", "a > b")
+    assert tree.with_names(["a", "b", "c"]).names == ("a", "a/b", "a/c")
+    nameless = Hierarchy.from_parents([2, 2, -1])
+    assert nameless.with_names({0: "b", 1: "c", 2: "a"}).names == ("a/b", "a/c", "a")
+    dag = Hierarchy.from_edges([(0, 2), (1, 2), (0, 3)], allow_multiple_parents=True)
+    assert dag.with_names({0: "a", 1: "b", 2: "c", 3: "d"}).names == ("a", "c", "b", "d")
+    with pytest.raises(ValueError, match="2 names for 3 nodes"):
+        tree.with_names(["a", "b"])
+    with pytest.raises(ValueError, match="2 of 3 nodes have no name: '1', '2'"):
+        tree.with_names({0: "a", 2: None})
+    with pytest.raises(TypeError, match="got the string 'abc'"):
+        tree.with_names("abc")
+
+
 REFUSED: list[tuple[str | bytes, CSV, str]] = [
     (
         "source,target\na,b\n",

@@ -182,6 +182,22 @@ def test_real_file(name: str) -> None:
     assert told_of_a_class(tree, classes[-1], sep) == last
 
 
+@pytest.mark.parametrize("name", ["nabirds", "ncbi_taxdump_mini"])
+def test_names_in_a_second_file(name: str) -> None:
+    if not FORMATS.is_dir():
+        pytest.skip("the real files are not in ../shared/formats")
+    if name == "nabirds":
+        lines = (FORMATS / "nabirds_classes.txt").read_text().splitlines()
+        names = dict(line.split(" ", 1) for line in lines)
+    else:
+        rows = [line.split("\t|\t") for line in (FORMATS / "ncbi_names.dmp").open()]
+        names = {row[0]: row[1] for row in rows if row[3].startswith("scientific name")}
+    told = json.loads((FORMATS / "expected.json").read_text())[name]
+    tree = CASES[name][0](FORMATS).with_names(names, " > ")
+    first = [tree.short_name(node) for node in reversed(tree.path(int(tree.classes[0])))]
+    assert first == told["names_of_first_class_path"]
+
+
 # The same shapes from rows made up here, so that nothing above depends on files outside.
 
 

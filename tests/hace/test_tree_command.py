@@ -70,6 +70,8 @@ def test_other_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
     drawn = "a\n├── b  [0]\n└── c  [1]"
     assert told("a.json", '{"a": ["b", "c"]}') == drawn
+    named = ["--parent", "up", "--child", "id", "--name", "word"]
+    assert told("i.csv", "id,up,word\n1,,a\n2,1,b\n3,1,c\n", *named) == drawn
     nested = '{"id": "a", "sub": [{"id": "b"}, {"id": "c"}]}'
     assert told("b.json", nested, "--name", "id", "--children", "sub") == drawn
     assert told("a.txt", "a\n  b\n  c\n", "--as", "outline") == drawn
@@ -79,14 +81,8 @@ def test_other_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     headless = ["--parent", "1", "--child", "0", "--delimiter", r"\t|\t"]
     assert told("e.dmp", "a\t|\ta\t|\nb\t|\ta\t|\nc\t|\ta\t|\n", *headless) == drawn
     assert told("f.csv", "k,s\na,b\na,c\n", "--levels", "k", "s") == drawn
-    assert (
-        told(
-            "g.csv",
-            "x,y\nup,id\nNA,a\na,b\na,c\n",
-            *["--skip", "1", "--parent", "up", "--child", "id", "--missing", "NA"],
-        )
-        == drawn
-    )
+    options = ["--skip", "1", "--parent", "up", "--child", "id", "--missing", "NA"]
+    assert told("g.csv", "x,y\nup,id\nNA,a\na,b\na,c\n", *options) == drawn
     dag = ["--allow-multiple-parents", "--single-parent"]
     assert told("h.csv", "parent,child\na,b\na,c\nd,b\n", *dag) == drawn
 

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument("--comment", default="#", help="what begins a comment; '' for nothing")
     table.add_argument("--encoding", help="UTF-8, or what a byte order mark says, by default")
     table.add_argument("--missing", nargs="*", help="words that mean 'no value'")
-    table.add_argument("--name", default="name", help="of nested records: the key of the name")
+    table.add_argument("--name", help="column of names, beside ids; of records the key of the name")
     table.add_argument("--children", default="children", help="the key of the children")
     table.add_argument("--indent", type=_unescaped, help="of an outline: what stands for a level")
     table.add_argument("--ranges", action="store_true", help="of codes: 31-33 is above 321")
@@ -112,6 +112,7 @@ def _read(options: argparse.Namespace) -> Hierarchy:
             options.file,
             parent=_column(options.parent),
             child=_column(options.child),
+            name=None if options.name is None else _column(options.name),
             levels=_levels(options.levels),
             sep=options.sep,
             delimiter=options.delimiter,
@@ -126,7 +127,7 @@ def _read(options: argparse.Namespace) -> Hierarchy:
         if form == "nested":
             return Hierarchy.from_nested(
                 json.load(file),
-                name=options.name,
+                name=options.name or "name",
                 children=options.children,
                 sep=sep,
                 missing=options.missing,

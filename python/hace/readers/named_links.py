@@ -18,3 +18,5 @@ class NamedLinks(NamedTuple):
     """(parent, child) for each further parent of a node; empty for a tree or forest."""
     classes: list[int] | range | None = None
     """The nodes that are classes, in label order; None for the leaves in ascending id."""
+    own_names: list[str] | None = None
+    """Each node's name in a column of its own, where `names` are ids; "" where it has none."""

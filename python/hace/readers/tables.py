@@ -29,17 +29,18 @@ _LINES_TO_COMPARE = 100
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table that hold the hierarchy: parent and child, or levels."""
+    """The columns of a table that hold the hierarchy: parent, child and perhaps name, or levels."""
 
     parent: Column
     child: Column
+    name: Column | None
     levels: Sequence[Column] | Column | None
     sep: str | None
 
     def wanted(self) -> list[Column]:
         """Those that are read."""
         if self.levels is None:
-            return [self.parent, self.child]
+            return [self.parent, self.child] + ([] if self.name is None else [self.name])
         return [self.levels] if isinstance(self.levels, (str, int)) else list(self.levels)
 
     @property
@@ -59,7 +60,9 @@ class Columns:
                 raise ValueError(f"a column's position counts from 0, got {column}")
         if len(set(wanted)) < len(wanted):
             raise ValueError(f"the columns {wanted} are not different ones")
-        if self.sep is not None and self.levels is None:
+        if self.name is not None and self.levels is not None:
+            raise ValueError("name goes with parent and child; levels hold names themselves")
+        if self.sep is not None and self.levels is None and self.name is None:
             raise ValueError(
                 "sep separates the parts of paths; give levels= the column that holds paths, or "
                 "the columns that hold their parts"
@@ -82,15 +85,18 @@ def read_csv(
     if not table.has_header and form.delimiter is None:
         _refuse_other_delimiter(rows)
     if columns.levels is None:
+        own: dict[str, str] = {}
         links = read_name_pairs(
-            ((parent, child) for parent, child in table),
+            _pairs(table, own),
             lambda: rows.place,
             allow_multiple_parents=allow_multiple_parents,
             missing=missing,
             turn_round=f"parent={columns.child!r}, child={columns.parent!r} reads them so",
-            two_levels=f"levels={columns.wanted()}",
+            two_levels=f"levels={columns.wanted()[:2]}",
             own_parent=True,
         )
+        if columns.name is not None:
+            links = links._replace(own_names=[own.get(node, "") for node in links.names])
     else:
         links = _read_levels(table, columns, missing)
     if not table.has_header and len(links.names) > len(table.first):
@@ -183,6 +189,18 @@ class Table:
         return field
 
 
+def _pairs(table: Table, own: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Parent and child of each row; children's own names go into `own`."""
+    for parent, child, *names in table:
+        for name in names:
+            other = own.setdefault(child, name)
+            if other != name:
+                raise ValueError(
+                    f"{table.place}: {child!r} is named {name!r}, and {other!r} in a row before"
+                )
+        yield parent, child
+
+
 def _read_levels(table: Table, columns: Columns, missing: Collection[str] | None) -> NamedLinks:
     words = checked_missing(missing) or frozenset()
     sep = "/" if columns.sep is None else columns.sep
@@ -231,7 +249,8 @@ def _refuse_other_delimiter(rows: Rows) -> None:
 
 def _refuse_header(table: Table, links: NamedLinks, columns: Columns) -> None:
     """Raises ValueError where the first row reads like a header and nothing else is below it."""
-    first = [field for field in table.first if field]
+    first = table.first if columns.levels is not None else table.first[:2]
+    first = [field for field in first if field]
     path = [0 if columns.levels is not None else len(first) - 1]
     while links.parents[path[-1]] != ROOT:
         path.append(links.parents[path[-1]])
