@@ -333,4 +333,7 @@ def _tree_loss(rows: Tensor, target: Target, weight: Tensor | None, tables: Loss
 def _target_rows(target: Target) -> Target:
     if isinstance(target, tuple):
         return to_rows(target[0]).long(), to_rows(target[1])
-    return to_rows(target) if target.is_floating_point() else target.reshape(-1).long()
+    if target.is_floating_point():
+        return to_rows(target)
+    index = target if target.dim() == 1 else target.reshape(-1)
+    return index if index.dtype == torch.int64 else index.long()
