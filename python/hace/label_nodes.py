@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 
-from .name_index import NameIndex, plain
+from .name_index import NameIndex
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +109,7 @@ def _advice(labels: Sequence[str], unknown: list[int], index: NameIndex) -> str:
         if all(index.candidates(spell(labels[label])) for label in unknown):
             return f"All of them match as {code}."
     if len(unknown) == len(labels):
-        sample = sorted(index.by_name, key=plain)[:3]
+        sample = list(islice(index.by_name, 3))
         return (
             f"No label matches; this hierarchy's names are like {', '.join(map(repr, sample))}. "
             f"If these are ids and the labels names, with_names (or name= of from_csv) gives names."

@@ -96,9 +96,15 @@ class NameIndex:
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(f"no node is named {name!r}{hint}")
 
+    @cached_property
+    def _known(self) -> tuple[str, ...]:
+        if self.sep is None:
+            return tuple(self.by_name)
+        return tuple(dict.fromkeys([*self._by_last_part, *self.by_name]))
+
     def near(self, name: str, number: int = 3) -> list[str]:
         """Names and last parts that resemble one that is not there."""
-        known: Iterable[str] = dict.fromkeys([*self._by_last_part, *self.by_name])
+        known: Iterable[str] = self._known
         if len(self._names) > _MANY:
             # All names of a large taxonomy take a second each: those that may be a slip of the pen.
             start = name[:1].casefold()

@@ -102,6 +102,11 @@ def test_what_cannot_be_read(
     (tmp_path / "folder").mkdir()
     assert main(["tree", str(file), "--labels", str(tmp_path / "folder")]) == 1
     assert "has no folder in it" in capsys.readouterr().err
+    assert main(["tree", str(file), "--save", str(tmp_path / "absent" / "tree.npz")]) == 1
+    assert "error: " in capsys.readouterr().err
+    (tmp_path / "broken.json").write_text('{"a": [')
+    assert main(["tree", str(tmp_path / "broken.json")]) == 1
+    assert "error: " in capsys.readouterr().err
     reversed_file = tmp_path / "reversed.csv"
     reversed_file.write_text("parent,child\ndog,animal\ncar,thing\n")
     assert main(["tree", str(reversed_file)]) == 0

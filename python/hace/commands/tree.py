@@ -64,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
                 tree = tree.subset(labels, single_parent=options.single_parent)
             elif options.single_parent:
                 tree = tree.subset(_all_labels(tree), single_parent=True)
+            if options.save is not None:
+                tree.save(options.save)
     except (ValueError, TypeError, OSError, LookupError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -74,7 +76,6 @@ def run(options: argparse.Namespace) -> int:
     print()
     print(tree.to_text(depth, None if depth is None else _CHILDREN))
     if options.save is not None:
-        tree.save(options.save)
         print(f"\nwritten: {options.save}, for hace.Hierarchy.load")
     return 0
 
