@@ -218,6 +218,7 @@ needs_linux = pytest.mark.skipif(
 )
 
 
+@pytest.mark.thorough
 @needs_linux
 @pytest.mark.parametrize("name", ["hace", "dense"])
 def test_memory_of_a_step_is_measured(name: str) -> None:

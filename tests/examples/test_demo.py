@@ -31,6 +31,7 @@ def test_quick_demo(tmp_path, capsys):
     assert (tmp_path / "mistakes.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.thorough
 def test_quick_tune_writes_rates_that_the_demo_can_read(tmp_path):
     path = tmp_path / "rates.json"
     tune.main(["--quick", "--out", str(path)])

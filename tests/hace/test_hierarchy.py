@@ -455,6 +455,7 @@ def test_load_of_a_single_array_and_of_no_file(tmp_path: Path) -> None:
 # Sizes
 
 
+@pytest.mark.thorough
 def test_million_paths(tmp_path: Path) -> None:
     numbers = list(range(1_000_000))
     random.Random(0).shuffle(numbers)

@@ -557,6 +557,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+@pytest.mark.thorough
 def test_nothing_of_batch_times_entries_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     gathered, gather = [], reference_of_dags._gather
 

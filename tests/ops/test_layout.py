@@ -552,6 +552,7 @@ def big_random_tree(num_nodes: int) -> Tree:
     return Tree(renamed, rng.permutation(leaves))
 
 
+@pytest.mark.thorough
 @needs_native
 def test_millions_of_nodes() -> None:
     tree = big_random_tree(2_500_000)

@@ -218,11 +218,23 @@ def wide_moves(compiled: Any, target: GPUTarget) -> tuple[int, int]:
     )
 
 
+def quickly(target: str, variant: Variant) -> bool:
+    """What `make test` has time for: a whole row, and a pass over split ones."""
+    return target == "sm_90" and variant.dtype == "fp32" and variant.columns in (1000, 10**6)
+
+
+def every(target: str, variants: list[Variant]) -> Iterator[Any]:
+    for variant in variants:
+        marks = [] if quickly(target, variant) else [pytest.mark.thorough]
+        yield pytest.param(target, variant, marks=marks, id=f"{target}-{variant}")
+
+
 @pytest.mark.parametrize(
     ("target", "variant"),
-    [(target, variant) for target in ("sm_90", "gfx942") for variant in HOT]
-    + [(target, variant) for target in ("sm_80", "sm_100") for variant in HOT[:2] + HOT[-5::2]],
-    ids=str,
+    [
+        *(one for target in ("sm_90", "gfx942") for one in every(target, HOT)),
+        *(one for target in ("sm_80", "sm_100") for one in every(target, HOT[:2] + HOT[-5::2])),
+    ],
 )
 def test_hot_kernels(target: str, variant: Variant) -> None:
     """No spills, and every logit and every entry of the gradient moves in a vector of 16 bytes."""
@@ -239,6 +251,7 @@ def test_hot_kernels(target: str, variant: Variant) -> None:
     assert stores >= (vectors if variant.kernel != "measure" else 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", REST, ids=str)
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 def test_other_kernels_compile(variant: Variant, target: str) -> None:
@@ -396,6 +409,7 @@ TREE_REST = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", TREE_HOT, ids=str)
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 def test_hot_tree_kernels(target: str, variant: TreeVariant) -> None:
@@ -404,13 +418,14 @@ def test_hot_tree_kernels(target: str, variant: TreeVariant) -> None:
     assert spilled(compiled, TARGETS[target]) == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", TREE_REST, ids=str)
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 def test_other_tree_kernels_compile(target: str, variant: TreeVariant) -> None:
     assert variant.compile(TARGETS[target]).metadata.shared <= 48 * 1024
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_100"])
+@pytest.mark.parametrize("target", ["sm_80", pytest.param("sm_100", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("kernel", sorted(KERNELS))
 def test_tree_kernels_on_other_chips(target: str, kernel: str) -> None:
     variant = next(one for one in TREE_HOT + TREE_REST if one.kernel == kernel)
