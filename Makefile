@@ -9,7 +9,7 @@ export HACE_REQUIRE_NATIVE = 1
 
 C_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: install test test-all test-thorough test-large build-gpu test-gpu lint format clean wheels docs
+.PHONY: install test test-all test-thorough test-large fuzz build-gpu test-gpu lint format clean wheels docs
 .PHONY: demo demo-tune bench bench-quick bench-gpu bench-micro bench-check
 
 # Compiles what has changed since the last time; Python files are used in place.
@@ -48,6 +48,12 @@ test-thorough: install
 	$(TEST) -m "thorough and not large"
 
 test-all: test test-thorough
+
+# An hour of random hierarchies, options, dtypes and shapes beside the oracle; HACE_FUZZ_SEED begins
+# another one.
+fuzz: export HACE_FUZZ_SECONDS ?= 3600
+fuzz: install
+	$(TEST) -m thorough tests/hace/test_fuzz.py
 
 test-large: install
 	$(BIN)/python -m pytest -m large

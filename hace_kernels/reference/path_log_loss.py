@@ -36,6 +36,9 @@ def path_log_loss(
     start, stop, weight = _padded_entries(table, row, z.dtype)
     check_targets_have_classes(target, counts & (start == stop).any(1))
 
+    row_weight = row_weights(counts, row, target_weight, z.dtype)
+    # Rows that do not count may hold anything: their gradient is 0 too, and not 0 times NaN.
+    z = torch.where((row_weight != 0)[:, None], z, 0.0)
     if table.order is not None:
         z = z[:, table.order.long()]
     log_p = _interval_log_prob(z, start, stop, eps)
@@ -45,7 +48,6 @@ def path_log_loss(
         log_p = z.log_softmax(1)
         loss = loss + entropy * (log_p.exp() * torch.where(log_p > -torch.inf, log_p, 0.0)).sum(1)
     loss = torch.where(in_range & (start < stop).all(1), loss, torch.nan)
-    row_weight = row_weights(counts, row, target_weight, loss.dtype)
     loss = torch.where(row_weight != 0, row_weight * loss, 0.0)
     return reduce(loss, row_weight.sum(), reduction)
 

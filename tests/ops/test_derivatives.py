@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import trees
-from backend import Backend
+from backend import Backend, many_rows
 from cases import tree_case
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
@@ -112,6 +112,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-13)
 
 
+@many_rows
 @pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
 @pytest.mark.parametrize("name", ALL)
 def test_gradcheck(backend: Backend, name: str) -> None:
@@ -126,6 +127,7 @@ def test_gradcheck(backend: Backend, name: str) -> None:
     )
 
 
+@many_rows
 @pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
 @pytest.mark.parametrize("name", ALL)
 def test_gradgradcheck(backend: Backend, name: str) -> None:
@@ -162,6 +164,7 @@ def test_first_derivatives(backend: Backend, name: str) -> None:
         close(found, wanted)
 
 
+@many_rows
 @pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
 @pytest.mark.parametrize("name", ALL)
 def test_second_derivatives(backend: Backend, name: str) -> None:
@@ -200,6 +203,7 @@ def test_batches(backend: Backend, name: str) -> None:
     close(vmap(jacfwd(total), in_dims)(xs, *many), torch.stack(wanted))
 
 
+@many_rows
 @pytest.mark.sample(name=["path mean", "index none smoothed"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_of_each_sample(backend: Backend, name: str) -> None:
