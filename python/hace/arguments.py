@@ -26,11 +26,11 @@ INDEX_DTYPES = (torch.int64, torch.uint8)
 """What torch's own losses take as indices."""
 
 Target: TypeAlias = Tensor | tuple[Tensor, Tensor]
-"""Indices, probabilities, or a few weighted indices a row as the pair (index, weight)."""
+"""Indices, probabilities, or a few weighted indices per row as the pair (index, weight)."""
 
 
 def is_index(target: Target) -> TypeGuard[Tensor]:
-    """Whether a target is one index a row."""
+    """Whether a target is one index per row."""
     return isinstance(target, Tensor) and not target.is_floating_point()
 
 

@@ -177,7 +177,7 @@ def directions(vectors: Any) -> Float64:
     try:
         array = np.asarray(vectors)
     except ValueError as error:  # rows of different lengths
-        raise ValueError(f"vectors must be rows of equal length, one a class: {error}") from None
+        raise ValueError(f"vectors must be rows of equal length, one per class: {error}") from None
     if array.dtype.kind not in "fiub":
         raise TypeError(f"vectors must be real numbers, got dtype {array.dtype}")
     if array.ndim != 2 or not array.size:

@@ -95,55 +95,10 @@ def refuse_cycle(
     )
 
 
-def checked_edges(values: Any, names: Sequence[str] | None) -> Int64:
-    """Edges (E, 2) as int64, ascending by child, then parent; `names` have been checked already.
-
-    Cycles longer than one edge are left to be found.
-
-    Raises:
-        TypeError: the values are not integers.
-        ValueError: none are given, they are no pairs, a node is out of range or its own parent, or
-            an edge is given twice.
-    """
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
-    array = np.asarray(values)
-    if array.ndim != 2 or array.shape[1] != 2 or not len(array):
-        raise ValueError(
-            f"edges must be at least one pair (parent, child) of node ids, shape (E, 2); got shape "
-            f"{array.shape}"
-        )
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"edges must be integers, got dtype {array.dtype}")
-    num_nodes = int(array.max()) + 1 if names is None else len(names)
-    bad = np.flatnonzero(((array < 0) | (array >= num_nodes)).any(1))
-    if len(bad):
-        raise ValueError(
-            f"edge {bad[0]} is {tuple(array[bad[0]].tolist())}, which is out of range; node ids "
-            f"are 0 to {num_nodes - 1}"
-        )
-    edges = array[np.lexsort((array[:, 0], array[:, 1]))].astype(np.int64)
-    own = np.flatnonzero(edges[:, 0] == edges[:, 1])
-    if len(own):
-        refuse_own_parent(int(edges[own[0], 0]), names)
-    twice = np.flatnonzero((edges[1:] == edges[:-1]).all(1))
-    if len(twice):
-        parent, child = edges[twice[0]].tolist()
-        refuse_repeated_edge(parent, child, names)
-    return edges
-
-
 def refuse_own_parent(node: int, names: Sequence[str] | None) -> NoReturn:
     raise ValueError(
         f"{describe(node, names)} is its own parent; a root has no parent (-1 in from_parents, no "
         f"edge from itself in from_edges)"
-    )
-
-
-def refuse_repeated_edge(parent: int, child: int, names: Sequence[str] | None) -> NoReturn:
-    raise ValueError(
-        f"the edge from {describe(parent, names)} to {describe(child, names)} is given twice; "
-        f"give every edge once"
     )
 
 
@@ -155,7 +110,7 @@ def checked_names(names: Iterable[str]) -> tuple[str, ...]:
         ValueError: two nodes have the same name.
     """
     if isinstance(names, (str, bytes)):
-        raise TypeError(f"names must be a list of strings, one a node, got the string {names!r}")
+        raise TypeError(f"names must be a list of strings, one per node; got the string {names!r}")
     names = tuple(names)
     for node, name in enumerate(names):
         if not isinstance(name, str):

@@ -144,7 +144,7 @@ class _Keyed:
 
 
 class NodeWeights(_Keyed):
-    """One weight a node, whatever the path that it is on.
+    """One weight per node, whatever the path that it is on.
 
     Args:
         weight: float64 (N).
