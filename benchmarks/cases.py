@@ -128,6 +128,10 @@ def _trees(quick: bool, taxonomies: tuple[str, ...]) -> Iterator[Case]:
         yield Case("trees", tree, rows, CORE + SCALING)
     for tree in ("icd10", *taxonomies):
         yield Case("trees", tree, rows, (*CORE, "hace_ordered", *SCALING))
+    for batch in (128, 1_024):
+        yield Case("trees", "cifar100", batch, (*CORE, "hace_ordered", "hace_tree"))
+    for batch in (256,) if quick else (128, 256, 1_024):  # many levels, and labels in no order
+        yield Case("trees", "random:1000:2", batch, (*CORE, "hace_tree"))
 
 
 def _dtypes(quick: bool, fused: tuple[str, ...], large: bool) -> Iterator[Case]:

@@ -3,6 +3,7 @@
     balanced:10000:4     10,000 classes, all 4 levels below the root
     random:10000         cut at random, leaves at many depths
     caterpillar:1000     a spine with one class at each node, as deep as a tree can be
+    cifar100             CIFAR-100's classes and superclasses, labelled in the alphabet's order
     icd10                ICD-10-CM, from the package simple-icd-10-cm
     path/to/tree.csv     a list of parent,child; or a .npz that `Hierarchy.save` wrote
 
@@ -43,7 +44,12 @@ def build(name: str) -> hace.Hierarchy:
 
         return load().tree
     kind, *sizes = name.split(":")
-    makers = {"balanced": balanced, "random": random, "caterpillar": caterpillar}
+    makers = {
+        "balanced": balanced,
+        "random": random,
+        "caterpillar": caterpillar,
+        "cifar100": cifar100,
+    }
     if kind not in makers:
         raise ValueError(f"there is no tree {name!r}: give one of {', '.join(makers)}, or a file")
     return makers[kind](*map(int, sizes))
@@ -100,6 +106,39 @@ def caterpillar(classes: int) -> hace.Hierarchy:
     spine = np.arange(-1, classes - 2)
     leaves = np.append(np.arange(classes - 1), classes - 2)
     return hace.Hierarchy.from_parents(np.concatenate([spine, leaves]))
+
+
+#: A superclass a line (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009).
+CIFAR100 = """
+beaver dolphin otter seal whale
+aquarium_fish flatfish ray shark trout
+orchid poppy rose sunflower tulip
+bottle bowl can cup plate
+apple mushroom orange pear sweet_pepper
+clock keyboard lamp telephone television
+bed chair couch table wardrobe
+bee beetle butterfly caterpillar cockroach
+bear leopard lion tiger wolf
+bridge castle house road skyscraper
+cloud forest mountain plain sea
+camel cattle chimpanzee elephant kangaroo
+fox porcupine possum raccoon skunk
+crab lobster snail spider worm
+baby boy girl man woman
+crocodile dinosaur lizard snake turtle
+hamster mouse rabbit shrew squirrel
+maple_tree oak_tree palm_tree pine_tree willow_tree
+bicycle bus motorcycle pickup_truck train
+lawn_mower rocket streetcar tank tractor
+"""
+
+
+def cifar100() -> hace.Hierarchy:
+    """100 classes in the data set's order under 20 superclasses, which are roots."""
+    superclasses = [line.split() for line in CIFAR100.split("\n") if line]
+    superclass_of = {name: i for i, names in enumerate(superclasses) for name in names}
+    above = [len(superclass_of) + superclass_of[name] for name in sorted(superclass_of)]
+    return hace.Hierarchy.from_parents(np.array(above + [-1] * len(superclasses)))
 
 
 @cache

@@ -229,16 +229,29 @@ struct RowKernel {
       const Stored* x = logits() + group.begin;
       const Real top = finite(max_of<Real>(x, group.size));
       for (int64_t i = 0; i < group.num_large; ++i) group.pieces[i].max = top;
+      if (plan.num_column_groups == 1) plan.only_max = top;
       exp_of(x, group.size, top, values + group.begin, soon_after(group.pieces[0]));
     }
   }
 
-  // Copies the logits of the small rings, and leaves 0 where their exponentials were.
+  // Exponentials that are relative to one maximum need not be computed again where they are
+  // gathered.
+  bool gathers_exponentials() const { return plan.num_column_groups == 1 && problem.entropy == 0; }
+
+  // Copies the small rings' exponentials, or their logits, and leaves 0 where exponentials were.
   void gather(int64_t first, int64_t last) {
-    const Stored* x = logits();
+    const Stored* const x = logits();
+    const bool exponentials = gathers_exponentials();
     for (int64_t p = first; p < last; ++p) {
-      const Piece& piece = plan.gathered(p);
-      for_sides(piece, [&](Real* to, int64_t position, int64_t size) {
+      for_sides(plan.gathered(p), [&](Real* to, int64_t position, int64_t size) {
+        if (exponentials) {
+          for (int64_t i = 0; i < size; ++i) {
+            Real& value = values[column_at(position + i)];
+            to[i] = value;
+            value = 0;
+          }
+          return;
+        }
         for (int64_t i = 0; i < size; ++i) {
           const int64_t column = column_at(position + i);
           if (i + kFetchAhead < size) {
@@ -290,8 +303,10 @@ struct RowKernel {
     Piece* const end = plan.pieces + plan.group_ptr[g + 1];
     Real* const first = values + pieces->begin;
     const int64_t size = end[-1].begin + end[-1].size - pieces->begin;
-    const Real top = finite(max_of<Real>(first, size));
-    if constexpr (!kEntropy) exp_of(first, size, top, first, {nullptr, nullptr});
+    const bool exponentials = gathers_exponentials();
+    const Real top =
+        exponentials ? static_cast<Real>(plan.only_max) : finite(max_of<Real>(first, size));
+    if (!kEntropy && !exponentials) exp_of(first, size, top, first, {nullptr, nullptr});
     for (Piece* piece = pieces; piece != end; ++piece) {
       Real* const e = values + piece->begin;
       piece->max = top;
@@ -337,7 +352,7 @@ struct RowKernel {
       for_sides(piece, [&](const Real* e, int64_t position, int64_t size) {
         for (int64_t i = 0; i < size; ++i) {
           const int64_t column = column_at(position + i);
-          if (i + kFetchAhead < size)
+          if (problem.columns > kGroupColumns && i + kFetchAhead < size)
             __builtin_prefetch(g + column_at(position + i + kFetchAhead), 1);
           Real tilt = 0;
           if (slope != 0 && e[i] != 0) tilt = slope * (to_real(x[column]) - max - middle);

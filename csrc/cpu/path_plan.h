@@ -72,6 +72,7 @@ struct Plan {
   // By position: the large rings from the outermost in, and for each of them but the first an
   // interval that holds it and those after it, and none before it.
   int64_t num_column_groups;
+  double only_max;  // of a single group of columns
   int64_t num_large;
   Interval* cuts;
 
