@@ -10,23 +10,41 @@ from cases import in_column_order, interval_case
 from conftest import Backend
 from tree_cases import TreeCase
 
-from hace_kernels import path_log_loss, tree_log_prob
+from hace_kernels import native, path_log_loss, tree_log_prob
+
+# A table on another device is not looked at, which would wait for the device.
+needs_native = pytest.mark.skipif(native.load_error is not None, reason="it is of the C++ kernels")
 
 
-@pytest.mark.on("cpu")
+@needs_native
 @pytest.mark.parametrize("value", [-1, 6, 2**31 - 1, -(2**31)])
-@pytest.mark.parametrize("what", ["order", "position"])
-def test_columns_out_of_range(backend: Backend, what: str, value: int) -> None:
-    case = in_column_order(interval_case(6, [[(1, 2, 0.5), (0, 3, 0.5)]]), np.arange(6)[::-1])
-    bad = getattr(case.table, what).clone()
-    bad[3] = value
-    table = case.table._replace(**{what: bad})
-    with pytest.raises(RuntimeError, match="order and position must be permutations of the 6"):
+def test_columns_out_of_range(value: int) -> None:
+    case = in_column_order(
+        interval_case(6, [[(1, 2, 0.5), (0, 3, 0.5)]]), np.arange(6)[::-1].copy()
+    )
+    order = case.table.order.clone()
+    order[3] = value
+    table = case.table._replace(order=order)
+    with pytest.raises(RuntimeError, match="path table's order"):
         path_log_loss(case.logits(2, torch.float32), torch.zeros(2, dtype=torch.long), table)
 
 
-@pytest.mark.on("cpu")
-def test_a_root_below_something(backend: Backend) -> None:
+@needs_native
+@pytest.mark.parametrize("columns", [6, 400, 70_000])
+def test_positions_that_are_no_permutation(columns: int) -> None:
+    """They are compared, and never followed: the loss is wrong, and nothing else is touched."""
+    paths = [[(1, 2, 0.5), (0, columns // 2, 0.5)]]
+    case = in_column_order(interval_case(columns, paths), np.random.permutation(columns))
+    target = torch.zeros(2, dtype=torch.long)
+    for value in (-1, 0, 1, columns, 2**31 - 1, -(2**31)):
+        table = case.table._replace(position=torch.full_like(case.table.position, value))
+        logits = case.logits(2, torch.float32).requires_grad_()
+        loss = path_log_loss(logits, target, table)
+        torch.autograd.grad(loss, logits)
+
+
+@needs_native
+def test_a_root_below_something() -> None:
     tree = TreeCase(trees.balanced([2, 2])).table
     parent = tree.parent.clone()
     parent[-1] = parent[0]
