@@ -24,13 +24,12 @@ def in_transform() -> bool:
 
 def is_differentiated(*tensors: Tensor | None) -> bool:
     """Whether somebody may want a derivative in any of them, at any level of transforms."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    for tensor in given:
-        if tensor.requires_grad:
+    for tensor in tensors:
+        if tensor is not None and tensor.requires_grad:
             return torch.is_grad_enabled() or in_forward_mode()
     if torch.compiler.is_compiling() or not in_transform():
         return False
-    return any(map(_is_differentiated_inside, given))
+    return any(_is_differentiated_inside(tensor) for tensor in tensors if tensor is not None)
 
 
 def _is_differentiated_inside(tensor: Tensor) -> bool:

@@ -11,24 +11,29 @@ __all__ = ["LogSum", "add", "log_one_plus_ratio", "ratio"]
 
 
 class LogSum(NamedTuple):
-    """Sums of exponentials, `exp(top) * total`; total 0 stands for none."""
+    """Sums of exponentials, `exp(max) * sum`; sum 0 stands for none.
 
-    top: Tensor
-    total: Tensor
+    Attributes:
+        max: the largest of the exponents.
+        sum: of the exponentials relative to it.
+    """
+
+    max: Tensor
+    sum: Tensor
 
 
 def add(a: LogSum, b: LogSum) -> LogSum:
-    top = torch.maximum(a.top, b.top)
-    return LogSum(top, a.total * (a.top - top).exp() + b.total * (b.top - top).exp())
+    top = torch.maximum(a.max, b.max)
+    return LogSum(top, a.sum * (a.max - top).exp() + b.sum * (b.max - top).exp())
 
 
 def ratio(a: LogSum, b: LogSum) -> Tensor:
-    return a.total / b.total * (a.top - b.top).exp()
+    return a.sum / b.sum * (a.max - b.max).exp()
 
 
 def log_one_plus_ratio(a: LogSum, b: LogSum) -> Tensor:
     """`log(1 + a / b)`, 0 where either is none."""
-    some = (a.total != 0) & (b.total != 0)
-    log_totals = torch.where(some, a.total, 1.0).log() - torch.where(some, b.total, 1.0).log()
-    log_ratio = torch.where(some, a.top - b.top, 0.0) + log_totals
+    some = (a.sum != 0) & (b.sum != 0)
+    log_totals = torch.where(some, a.sum, 1.0).log() - torch.where(some, b.sum, 1.0).log()
+    log_ratio = torch.where(some, a.max - b.max, 0.0) + log_totals
     return torch.where(some, torch.nn.functional.softplus(log_ratio, threshold=50), 0.0)

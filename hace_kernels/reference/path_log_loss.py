@@ -1,4 +1,21 @@
-"""`path_log_loss`: log-loss at the nested intervals of each target's path."""
+"""`path_log_loss`: log-loss at the nested intervals of each target's path.
+
+With lse_i the log-sum-exp of the columns in interval i and lse_K that of the whole row,
+`log P_i = lse_i - lse_K`, and the loss of a row is
+
+    L = -sum_i w_i log P_i = sum_i w_i (lse_K - lse_i)
+
+Intervals nest, so column j is in interval i from some ring r on: its ring, what interval r adds to
+the one inside it. exp(z_j - lse_i) is its share of interval i, so that
+
+    dL/dz_j = sum_i w_i (exp(z_j - lse_K) - [i >= r] exp(z_j - lse_i))
+            = A_r exp(z_j - lse_K) - B_r exp(z_j - lse_r)
+    A_r     = sum_{i < r} w_i
+    B_r     = sum_{i >= r} w_i (1 - P_i) exp(lse_r - lse_i)
+
+for the terms i >= r are `w_i exp(z_j - lse_i) (P_i - 1)`. The kernels compute that; here autograd
+derives it from the loss, and the difference of P_i from 1 is kept as the mass outside.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +73,8 @@ def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Te
     """`log(P + eps)` of nested intervals: z (B, C), start, stop (B, K) innermost first, to (B, K).
 
     Interval i is the union of the rings 0 .. i, ring i holding what interval i adds to the one
-    inside it, and ring K the columns outside them all. A sum of exponentials is kept as a pair
-    (top, total) that means `exp(top) * total`, so that neither gaps between rings nor the size of
-    the logits cost digits.
+    inside it, and ring K the columns outside them all. A sum of exponentials is kept as a `LogSum`,
+    so that neither gaps between rings nor the size of the logits cost digits.
     """
     num_rings = start.shape[1] + 1
     position = torch.arange(z.shape[1], device=z.device)
@@ -87,7 +103,7 @@ def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Te
     log_p = [-log_one_plus_ratio(o, i) for i, o in zip(inside, outside, strict=True)]
     # An interval of -inf logits has log P = -inf; its gradient is spread evenly over its columns,
     # which is the gradient of their mean.
-    dead = torch.stack([mass.total == 0 for mass in inside], 1)
+    dead = torch.stack([mass.sum == 0 for mass in inside], 1)
     mean = per_ring(z, 0.0, torch.sum).cumsum(1)[:, :-1] / (stop - start).clamp(min=1)
     return torch.where(dead, mean - z.logsumexp(1, keepdim=True), torch.stack(log_p, 1))
 

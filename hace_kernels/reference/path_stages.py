@@ -115,11 +115,11 @@ def path_resolve(
     mass = [LogSum(*ring) for ring in zip(tops.unbind(1), rings.sum.unbind(1), strict=True)]
     each_inside = list(accumulate(mass, add))
     inside = LogSum(*(torch.stack(x, 1) for x in zip(*each_inside, strict=True)))
-    total = LogSum(inside.top[:, -1:], inside.total[:, -1:])
+    total = LogSum(inside.max[:, -1:], inside.sum[:, -1:])
     outer = LogSum(tops[:, 1:], rings.sum[:, 1:])  # ring r + 1 beside interval r
-    interval = LogSum(inside.top[:, :-1], inside.total[:, :-1])
+    interval = LogSum(inside.max[:, :-1], inside.sum[:, :-1])
 
-    dead = interval.total == 0
+    dead = interval.sum == 0
     steps = torch.where(dead, 0.0, log_one_plus_ratio(outer, interval))
     resolve = _resolve_with_eps if eps else _resolve_exactly
     loss, a, b, offset = resolve(paths, interval, outer, total, dead, steps, eps)
@@ -135,14 +135,14 @@ def path_resolve(
     slope = middle = None
     if entropy:
         assert rings.moment is not None
-        gap = tops - total.top
+        gap = tops - total.max
         scale = gap.exp()
         moment = torch.where(scale == 0, 0.0, scale * (rings.moment + gap * rings.sum)).sum(1)
-        negative_entropy = moment / total.total[:, 0] - total.total[:, 0].log()
+        negative_entropy = moment / total.sum[:, 0] - total.sum[:, 0].log()
         loss = loss + entropy * negative_entropy
         slope = torch.where(nothing, 0.0, entropy * in_row)
-        middle = -gap + total.total.log() + negative_entropy[:, None]
-    is_softmax = total.total > 0  # not where all is -inf, and not beside a NaN
+        middle = -gap + total.sum.log() + negative_entropy[:, None]
+    is_softmax = total.sum > 0  # not where all is -inf, and not beside a NaN
     loss = torch.where(is_softmax[:, 0], loss, torch.nan)
     log_prob = torch.where(is_softmax[:, 0], log_prob, torch.nan)
     factor = torch.where(is_softmax, factor, torch.nan)
@@ -152,7 +152,7 @@ def path_resolve(
 
 def _over(top: Tensor, b: LogSum) -> Tensor:
     """exp(top) / b, 0 where b is none."""
-    return torch.where(b.total == 0, 0.0, (top - b.top).exp() / b.total)
+    return torch.where(b.sum == 0, 0.0, (top - b.max).exp() / b.sum)
 
 
 def _resolve_exactly(
@@ -177,8 +177,8 @@ def _resolve_exactly(
     spread = torch.where(dead, -weight / size, 0.0)
     offset = torch.cat([spread.flip(1).cumsum(1).flip(1), nothing], 1)
 
-    added = torch.where(dead, 0.0, outer.total / interval.total) * (outer.top - interval.top).exp()
-    added = torch.where((outer.total == 0) | dead, 0.0, added)
+    added = torch.where(dead, 0.0, outer.sum / interval.sum) * (outer.max - interval.max).exp()
+    added = torch.where((outer.sum == 0) | dead, 0.0, added)
     kept = 1 / (1 + added)
     gone = torch.where(added < torch.inf, added * kept, 1.0)
     outside, b, all_b = nothing[:, 0], nothing[:, 0], [nothing[:, 0]]
@@ -199,8 +199,8 @@ def _resolve_with_eps(
     eps: float,
 ) -> tuple[Tensor, ...]:
     weight = paths.weight
-    p = interval.total / total.total * (interval.top - total.top).exp()
-    ring_p = outer.total / total.total * (outer.top - total.top).exp()
+    p = interval.sum / total.sum * (interval.max - total.max).exp()
+    ring_p = outer.sum / total.sum * (outer.max - total.max).exp()
     outside = ring_p.flip(1).cumsum(1).flip(1)  # 1 - P
     loss = -(weight * (p + eps).log()).sum(1)
     nothing = weight.new_zeros(len(weight), 1)

@@ -37,10 +37,10 @@ def log_prob_at_places(z: Tensor, tree: TreeTable, eps: float = 0.0) -> Tensor:
 
     dead = total == 0
     log_total = torch.where(dead, 1.0, total).log()
-    alive = (top - everything.top) + (log_total - everything.total.log())
+    alive = (top - everything.max) + (log_total - everything.sum.log())
     # The mean of logits that are all −inf is −inf too, and has the gradient wanted.
     mean = sum_below(torch.cat([z, none], 1), tree) / tree.num_columns
-    return torch.where(dead, mean - (everything.top + everything.total.log()), alive)
+    return torch.where(dead, mean - (everything.max + everything.sum.log()), alive)
 
 
 def _largest_below(z: Tensor, tree: TreeTable) -> Tensor:
