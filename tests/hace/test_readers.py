@@ -61,7 +61,7 @@ READ: list[tuple[str, CSV]] = [
     ("id,up,note\na,,x\nb,a,\nc,a,y\n", {"child": "id", "parent": "up"}),
     ("id,up\na,a\nb,a\nc,a\n", {"child": "id", "parent": "up"}),
     ("id,up\na,NA\nb,a\nc,a\n", {"child": "id", "parent": "up", "missing": ["NA"]}),
-    ("parent,child\n%a,b\na,b\na,c\n", {"comment": "%"}),
+    ("parent,child\n% a,b\na,b\na,c\n", {"comment": "%"}),
     ("up,up,id\nx,a,b\ny,a,c\n", {"parent": 1, "child": "id"}),
 ]
 
@@ -244,6 +244,13 @@ def test_a_reversed_file_is_suspected_aloud(tmp_path: Path, several: bool) -> No
         Hierarchy.from_edges([("dog", "animal"), ("car", "vehicle")])
     with pytest.raises(ValueError, match="the other way round: child_first=True reads them so"):
         Hierarchy.from_edges([("dog", "animal"), ("cat", "animal")])
+
+
+def test_a_comment_that_may_be_a_row_gives_a_warning(tmp_path: Path) -> None:
+    text = "parent,child\n#1,dog\nx,y\nx,z\n"
+    with pytest.warns(UserWarning, match=r"line 2, '#1,dog', is left out as a comment"):
+        assert from_text(tmp_path, text, {}).num_nodes == 3
+    assert from_text(tmp_path, text, {"comment": None}).num_nodes == 5
 
 
 def test_names_that_differ_in_case_alone_give_a_warning() -> None:
@@ -477,6 +484,7 @@ def test_nested_is_not_bounded_by_pythons_calls() -> None:
         ),
         ([{"name": "a"}, {"name": "b"}], ValueError, "no record of the first level has the key"),
         ({"a": ["x", "x"]}, ValueError, "'a > x' is given twice"),
+        ({"a": {"x", "y"}}, TypeError, "a set, which has no order"),
         ({"a": [["x"]]}, TypeError, "a list within a list"),
         ({"a": [False]}, TypeError, "below 'a': False is not"),
         ({"a": [None]}, ValueError, "a node below 'a' has the name None"),

@@ -59,6 +59,8 @@ def _entries(path: Parts, below: Any, name: str, children: str) -> list[Entry]:
         return list(below.items())
     if not _is_list_or_mapping(below):
         _refuse_scalar(path[:-1], path[-1], below, name)
+    if isinstance(below, (set, frozenset)):
+        raise TypeError(f"below {_shown(path)} is a set, which has no order; give a list")
     entries: list[Entry] = []
     for element in below:
         if isinstance(element, Mapping):

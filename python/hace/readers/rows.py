@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NoReturn
 
+from .suspicions import warn
+
 DELIMITERS = (",", "\t", ";", "|", "\t|\t", " ")
 
 _BYTE_ORDER_MARKS = (
@@ -89,19 +91,31 @@ class Rows:
 
     def _lines(self, file: Iterator[str]) -> Iterator[str]:
         comment = self._form.comment
+        num_delimiters = -1  # of the first row
         for number, line in enumerate(file, 1):
             self.line = number
             if number <= self._form.skip:
                 continue
             if comment is not None and line.startswith(comment):
                 self.last_comment = line.strip()
+                self._warn_row(line.removeprefix(comment), num_delimiters)
                 continue
             if "\0" in line:
                 raise ValueError(
                     f"{self.place} holds a NUL character; the file is not text in "
                     f"{self._encoding} (give encoding='utf-16' if it is that)"
                 )
+            if num_delimiters < 0 and line.strip():
+                num_delimiters = line.count(self.delimiter)
             yield line
+
+    def _warn_row(self, text: str, num_delimiters: int) -> None:
+        """Warns of a comment that may be a row: its mark is a part of a word, as in "#1,dog"."""
+        if text[:1].strip() and text.count(self.delimiter) == num_delimiters:
+            warn(
+                f"{self.place}, {self.last_comment!r}, is left out as a comment and has as many "
+                f"fields as a row; comment=None reads it"
+            )
 
     def _split(self, lines: Iterator[str]) -> Iterator[list[str]]:
         # NCBI's lines end with a delimiter that has lost its blank.
