@@ -235,6 +235,11 @@ class HierarchicalClassifier(HierarchyState):
         label = self._label.on(input.device)[found.column]
         return TopK(found.log_prob.reshape(shape), label.reshape(shape))
 
+    @property
+    def exchanged_bytes(self) -> int:
+        """What this process has put into all-reduces so far; 0 without a `device_mesh`."""
+        return 0 if self._shard is None else self._shard.exchange.bytes
+
     def log_prob(self, input: Tensor) -> Tensor:
         """Every class's log-probability, (N, C) in label order, in the loss's dtype.
 
