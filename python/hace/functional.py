@@ -113,8 +113,8 @@ def linear_hace_loss(
         target: indices, (N) or (), or a pair (index, weight) of (N, K) or (K). Where targets
             spread over all classes (smoothing, soft labels, probabilities), and on DAGs, apply
             `hace_loss` to `F.linear`.
-        hierarchy, dilution, logit_space, target_space, weight, ignore_index, reduction, eps,
-            backend: as in `hace.HACELoss`.
+        hierarchy, dilution, logit_space, target_space, weight: as in `hace.HACELoss`.
+        ignore_index, reduction, eps, backend: as there.
         linear_bias: (C), or None.
         logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
         on_weight_grad: called in the backward with rows of `linear_weight`, as a slice or int64
