@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -42,8 +44,11 @@ def _start(rank: int, world: int, folder: str, work: Callable[..., None], args: 
         work(rank, world, *args)
     except BaseException:
         (Path(folder) / f"error-{rank}").write_text(traceback.format_exc())
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
+    # Threads that gloo, FSDP or checkpoints leave behind may abort an interpreter that is ending.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def everywhere(x: torch.Tensor) -> list[torch.Tensor]:
