@@ -976,7 +976,8 @@ def test_rows_stand_alone(
         loss, grad = call(case, logits[rows], some, table, backend, reduction="none", eps=eps)
         return torch.cat([loss[:, None], grad.float()], 1)
 
-    assert_rows_stand_alone(loss_and_grad, threads, backend)
+    goes_alone = backend.name == "cpu" and eps == 0 and kind in ("index", "smoothed", "pairs")
+    assert_rows_stand_alone(loss_and_grad, threads, backend, 2.0**-20 if goes_alone else 0.0)
 
 
 @pytest.mark.not_on("triton-interpreted", reason="the interpreter has one thread")
