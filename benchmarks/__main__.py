@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, metavar="S", help="for each contestant of each case")
     add("--filter", default="", metavar="REGEX", help="only cases whose name has this in it")
     add("--list", action="store_true", help="print the cases' names and stop")
-    files = "a tree of yours: a .csv of parent,child or a .npz of Hierarchy.save; repeatable"
+    files = "a .csv with the header parent,child or a .npz of Hierarchy.save; repeatable"
     add("--taxonomy", action="append", default=[], metavar="FILE", help=files)
     folder = "for the results; without it benchmarks/results/<date>-<device>, which git ignores"
     add("--out", type=Path, metavar="FOLDER", help=folder)

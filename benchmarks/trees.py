@@ -5,7 +5,7 @@
     caterpillar:1000     a spine with one class at each node, as deep as a tree can be
     cifar100             CIFAR-100's classes and superclasses, labelled in the alphabet's order
     icd10                ICD-10-CM, from the package simple-icd-10-cm
-    path/to/tree.csv     a list of parent,child; or a .npz that `Hierarchy.save` wrote
+    path/to/tree.csv     with the header parent,child; or a .npz that `Hierarchy.save` wrote
 
 The columns of the made ones are in depth-first order.
 """

@@ -372,7 +372,7 @@ def test_a_wrong_answer_fails_the_run(tmp_path: Path, monkeypatch: pytest.Monkey
     wrong: Peer = replace(PEERS["sparse"], make=off_by_a_little)
     monkeypatch.setitem(PEERS, "sparse", wrong)
     file = tmp_path / "mine.csv"
-    file.write_text("top,a\ntop,b\na,c\na,d\n")
+    file.write_text("parent,child\ntop,a\ntop,b\na,c\na,d\n")
     arguments = ["--taxonomy", str(file), "--filter", "mine", "--out", str(tmp_path)]
     assert suite.main([*FAST, *arguments]) == 1
     found = {r.contestant: r for r in Result.load(tmp_path / "results.json").records}
@@ -414,7 +414,7 @@ def test_the_reference_is_measured_only_where_it_is_asked_for(
             main([])
         assert "only the slow reference would run here" in capsys.readouterr().err
     file = tmp_path / "mine.csv"
-    file.write_text("top,a\ntop,b\n")
+    file.write_text("parent,child\ntop,a\ntop,b\n")
     arguments = ["--taxonomy", str(file), "--filter", "mine", "--out", str(tmp_path)]
     assert suite.main([*FAST, *arguments, "--backend", "reference"]) == 0
     assert Result.load(tmp_path / "results.json").settings["backend"] == "reference"

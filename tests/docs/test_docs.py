@@ -1,4 +1,7 @@
-"""Every Python block of the README and the pages runs as it stands, one page in one go."""
+"""Every Python block of the README and the pages runs as it stands, one page in one go.
+
+What takes several processes is fenced as `{ .python }` and is in tests/distributed instead.
+"""
 
 from __future__ import annotations
 
