@@ -69,6 +69,11 @@ def check_targets(options: TargetOptions, is_tree: bool, weighted: bool) -> None
             "soft_label_beta makes soft labels of lowest common ancestors, which a DAG does not "
             "have; give the soft labels as probabilities"
         )
+    if options.soft_label_beta is not None and _spreads_over_nodes(options):
+        raise ValueError(
+            "soft_label_beta puts the mass of a target on classes alone, and smoothing='nodes' on "
+            "nodes too; with soft labels give smoothing='uniform' or 'others', or label_smoothing=0"
+        )
     if weighted and _spreads_over_nodes(options) and options.target_space == "classes":
         raise ValueError(
             "smoothing='nodes' puts mass on nodes that are not classes, and weight has an entry "

@@ -198,3 +198,13 @@ def test_a_mapping_of_classes_counts_by_its_numbers() -> None:
         hace.Hierarchy.from_parents(parents, names, {0: "dog", 1: "cat"}),
     ):
         assert tree.class_names == ("dog", "cat")
+
+
+def test_soft_labels_do_not_go_with_smoothing_over_nodes() -> None:
+    tree = hace.Hierarchy.from_paths(["a/x", "a/y", "b/z"])
+    options = {"label_smoothing": 0.1, "smoothing": "nodes"}
+    with pytest.raises(ValueError, match="on classes alone"):
+        hace.SoftLabelLoss(tree, 1.0, **options)
+    with pytest.raises(ValueError, match="on classes alone"):
+        hace.HACELoss(tree, soft_label_beta=1.0, **options)
+    hace.SoftLabelLoss(tree, 1.0, smoothing="nodes")

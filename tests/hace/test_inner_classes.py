@@ -32,7 +32,7 @@ LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
     "height": lambda h, **o: hace.HACELoss(h, soft_label_beta=3.0, **o),
     "depth": lambda h, **o: hace.HACELoss(h, soft_label_beta=3.0, soft_label_distance="depth", **o),
     "soft and smoothed": lambda h, **o: hace.SoftLabelLoss(
-        h, 2.0, label_smoothing=0.3, smoothing="nodes", **o
+        h, 2.0, label_smoothing=0.3, smoothing="others", **o
     ),
     "CE": hace.CrossEntropyLoss,
     "r-CE": hace.RegularizedCrossEntropyLoss,

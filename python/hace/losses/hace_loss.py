@@ -55,7 +55,7 @@ class HACELoss(PathLoss):
         smoothing: over what: "uniform" spreads it over all C classes (PyTorch), "others" over the
             classes except the target (the paper's text and its CIFAR-100 code), "nodes" over all
             nodes except the target, each as a target of its own (the paper's code for
-            FGVC-Aircraft and NABirds).
+            FGVC-Aircraft and NABirds); not with soft labels, which are on classes alone.
         soft_label_beta: β, for which target y stands for the distribution
             `q_c ∝ exp(−β · dist(c, y))` over the classes (Bertinetto et al., *Making Better
             Mistakes*, CVPR 2020, section 3.2).
