@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 import hace
+from hace.tables import Tables
 
 __all__ = ["ALPHA", "DILUTION", "TARGETS", "Loss", "Problem", "Target"]
 
@@ -44,6 +46,12 @@ class Problem:
     def classes(self) -> int:
         """C."""
         return self.tree.num_classes
+
+    @cached_property
+    def leaf_tree(self) -> hace.Hierarchy:
+        """The tree with a leaf for each class at an inner node, for those who know leaves alone."""
+        labels = Tables.of(self.tree).labels
+        return hace.Hierarchy.from_parents(labels.links.parents, classes=labels.classes)
 
     @property
     def logits_bytes(self) -> int:

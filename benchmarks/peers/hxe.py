@@ -24,7 +24,7 @@ def masked_hxe(problem: Problem) -> Loss:
     below its parent, and a batched product with those of the targets gives both probabilities.
     λ_e is `exp(−α · depth)` of the child.
     """
-    tree, path = problem.tree, path_matrix(problem.tree)
+    tree, path = problem.leaf_tree, path_matrix(problem.leaf_tree)
     below = torch.from_numpy(reach(tree, path)).to(problem.device, problem.dtype)
     num_edges = num_edges_of(problem)
     child = torch.zeros(tree.num_classes, tree.num_classes, num_edges, dtype=problem.dtype)
@@ -53,7 +53,7 @@ def _masks(below: Tensor, node: np.ndarray) -> Tensor:
 
 def num_edges_of(problem: Problem) -> int:
     """E, the edges of the longest path; above a single root there is none."""
-    return max(1, max_path(problem.tree) - (len(problem.tree.roots) == 1))
+    return max(1, max_path(problem.leaf_tree) - (len(problem.leaf_tree.roots) == 1))
 
 
 def masked_hxe_bytes(problem: Problem) -> int:

@@ -22,7 +22,7 @@ def index_add_hace(problem: Problem) -> Loss:
     With (N, B) in place of (B, N) it is no faster for large trees. Nodes of a tiny probability
     count as the smallest normal number.
     """
-    tree, path, device = problem.tree, path_matrix(problem.tree), problem.device
+    tree, path, device = problem.leaf_tree, path_matrix(problem.leaf_tree), problem.device
     depth = tree.depths
     levels = [np.flatnonzero(depth == level) for level in range(tree.depth, 0, -1)]
     nodes_of = [torch.from_numpy(level).to(device) for level in levels]
@@ -45,7 +45,7 @@ def index_add_hace(problem: Problem) -> Loss:
 
 def index_add_bytes(problem: Problem) -> int:
     """The levels and paths; of a row the softmax and two gradients of it, P and its gradient."""
-    tree, size = problem.tree, problem.dtype.itemsize
+    tree, size = problem.leaf_tree, problem.dtype.itemsize
     paths = problem.classes * max_path(tree) * (8 + size)
     levels = 16 * tree.num_nodes
     return levels + paths + problem.rows * (3 * problem.classes + 2 * tree.num_nodes) * size
@@ -57,7 +57,7 @@ def masked_hace(problem: Problem) -> Loss:
     This is how code for flat-softmax hierarchical losses finds an ancestor's log-likelihood, with
     a mask of the classes below each node (N, C).
     """
-    tree, path = problem.tree, path_matrix(problem.tree)
+    tree, path = problem.leaf_tree, path_matrix(problem.leaf_tree)
     mask = torch.from_numpy(reach(tree, path)).to(problem.device)
     nodes = torch.from_numpy(np.maximum(path, 0)).to(problem.device)
     weight = torch.from_numpy(dilution_weights(path)).to(problem.device, problem.dtype)
@@ -77,7 +77,7 @@ def masked_bytes(problem: Problem) -> int:
 
     That is, for each node on the path, a mask and the masked values.
     """
-    tree, size = problem.tree, problem.dtype.itemsize
+    tree, size = problem.leaf_tree, problem.dtype.itemsize
     length = max_path(tree)
     masks = tree.num_nodes * problem.classes + problem.classes * length * (8 + size)
     return masks + (3 * size + length * (size + 1)) * problem.rows * problem.classes

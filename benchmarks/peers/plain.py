@@ -27,7 +27,7 @@ def cross_entropy(problem: Problem) -> Loss:
         return _of_pairs
     if problem.kind == "soft labels":
         exact = torch.promote_types(problem.dtype, torch.float32)
-        shares = soft_label_matrix(problem.tree, problem.options["soft_label_beta"], exact)
+        shares = soft_label_matrix(problem.leaf_tree, problem.options["soft_label_beta"], exact)
         table = shares.to(problem.device, problem.dtype)
         return lambda logits, target: F.cross_entropy(logits, table[target])
     return F.cross_entropy

@@ -26,7 +26,7 @@ def dense_hace(problem: Problem) -> Loss:
     R (N, C) marks the classes at or below each node, T (C, N) holds each class's weights on its
     path. Both are dense.
     """
-    tree, path = problem.tree, path_matrix(problem.tree)
+    tree, path = problem.leaf_tree, path_matrix(problem.leaf_tree)
     label, index = np.nonzero(path >= 0)
     weight = torch.from_numpy(dilution_weights(path)[label, index]).to(problem.dtype)
     r = torch.from_numpy(reach(tree, path)).to(problem.device, problem.dtype)
@@ -43,13 +43,13 @@ def dense_hace(problem: Problem) -> Loss:
 
 def dense_bytes(problem: Problem) -> int:
     """R and T; of a row the softmax, P + ε, log P, T's row, and its product with log P."""
-    nodes, classes, size = problem.tree.num_nodes, problem.classes, problem.dtype.itemsize
+    nodes, classes, size = problem.leaf_tree.num_nodes, problem.classes, problem.dtype.itemsize
     return (2 * nodes * classes + problem.rows * (classes + 4 * nodes)) * size
 
 
 def sparse_hace(problem: Problem) -> Loss:
     """The same with R as a sparse CSR matrix, and the rows of T as lists of nodes and weights."""
-    tree, path = problem.tree, path_matrix(problem.tree)
+    tree, path = problem.leaf_tree, path_matrix(problem.leaf_tree)
     label, index = np.nonzero(path >= 0)
     order = np.lexsort((label, path[label, index]))
     crow = np.zeros(tree.num_nodes + 1, np.int64)
@@ -76,7 +76,7 @@ def sparse_hace(problem: Problem) -> Loss:
 
 def sparse_bytes(problem: Problem) -> int:
     """R's entries and the paths; of a row the softmax, P + ε, log P, and the gradients of both."""
-    tree, size = problem.tree, problem.dtype.itemsize
+    tree, size = problem.leaf_tree, problem.dtype.itemsize
     paths = problem.classes * max_path(tree) * (8 + size)
     matrix = path_entries(tree) * (8 + size) + 8 * tree.num_nodes
     return matrix + paths + problem.rows * (problem.classes + 4 * tree.num_nodes) * size
