@@ -31,7 +31,7 @@ $(VENV)/.hace-installed: $(VENV)/.hace-ready pyproject.toml
 
 # In some five minutes on two cores: every op on every backend. `test-all` leaves nothing out.
 # The parity suite runs where `--backend` says; tests/support/selection.py has what `-m` chooses from.
-TEST = $(BIN)/python -m pytest -n 2
+TEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 ON_CUDA = $(TEST) --backend=cuda-emulated
 ON_TRITON = $(TEST) --backend=triton-interpreted
 

@@ -95,10 +95,17 @@ def test_a_sample_of_nothing_is_an_error(sample: Any) -> None:
         marked("cpu", sample)
 
 
+def test_what_takes_long_on_one_backend_is_thorough_there() -> None:
+    slow = pytest.mark.thorough_on("triton")
+    assert all("thorough" in names for names in marked("triton", slow).values())
+    assert not any("thorough" in names for names in marked("cpu", slow).values())
+
+
 @pytest.mark.parametrize(
     ("marker", "complaint"),
     [
         (pytest.mark.on("gpus"), "out of reference, cpu"),
+        (pytest.mark.thorough_on("cpu"), "thorough_on takes backends"),
         (pytest.mark.not_on("cpu"), "needs a reason"),
         (pytest.mark.sample("cpu"), "by the names of parameters"),
     ],

@@ -141,6 +141,7 @@ def test_gradgradcheck(backend: Backend, name: str) -> None:
     )
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
 @pytest.mark.parametrize("name", ALL)
 def test_first_derivatives(backend: Backend, name: str) -> None:
@@ -182,6 +183,7 @@ def test_second_derivatives(backend: Backend, name: str) -> None:
         close(found(x), wanted)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
 @pytest.mark.parametrize("name", ALL)
 def test_batches(backend: Backend, name: str) -> None:
@@ -241,6 +243,7 @@ def test_forward_mode_of_a_module() -> None:
         torch.testing.assert_close(along, torch.tensor(-0.90996945))
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.parametrize(
     "name", ["path mean", "index none smoothed", "log-probabilities", "sum up"]
 )

@@ -164,6 +164,7 @@ def test_requires_grad_follows_the_logits(backend: Backend, case: Case) -> None:
     assert not bound(case, backend)(logits.detach(), target).requires_grad
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(reduction=["mean"], eps=[1e-2], weighted=[True])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("eps", [0.0, 1e-2])

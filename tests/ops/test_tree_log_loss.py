@@ -356,6 +356,7 @@ def test_numbers_of_pairs(
             )
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.parametrize(
     "options", [{}, {"label_smoothing": 0.1}, {"soft_label_beta": 4.0}], ids=str
 )
@@ -805,6 +806,7 @@ def test_deep_tree(backend: Backend, shape: str, dilution: float) -> None:
             assert_grad_close(grad, answer, roundings=16 + levels)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.thorough
 @pytest.mark.parametrize("distance", ["height", "depth"])
 def test_deep_soft_labels(backend: Backend, distance: str) -> None:
@@ -830,6 +832,7 @@ def test_deep_soft_labels(backend: Backend, distance: str) -> None:
         assert_grad_close(grad, answer, roundings=16 + count)
 
 
+@pytest.mark.thorough_on("triton")
 def test_large_tree(backend: Backend) -> None:
     case, dtype = large_case(), torch.float32
     logits = case.logits(3, dtype)
@@ -1220,6 +1223,7 @@ def test_no_gradient_work_without_a_gradient(
     assert_loss_close(loss, answer, torch.float32, 40)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(kind=["soft pairs"], eps=[1e-2])
 @pytest.mark.parametrize("eps", [0.0, 1e-2])
 @pytest.mark.parametrize("kind", KINDS)

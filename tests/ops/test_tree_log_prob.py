@@ -314,6 +314,7 @@ def test_deep_tree(backend: Backend, kind: str) -> None:
     check_large(case, logits, backend, roundings, (torch.float64, torch.float32))
 
 
+@pytest.mark.thorough_on("triton")
 def test_large_tree(backend: Backend) -> None:
     case = large_case()
     check_large(case, case.logits(3, torch.float32), backend, 40)
@@ -393,6 +394,7 @@ def test_threads(
 # --- autograd and the compiler --------------------------------------------------------------------
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(shape=["one class", "small forest"])
 @pytest.mark.parametrize("shape", ["one class", "stubs", "small forest"])
 def test_gradcheck(backend: Backend, rng: np.random.Generator, shape: str) -> None:

@@ -235,6 +235,7 @@ def test_deep_tree(backend: Backend, kind: str) -> None:
             assert_sums_close(grad, sums, sizes, roundings=roundings)
 
 
+@pytest.mark.thorough_on("triton")
 def test_large_tree(backend: Backend) -> None:
     case, dtype = large_case(), torch.float32
     assert case.num_nodes > 90_000
@@ -324,6 +325,7 @@ def test_threads(
 # --- autograd and the compiler --------------------------------------------------------------------
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(shape=["shuffled inner classes"])
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("shape", FEW)

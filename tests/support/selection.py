@@ -10,7 +10,7 @@ each name, and any value for the other names. Several such markers add up; witho
 the whole test. An instance in the sample gets the marker `sampled`, and the one that comes first by
 the order of the lists also `first`. `make test` runs the sample on the reference and the emulated
 CUDA kernels, and the first of each test on the interpreted Triton kernels: the others are marked
-`thorough` there.
+`thorough` there, and so is what `thorough_on` names the backend for.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ MARKERS = [
     "parity: what every backend must pass; `--backend` says where it runs",
     "on(place): runs in sessions with that --backend alone",
     "not_on(place, reason): a parity test that this --backend leaves out, and why",
+    "thorough_on(backend): a parity test that is `thorough` on this backend, where it takes long",
     "sample(name=[value, ...]): which parameters of a test slow backends run",
     "sampled: in its test's sample (set by the test suite)",
     "first: the first of its test's sample (set by the test suite)",
@@ -81,6 +82,9 @@ def check(item: pytest.Function) -> str | None:
         unknown = set(marker.args) - set(PLACES)
         if unknown or not marker.args:
             return f"{marker.name} takes places out of {', '.join(PLACES)}, got {marker.args}"
+    for marker in item.iter_markers("thorough_on"):
+        if not marker.args or set(marker.args) - set(QUICK):
+            return f"thorough_on takes backends out of {', '.join(QUICK)}, got {marker.args}"
     if any(not marker.kwargs.get("reason") for marker in markers["not_on"]):
         return "not_on needs a reason"
     if backend_of(item) is not None and not is_parity(item) and not markers["on"]:
@@ -137,6 +141,8 @@ def mark(instances: Sequence[pytest.Function]) -> None:
             for name in marker.args:
                 item.add_marker(left_out(name))
     for item in instances:
-        amount = QUICK.get(str(backend_of(item)))
-        if amount is not None and item.get_closest_marker(amount) is None:
+        backend = str(backend_of(item))
+        amount = QUICK.get(backend)
+        takes_long = any(backend in marker.args for marker in item.iter_markers("thorough_on"))
+        if takes_long or (amount is not None and item.get_closest_marker(amount) is None):
             item.add_marker("thorough")
