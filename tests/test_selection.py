@@ -122,7 +122,7 @@ def test_a_test_with_a_backend_says_where_it_runs() -> None:
 
 def collected(place: str, chosen: str) -> set[str]:
     """The test functions that a session would run."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "--collect-only", "-qq"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "--collect-only", "-q"]
     done = subprocess.run(
         [*command, f"--backend={place}", "-m", chosen],
         cwd=ROOT,

@@ -91,6 +91,7 @@ def test_op_samples(backend: Backend, dtype: torch.dtype, kind: str) -> None:
     assert count >= 20
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(kind=["deep"], dtype=[torch.float32], reduction=["mean"])
 @pytest.mark.parametrize("kind", HIERARCHIES)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -32,7 +32,7 @@ pytestmark = [
     many_rows,
 ]
 
-SECONDS = float(os.environ.get("HACE_FUZZ_SECONDS", "60"))
+SECONDS = float(os.environ.get("HACE_FUZZ_SECONDS", "20"))
 
 SHAPES: list[tuple[int, ...]] = [(), (1,), (5,), (17,), (0,), (3, 2), (2, 0), (2, 1, 3)]
 

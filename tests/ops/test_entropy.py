@@ -558,6 +558,7 @@ def test_incoming_gradients_differ_by_row(backend: Backend, rng: np.random.Gener
         check(case, logits, target, backend, reduction="none", incoming=incoming)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(reduction=["mean"])
 @pytest.mark.parametrize(("reduction", "eps"), [("none", 0.0), ("mean", 1e-2)])
 def test_gradcheck(backend: Backend, rng: np.random.Generator, reduction: str, eps: float) -> None:

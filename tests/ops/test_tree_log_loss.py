@@ -777,6 +777,7 @@ def wide_mass(case: TreeCase, target: Any, options: dict[str, Any]) -> np.ndarra
     return case.label_sweep.on_nodes(mass)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(shape=["chain of classes"])
 @pytest.mark.parametrize(
     ("shape", "dilution"),
@@ -1240,6 +1241,7 @@ def test_gradcheck(backend: Backend, rng: np.random.Generator, kind: str, eps: f
     assert torch.autograd.gradgradcheck(lambda x: loss_of(x, on_device), (logits,))
 
 
+@pytest.mark.thorough_on("triton")
 def test_gradgradcheck_across_an_underflowing_subtree(backend: Backend) -> None:
     """Double backward stays exact in log space too: the target is 1,000 below the rest."""
     case = TreeCase(trees.balanced([2, 3]))
