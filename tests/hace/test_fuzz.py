@@ -1,7 +1,7 @@
 """HACE with any options that go together, on any hierarchy, dtype and shape, beside the oracle.
 
-A few dozen examples in `make test`, two minutes of them in `make test-all`, and an hour by
-`make fuzz`, which sets HACE_FUZZ_SECONDS. What Hypothesis finds it makes as small as it can.
+A few dozen examples in `make test`, 20 seconds of them per backend in `make test-all`, and an hour
+by `make fuzz`, which sets HACE_FUZZ_SECONDS. What Hypothesis finds it makes as small as it can.
 """
 
 from __future__ import annotations
