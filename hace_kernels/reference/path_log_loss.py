@@ -105,7 +105,9 @@ def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Te
     # which is the gradient of their mean.
     dead = torch.stack([mass.sum == 0 for mass in inside], 1)
     mean = per_ring(z, 0.0, torch.sum).cumsum(1)[:, :-1] / (stop - start).clamp(min=1)
-    return torch.where(dead, mean - z.logsumexp(1, keepdim=True), torch.stack(log_p, 1))
+    row = add(inside[-1], outside[-1])
+    log_total = row.max + row.sum.log()  # max is not differentiated: it rounds no gradient
+    return torch.where(dead, mean - log_total[:, None], torch.stack(log_p, 1))
 
 
 def _padded_entries(table: PathTable, row: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -176,10 +176,16 @@ def test_leading_and_trailing_columns_masked(backend: Backend, dtype: torch.dtyp
 
 @pytest.mark.sample(dtype=[torch.float32, torch.float16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_minus_infinity_inside_a_far_away_interval(backend: Backend, dtype: torch.dtype) -> None:
-    """Masks meet underflow: the path is 500 below the rest and some or all of it is -inf."""
+@pytest.mark.parametrize("base", [0, 1000])
+def test_minus_infinity_inside_a_far_away_interval(
+    backend: Backend, dtype: torch.dtype, base: int
+) -> None:
+    """Masks meet underflow: the path is 500 below the rest and some or all of it is -inf.
+
+    What the logits have in common costs no digits.
+    """
     case = interval_case(64, [[(20, 21, 0.4), (18, 23, 0.3), (10, 40, 0.3)]])
-    logits = case.logits(6, dtype)
+    logits = case.logits(6, dtype) + base
     logits[:, 10:40] -= 500
     logits[1, 21:23] = -torch.inf
     logits[2, 20] = -torch.inf
