@@ -21,7 +21,6 @@ struct Targets {
   // Soft labels; null without them.
   const double* log_similarity;  // by place
   const double* is_class;        // by place
-  const bool* apart;             // by target
 
   // The rows: mass (rows, T) in the type worked in, or index (rows, K) with weights (null: 1).
   const void* mass;

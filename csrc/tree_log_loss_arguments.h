@@ -42,9 +42,9 @@ struct TreeLogLossCall {
 
 inline void bind_table(const TreeLogLossCall& call, int64_t num_places, Targets& targets) {
   const auto& table = call.table;
-  STD_TORCH_CHECK(table.size() == 9 && table[0] && table[1] && table[2] && table[3],
+  STD_TORCH_CHECK(table.size() == 8 && table[0] && table[1] && table[2] && table[3],
                   "a target table is the tensors place, keep, unit and share, and weight, spread, "
-                  "log_similarity, is_class and apart or None; got ",
+                  "log_similarity and is_class or None; got ",
                   table.size(), " entries");
   targets.target_place = int32_vector("table.place", *table[0]);
   const int64_t num_targets = targets.num_targets = table[0]->numel();
@@ -56,15 +56,9 @@ inline void bind_table(const TreeLogLossCall& call, int64_t num_places, Targets&
   targets.row_spread = call.row_spread;
   if (!table[6]) return;
   STD_TORCH_CHECK(call.index, "tree_log_loss: soft labels are made from indices");
-  STD_TORCH_CHECK(table[7] && table[8],
-                  "soft labels are the three tensors log_similarity, is_class and apart");
+  STD_TORCH_CHECK(table[7], "soft labels are the two tensors log_similarity and is_class");
   targets.log_similarity = float64_vector("table.log_similarity", *table[6], num_places);
   targets.is_class = float64_vector("table.is_class", *table[7], num_places);
-  const Tensor& apart = *table[8];
-  STD_TORCH_CHECK(apart.scalar_type() == ScalarType::Bool && apart.is_contiguous() &&
-                      apart.numel() == num_targets,
-                  "table.apart must be a contiguous bool vector of ", num_targets, " entries");
-  targets.apart = apart.const_data_ptr<bool>();
 }
 
 inline void bind_rows(const TreeLogLossCall& call, Targets& targets) {

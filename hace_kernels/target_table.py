@@ -15,18 +15,15 @@ class SoftLabels(NamedTuple):
     """Targets that stand for a distribution over the classes, by their lowest common ancestors.
 
     The share of class c in target y is proportional to `exp(log_similarity)` of the place of the
-    lowest common ancestor of c and y; that of y's own class is proportional to 1 where y stands
-    apart. The shares sum to 1.
+    lowest common ancestor of c and y. The shares sum to 1.
 
     Attributes:
         log_similarity: float64 (P), not positive.
         is_class: float64 (P), 1 at the places of classes, 0 elsewhere.
-        apart: bool (T), only where the target is a class.
     """
 
     log_similarity: Tensor
     is_class: Tensor
-    apart: Tensor
 
 
 class TargetTable(NamedTuple):
@@ -73,7 +70,7 @@ class TargetTable(NamedTuple):
     @property
     def tensors(self) -> list[Tensor | None]:
         """All that is a tensor, None where there is none, as the native ops take them."""
-        soft_labels = (None, None, None) if self.soft_labels is None else self.soft_labels
+        soft_labels = (None, None) if self.soft_labels is None else self.soft_labels
         return [
             self.place, self.keep, self.unit, self.share, self.weight, self.spread, *soft_labels,
         ]  # fmt: skip
@@ -84,10 +81,10 @@ class TargetTable(NamedTuple):
         place, keep, unit, share, weight, spread, *soft = tensors
         assert place is not None and keep is not None  # noqa: PT018
         assert unit is not None and share is not None  # noqa: PT018
-        log_similarity, is_class, apart = soft
+        log_similarity, is_class = soft
         soft_labels = None
-        if log_similarity is not None and is_class is not None and apart is not None:
-            soft_labels = SoftLabels(log_similarity, is_class, apart)
+        if log_similarity is not None and is_class is not None:
+            soft_labels = SoftLabels(log_similarity, is_class)
         return cls(place, keep, unit, share, weight, spread, row_spread, soft_labels)
 
     def to(self, device: torch.device | str) -> TargetTable:

@@ -305,20 +305,19 @@ struct Block {
   // `scale` times the distribution over the classes that stands for the target.
   void put_soft_label(int lane, int64_t target, double scale) {
     const int32_t first = problem.target_place[target];
-    const bool apart = problem.apart[target];
     // Relative to the nearest class, of which all may be far away.
-    const double nearest = apart ? 0 : problem.log_similarity[first];
+    const double nearest = problem.log_similarity[first];
     const auto similarity = [&](int32_t place) {
       return place < 0 ? 0.0 : std::exp(problem.log_similarity[place] - nearest);
     };
-    double all = apart ? 1 - similarity(first) : 0;
+    double all = 0;
     int64_t inside = 0;
     for (int32_t place = first; place >= 0; place = tree.parent[place]) {
       all += similarity(place) * (problem.classes_below[place] - inside);
       inside = problem.classes_below[place];
     }
     scale /= all;
-    double excess = apart ? scale * (1 - similarity(first)) * problem.unit[first] : 0;
+    double excess = 0;
     for (int32_t place = first; place >= 0; place = tree.parent[place]) {
       const int32_t above = tree.parent[place];
       const double delta = scale * (similarity(place) - similarity(above));

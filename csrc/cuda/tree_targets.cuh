@@ -213,13 +213,12 @@ __device__ double put_soft_label(const Tree& tree, const Targets& targets,
                                  const RowValues<Real>& values) {
   const int num_classes = static_cast<int>(tree.num_classes);
   const int first = targets.target_place[target];
-  const bool apart = targets.apart[target];
   // Relative to the nearest class, of which all may be far away.
-  const double nearest = apart ? 0 : targets.log_similarity[first];
+  const double nearest = targets.log_similarity[first];
   const auto similarity = [&](int place) {
     return place < 0 ? 0.0 : exp_of(targets.log_similarity[place] - nearest);
   };
-  double all = apart ? 1 - similarity(first) : 0;
+  double all = 0;
   int inside = 0;
   for (int place = first; place >= 0; place = tree.parent[place]) {
     const int below =
@@ -228,7 +227,7 @@ __device__ double put_soft_label(const Tree& tree, const Targets& targets,
     inside = below;
   }
   scale /= all;
-  double put = apart ? scale * (1 - similarity(first)) * targets.unit[first] : 0;
+  double put = 0;
   double here = similarity(first);
   for (int place = first; place >= 0;) {
     const int above = tree.parent[place];

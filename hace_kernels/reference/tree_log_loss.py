@@ -121,14 +121,12 @@ def _mass_of_indices(
         return mass.scatter_add(1, place.clamp(min=0), weight * share[index])
     assert isinstance(tree, TreeTable), "soft labels are made of lowest common ancestors"
     for k in range(index.shape[1]):
-        labels = _soft_labels(index[:, k], place[:, k].clamp(min=0), tree, table.soft_labels, unit)
+        labels = _soft_labels(place[:, k].clamp(min=0), tree, table.soft_labels, unit)
         mass = mass + (weight[:, k] * share[index[:, k]])[:, None] * labels
     return mass
 
 
-def _soft_labels(
-    index: Tensor, place: Tensor, tree: TreeTable, soft: SoftLabels, unit: Tensor
-) -> Tensor:
+def _soft_labels(place: Tensor, tree: TreeTable, soft: SoftLabels, unit: Tensor) -> Tensor:
     """The distribution over classes that stands for each target (B,), times `unit`, (B, P)."""
     parent = tree.parent.long()
     on_path = torch.zeros(len(place), tree.num_places, dtype=torch.bool, device=place.device)
@@ -144,10 +142,7 @@ def _soft_labels(
         inherited = log_similarity[:, parent[here]]
         log_similarity[:, here] = torch.where(on_path[:, here], log_similarity[:, here], inherited)
     # Relative to the nearest class, of which all may be far away.
-    apart = soft.apart[index, None]
     nearest = log_similarity.gather(1, place[:, None])
-    similarity = (log_similarity - torch.where(apart, 0.0, nearest)).exp()
-    own = torch.where(apart, 1.0, similarity.gather(1, place[:, None]))
-    similarity = similarity.scatter(1, place[:, None], own)
+    similarity = (log_similarity - nearest).exp()
     total = (similarity * soft.is_class.to(unit.dtype)).sum(1, keepdim=True)
     return similarity / total * unit

@@ -69,7 +69,7 @@ class _Put:
         self.num_indices = 0 if of.indices is None else of.indices.shape[1]
         soft_labels = table.soft_labels
         self.spreads = table.spread is not None or table.row_spread != 0 or soft_labels is not None
-        self.soft: Sequence[Tensor | None] = (None,) * 4
+        self.soft: Sequence[Tensor | None] = (None,) * 3
         if soft_labels is not None:
             classes_below = inner_sums(soft_labels.is_class, of.tree, of.level_ptr)
             self.soft = (*soft_labels, classes_below)

@@ -5,8 +5,8 @@
 What targets put on every class, alpha, is one number a row, and mass alpha unit_v at every place.
 Soft labels put a constant on each ring between two nodes of the target's path, by the lowest common
 ancestor: alpha_v is that of the ring below v then, alpha_v = alpha_parent + delta_v with delta at
-the nodes of the path, and a column has its parent's; a class that stands apart, and the target's
-own column, have something of their own besides.
+the nodes of the path, and a column has its parent's; the target's own column has something of its
+own besides.
 
 What targets put on their own places is found in float64, so that it may cancel what smoothing
 takes from them: products are stored before they are added, lest they be fused with the sum.
@@ -41,13 +41,11 @@ def _similarity(place, log_similarity, nearest):
 
 @triton.jit
 def _put_soft_label(
-    place, scale, apart, alpha, unit, log_similarity, is_class, classes_below, parent, num_classes
+    place, scale, alpha, unit, log_similarity, is_class, classes_below, parent, num_classes
 ):
     """Adds `scale` times a target's soft labels to `alpha`, and returns what is its place's own."""
     nearest = tl.load(log_similarity + place)
-    own = tl.exp(nearest)
-    nearest = tl.where(apart, 0.0, nearest)
-    everything = tl.where(apart, 1 - own, 0.0)
+    everything = tl.full((), 0.0, tl.float64)
     inside = tl.full((), 0.0, tl.float64)
     at = place
     while at >= 0:
@@ -83,7 +81,7 @@ def _alpha_at(place, there, alpha, parent, num_classes):
 @triton.jit(do_not_specialize=_SIZES)
 def target_kernel(
     mass, index, index_weight, counts, alpha, own_place, own_mass, own_base, target_place, unit,
-    share, spread, log_similarity, is_class, apart, classes_below, parent, level_ptr, first_row,
+    share, spread, log_similarity, is_class, classes_below, parent, level_ptr, first_row,
     mass_step, num_indices, ignore_index, num_targets, num_classes, num_inner, num_levels,
     row_spread_bits, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -151,10 +149,9 @@ def target_kernel(
         for one in tl.range(0, num_indices, num_stages=1):
             start = tl.load(own_place + one)
             if start >= 0:
-                stands_apart = tl.load(apart + tl.load(index + one)) != 0
                 put = _put_soft_label(
-                    start, tl.load(own_mass + one), stands_apart, alpha, unit, log_similarity,
-                    is_class, classes_below, parent, num_classes,
+                    start, tl.load(own_mass + one), alpha, unit, log_similarity, is_class,
+                    classes_below, parent, num_classes,
                 )  # fmt: skip
                 tl.store(own_mass + one, put)
         for step in tl.range(1, num_levels, num_stages=1):

@@ -144,7 +144,7 @@ def build_targets(
         weight=None,
         spread=spread,
         row_spread=row_spread,
-        soft_labels=_soft_labels(labels, options, by_place, is_class, len(targets)),
+        soft_labels=_soft_labels(labels, options, by_place, is_class),
     )
     return Targets(
         table, torch.from_numpy(place[units].astype(np.int64)), torch.from_numpy(unit_target)
@@ -160,7 +160,6 @@ def _soft_labels(
     options: TargetOptions,
     by_place: Callable[[Float64, float], Tensor],
     is_class: Float64,
-    num_targets: int,
 ) -> SoftLabels | None:
     """Class c's share in target y is proportional to exp(−β · distance(c, y)).
 
@@ -188,5 +187,4 @@ def _soft_labels(
     return SoftLabels(
         log_similarity=by_place(-beta * distance, -beta),
         is_class=by_place(is_class, 0.0),
-        apart=torch.zeros(num_targets, dtype=torch.bool),
     )

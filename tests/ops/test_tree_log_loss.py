@@ -207,7 +207,6 @@ def any_table(
     share, spread = rng.random(len(place)), rng.random(len(place))
     # Similarity falls towards the root, as for any distance.
     log_similarity = -np.cumsum(rng.random(places))
-    apart = (is_class[place] > 0) & (rng.random(len(place)) < 0.5)
 
     puts = spread[:, None] * unit
     if soft:
@@ -215,8 +214,6 @@ def any_table(
             on_path = tree.path(target)
             lowest = [next(v for v in tree.path(p) if v in on_path) for p in range(places)]
             similarity = np.exp(log_similarity[lowest] - log_similarity.max())
-            if apart[row]:
-                similarity[target] = np.exp(-log_similarity.max())
             puts[row] += share[row] * similarity / (similarity * is_class).sum() * unit
     else:
         puts[np.arange(len(place)), place] += share
@@ -228,7 +225,7 @@ def any_table(
         None,
         torch.from_numpy(spread),
         0.05,
-        SoftLabels(*map(torch.from_numpy, (log_similarity, is_class, apart))) if soft else None,
+        SoftLabels(*map(torch.from_numpy, (log_similarity, is_class))) if soft else None,
     )
     return replace_weight(table, rng), replace(tree), puts, 0.05 * unit
 

@@ -304,7 +304,6 @@ POINTERS = {
     "target": "i64",
     "index": "i64",
     "alpha": "fp64",
-    "apart": "i1",
     "loss": "work",
     "factor": "work",
 }
@@ -377,7 +376,7 @@ TREE_HOT = [
     ),
 ]  # fmt: skip
 _INDEX = {"mass": None, "index_weight": None, "spread": None}
-_NO_SOFT = dict.fromkeys(("log_similarity", "is_class", "apart", "classes_below"))
+_NO_SOFT = dict.fromkeys(("log_similarity", "is_class", "classes_below"))
 TREE_REST = [
     *(TreeVariant("up_kernel", "split", "fp32", stages, {"own": None}) for stages in (1, 2, 4)),
     TreeVariant("up_kernel", "small", "fp64", 3, {"sums": None}),
