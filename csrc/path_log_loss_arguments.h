@@ -72,10 +72,10 @@ inline PathArrays bind_path_table(const std::vector<Tensor>& table, int64_t num_
 // Raises unless all tensors have the shapes and types that the kernels take them to have.
 inline PathArrays check(const PathLogLossCall& call) {
   const Tensor& logits = call.logits;
-  check_rows("path_log_loss", logits);
+  check_rows_or_pixels("path_log_loss", logits);
   STD_TORCH_CHECK(
       call.target.scalar_type() == ScalarType::Long && call.target.dim() == 1 &&
-          call.target.size(0) == logits.size(0) && call.target.is_contiguous(),
+          call.target.size(0) == num_rows_of(logits) && call.target.is_contiguous(),
       "path_log_loss: target must be a contiguous int64 vector with one entry per row of logits");
   const PathArrays paths = bind_path_table(call.table, logits.size(1));
   if (call.target_weight)

@@ -5,6 +5,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "element.h"
 #include "errors.h"
@@ -41,6 +42,24 @@ inline void check_rows(const char* op, const Tensor& rows) {
   STD_TORCH_CHECK(rows.dim() == 2, op, ": rows must have 2 dimensions, got ", rows.dim());
   STD_TORCH_CHECK(rows.numel() == 0 || rows.size(1) == 1 || rows.stride(1) == 1, op,
                   ": rows must have unit stride, got ", rows.stride(1));
+}
+
+// Rows (B, C) as above, or pixels (N, C, S), whose rows are the S pixels of the first image, then
+// those of the next: at any distance from image to image and column to column, none along S.
+inline void check_rows_or_pixels(const char* op, const Tensor& rows) {
+  if (rows.dim() != 3) return check_rows(op, rows);
+  STD_TORCH_CHECK(rows.numel() == 0 || rows.size(2) == 1 || rows.stride(2) == 1, op,
+                  ": pixels must have unit stride, got ", rows.stride(2));
+}
+
+inline int64_t num_rows_of(const Tensor& rows) {
+  return rows.dim() == 3 ? rows.size(0) * rows.size(2) : rows.size(0);
+}
+
+inline std::vector<int64_t> shape_of(const Tensor& tensor) {
+  std::vector<int64_t> shape(tensor.dim());
+  for (int64_t i = 0; i < tensor.dim(); ++i) shape[i] = tensor.size(i);
+  return shape;
 }
 
 inline void check_reduction(const char* op, int64_t reduction) {

@@ -62,16 +62,17 @@ inline void bind_table(const TreeLogLossCall& call, int64_t num_places, Targets&
 }
 
 inline void bind_rows(const TreeLogLossCall& call, Targets& targets) {
-  const int64_t num_rows = call.logits.size(0);
+  const int64_t num_rows = num_rows_of(call.logits);
   STD_TORCH_CHECK(call.mass.has_value() != call.index.has_value(),
                   "tree_log_loss: targets are either mass or index");
   if (call.mass) {
     const Tensor& mass = *call.mass;
-    check_rows("tree_log_loss", mass);
-    STD_TORCH_CHECK(mass.size(0) == num_rows && mass.size(1) == targets.num_targets &&
+    check_rows_or_pixels("tree_log_loss", mass);
+    STD_TORCH_CHECK(mass.dim() == call.logits.dim() && mass.size(0) == call.logits.size(0) &&
+                        num_rows_of(mass) == num_rows && mass.size(1) == targets.num_targets &&
                         mass.scalar_type() == loss_type(call.logits),
                     "tree_log_loss: mass must be (", num_rows, ", ", targets.num_targets,
-                    ") in the loss's dtype");
+                    "), laid out as the logits are, in the loss's dtype");
     targets.mass = mass.const_data_ptr();
     targets.mass_stride = mass.stride(0);
     return;
@@ -96,7 +97,7 @@ inline void bind_rows(const TreeLogLossCall& call, Targets& targets) {
 }
 
 inline void check_logits(const TreeLogLossCall& call, const Tree& tree) {
-  check_rows("tree_log_loss", call.logits);
+  check_rows_or_pixels("tree_log_loss", call.logits);
   check_reduction("tree_log_loss", call.reduction);
   STD_TORCH_CHECK(call.logits.size(1) == tree.num_classes, "tree_log_loss: logits must have ",
                   tree.num_classes, " columns, got ", call.logits.size(1));

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["REDUCTIONS", "loss_dtype", "reduce", "row_weights"]
+__all__ = [
+    "REDUCTIONS",
+    "as_rows",
+    "laid_out_like",
+    "loss_dtype",
+    "num_rows",
+    "reduce",
+    "row_weights",
+]
 
 #: As the native ops number them.
 REDUCTIONS = ("none", "mean", "sum")
@@ -14,6 +22,24 @@ REDUCTIONS = ("none", "mean", "sum")
 def loss_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 stays; every narrower dtype is worked on, and its loss given, in float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def num_rows(x: Tensor) -> int:
+    """Of rows (B, C), or of pixels (N, C, S), whose rows are the S of x[0], those of x[1], …"""
+    return x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[2]
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """Pixels (N, C, S) as rows (N·S, C), a view where the memory allows it; rows as they are."""
+    return x if x.dim() == 2 else x.movedim(1, 2).reshape(num_rows(x), x.shape[1])
+
+
+def laid_out_like(rows: Tensor, x: Tensor) -> Tensor:
+    """Rows (…, B, C) in the place of x: as pixels (…, N, C, S) where that is what x is."""
+    if x.dim() == 2:
+        return rows
+    shape = (*rows.shape[:-2], x.shape[0], x.shape[2], x.shape[1])
+    return rows.reshape(shape).movedim(-1, -2)
 
 
 def row_weights(

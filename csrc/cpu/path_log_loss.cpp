@@ -10,6 +10,7 @@
 
 #include "errors.h"
 #include "isa.h"
+#include "patches.h"
 #include "path_log_loss_arguments.h"
 #include "path_log_loss_kernel.h"
 #include "path_plan.h"
@@ -56,7 +57,7 @@ PathArrays checked(const PathLogLossCall& call) {
 }
 
 PathRows weigh_rows(const PathLogLossCall& call, const PathArrays& paths) {
-  const int64_t num_rows = call.logits.size(0), columns = call.logits.size(1);
+  const int64_t num_rows = num_rows_of(call.logits), columns = call.logits.size(1);
   const int64_t num_targets = paths.num_targets;
   const int64_t* target = call.target.const_data_ptr<int64_t>();
   const double* target_weight =
@@ -97,13 +98,36 @@ PathLogLossWorkspace workspace_of(const PathLogLossProblem& problem, int64_t max
           thread_plan.get(plan_bytes(problem, max_entries))};
 }
 
+thread_local Scratch patch_logits;
+thread_local Scratch patch_grad;
+
+void run_patches(const PathLogLossCall& call, const PathLogLossKernel& kernel,
+                 const PathLogLossProblem& whole, int64_t max_entries) {
+  const Pixels pixels(call.logits);
+  const bool past_caches = writes_pixels_past_caches(pixels);
+  const int64_t value_size = work_size(pixels.element);
+  for_patches(pixels, [&](const Patch& patch) {
+    const SubnormalsAreZero guard;
+    PathLogLossProblem problem = whole;
+    problem.logits = rows_of(pixels, whole.logits, patch, patch_logits);
+    problem.row_stride = pixels.row_stride();
+    if (whole.grad) problem.grad = patch_grad.get(patch.count * pixels.columns * pixels.bytes);
+    problem.target += patch.first;
+    problem.factor += patch.first;
+    problem.loss += patch.first;
+    PathLogLossWorkspace workspace = workspace_of(problem, max_entries, value_size);
+    kernel.run_rows(problem, 0, patch.count, workspace);
+    if (whole.grad) put_rows(pixels, problem.grad, patch, whole.grad, past_caches);
+  });
+}
+
 // The losses go to `loss` unweighted, one a row; the gradient to `grad`, unless null, weighted by
 // `rows.factor`.
 void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& rows, double* loss,
          void* grad) {
   const Element element = element_of(call.logits);
   const PathLogLossKernel kernel = HACE_BEST_KERNEL(path_log_loss_kernel, element);
-  const int64_t num_rows = call.logits.size(0);
+  const int64_t num_rows = num_rows_of(call.logits);
   const int64_t columns = call.logits.size(1);
 
   PathLogLossProblem problem;
@@ -124,6 +148,8 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
   problem.loss = loss;
   const int64_t row_bytes = columns * static_cast<int64_t>(call.logits.element_size());
   problem.most_intervals_in_lanes = most_intervals_in_lanes(problem, rows.max_entries);
+  problem.past_caches = false;
+  if (call.logits.dim() == 3) return run_patches(call, kernel, problem, rows.max_entries);
   problem.past_caches = grad && !problem.order && writes_past_caches(num_rows, row_bytes);
 
   const int64_t value_size = work_size(element);
@@ -160,10 +186,9 @@ std::tuple<Tensor, Tensor> path_log_loss(const PathLogLossCall& call, bool with_
   const Tensor& logits = call.logits;
   const PathArrays paths = checked(call);
   const PathRows rows = weigh_rows(call, paths);
-  std::vector<double> loss(logits.size(0));
-  const std::vector<int64_t> shape =
-      with_grad ? std::vector<int64_t>{logits.size(0), logits.size(1)} : std::vector<int64_t>{0};
-  Tensor grad = torch::stable::new_empty(logits, shape);
+  std::vector<double> loss(num_rows_of(logits));
+  Tensor grad =
+      torch::stable::new_empty(logits, with_grad ? shape_of(logits) : std::vector<int64_t>{0});
   run(call, paths, rows, loss.data(), with_grad ? grad.mutable_data_ptr() : nullptr);
   return {reduced_loss(logits, loss, rows, call.reduction), grad};
 }
@@ -173,8 +198,8 @@ Tensor path_log_loss_backward(const Tensor& grad_loss, const PathLogLossCall& ca
   const PathArrays paths = checked(call);
   PathRows rows = weigh_rows(call, paths);
   scale_by_incoming(rows, grad_loss, call.reduction);
-  std::vector<double> loss(logits.size(0));
-  Tensor grad = torch::stable::new_empty(logits, {logits.size(0), logits.size(1)});
+  std::vector<double> loss(num_rows_of(logits));
+  Tensor grad = torch::stable::new_empty(logits, shape_of(logits));
   run(call, paths, rows, loss.data(), grad.mutable_data_ptr());
   return grad;
 }

@@ -35,7 +35,7 @@ inline void scale_by_incoming(Rows& rows, const Tensor& grad_loss, int64_t reduc
 // The rows' losses, which are unweighted, as the reduction wants them.
 inline Tensor reduced_loss(const Tensor& logits, const std::vector<double>& loss, const Rows& rows,
                            int64_t reduction) {
-  const int64_t num_rows = logits.size(0);
+  const int64_t num_rows = num_rows_of(logits);
   const std::vector<int64_t> shape =
       reduction == kNone ? std::vector<int64_t>{num_rows} : std::vector<int64_t>{};
   Tensor out = torch::stable::new_empty(logits, shape, loss_type(logits));

@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -15,6 +16,7 @@
 
 #include "errors.h"
 #include "isa.h"
+#include "patches.h"
 #include "rows.h"
 #include "scratch.h"
 #include "subnormals.h"
@@ -59,7 +61,7 @@ TreeLogLossProblem problem_of(const Call& call) {
 
 // Rows of a single index count as their targets say, all others alike.
 Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
-  const int64_t num_rows = call.logits.size(0);
+  const int64_t num_rows = num_rows_of(call.logits);
   const bool single = problem.single();
   Rows rows;
   rows.factor.resize(num_rows);
@@ -172,58 +174,120 @@ void prepare(TreeLogLossProblem& problem) {
 
 // ---- the op ----
 
-// The losses go to `loss` unweighted, one a row; the gradient to `grad`, unless null, weighted by
-// `rows.factor`.
-void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double* loss,
-         void* grad) {
-  const Element element = element_of(call.logits);
-  const TreeLogLossKernel kernel = HACE_BEST_KERNEL(tree_log_loss_kernel, element);
-  const int64_t num_rows = call.logits.size(0);
-  const int64_t row_bytes =
-      problem.tree.num_classes * static_cast<int64_t>(call.logits.element_size());
-  element == Element::kFloat64 ? prepare<double>(problem) : prepare<float>(problem);
-  problem.grad = grad;
-  problem.factor = rows.factor.data();
-  problem.loss = loss;
-  problem.past_caches = writes_past_caches(num_rows, row_bytes);
+// The first row, of all threads', whose mass is on a target without a place.
+class FirstFault {
+ public:
+  void add(const TreeLogLossFault& fault, int64_t row) {
+    if (fault.row < 0) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (row_ < 0 || row < row_) {
+      row_ = row;
+      target_ = fault.target;
+    }
+  }
+  void check() const {
+    HACE_CHECK_INDEX(row_ < 0, "target ", target_, " of row ", row_,
+                     " has no class at or below it, so its probability is 0 whatever the logits");
+  }
 
-  // Rows that do not count are not read.
+ private:
+  std::mutex mutex_;
+  int64_t row_ = -1;
+  int64_t target_ = -1;
+};
+
+// The rows that count. The others are not read, and their gradient is 0.
+std::vector<int64_t> counting_rows(const TreeLogLossProblem& problem, int64_t num_rows,
+                                   int64_t row_bytes) {
   std::vector<int64_t> counting;
   counting.reserve(num_rows);
   for (int64_t row = 0; row < num_rows; ++row) {
-    if (rows.factor[row] != 0)
+    if (problem.factor[row] != 0)
       counting.push_back(row);
-    else if (grad)
-      std::memset(static_cast<char*>(grad) + row * row_bytes, 0, row_bytes);
+    else if (problem.grad)
+      std::memset(static_cast<char*>(problem.grad) + row * row_bytes, 0, row_bytes);
   }
+  return counting;
+}
 
+void run_rows(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem, int64_t num_rows,
+              int64_t row_bytes, FirstFault& first_fault) {
+  const std::vector<int64_t> counting = counting_rows(problem, num_rows, row_bytes);
   const int64_t num_counting = static_cast<int64_t>(counting.size());
+  problem.past_caches = writes_past_caches(num_rows, row_bytes);
   problem.row_by_row =
       4 * num_counting <= kernel.block_rows + 2 && kernel.takes_row_by_row(problem);
-  TreeLogLossFault first_fault;
-  std::mutex mutex;
   for_blocks(num_counting, problem.row_by_row ? 1 : kernel.block_rows,
              kernel.num_lines(problem) * kernel.line_bytes,
              [&](int64_t first, int64_t count, void* lines) {
                const SubnormalsAreZero guard;
                TreeLogLossFault fault;
                kernel.run(problem, counting.data() + first, count, lines, &fault);
-               if (fault.row < 0) return;
-               const std::lock_guard<std::mutex> lock(mutex);
-               if (first_fault.row < 0 || fault.row < first_fault.row) first_fault = fault;
+               first_fault.add(fault, fault.row);
              });
-  HACE_CHECK_INDEX(first_fault.row < 0, "target ", first_fault.target, " of row ", first_fault.row,
-                   " has no class at or below it, so its probability is 0 whatever the logits");
+}
+
+thread_local Scratch patch_logits, patch_mass, patch_grad;
+
+void run_patches(const Call& call, const TreeLogLossKernel& kernel, const TreeLogLossProblem& whole,
+                 int64_t row_bytes, FirstFault& first_fault) {
+  const Pixels pixels(call.logits);
+  const std::optional<Pixels> masses = call.mass ? std::optional<Pixels>(*call.mass) : std::nullopt;
+  const bool past_caches = writes_pixels_past_caches(pixels);
+  for_patches(pixels, [&](const Patch& patch) {
+    const SubnormalsAreZero guard;
+    TreeLogLossProblem problem = whole;
+    problem.logits = rows_of(pixels, whole.logits, patch, patch_logits);
+    problem.row_stride = pixels.row_stride();
+    if (masses) {
+      problem.mass = rows_of(*masses, whole.mass, patch, patch_mass);
+      problem.mass_stride = masses->row_stride();
+    }
+    if (whole.grad) problem.grad = patch_grad.get(patch.count * row_bytes);
+    if (whole.index) problem.index += patch.first * whole.num_indices;
+    if (whole.index_weight) problem.index_weight += patch.first * whole.num_indices;
+    problem.factor += patch.first;
+    problem.loss += patch.first;
+    const std::vector<int64_t> counting = counting_rows(problem, patch.count, row_bytes);
+    const int64_t num_counting = static_cast<int64_t>(counting.size());
+    void* const lines = thread_lines.get(kernel.num_lines(problem) * kernel.line_bytes);
+    for (int64_t first = 0; first < num_counting; first += kernel.block_rows) {
+      TreeLogLossFault fault;
+      kernel.run(problem, counting.data() + first,
+                 std::min(kernel.block_rows, num_counting - first), lines, &fault);
+      first_fault.add(fault, patch.first + fault.row);
+    }
+    if (whole.grad) put_rows(pixels, problem.grad, patch, whole.grad, past_caches);
+  });
+}
+
+// The losses go to `loss` unweighted, one a row; the gradient to `grad`, unless null, weighted by
+// `rows.factor`.
+void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double* loss,
+         void* grad) {
+  const Element element = element_of(call.logits);
+  const TreeLogLossKernel kernel = HACE_BEST_KERNEL(tree_log_loss_kernel, element);
+  const int64_t row_bytes =
+      problem.tree.num_classes * static_cast<int64_t>(call.logits.element_size());
+  element == Element::kFloat64 ? prepare<double>(problem) : prepare<float>(problem);
+  problem.grad = grad;
+  problem.factor = rows.factor.data();
+  problem.loss = loss;
+  FirstFault first_fault;
+  if (call.logits.dim() == 3)
+    run_patches(call, kernel, problem, row_bytes, first_fault);
+  else
+    run_rows(kernel, problem, call.logits.size(0), row_bytes, first_fault);
+  first_fault.check();
 }
 
 std::tuple<Tensor, Tensor> tree_log_loss(const Call& call, bool with_grad) {
   const Tensor& logits = call.logits;
   TreeLogLossProblem problem = problem_of(call);
   const Rows rows = weigh_rows(call, problem);
-  std::vector<double> loss(logits.size(0));
-  const std::vector<int64_t> shape =
-      with_grad ? std::vector<int64_t>{logits.size(0), logits.size(1)} : std::vector<int64_t>{0};
-  Tensor grad = torch::stable::new_empty(logits, shape);
+  std::vector<double> loss(num_rows_of(logits));
+  Tensor grad =
+      torch::stable::new_empty(logits, with_grad ? shape_of(logits) : std::vector<int64_t>{0});
   run(call, problem, rows, loss.data(), with_grad ? grad.mutable_data_ptr() : nullptr);
   return {reduced_loss(logits, loss, rows, call.reduction), grad};
 }
@@ -233,8 +297,8 @@ Tensor tree_log_loss_backward(const Tensor& grad_loss, const Call& call) {
   TreeLogLossProblem problem = problem_of(call);
   Rows rows = weigh_rows(call, problem);
   scale_by_incoming(rows, grad_loss, call.reduction);
-  std::vector<double> loss(logits.size(0));
-  Tensor grad = torch::stable::new_empty(logits, {logits.size(0), logits.size(1)});
+  std::vector<double> loss(num_rows_of(logits));
+  Tensor grad = torch::stable::new_empty(logits, shape_of(logits));
   run(call, problem, rows, loss.data(), grad.mutable_data_ptr());
   return grad;
 }

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from ..rows import REDUCTIONS
 
-__all__ = ["check_devices", "check_options", "check_rows", "for_kernel", "no_grad_of"]
+__all__ = [
+    "check_devices",
+    "check_options",
+    "check_rows",
+    "check_rows_or_pixels",
+    "for_kernel",
+    "no_grad_of",
+]
 
 
 def check_rows(name: str, x: Tensor, width: int, columns: str) -> None:
@@ -17,6 +24,19 @@ def check_rows(name: str, x: Tensor, width: int, columns: str) -> None:
     if x.dim() != 2 or x.shape[1] != width:
         raise ValueError(
             f"{name} must be (B, {width}), one column per {columns}; got {tuple(x.shape)}"
+        )
+
+
+def check_rows_or_pixels(name: str, x: Tensor, width: int, columns: str) -> None:
+    """Raises unless x is floating and (B, width) or (N, width, S)."""
+    if x.dim() != 3:
+        check_rows(name, x, width, columns)
+    elif not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    elif x.shape[1] != width:
+        raise ValueError(
+            f"{name} must be (B, {width}) or (N, {width}, S), one column per {columns}; got "
+            f"{tuple(x.shape)}"
         )
 
 
@@ -39,8 +59,11 @@ def check_options(reduction: str, eps: float, entropy: float = 0.0) -> None:
 
 
 def for_kernel(x: Tensor) -> Tensor:
-    """Rows as the kernels take them: any stride from row to row, none along a row."""
-    return x if x.stride(1) == 1 else x.contiguous()
+    """Rows as the kernels take them: any stride from row to row, none along a row.
+
+    Of pixels (N, C, S), none along S.
+    """
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def no_grad_of(arg: object) -> list[None] | None:

@@ -8,6 +8,7 @@ A kernel gives an op's value f(x), and another one its gradient `J(x)ᵀ g`. Eve
 - The gradient of `gᵀ J(x)` in x, and its directional derivatives, are products with the Hessian of
   `gᵀ f(x)`, which the reference gives, and all higher derivatives with it.
 - A batch of rows is rows: `vmap` folds its dimension into theirs.
+- Where a kernel takes pixels (N, C, S), these are made rows for all but its value and gradient.
 
 So `torch.func`'s transforms, forward-mode AD and batched gradients compose in any order. Compiled
 graphs hold the kernels as ops of torch's, whose derivatives (torch.library's) are reverse mode.
@@ -21,10 +22,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..rows import as_rows, laid_out_like
 from ..target_errors import translated
 from ..transforms import in_forward_mode, in_func_transform, in_transform
 
-__all__ = ["Constant", "LinearOp", "RowOp", "Rows", "below_autograd"]
+__all__ = ["Constant", "LinearOp", "RowOp", "Rows", "all_as_rows", "below_autograd"]
 
 #: Arguments with an entry per row: tensors, or None. The first is a tensor.
 Rows: TypeAlias = tuple[Any, ...]
@@ -113,8 +115,10 @@ class RowOp:
 
     def differentiable_gradient(self, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
         """`J(x)ᵀ g` by the kernel, with derivatives of its own."""
-        gradient: Tensor = _Gradient.apply(self, rest, grad, *rows)  # type: ignore[no-untyped-call]
-        return gradient
+        gradient: Tensor = _Gradient.apply(  # type: ignore[no-untyped-call]
+            self, rest, grad, *all_as_rows(rows)
+        )
+        return laid_out_like(gradient, rows[0])
 
     # ---- of the reference ----
 
@@ -160,6 +164,13 @@ class Constant:
 
     def __init__(self, value: tuple[Any, ...]) -> None:
         self.value = value
+
+
+def all_as_rows(rows: Rows) -> Rows:
+    """Whatever of it is pixels (N, C, S) as rows."""
+    if rows[0].dim() == 2:
+        return rows
+    return tuple(as_rows(x) if x is not None and x.dim() == 3 else x for x in rows)
 
 
 def _save(ctx: Any, rows: Sequence[Tensor | None]) -> None:
@@ -297,8 +308,8 @@ def _batched_gradient(op: RowOp, grad: Tensor, rows: Rows, rest: Constant) -> Te
     """What `is_grads_batched=True` wants: its batches are those of an older vmap of PyTorch's."""
     level = _old_vmap_level()
     grad = torch._remove_batch_dim(grad, level, 0, 0)
-    batches = _batch_first(rows, [None] * len(rows), len(grad))
-    gradient = op.gradient_of_batch(grad, batches, rest)
+    batches = _batch_first(all_as_rows(rows), [None] * len(rows), len(grad))
+    gradient = laid_out_like(op.gradient_of_batch(grad, batches, rest), rows[0])
     return torch._add_batch_dim(gradient, 0, level)
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from .. import native
-from ..rows import REDUCTIONS, loss_dtype
+from ..rows import REDUCTIONS, loss_dtype, num_rows
+from ..transforms import in_transform
 from .checks import no_grad_of
-from .derivatives import Constant, RowOp, Rows, below_autograd
+from .derivatives import Constant, RowOp, Rows, all_as_rows, below_autograd
 
 __all__ = ["LossOp"]
 
@@ -34,6 +35,7 @@ class LossOp(RowOp):
         total_weight: what `mean` divides by for each of V batches, (V), from arguments whose rows
             are (V, B, …).
         scale: multiplies a gradient by a number in place, and costs little where it is 1.
+        takes_pixels: whether the kernel takes logits (N, C, S) on the CPU.
     """
 
     def __init__(
@@ -44,18 +46,32 @@ class LossOp(RowOp):
         reference: Callable[[Any], Tensor],
         total_weight: Callable[[Any], Tensor],
         scale: Callable[[Tensor, Tensor], Tensor] | None = None,
+        takes_pixels: bool = False,
     ) -> None:
         self.kernel = getattr(torch.ops.hace_kernels, name).default
         self.backward_kernel = getattr(torch.ops.hace_kernels, f"{name}_backward").default
         self.arguments, self.num_rows = arguments, num_rows
         self.of_reference, self.total_weight = reference, total_weight
         self._scale = _scaled if scale is None else scale
+        self._takes_pixels = takes_pixels
         self._reduction = arguments._fields.index("reduction") - num_rows
         torch.library.register_fake(f"hace_kernels::{name}", _fake)
         torch.library.register_fake(f"hace_kernels::{name}_backward", _fake_backward)
         torch.library.register_autograd(
             f"hace_kernels::{name}", self._backward_in_graph, setup_context=_setup_in_graph
         )
+
+    def __call__(self, arguments: tuple[Any, ...]) -> Tensor:
+        """The loss of rows, or of pixels, which are made rows for kernels that take none."""
+        x = arguments[0]
+        if x.dim() == 3 and not (
+            self._takes_pixels
+            and x.device.type == "cpu" != native.cuda_device_type
+            and (torch.compiler.is_compiling() or not in_transform())
+        ):
+            rows, rest = arguments[: self.num_rows], arguments[self.num_rows :]
+            arguments = self.arguments(*all_as_rows(rows), *rest)
+        return super().__call__(arguments)
 
     def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:
         """The loss, as a compiled graph holds it."""
@@ -200,7 +216,7 @@ class _At(NamedTuple):
 
 def _fake(logits: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     reduction, with_grad = args[-3], args[-1]
-    shape = logits.shape[:1] if reduction == _NONE else ()
+    shape = (num_rows(logits),) if reduction == _NONE else ()
     loss = logits.new_empty(shape, dtype=loss_dtype(logits.dtype))
     return loss, logits.new_empty(logits.shape if with_grad else (0,))
 

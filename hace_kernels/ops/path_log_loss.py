@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,10 +11,10 @@ from .. import native, reference, triton
 from ..backends import resolve
 from ..path_table import PathTable
 from ..registry import register
-from ..rows import REDUCTIONS, row_weights
+from ..rows import REDUCTIONS, as_rows, num_rows, row_weights
 from ..schemas import PathLogLossArguments
 from ..transforms import is_differentiated
-from .checks import check_devices, check_options, check_rows, for_kernel
+from .checks import check_devices, check_options, check_rows_or_pixels, for_kernel
 from .loss import LossOp
 
 __all__ = ["path_log_loss"]
@@ -40,7 +39,8 @@ def path_log_loss(
     its relatives are tables.
 
     Args:
-        logits: (B, C), float16, bfloat16, float32 or float64, any strides.
+        logits: (B, C), float16, bfloat16, float32 or float64, any strides; or (N, C, S), as images
+            have their pixels, for B = N·S rows: those of `logits[0]` along S, then the next ones'.
         target: (B,) int64, indices of the table's T targets, or `ignore_index`.
         table: the paths, on the logits' device.
         target_weight: (T,) floating; multiplies each row's loss. Where it or the table's weight
@@ -89,21 +89,21 @@ def path_log_loss(
 
 def _fits(logits: Tensor, target: Tensor, table: PathTable, target_weight: Tensor | None) -> bool:
     return (
-        logits.dim() == 2
+        logits.dim() in (2, 3)
         and logits.shape[1] == table.num_classes
         and logits.is_floating_point()
         and target.dtype == torch.int64
-        and target.shape == logits.shape[:1]
+        and target.shape == (num_rows(logits),)
         and target.device == table.device == logits.device
         and (target_weight is None or target_weight.shape == (table.num_targets,))
     )
 
 
 def _refuse(logits: Tensor, target: Tensor, table: PathTable, target_weight: Tensor | None) -> None:
-    check_rows("logits", logits, table.num_classes, "class of the path table")
-    if target.dtype != torch.int64 or target.shape != logits.shape[:1]:
+    check_rows_or_pixels("logits", logits, table.num_classes, "class of the path table")
+    if target.dtype != torch.int64 or target.shape != (num_rows(logits),):
         raise ValueError(
-            f"target must be ({logits.shape[0]},) int64, one index per row of logits; got "
+            f"target must be ({num_rows(logits)},) int64, one index per row of logits; got "
             f"{tuple(target.shape)} {target.dtype}"
         )
     check_devices(logits, target=target.device, table=table.device)
@@ -117,7 +117,7 @@ def _refuse(logits: Tensor, target: Tensor, table: PathTable, target_weight: Ten
 def _reference(call: PathLogLossArguments) -> Tensor:
     """The reference from the op's arguments."""
     return reference.path_log_loss(
-        call.logits,
+        as_rows(call.logits),
         call.target,
         PathTable.of_tensors(call.table, call.logits.shape[1], call.max_entries),
         target_weight=call.target_weight,
@@ -134,15 +134,15 @@ def _total_weight(call: PathLogLossArguments) -> Tensor:
     return row_weights(counts, row, call.target_weight, torch.float64).sum(-1)
 
 
-def _op(name: str, *scale: Callable[[Tensor, Tensor], Tensor]) -> LossOp:
-    return LossOp(name, PathLogLossArguments, 2, _reference, _total_weight, *scale)
+def _op(name: str, **options: Any) -> LossOp:
+    return LossOp(name, PathLogLossArguments, 2, _reference, _total_weight, **options)
 
 
 register("path_log_loss", {"reference": _reference})
 if native.load_error is None:
-    _native = _op("path_log_loss")
+    _native = _op("path_log_loss", takes_pixels=True)
     register("path_log_loss", {"cpu": _native, "cuda": _native})
 if triton.load_error is None:
     from ..triton.rows import scale_in_place
 
-    register("path_log_loss", {"triton": _op("triton_path_log_loss", scale_in_place)})
+    register("path_log_loss", {"triton": _op("triton_path_log_loss", scale=scale_in_place)})

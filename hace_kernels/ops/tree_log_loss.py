@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -12,12 +11,12 @@ from .. import native, reference, triton
 from ..backends import resolve
 from ..closure_table import ClosureTable
 from ..registry import register
-from ..rows import REDUCTIONS, loss_dtype, row_weights
+from ..rows import REDUCTIONS, as_rows, loss_dtype, num_rows, row_weights
 from ..schemas import TreeLogLossArguments
 from ..target_table import TargetTable
 from ..transforms import is_differentiated
 from ..tree_table import TreeTable
-from .checks import check_devices, check_options, check_rows, for_kernel
+from .checks import check_devices, check_options, check_rows_or_pixels, for_kernel
 from .loss import LossOp
 
 __all__ = ["tree_log_loss"]
@@ -42,10 +41,11 @@ def tree_log_loss(
     3) has keep = d below the roots and 1 at them. 0 log 0 is 0.
 
     Args:
-        logits: (B, C), float16, bfloat16, float32 or float64, any strides.
-        target: probabilities (B, T), floating; or indices (B,), int64; or a few weighted indices a
-            row, as the pair (index (B, K), weight (B, K)). A target that requires a gradient gets
-            one, by the reference.
+        logits: (B, C), float16, bfloat16, float32 or float64, any strides; or (N, C, S), as images
+            have their pixels, for B = N·S rows: those of `logits[0]` along S, then the next ones'.
+        target: probabilities (B, T), or (N, T, S) beside logits (N, C, S), floating; or indices
+            (B,), int64; or a few weighted indices a row, as the pair (index (B, K), weight (B, K)).
+            A target that requires a gradient gets one, by the reference.
         tree: the tree over the C columns, or the DAG, on the logits' device. On a DAG a node hands
             the rest of its mass to its parents in equal parts, and it runs by the reference.
         table: what the T targets put where, on the logits' device.
@@ -67,6 +67,9 @@ def tree_log_loss(
     """
     _check(logits, target, tree, table)
     check_options(reduction, eps)
+    if isinstance(tree, ClosureTable) and logits.dim() == 3:
+        logits = as_rows(logits)
+        target = as_rows(target) if isinstance(target, Tensor) and target.dim() == 3 else target
     mass, indices, weight = None, None, None
     if isinstance(target, tuple):
         indices, weight = target
@@ -108,12 +111,12 @@ def _check(
     tree: TreeTable | ClosureTable,
     table: TargetTable,
 ) -> None:
-    check_rows("logits", logits, tree.num_classes, "class of the tree")
+    check_rows_or_pixels("logits", logits, tree.num_classes, "class of the tree")
     first, second = target if isinstance(target, tuple) else (target, None)
     check_devices(logits, target=first.device, tree=tree.device, table=table.device)
     if second is not None:
         check_devices(logits, weights=second.device)
-    rows = logits.shape[0]
+    rows = num_rows(logits)
     if isinstance(target, tuple):
         index, weight = target
         if index.dtype != torch.int64 or not weight.is_floating_point():
@@ -127,9 +130,12 @@ def _check(
                 f"{tuple(index.shape)} and {tuple(weight.shape)}"
             )
     elif target.is_floating_point():
-        check_rows("target", target, table.num_targets, "target")
-        if target.shape[0] != rows:
-            raise ValueError(f"target has {target.shape[0]} rows and logits have {rows}")
+        check_rows_or_pixels("target", target, table.num_targets, "target")
+        if target.shape[0] != logits.shape[0] or target.shape[2:] != logits.shape[2:]:
+            raise ValueError(
+                f"target must have the rows of logits {tuple(logits.shape)}; got "
+                f"{tuple(target.shape)}"
+            )
         if table.soft_labels is not None:
             raise ValueError("soft labels are made from indices, and the target is probabilities")
     elif target.dtype != torch.int64:
@@ -144,7 +150,7 @@ def _target_of(
     mass: Tensor | None, indices: Tensor | None, weight: Tensor | None
 ) -> Tensor | tuple[Tensor, Tensor]:
     if mass is not None:
-        return mass
+        return as_rows(mass)
     assert indices is not None
     return indices[:, 0] if weight is None else (indices, weight)
 
@@ -152,7 +158,7 @@ def _target_of(
 def _reference(call: TreeLogLossArguments) -> Tensor:
     """The reference from the op's arguments."""
     return reference.tree_log_loss(
-        call.logits,
+        as_rows(call.logits),
         _target_of(call.mass, call.indices, call.index_weight),
         TreeTable.of_tensors(call.tree, call.level_ptr),
         TargetTable.of_tensors(call.table, call.row_spread),
@@ -199,16 +205,16 @@ def _total_weight(call: TreeLogLossArguments) -> Tensor:
     return row_weights(counts, torch.where(counts, index, 0), weight, torch.float64).sum(-1)
 
 
-def _op(name: str, *scale: Callable[[Tensor, Tensor], Tensor]) -> LossOp:
-    return LossOp(name, TreeLogLossArguments, 4, _reference, _total_weight, *scale)
+def _op(name: str, **options: Any) -> LossOp:
+    return LossOp(name, TreeLogLossArguments, 4, _reference, _total_weight, **options)
 
 
 register("tree_log_loss", {"reference": _reference})
 register("dag_log_loss", {"reference": _dag_reference})
 if native.load_error is None:
-    _native = _op("tree_log_loss")
+    _native = _op("tree_log_loss", takes_pixels=True)
     register("tree_log_loss", {"cpu": _native, "cuda": _native})
 if triton.load_error is None:
     from ..triton.rows import scale_in_place
 
-    register("tree_log_loss", {"triton": _op("triton_tree_log_loss", scale_in_place)})
+    register("tree_log_loss", {"triton": _op("triton_tree_log_loss", scale=scale_in_place)})

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-__all__ = ["class_dim", "to_rows"]
+__all__ = ["class_dim", "to_rows", "to_rows_or_pixels"]
 
 
 def class_dim(x: Tensor) -> int:
@@ -21,3 +21,14 @@ def to_rows(x: Tensor) -> Tensor:
     dim = class_dim(x)
     num_rows = math.prod(x.shape[:dim] + x.shape[dim + 1 :])
     return x.movedim(dim, -1).reshape(num_rows, x.shape[dim])
+
+
+#: Pixels fewer than these fill no line of memory; they are copied to rows.
+_FEWEST_PIXELS = 16
+
+
+def to_rows_or_pixels(x: Tensor) -> Tensor:
+    """Rows, or pixels (N, C, d1·d2·…) where x has these side by side in memory, not its classes."""
+    if x.dim() <= 2 or x.stride(1) == 1 or math.prod(x.shape[2:]) < _FEWEST_PIXELS:
+        return to_rows(x)
+    return x.flatten(2)

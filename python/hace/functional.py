@@ -19,7 +19,7 @@ from .arguments import (
     is_index,
     shape_of_targets,
 )
-from .class_dim import class_dim, to_rows
+from .class_dim import class_dim, to_rows, to_rows_or_pixels
 from .hierarchy import Hierarchy, check_hierarchy
 from .label_errors import explained
 from .linear_loss import linear_path_loss_by_tiles, why_not_by_tiles
@@ -249,7 +249,8 @@ def path_loss(
 
         return dtensor_path_loss(input, target, weight, tables)
     try:
-        loss = _loss_of_rows(to_rows(input), _target_rows(target), weight, tables)
+        rows = to_rows_or_pixels(input)
+        loss = _loss_of_rows(rows, _target_rows(target, rows.dim()), weight, tables)
     except IndexError as error:
         raise explained(error, hierarchy, options.targets.target_space) from None
     return loss.reshape(shape_of_targets(input)) if options.reduction == "none" else loss
@@ -330,10 +331,11 @@ def _tree_loss(rows: Tensor, target: Target, weight: Tensor | None, tables: Loss
     )
 
 
-def _target_rows(target: Target) -> Target:
+def _target_rows(target: Target, dim: int = 2) -> Target:
+    """What the ops take beside rows, or beside pixels where `dim` is 3."""
     if isinstance(target, tuple):
         return to_rows(target[0]).long(), to_rows(target[1])
     if target.is_floating_point():
-        return to_rows(target)
+        return to_rows(target) if dim == 2 else target.flatten(2)
     index = target if target.dim() == 1 else target.reshape(-1)
     return index if index.dtype == torch.int64 else index.long()
