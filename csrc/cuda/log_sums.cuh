@@ -1,7 +1,7 @@
-// Sums of exponentials as pairs (top, total) that mean total * exp(top).
+// Sums of exponentials as pairs (max, sum) that mean sum * exp(max).
 //
-// A top is the largest logit of its sum, so that no pair overflows or underflows. A pair of nothing
-// is (-inf, 0).
+// The max is the largest logit of the sum, so that no pair overflows or underflows. A pair of
+// nothing is (-inf, 0).
 #pragma once
 
 #include "element.cuh"
@@ -11,7 +11,7 @@ namespace hace {
 
 template <typename Real>
 struct LogSum {
-  Real top, total;
+  Real max, sum;
 };
 
 template <typename Real>
@@ -19,7 +19,7 @@ __device__ __forceinline__ LogSum<Real> empty_sum() {
   return {-infinity<Real>(), Real(0)};
 }
 
-// A top as it may be subtracted: that of nothing is as good as any.
+// A maximum as it may be subtracted: for that of nothing any number is as good.
 template <typename Real>
 __device__ __forceinline__ Real finite(Real top) {
   return top == -infinity<Real>() ? Real(0) : top;
@@ -27,39 +27,39 @@ __device__ __forceinline__ Real finite(Real top) {
 
 template <typename Real>
 __device__ __forceinline__ LogSum<Real> merge(LogSum<Real> a, LogSum<Real> b) {
-  const Real top = max(a.top, b.top);
+  const Real top = max(a.max, b.max);
   const Real shift = finite(top);
-  return {top, a.total * exp_of(a.top - shift) + b.total * exp_of(b.top - shift)};
+  return {top, a.sum * exp_of(a.max - shift) + b.sum * exp_of(b.max - shift)};
 }
 
 // a / b; infinite where that is beyond the type.
 template <typename Real>
 __device__ __forceinline__ Real ratio(LogSum<Real> a, LogSum<Real> b) {
-  return a.total == 0 ? Real(0) : a.total / b.total * exp_of(a.top - finite(b.top));
+  return a.sum == 0 ? Real(0) : a.sum / b.sum * exp_of(a.max - finite(b.max));
 }
 
 // log(1 + a / b).
 template <typename Real>
 __device__ __forceinline__ Real log_one_plus_ratio(LogSum<Real> a, LogSum<Real> b) {
   const Real q = ratio(a, b);
-  return q < Real(1e30) ? log1p_of(q) : (a.top - b.top) + log_of(a.total / b.total);
+  return q < Real(1e30) ? log1p_of(q) : (a.max - b.max) + log_of(a.sum / b.sum);
 }
 
 template <typename Real>
 __device__ __forceinline__ LogSum<Real> shuffle_up(LogSum<Real> x, int step) {
-  return {__shfl_up_sync(kAllLanes, x.top, step), __shfl_up_sync(kAllLanes, x.total, step)};
+  return {__shfl_up_sync(kAllLanes, x.max, step), __shfl_up_sync(kAllLanes, x.sum, step)};
 }
 
 template <typename Real>
 __device__ __forceinline__ LogSum<Real> broadcast_from(LogSum<Real> x, int lane) {
-  return {__shfl_sync(kAllLanes, x.top, lane), __shfl_sync(kAllLanes, x.total, lane)};
+  return {__shfl_sync(kAllLanes, x.max, lane), __shfl_sync(kAllLanes, x.sum, lane)};
 }
 
 // The merger of all lanes' pairs, in every lane: one exponential a lane.
 template <typename Real>
 __device__ __forceinline__ LogSum<Real> warp_merge(LogSum<Real> x) {
-  const Real top = warp_max(x.top);
-  return {top, warp_sum(x.total * exp_of(x.top - finite(top)))};
+  const Real top = warp_max(x.max);
+  return {top, warp_sum(x.sum * exp_of(x.max - finite(top)))};
 }
 
 // The merger of lanes 0 .. this one.

@@ -8,8 +8,8 @@
 //   B_r     = sum_{i >= r} w_i (1 - P_i) exp(lse_r - lse_i)
 //
 // A row is cut twice: into strips (strips.cuh) and, by its target's intervals, into segments
-// (path.cuh). What strip s has of segment g is a *fragment*. Its number is s + g: no two have the
-// same, and a segment's are consecutive. Each fragment takes its exponentials relative to its own
+// (path.cuh). What strip s has of segment g is a *piece*. Its number is s + g: no two have the
+// same, and a segment's are consecutive. Each piece takes its exponentials relative to its own
 // largest logit, so that nothing underflows, whatever the gaps between rings, and its gradient is
 // one factor times these (and, in intervals without mass, plus a constant). So a strip within one
 // segment costs the same whatever the path, and every interval's end that lies in a strip costs
@@ -17,7 +17,7 @@
 //
 // Rows that fit a block's registers (row_kernel) are read from memory once and their gradient is
 // written once. Longer rows are split: `measure_kernel` reads strips and leaves a pair for each
-// fragment, `resolve_kernel` makes loss and factors of them, one block a row, and `write_kernel`
+// piece, `resolve_kernel` makes loss and factors of them, one block a row, and `write_kernel`
 // reads the strips again, from the L2 cache if the launcher's chunk of rows fits there, and writes
 // the gradient. Columns in another order are gathered from a copy of the row in shared memory.
 //
@@ -28,7 +28,7 @@
 
 #include <algorithm>
 
-#include "path_fragments.cuh"
+#include "path_pieces.cuh"
 #include "path_rings.cuh"
 #include "rows.cuh"
 
@@ -122,7 +122,7 @@ __device__ __forceinline__ void write_loss(const PathLogLossProblem<Stored>& pro
     problem.row_loss[row] = static_cast<work_t<Stored>>(loss);
 }
 
-// The block resolves the row, whose fragments are known.
+// The block resolves the row, whose pieces are known.
 template <bool kEntropy, typename Stored>
 __device__ __forceinline__ void resolve_row(const PathLogLossProblem<Stored>& problem,
                                             int64_t index, const StripRow<Stored>& row,
@@ -281,8 +281,8 @@ __global__ void __launch_bounds__(kSplitThreads)
   const RowSums<Real> sums(memory + place.slot * values, strips, problem.max_entries);
   row.load(place.strip, x);
   // The tops are known; the exponentials are made anew.
-  for_fragments(row, place.strip, open.path, [&](int segment, int begin, int end) {
-    const Real top = finite(sums.fragment(RowSums<Real>::kFragmentTop, place.strip + segment));
+  for_pieces(row, place.strip, open.path, [&](int segment, int begin, int end) {
+    const Real top = finite(sums.piece(RowSums<Real>::kPieceMax, place.strip + segment));
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       if (row.is_in(place.strip, i, begin, end)) x[i] = kEntropy ? x[i] - top : exp_of(x[i] - top);

@@ -1,4 +1,4 @@
-// Rings: from the masses of a row's fragments to its loss and every ring's coefficients.
+// Rings: from the masses of a row's pieces to its loss and every ring's coefficients.
 #pragma once
 
 #include "path.cuh"
@@ -20,11 +20,10 @@ __device__ __forceinline__ Mass<work_t<Stored>> ring_mass(const StripRow<Stored>
     if (begin >= end) continue;
     const int last = row.strip_of(end - 1);
     for (int strip = row.strip_of(begin) + lane_index(); strip <= last; strip += kWarp) {
-      const int fragment = strip + segment;
-      Mass<Real> more = {{sums.fragment(Sums::kFragmentTop, fragment),
-                          sums.fragment(Sums::kFragmentTotal, fragment)},
+      const int piece = strip + segment;
+      Mass<Real> more = {{sums.piece(Sums::kPieceMax, piece), sums.piece(Sums::kPieceSum, piece)},
                          Real(0)};
-      if constexpr (kEntropy) more.moment = sums.fragment(Sums::kFragmentMoment, fragment);
+      if constexpr (kEntropy) more.moment = sums.piece(Sums::kPieceMoment, piece);
       mass = merge<kEntropy>(mass, more);
     }
   }
@@ -42,13 +41,13 @@ __device__ __forceinline__ LogSum<Real> sum_outwards(const Path& path, const Row
     const int ring = first + lane_index();
     const bool there = ring <= path.num_intervals;
     LogSum<Real> inside = empty_sum<Real>();
-    if (there) inside = {sums.ring(Sums::kTop, ring), sums.ring(Sums::kTotal, ring)};
+    if (there) inside = {sums.ring(Sums::kMax, ring), sums.ring(Sums::kSum, ring)};
     inside = merge(before, warp_prefix_merge(inside));
     const Real w = ring < path.num_intervals ? static_cast<Real>(path.weight[ring]) : Real(0);
     const Real up_to = warp_prefix_sum(w);
     if (there) {
-      sums.ring(Sums::kInsideTop, ring) = inside.top;
-      sums.ring(Sums::kInsideTotal, ring) = inside.total;
+      sums.ring(Sums::kInsideMax, ring) = inside.max;
+      sums.ring(Sums::kInsideSum, ring) = inside.sum;
       sums.ring(Sums::kOfRow, ring) = weights + (up_to - w);
     }
     before = broadcast_from(inside, kWarp - 1);
@@ -81,7 +80,7 @@ template <typename Real>
 __device__ __forceinline__ Real sum_inwards(const Path& path, const RowSums<Real>& sums,
                                             LogSum<Real> all, Real factor) {
   using Sums = RowSums<Real>;
-  const Real scale = all.total > 0 ? factor / all.total : not_a_number<Real>();
+  const Real scale = all.sum > 0 ? factor / all.sum : not_a_number<Real>();
   LogSum<Real> outside = empty_sum<Real>(), next = all;
   Real next_b = 0, next_offset = 0, loss = 0;
   for (int first = path.num_intervals; first >= 0; first -= kWarp) {
@@ -89,8 +88,8 @@ __device__ __forceinline__ Real sum_inwards(const Path& path, const RowSums<Real
     const bool there = ring >= 0, is_interval = there && ring < path.num_intervals;
     LogSum<Real> own = empty_sum<Real>(), inside = {Real(0), Real(1)};
     if (there) {
-      own = {sums.ring(Sums::kTop, ring), sums.ring(Sums::kTotal, ring)};
-      inside = {sums.ring(Sums::kInsideTop, ring), sums.ring(Sums::kInsideTotal, ring)};
+      own = {sums.ring(Sums::kMax, ring), sums.ring(Sums::kSum, ring)};
+      inside = {sums.ring(Sums::kInsideMax, ring), sums.ring(Sums::kInsideSum, ring)};
     }
     const LogSum<Real> from_here = merge(outside, warp_prefix_merge(own));
     LogSum<Real> beyond = shuffle_up(from_here, 1), above = shuffle_up(inside, 1);
@@ -99,7 +98,7 @@ __device__ __forceinline__ Real sum_inwards(const Path& path, const RowSums<Real
       above = next;
     }
     const Real w = is_interval ? static_cast<Real>(path.weight[ring]) : Real(0);
-    const bool alive = is_interval && inside.total != 0, dead = is_interval && inside.total == 0;
+    const bool alive = is_interval && inside.sum != 0, dead = is_interval && inside.sum == 0;
     Real lost = 0, spread = 0;
     if (alive) {
       loss += w * log_one_plus_ratio(beyond, inside);
@@ -114,7 +113,7 @@ __device__ __forceinline__ Real sum_inwards(const Path& path, const RowSums<Real
     const Real offset = next_offset - warp_prefix_sum(spread);
     if (there) {
       sums.ring(Sums::kOfRow, ring) *= scale;
-      sums.ring(Sums::kOfInterval, ring) = inside.total == 0 ? Real(0) : b * factor / inside.total;
+      sums.ring(Sums::kOfInterval, ring) = inside.sum == 0 ? Real(0) : b * factor / inside.sum;
       sums.ring(Sums::kOffset, ring) = offset * factor;
     }
     outside = broadcast_from(from_here, kWarp - 1);
@@ -132,7 +131,7 @@ template <typename Real>
 __device__ __forceinline__ Real sum_with_eps(const Path& path, const RowSums<Real>& sums,
                                              LogSum<Real> all, Real factor, Real eps) {
   using Sums = RowSums<Real>;
-  const Real scale = all.total > 0 ? factor / all.total : not_a_number<Real>();
+  const Real scale = all.sum > 0 ? factor / all.sum : not_a_number<Real>();
   LogSum<Real> outside = empty_sum<Real>();
   Real pushed = 0, loss = 0;
   for (int first = path.num_intervals; first >= 0; first -= kWarp) {
@@ -140,8 +139,8 @@ __device__ __forceinline__ Real sum_with_eps(const Path& path, const RowSums<Rea
     const bool there = ring >= 0, is_interval = there && ring < path.num_intervals;
     LogSum<Real> own = empty_sum<Real>(), inside = own;
     if (there) {
-      own = {sums.ring(Sums::kTop, ring), sums.ring(Sums::kTotal, ring)};
-      inside = {sums.ring(Sums::kInsideTop, ring), sums.ring(Sums::kInsideTotal, ring)};
+      own = {sums.ring(Sums::kMax, ring), sums.ring(Sums::kSum, ring)};
+      inside = {sums.ring(Sums::kInsideMax, ring), sums.ring(Sums::kInsideSum, ring)};
     }
     const LogSum<Real> from_here = merge(outside, warp_prefix_merge(own));
     LogSum<Real> beyond = shuffle_up(from_here, 1);
@@ -175,7 +174,7 @@ __device__ __forceinline__ Real sum_with_eps(const Path& path, const RowSums<Rea
   return warp_sum(loss);
 }
 
-// From fragments to every ring's coefficients. The whole block; the row's loss, without a weight,
+// From pieces to every ring's coefficients. The whole block; the row's loss, without a weight,
 // is in the threads of its first warp. `factor` multiplies the gradient.
 template <bool kEntropy, typename Stored>
 __device__ __forceinline__ work_t<Stored> resolve(const StripRow<Stored>& row, const Path& path,
@@ -188,8 +187,8 @@ __device__ __forceinline__ work_t<Stored> resolve(const StripRow<Stored>& row, c
   for (int ring = warp_index(); ring <= path.num_intervals; ring += num_warps()) {
     const Mass<Real> mass = ring_mass<kEntropy>(row, ring, path, sums);
     if (lane_index() != 0) continue;
-    sums.ring(Sums::kTop, ring) = mass.sum.top;
-    sums.ring(Sums::kTotal, ring) = mass.sum.total;
+    sums.ring(Sums::kMax, ring) = mass.log_sum.max;
+    sums.ring(Sums::kSum, ring) = mass.log_sum.sum;
     if constexpr (kEntropy) sums.ring(Sums::kMoment, ring) = mass.moment;
   }
   __syncthreads();
@@ -202,20 +201,20 @@ __device__ __forceinline__ work_t<Stored> resolve(const StripRow<Stored>& row, c
         eps > 0 ? sum_with_eps(path, sums, all, factor, eps) : sum_inwards(path, sums, all, factor);
     Real slope = 0, middle = 0;
     if constexpr (kEntropy) {
-      // sum_j p_j log p_j, and log p_j less it: z_j - top + middle.
+      // sum_j p_j log p_j, and log p_j less it: z_j - max + middle.
       Mass<Real> whole = {empty_sum<Real>(), Real(0)};
       for (int ring = lane_index(); ring <= path.num_intervals; ring += kWarp)
-        whole = merge<true>(whole, {{sums.ring(Sums::kTop, ring), sums.ring(Sums::kTotal, ring)},
+        whole = merge<true>(whole, {{sums.ring(Sums::kMax, ring), sums.ring(Sums::kSum, ring)},
                                     sums.ring(Sums::kMoment, ring)});
       whole = warp_merge<true>(whole);
-      const Real negative_entropy = whole.moment / all.total - log_of(all.total);
+      const Real negative_entropy = whole.moment / all.sum - log_of(all.sum);
       loss += entropy * negative_entropy;
-      slope = entropy * (factor / all.total);
-      middle = -log_of(all.total) - negative_entropy;
+      slope = entropy * (factor / all.sum);
+      middle = -log_of(all.sum) - negative_entropy;
     }
-    if (!(all.total > 0)) loss = not_a_number<Real>();
+    if (!(all.sum > 0)) loss = not_a_number<Real>();
     if (lane_index() == 0) {
-      sums.of_row[Sums::kRowTop] = finite(all.top);
+      sums.of_row[Sums::kRowMax] = finite(all.max);
       sums.of_row[Sums::kSlope] = slope;
       sums.of_row[Sums::kMiddle] = middle;
     }

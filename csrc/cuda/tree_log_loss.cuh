@@ -1,7 +1,7 @@
 // The kernel of `tree_log_loss`.
 //
 // The targets' mass rises with the logits' sums, m_v = m0_v + sum_c (1 - keep_c) m_c, and of it
-// node v keeps q_v = keep_v m_v. With W = sum_v q_v, and top and sum as in tree_sweeps.cuh,
+// node v keeps q_v = keep_v m_v. With W = sum_v q_v, and max and sum as in tree_sweeps.cuh,
 //
 //   L = -sum_v q_v log P_v = W log sum_root - sum_v q_v ((top_v - top_root) + log sum_v)
 //
@@ -86,7 +86,7 @@ struct Measure {
   double loss = 0, total = 0;
 
   __device__ __forceinline__ Real probability(LogSum<Real> below) const {
-    return exp_of(below.top - row.top) * (below.total / row.total);
+    return exp_of(below.max - row.max) * (below.sum / row.sum);
   }
 
   // What mass q on a place of probability p comes to with eps.
@@ -100,8 +100,8 @@ struct Measure {
       loss -= q * log_of(p + eps);
       q = faded(q, p);
     } else {
-      const Real log_total = below.total == 1 ? Real(0) : log_of(below.total);
-      loss -= q * ((below.top - row.top) + log_total);
+      const Real log_total = below.sum == 1 ? Real(0) : log_of(below.sum);
+      loss -= q * ((below.max - row.max) + log_total);
     }
     total += q;
     return q;
@@ -121,13 +121,13 @@ __device__ __forceinline__ void tree_log_loss_row(const TreeLogLossProblem<Store
   const ColumnMass<Real> columns =
       put_targets(tree, problem.levels, targets, problem.tables, values, row);
   const bool columns_have_mass = columns.on_all() || columns.own_blocks;
-  const LogRise<Stored> log{logits, num_classes, values.sum};
+  const LogRise<Stored> log{logits, num_classes, values.log_sum};
   sweep_up(tree, problem.levels, LossRise<Stored>{log, columns, columns_have_mass});
 
-  Measure<Real> measure{values.sum[root], static_cast<Real>(problem.eps)};
+  Measure<Real> measure{values.log_sum[root], static_cast<Real>(problem.eps)};
   for (int v = static_cast<int>(threadIdx.x); v <= root; v += static_cast<int>(blockDim.x)) {
     const Real q = static_cast<Real>(targets.keep[num_classes + v]) * values.mass(v);
-    values.mass(v) = v == root ? Real(0) : measure.add(q, values.sum[v]);
+    values.mass(v) = v == root ? Real(0) : measure.add(q, values.log_sum[v]);
   }
   struct Column {
     Real logit, kept;
@@ -152,8 +152,8 @@ __device__ __forceinline__ void tree_log_loss_row(const TreeLogLossProblem<Store
   const double total = block_sum(measure.total) + 0 * columns.alpha;
   if (problem.row_loss) {
     double loss = block_sum(measure.loss) + 0 * columns.alpha;
-    if (!(measure.eps > 0)) loss += total * log_of(static_cast<double>(measure.row.total));
-    if (!(measure.row.total > 0)) loss = not_a_number<double>();
+    if (!(measure.eps > 0)) loss += total * log_of(static_cast<double>(measure.row.sum));
+    if (!(measure.row.sum > 0)) loss = not_a_number<double>();
     if (threadIdx.x == 0) problem.row_loss[row] = static_cast<Real>(loss);
   }
   if (!problem.grad) return;
@@ -161,7 +161,7 @@ __device__ __forceinline__ void tree_log_loss_row(const TreeLogLossProblem<Store
   const Real factor = static_cast<Real>(
       gradient_factor(1.0, problem.divisor, problem.grad_loss, problem.grad_loss_step, row));
   Stored* const grad = problem.grad + row * tree.num_classes;
-  const Pull<Real> pull{tree, values.sum, &values.mass(0)};
+  const Pull<Real> pull{tree, values.log_sum, &values.mass(0)};
   pull.go_down(problem.levels, static_cast<Real>(total));
   for_each(num_classes, column, [&](int i, const Column& c) {
     Real q = c.kept;

@@ -1,8 +1,8 @@
 // The kernels of `tree_log_prob`.
 //
-//   log P_v = (top_v - top_root) + (log sum_v - log sum_root)
+//   log P_v = (max_v - max_root) + (log sum_v - log sum_root)
 //
-// with top and sum as in tree_sweeps.cuh. The backward, for incoming gradients g_v, is minus what a
+// with max and sum as in tree_sweeps.cuh. The backward, for incoming gradients g_v, is minus what a
 // mass of g_v on every node pulls; nodes of probability 0 have none.
 //
 // Bytes of a row of N nodes and C columns: C values in and N out; backward N + C in and C out. The
@@ -42,20 +42,20 @@ __global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
   const Tree& tree = problem.tree;
   const int num_classes = static_cast<int>(tree.num_classes);
   const int root = static_cast<int>(tree.num_inner) - 1;
-  LogSum<Real>* const sum = reinterpret_cast<LogSum<Real>*>(problem.memory.of_block());
+  LogSum<Real>* const log_sum = reinterpret_cast<LogSum<Real>*>(problem.memory.of_block());
   for (int64_t row = blockIdx.x; row < problem.num_rows; row += gridDim.x) {
     const Stored* const logits = problem.logits + row * problem.row_stride;
     Real* const log_prob = problem.log_prob + row * tree.num_nodes;
-    sweep_up(tree, problem.levels, LogRise<Stored>{logits, num_classes, sum});
-    const Real row_top = sum[root].top, log_total = log_of(sum[root].total);
+    sweep_up(tree, problem.levels, LogRise<Stored>{logits, num_classes, log_sum});
+    const Real row_max = log_sum[root].max, log_total = log_of(log_sum[root].sum);
     for_each(
         static_cast<int>(tree.num_nodes),
         [&](int node) {
           const int32_t place = tree.place[node];
           if (place < 0) return -infinity<Real>();
-          if (place < num_classes) return (to_work(logits[place]) - row_top) - log_total;
-          const LogSum<Real> below = sum[place - num_classes];
-          return (below.top - row_top) + (log_of(below.total) - log_total);
+          if (place < num_classes) return (to_work(logits[place]) - row_max) - log_total;
+          const LogSum<Real> below = log_sum[place - num_classes];
+          return (below.max - row_max) + (log_of(below.sum) - log_total);
         },
         [&](int node, Real value) { log_prob[node] = value; });
     __syncthreads();
@@ -68,13 +68,13 @@ __global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
   using Real = work_t<Stored>;
   const Tree& tree = problem.tree;
   const int num_classes = static_cast<int>(tree.num_classes);
-  LogSum<Real>* const sum = reinterpret_cast<LogSum<Real>*>(problem.memory.of_block());
-  Real* const mass = reinterpret_cast<Real*>(sum + tree.num_inner);
+  LogSum<Real>* const log_sum = reinterpret_cast<LogSum<Real>*>(problem.memory.of_block());
+  Real* const mass = reinterpret_cast<Real*>(log_sum + tree.num_inner);
   for (int64_t row = blockIdx.x; row < problem.num_rows; row += gridDim.x) {
     const Stored* const logits = problem.logits + row * problem.row_stride;
     const Real* const grad = problem.grad + row * problem.grad_stride;
     Stored* const grad_logits = problem.grad_logits + row * tree.num_classes;
-    sweep_up(tree, problem.levels, LogRise<Stored>{logits, num_classes, sum});
+    sweep_up(tree, problem.levels, LogRise<Stored>{logits, num_classes, log_sum});
 
     const auto on_place = [&](int place) {
       const int32_t node = problem.node_at[place];
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
     double total = 0;
     for_each(
         static_cast<int>(tree.num_inner),
-        [&](int v) { return sum[v].total == 0 ? Real(0) : on_place(num_classes + v); },
+        [&](int v) { return log_sum[v].sum == 0 ? Real(0) : on_place(num_classes + v); },
         [&](int v, Real on_v) {
           mass[v] = on_v;
           total += on_v;
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
         num_classes, [&](int c) { return on_column(c, to_work(logits[c])); },
         [&](int, Real on_c) { total += on_c; });
 
-    const Pull<Real> pull{tree, sum, mass};
+    const Pull<Real> pull{tree, log_sum, mass};
     pull.go_down(problem.levels, static_cast<Real>(block_sum(total)));
     for_each(
         num_classes,

@@ -145,12 +145,12 @@ __device__ __forceinline__ void sweep_up(const Tree& tree, const Levels& levels,
   }
 }
 
-// Log-sum-exp at every inner place v, as exp(top_v) * sum_v with top_v the largest logit below:
+// Log-sum-exp at every inner place v, as exp(max_v) * sum_v with max_v the largest logit below:
 //
-//   top_v = max_c top_c      sum_v = sum_c share_c      share_c = exp(top_c - top_v) sum_c
+//   max_v = max over c of max_c    sum_v = sum_c share_c    share_c = exp(max_c - max_v) sum_c
 //
-// over the children c, a column having its logit as its top and the sum 1. Every place has a
-// maximum of its own, so that masses of any size keep all their digits. The top is a number even
+// over the children c, a column having its logit as its max and the sum 1. Every place has a
+// maximum of its own, so that masses of any size keep all their digits. That is a number even
 // where all logits are -inf, whose exponentials are 0 then; a NaN shows in the sum.
 template <typename Stored>
 struct LogRise {
@@ -159,7 +159,7 @@ struct LogRise {
 
   const Stored* logits;
   int num_classes;
-  Part* sum;  // by inner place
+  Part* log_sum;  // by inner place
 
   __device__ __forceinline__ Part none() const { return {lowest<Real>(), Real(0)}; }
 
@@ -169,26 +169,26 @@ struct LogRise {
     for (int j = 0; j < kTile; ++j) {
       const int32_t c = child[j];
       if (c >= num_classes)
-        each[j] = sum[c - num_classes];
+        each[j] = log_sum[c - num_classes];
       else
         each[j] = c < 0 ? none() : Part{to_work(logits[c]), Real(1)};
     }
-    Real above = part.top, total = 0;
+    Real above = part.max, total = 0;
 #pragma unroll
-    for (int j = 0; j < kTile; ++j) above = max(above, each[j].top);
+    for (int j = 0; j < kTile; ++j) above = max(above, each[j].max);
 #pragma unroll
-    for (int j = 0; j < kTile; ++j) total += each[j].total * exp_of(each[j].top - above);
-    part.total = part.total * exp_of(part.top - above) + total;
-    part.top = above;
+    for (int j = 0; j < kTile; ++j) total += each[j].sum * exp_of(each[j].max - above);
+    part.sum = part.sum * exp_of(part.max - above) + total;
+    part.max = above;
   }
 
   __device__ __forceinline__ void merge(Part& part, int lanes) const {
-    const Real above = group_max(part.top, lanes);
-    part.total = group_sum(part.total * exp_of(part.top - above), lanes);
-    part.top = above;
+    const Real above = group_max(part.max, lanes);
+    part.sum = group_sum(part.sum * exp_of(part.max - above), lanes);
+    part.max = above;
   }
 
-  __device__ __forceinline__ void end(int v, Part part) const { sum[v] = part; }
+  __device__ __forceinline__ void end(int v, Part part) const { log_sum[v] = part; }
 };
 
 // ---- down ----
@@ -235,24 +235,24 @@ __device__ __forceinline__ void for_each(int size, Load load, Use use) {
 template <typename Real>
 struct Pull {
   const Tree& tree;
-  const LogSum<Real>* sum;  // by inner place
-  Real* mass;               // likewise q, then what the pull on a child is its share of
+  const LogSum<Real>* log_sum;  // by inner place
+  Real* mass;                   // likewise q, then what the pull on a child is its share of
 
   __device__ __forceinline__ int root() const { return static_cast<int>(tree.num_inner) - 1; }
 
   // On place c below inner place v.
   __device__ __forceinline__ Real on(int c, LogSum<Real> below, int v) const {
-    if (below.top <= lowest<Real>() && v != root() && sum[v].total == 0)
+    if (below.max <= lowest<Real>() && v != root() && log_sum[v].sum == 0)
       return mass[v] * (Real(tree.num_columns[c]) / Real(tree.num_columns[tree.num_classes + v]));
-    return below.total * exp_of(below.top - sum[v].top) * mass[v];
+    return below.sum * exp_of(below.max - log_sum[v].max) * mass[v];
   }
 
   __device__ __forceinline__ void go_down(const Levels& levels, Real total) const {
-    if (threadIdx.x == 0) mass[root()] = total / sum[root()].total;
+    if (threadIdx.x == 0) mass[root()] = total / log_sum[root()].sum;
     const int num_classes = static_cast<int>(tree.num_classes);
     sweep_down(tree, levels, [&](int v, int above) {
-      const Real pull = on(num_classes + v, sum[v], above) - mass[v];
-      mass[v] = sum[v].total == 0 ? pull : pull / sum[v].total;
+      const Real pull = on(num_classes + v, log_sum[v], above) - mass[v];
+      mass[v] = log_sum[v].sum == 0 ? pull : pull / log_sum[v].sum;
     });
   }
 };

@@ -127,7 +127,7 @@ struct Own {
 // sums, the mass and, with soft labels, alpha; then one Own for every target of the row.
 template <typename Real>
 struct RowValues {
-  LogSum<Real>* sum;  // by inner place
+  LogSum<Real>* log_sum;  // by inner place
   int num_inner;
   bool has_alpha;
 
@@ -139,7 +139,7 @@ struct RowValues {
 
   __device__ __forceinline__ RowValues(const Targets& targets, const Tree& tree,
                                        unsigned char* memory)
-      : sum(reinterpret_cast<LogSum<Real>*>(memory)),
+      : log_sum(reinterpret_cast<LogSum<Real>*>(memory)),
         num_inner(static_cast<int>(tree.num_inner)),
         has_alpha(targets.log_similarity) {}
 
@@ -151,7 +151,7 @@ struct RowValues {
   }
 
  private:
-  __device__ __forceinline__ Real& real(int i) const { return reinterpret_cast<Real*>(sum)[i]; }
+  __device__ __forceinline__ Real& real(int i) const { return reinterpret_cast<Real*>(log_sum)[i]; }
 };
 
 // A product that is rounded before anything is added to it, so that equal masses cancel.

@@ -1,4 +1,4 @@
-// Fragments: what a strip has of a segment of its row (path_log_loss.cuh), in a warp's registers.
+// Pieces: what a strip has of a segment of its row (path_log_loss.cuh), in a warp's registers.
 #pragma once
 
 #include "path.cuh"
@@ -9,8 +9,8 @@ namespace hace {
 
 // Calls run(segment, begin, end) for what a strip has of each segment.
 template <typename Stored, typename Run>
-__device__ __forceinline__ void for_fragments(const StripRow<Stored>& row, int strip,
-                                              const Path& path, Run run) {
+__device__ __forceinline__ void for_pieces(const StripRow<Stored>& row, int strip, const Path& path,
+                                           Run run) {
   const int begin = row.begin(strip), end = row.end(strip);
   const int last = path.segment_of(end - 1);
   for (int segment = path.segment_of(begin); segment <= last; ++segment) {
@@ -20,12 +20,13 @@ __device__ __forceinline__ void for_fragments(const StripRow<Stored>& row, int s
   }
 }
 
-// Puts exponentials relative to the fragment's top in place of its logits, or, with entropy, the
-// logits less the top. Outside of the row they are -inf, and make no difference to a whole strip.
+// Puts exponentials relative to the piece's maximum in place of its logits, or, with entropy, the
+// logits less the maximum. Outside of the row they are -inf, and make no difference to a whole
+// strip.
 template <bool kEntropy, bool kWhole, typename Stored>
-__device__ __forceinline__ Mass<work_t<Stored>> measure_fragment(const StripRow<Stored>& row,
-                                                                 int strip, int begin, int end,
-                                                                 work_t<Stored> (&x)[kPerLane]) {
+__device__ __forceinline__ Mass<work_t<Stored>> measure_piece(const StripRow<Stored>& row,
+                                                              int strip, int begin, int end,
+                                                              work_t<Stored> (&x)[kPerLane]) {
   using Real = work_t<Stored>;
   const auto in = [&](int i) { return kWhole || row.is_in(strip, i, begin, end); };
   Real top = -infinity<Real>();
@@ -34,17 +35,17 @@ __device__ __forceinline__ Mass<work_t<Stored>> measure_fragment(const StripRow<
     if (in(i)) top = max(top, x[i]);
   top = warp_max(top);
   const Real shift = finite(top);
-  Real total = 0, moment = 0;
+  Real sum = 0, moment = 0;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     if (!in(i)) continue;
     const Real gap = x[i] - shift, e = exp_of(gap);
-    total += e;
+    sum += e;
     if constexpr (kEntropy) moment += e == 0 ? Real(0) : e * gap;
     x[i] = kEntropy ? gap : e;
   }
   if constexpr (kEntropy) moment = warp_sum(moment);
-  return {{top, warp_sum(total)}, moment};
+  return {{top, warp_sum(sum)}, moment};
 }
 
 template <bool kEntropy, typename Stored>
@@ -53,54 +54,55 @@ __device__ __forceinline__ void measure_strip(const StripRow<Stored>& row, int s
                                               work_t<Stored> (&x)[kPerLane]) {
   using Sums = RowSums<work_t<Stored>>;
   const int strip_size = row.end(strip) - row.begin(strip);
-  for_fragments(row, strip, path, [&](int segment, int begin, int end) {
+  for_pieces(row, strip, path, [&](int segment, int begin, int end) {
     const auto mass = end - begin == strip_size
-                          ? measure_fragment<kEntropy, true>(row, strip, begin, end, x)
-                          : measure_fragment<kEntropy, false>(row, strip, begin, end, x);
+                          ? measure_piece<kEntropy, true>(row, strip, begin, end, x)
+                          : measure_piece<kEntropy, false>(row, strip, begin, end, x);
     if (lane_index() != 0) return;
-    const int fragment = strip + segment;
-    sums.fragment(Sums::kFragmentTop, fragment) = mass.sum.top;
-    sums.fragment(Sums::kFragmentTotal, fragment) = mass.sum.total;
-    if constexpr (kEntropy) sums.fragment(Sums::kFragmentMoment, fragment) = mass.moment;
+    const int piece = strip + segment;
+    sums.piece(Sums::kPieceMax, piece) = mass.log_sum.max;
+    sums.piece(Sums::kPieceSum, piece) = mass.log_sum.sum;
+    if constexpr (kEntropy) sums.piece(Sums::kPieceMoment, piece) = mass.moment;
   });
 }
 
-// The gradient of a fragment: of_fragment e_j + offset, and what entropy adds,
-// p_j (log p_j - sum_k p_k log p_k) = slope e_j (z_j - top + below).
+// The gradient of a piece: of_piece e_j + offset, and what entropy adds,
+// p_j (log p_j - sum_k p_k log p_k) = slope e_j (z_j - max + below).
 template <typename Real>
-struct FragmentGradient {
-  Real of_fragment, offset, slope, below;
+struct PieceGradient {
+  Real of_piece, offset, slope, below;
 };
 
 template <bool kEntropy, typename Real>
-__device__ __forceinline__ FragmentGradient<Real> gradient_of(const RowSums<Real>& sums,
-                                                              int fragment, int ring) {
+__device__ __forceinline__ PieceGradient<Real> gradient_of(const RowSums<Real>& sums, int piece,
+                                                           int ring) {
   using Sums = RowSums<Real>;
-  const Real row_top = sums.of_row[Sums::kRowTop];
-  const Real top = sums.fragment(Sums::kFragmentTop, fragment);
-  const Real to_row = exp_of(top - row_top);
-  const Real to_interval = exp_of(top - finite(sums.ring(Sums::kInsideTop, ring)));
-  FragmentGradient<Real> gradient = {};
-  gradient.of_fragment =
+  const Real row_max = sums.of_row[Sums::kRowMax];
+  const Real top = sums.piece(Sums::kPieceMax, piece);
+  const Real to_row = exp_of(top - row_max);
+  const Real to_interval = exp_of(top - finite(sums.ring(Sums::kInsideMax, ring)));
+  PieceGradient<Real> gradient = {};
+  gradient.of_piece =
       sums.ring(Sums::kOfRow, ring) * to_row - sums.ring(Sums::kOfInterval, ring) * to_interval;
   gradient.offset = sums.ring(Sums::kOffset, ring);
   if constexpr (kEntropy) {
     gradient.slope = sums.of_row[Sums::kSlope] * to_row;
-    gradient.below = to_row == 0 ? Real(0) : finite(top) - row_top + sums.of_row[Sums::kMiddle];
+    gradient.below = to_row == 0 ? Real(0) : finite(top) - row_max + sums.of_row[Sums::kMiddle];
   }
   return gradient;
 }
 
-// Puts it in place of what `measure_fragment` left.
+// Puts it in place of what `measure_piece` left.
 template <bool kEntropy, bool kWhole, typename Stored>
-__device__ __forceinline__ void differentiate_fragment(
-    const StripRow<Stored>& row, int strip, int begin, int end,
-    const FragmentGradient<work_t<Stored>>& gradient, work_t<Stored> (&x)[kPerLane]) {
+__device__ __forceinline__ void differentiate_piece(const StripRow<Stored>& row, int strip,
+                                                    int begin, int end,
+                                                    const PieceGradient<work_t<Stored>>& gradient,
+                                                    work_t<Stored> (&x)[kPerLane]) {
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     if (!kWhole && !row.is_in(strip, i, begin, end)) continue;
     const auto e = kEntropy ? exp_of(x[i]) : x[i];
-    auto g = gradient.of_fragment * e + gradient.offset;
+    auto g = gradient.of_piece * e + gradient.offset;
     if constexpr (kEntropy)
       if (e != 0) g += gradient.slope * e * (x[i] + gradient.below);
     x[i] = g;
@@ -113,12 +115,12 @@ __device__ __forceinline__ void differentiate_strip(const StripRow<Stored>& row,
                                                     const RowSums<work_t<Stored>>& sums,
                                                     work_t<Stored> (&x)[kPerLane]) {
   const int strip_size = row.end(strip) - row.begin(strip);
-  for_fragments(row, strip, path, [&](int segment, int begin, int end) {
+  for_pieces(row, strip, path, [&](int segment, int begin, int end) {
     const auto gradient = gradient_of<kEntropy>(sums, strip + segment, path.ring_of(segment));
     if (end - begin == strip_size)
-      differentiate_fragment<kEntropy, true>(row, strip, begin, end, gradient, x);
+      differentiate_piece<kEntropy, true>(row, strip, begin, end, gradient, x);
     else
-      differentiate_fragment<kEntropy, false>(row, strip, begin, end, gradient, x);
+      differentiate_piece<kEntropy, false>(row, strip, begin, end, gradient, x);
   });
 }
 
