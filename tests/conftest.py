@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,13 @@ def fixture_of(place: str | None) -> object:
     return Session()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `--backend`, modules without a test for it are not imported."""
+    if config.getoption("--backend") is None or collection_path.suffix != ".py":
+        return None
+    return None if selection.may_run(collection_path.read_text("utf-8")) else True
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
     """Looks at the instances of each test function while they are all at hand."""
@@ -64,7 +72,8 @@ def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, An
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     place = config.getoption("--backend")
     chosen = [item for item in items if selection.runs(item, place)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    kept = set(chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = chosen
     for item in items:
         if (backend := selection.backend_of(item)) is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from torch._compile import _disable_dynamo
 from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = ["PerDevice", "TableCache", "outside_modes"]
@@ -21,11 +23,22 @@ M = TypeVar("M", bound=_Movable)
 _CPU = torch.device("cpu")
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def outside_modes(make: Callable[[], T]) -> T:
     """What `make` gives, as if nobody traced, faked or inferred: a table outlives the mode."""
+    # Where the compiler is not imported it traces nothing; importing it takes more than a second.
+    if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
+        return _untraced(make)
+    return _outside_modes(make)
+
+
+def _outside_modes(make: Callable[[], T]) -> T:
     with torch.inference_mode(False), torch.no_grad(), _disable_current_modes():
         return make()
+
+
+@_disable_dynamo  # which imports the compiler at the first call
+def _untraced(make: Callable[[], T]) -> T:
+    return _outside_modes(make)
 
 
 class PerDevice(Generic[T]):

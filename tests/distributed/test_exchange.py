@@ -170,6 +170,6 @@ def everything(rank: int, world: int) -> None:
         work(rank, world)
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.thorough)])
 def test_processes_that_share_the_classes(world: int) -> None:
     processes.run(world, everything)

@@ -21,6 +21,7 @@ import hace
 from hace.nn import HierarchicalClassifier, TreeLinear
 
 WORLD = 2
+THOROUGH = pytest.mark.thorough
 PATHS = ["animal/dog/husky", "vehicle/car", "animal/cat", "animal/dog/pug", "vehicle/bus", "animal"]
 
 Layer = HierarchicalClassifier | TreeLinear
@@ -47,7 +48,7 @@ def plain_model(kind: str) -> Any:
     return KINDS[kind](5, tree())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["classifier", pytest.param("TreeLinear", marks=THOROUGH)])
 def test_ddp(kind: str) -> None:
     """The mean of the processes' gradients is the gradient of the whole batch."""
     processes.run(WORLD, _ddp, kind)
@@ -69,7 +70,7 @@ def _ddp(rank: int, world: int, kind: str) -> None:
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["TreeLinear", pytest.param("classifier", marks=THOROUGH)])
 def test_fsdp_from_meta(kind: str) -> None:
     """Made without memory, sharded, and filled from a checkpoint of one process."""
     processes.run(WORLD, _fsdp_from_meta, kind)
@@ -101,6 +102,7 @@ def _fsdp_from_meta(rank: int, world: int, kind: str) -> None:
         assert torch.equal(gathered[key].cpu(), value), key
 
 
+@THOROUGH
 def test_a_checkpoint_for_another_tree_is_refused_in_every_process() -> None:
     processes.run(WORLD, _refused)
 

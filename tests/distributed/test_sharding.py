@@ -282,12 +282,15 @@ def everything(rank: int, world: int, folder: str) -> None:
     saves(rank, world, folder)
 
 
-def test_in_two_and_in_four_processes() -> None:
+@pytest.mark.parametrize("worlds", [[2], pytest.param([2, 4], marks=pytest.mark.thorough)], ids=str)
+def test_in_some_processes_after_others(worlds: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        processes.run(2, everything, folder)
-        processes.run(4, everything, folder)
+        for world in worlds:
+            processes.run(world, everything, folder)
         one = HierarchicalClassifier(FEATURES, a_tree())
         state = one.state_dict()
-        checkpoint.load(state, checkpoint_id=f"{folder}/4", no_dist=True)
+        checkpoint.load(state, checkpoint_id=f"{folder}/{worlds[-1]}", no_dist=True)
         one.load_state_dict(state)
-        assert torch.equal(one.linear.weight.detach(), torch.load(Path(folder) / "4.pt"))
+        assert torch.equal(
+            one.linear.weight.detach(), torch.load(Path(folder) / f"{worlds[-1]}.pt")
+        )

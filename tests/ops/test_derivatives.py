@@ -243,9 +243,16 @@ def test_forward_mode_of_a_module() -> None:
         torch.testing.assert_close(along, torch.tensor(-0.90996945))
 
 
-@pytest.mark.thorough_on("triton")
+@pytest.mark.thorough_on("reference", "cuda", "triton")
 @pytest.mark.parametrize(
-    "name", ["path mean", "index none smoothed", "log-probabilities", "sum up"]
+    "name",
+    [
+        "path mean",
+        *(
+            pytest.param(name, marks=pytest.mark.thorough)
+            for name in ("index none smoothed", "log-probabilities", "sum up")
+        ),
+    ],
 )
 def test_compiled(backend: Backend, name: str) -> None:
     """Transforms in a graph, and compiled functions in forward mode."""

@@ -619,6 +619,7 @@ def test_gradient_penalty(backend: Backend, rng: np.random.Generator) -> None:
     torch.testing.assert_close(found, dense, rtol=1e-10, atol=1e-12 * float(dense.abs().max()))
 
 
+@pytest.mark.thorough_on("reference", "triton")
 @pytest.mark.sample(reduction=["none"])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_compiled(backend: Backend, rng: np.random.Generator, reduction: str) -> None:

@@ -273,6 +273,7 @@ def test_raw_op_gives_no_gradient_unless_asked(rng: np.random.Generator, order: 
     assert_loss_close(loss, answer, torch.float32)
 
 
+@pytest.mark.thorough_on("reference", "triton")
 @pytest.mark.sample(reduction=["none"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -291,6 +292,7 @@ def test_compiled(backend: Backend, case: Case, reduction: str, dtype: torch.dty
     assert_grad_close(grad, answer, output_roundings=2)
 
 
+@pytest.mark.thorough_on("reference", "triton")
 def test_compiled_with_inductor(backend: Backend, case: Case) -> None:
     """In the middle of a graph: the layer before and the arithmetic after are fused around it."""
     torch._dynamo.reset()
@@ -310,6 +312,7 @@ def test_compiled_with_inductor(backend: Backend, case: Case) -> None:
     torch.testing.assert_close(grad, eager_grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.thorough_on("reference", "triton")
 def test_compiled_once_for_all_batch_sizes(backend: Backend, case: Case) -> None:
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
@@ -323,6 +326,7 @@ def test_compiled_once_for_all_batch_sizes(backend: Backend, case: Case) -> None
     assert counter.frame_count == 1
 
 
+@pytest.mark.thorough_on("reference", "cuda", "triton")
 @kernels_give_nan
 @pytest.mark.parametrize("bad", [-1, 10**6])
 def test_compiled_target_out_of_range(backend: Backend, case: Case, bad: int) -> None:

@@ -830,7 +830,7 @@ def test_deep_soft_labels(backend: Backend, distance: str) -> None:
         assert_grad_close(grad, answer, roundings=16 + count)
 
 
-@pytest.mark.thorough_on("triton")
+@pytest.mark.thorough_on("reference", "triton")
 def test_large_tree(backend: Backend) -> None:
     case, dtype = large_case(), torch.float32
     logits = case.logits(3, dtype)
@@ -1344,6 +1344,7 @@ def test_opcheck(
     assert loss.dtype == working_dtype(dtype)
 
 
+@pytest.mark.thorough_on("reference", "triton")
 @pytest.mark.sample(reduction=["none"])
 @pytest.mark.parametrize(
     ("kind", "reduction"),
@@ -1400,6 +1401,7 @@ def test_compiled_with_inductor(rng: np.random.Generator) -> None:
     torch.testing.assert_close(grad, eager_grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.thorough_on("reference", "cuda", "triton")
 @kernels_give_nan
 @pytest.mark.parametrize("bad", [-1, 10**6])
 def test_compiled_target_out_of_range(backend: Backend, rng: np.random.Generator, bad: int) -> None:

@@ -314,7 +314,7 @@ def test_deep_tree(backend: Backend, kind: str) -> None:
     check_large(case, logits, backend, roundings, (torch.float64, torch.float32))
 
 
-@pytest.mark.thorough_on("triton")
+@pytest.mark.thorough_on("reference", "triton")
 def test_large_tree(backend: Backend) -> None:
     case = large_case()
     check_large(case, case.logits(3, torch.float32), backend, 40)
@@ -466,6 +466,7 @@ def test_opcheck(rng: np.random.Generator, shape: str, dtype: torch.dtype) -> No
     torch.library.opcheck(native, (logits, [*case.table[:-1]], case.table.level_ptr))
 
 
+@pytest.mark.thorough_on("reference", "triton")
 def test_compiled(backend: Backend, rng: np.random.Generator) -> None:
     """Once for all batch sizes, forward and backward in one graph."""
     torch._dynamo.reset()
@@ -485,6 +486,7 @@ def test_compiled(backend: Backend, rng: np.random.Generator) -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.thorough_on("reference", "triton")
 def test_compiled_with_inductor(backend: Backend, rng: np.random.Generator) -> None:
     """In the middle of a graph: the layer before and the arithmetic after are fused around it."""
     torch._dynamo.reset()

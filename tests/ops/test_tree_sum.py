@@ -235,7 +235,7 @@ def test_deep_tree(backend: Backend, kind: str) -> None:
             assert_sums_close(grad, sums, sizes, roundings=roundings)
 
 
-@pytest.mark.thorough_on("triton")
+@pytest.mark.thorough_on("reference", "triton")
 def test_large_tree(backend: Backend) -> None:
     case, dtype = large_case(), torch.float32
     assert case.num_nodes > 90_000
@@ -385,6 +385,7 @@ def test_opcheck(rng: np.random.Generator, shape: str, op: str, dtype: torch.dty
     torch.library.opcheck(native, (values, [*case.table[:-1]], case.table.level_ptr))
 
 
+@pytest.mark.thorough_on("reference", "triton")
 @pytest.mark.sample(op=["up"])
 @pytest.mark.parametrize("op", OPS)
 def test_compiled(backend: Backend, rng: np.random.Generator, op: str) -> None:

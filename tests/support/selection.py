@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from backend import PLACES, Backend
 
-__all__ = ["MARKERS", "backend_of", "check", "is_parity", "left_out", "mark", "runs"]
+__all__ = ["MARKERS", "backend_of", "check", "is_parity", "left_out", "mark", "may_run", "runs"]
 
 
 def left_out(place: str) -> str:
@@ -73,6 +73,11 @@ def runs(item: pytest.Item, place: str | None) -> bool:
     runs_on = place or str(backend_of(item))
     left_out = any(runs_on in marker.args for marker in item.iter_markers("not_on"))
     return is_parity(item) and not left_out
+
+
+def may_run(source: str) -> bool:
+    """Whether the source of a module may have tests for a session with `--backend`."""
+    return "mark.parity" in source or "mark.on(" in source
 
 
 def check(item: pytest.Function) -> str | None:
