@@ -61,6 +61,7 @@ def check_paths(
     oracle.assert_grad_close(to_rows(grad), answer, output_roundings=2)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(dtype=[torch.bfloat16], layout=["part of wider ones"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -86,6 +87,7 @@ def test_sizes(
         check_paths(case, pixels, case.targets(2 * size), backend, reduction="sum")
 
 
+@many_rows
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("eps", [0.0, 1e-6])
 def test_options(backend: Backend, rng: np.random.Generator, eps: float, reduction: str) -> None:
@@ -108,6 +110,7 @@ def test_options(backend: Backend, rng: np.random.Generator, eps: float, reducti
     )
 
 
+@many_rows
 @pytest.mark.sample(kind=["soft pairs"], eps=[1e-3])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
 @pytest.mark.parametrize("eps", [0.0, 1e-3])
@@ -156,6 +159,7 @@ def test_no_pixels(backend: Backend, rng: np.random.Generator) -> None:
             assert bool(loss.isnan().all()) if reduction == "mean" else loss.sum() == 0
 
 
+@many_rows
 @pytest.mark.not_on("reference", reason="it takes pixels as rows")
 def test_rows_stand_alone(backend: Backend, rng: np.random.Generator) -> None:
     """Pixels that are NaN, dead in part, far apart or ignored: all as they are as rows."""
@@ -254,6 +258,7 @@ def test_derivatives(backend: Backend, rng: np.random.Generator, reduction: str)
     )
 
 
+@many_rows
 @pytest.mark.parametrize("layout", ["contiguous", "channels last", "cropped", "expanded"])
 @pytest.mark.parametrize("kind", ["index", "smoothed", "probabilities", "pairs", "ignored"])
 def test_losses_of_images(
