@@ -59,14 +59,15 @@ TreeLogLossProblem problem_of(const Call& call) {
   return problem;
 }
 
-// Rows of a single index count as their targets say, all others alike.
+// Rows of indices count where one is not ignored; what they count for is their target's weight
+// where there is a single one, and 1 elsewhere.
 Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
   const int64_t num_rows = num_rows_of(call.logits);
   const bool single = problem.single();
   Rows rows;
   rows.factor.resize(num_rows);
   for (int64_t row = 0; row < num_rows; ++row) {
-    bool counts = !single, not_a_number = false;
+    bool counts = problem.mass != nullptr, not_a_number = false;
     for (int64_t k = 0; k < problem.num_indices; ++k) {
       const int64_t at = row * problem.num_indices + k;
       const int64_t target = problem.index[at];

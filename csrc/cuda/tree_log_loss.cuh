@@ -175,9 +175,11 @@ __global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
     tree_log_loss_kernel(TreeLogLossProblem<Stored> problem) {
   using Real = work_t<Stored>;
   const Targets& targets = problem.targets;
-  const bool single = targets.index && !targets.index_weight;
   for (int64_t row = blockIdx.x; row < problem.num_rows; row += gridDim.x) {
-    if (single && targets.index[row] == targets.ignore_index) {
+    bool counts = targets.mass != nullptr;
+    for (int64_t k = 0; k < targets.num_indices && !counts; ++k)
+      counts = targets.index[row * targets.num_indices + k] != targets.ignore_index;
+    if (!counts) {
       if (problem.row_loss && threadIdx.x == 0) problem.row_loss[row] = Real(0);
       const int64_t num_classes = problem.tree.num_classes;
       if (problem.grad)

@@ -36,6 +36,7 @@ def tree_log_loss(
     counts = torch.ones(len(z), dtype=torch.bool, device=z.device)
     total_weight: Tensor | int = len(z)
     if isinstance(target, tuple):
+        counts = (target[0] != ignore_index).any(1)
         mass = _mass_of_indices(*target, tree, table, ignore_index).to(z.dtype)
     elif target.is_floating_point():
         mass = _mass_of_probabilities(target.to(z.dtype), tree, table)
@@ -48,8 +49,8 @@ def tree_log_loss(
         if table.weight is not None:
             row = torch.where(counts, target, 0).clamp(0, table.num_targets - 1)
             total_weight = torch.where(counts, table.weight.to(z.dtype)[row], 0.0).sum()
-        # Rows that do not count may hold anything: their gradient is 0 too, and not 0 times NaN.
-        z = torch.where(counts[:, None], z, 0.0)
+    # Rows that do not count may hold anything: their gradient is 0 too, and not 0 times NaN.
+    z = torch.where(counts[:, None], z, 0.0)
 
     q, log_p = _kept(mass, table.keep, tree), _log_prob(z, tree, eps)
     # 0 log 0 is 0; elsewhere the target has a gradient at q = 0, too.

@@ -132,8 +132,7 @@ def target_kernel(
                 on_classes += tl.sum(tl.where(puts, weight * more, 0.0), axis=0)
             tl.store(own_place + k, tl.where(puts, place, -1), mask=k < num_indices)
             tl.store(own_mass + k, tl.where(puts, weight * each, 0.0), mask=k < num_indices)
-        if index_weight is None:
-            count = used_ones.to(tl.float64)
+        count = (used_ones > 0).to(tl.float64)
         tl.debug_barrier()
     tl.store(counts + row, tl.where(bad > 0, float("nan"), count))
 

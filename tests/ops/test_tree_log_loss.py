@@ -675,6 +675,21 @@ def test_ignored_rows_may_hold_anything(
     check(case, logits[kept], target[kept], backend, **options)
 
 
+@pytest.mark.sample(kind=["pairs"])
+@pytest.mark.parametrize("kind", ["pairs", "soft pairs"])
+def test_rows_of_ignored_pairs_may_hold_anything(
+    backend: Backend, rng: np.random.Generator, kind: str
+) -> None:
+    """Their loss and gradient are 0; the mean divides by all rows."""
+    case = some_case(rng)
+    target, options = targets_of(case, kind, 33)
+    logits = case.logits(33, torch.float32)
+    for row, bad in ((0, torch.nan), (5, torch.inf), (20, -torch.inf), (32, 1.0)):
+        logits[row], target[0][row] = bad, -100
+    for reduction in REDUCTIONS:
+        check(case, logits, target, backend, reduction=reduction, **options)
+
+
 @pytest.mark.sample(dtype=[torch.float32], kind=["smoothed"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", ["index", "smoothed", "soft by depth"])
