@@ -40,7 +40,7 @@ def main() -> None:
     _say(f"torch {torch} is there and stays")
     _pip(*BUILD_REQUIREMENTS, "-c", str(constraints))
     if _version("triton") is None and _triton_exists():
-        _say(f"installing {TRITON} (180 MB): this torch brings none")
+        _say(f"installing {TRITON} (250 MB): this torch brings none")
         _pip(TRITON, "--no-deps")
 
 

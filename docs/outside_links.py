@@ -8,12 +8,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
+_LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+)([^)#]+)[^)]*\)")
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """mkdocs calls this for the text of every page."""
-    return re.sub(r"\[([^\]]+)\]\(\.\./([^)#]+)[^)]*\)", _as_path, markdown)
+    depth = page.file.src_uri.count("/")
 
+    def replaced(link: re.Match[str]) -> str:
+        text, upwards, path = link.groups()
+        if upwards.count("../") <= depth:  # to another page
+            return link[0]
+        return text if path in text or "/" not in path else f"{text} (`{path}`)"
 
-def _as_path(link: re.Match[str]) -> str:
-    text, path = link[1], link[2]
-    return text if path in text or "/" not in path else f"{text} (`{path}`)"
+    return _LINK.sub(replaced, markdown)

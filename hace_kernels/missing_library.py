@@ -20,10 +20,11 @@ def why_missing(library: Path, path: Iterable[str] | None = None) -> str:
     sources = package.parent
     if not (sources / "csrc").is_dir():
         return (
-            f"{library.name} was not built when the package was installed: install a C++17 "
-            "compiler, then torch and the packages of pyproject.toml's build-system, and run "
-            "`HACE_REQUIRE_NATIVE=1 pip install --no-build-isolation hace-kernels`, which shows "
-            "what fails"
+            f"{library.name} was not built when the package was installed. Install a C++17 "
+            "compiler (g++ or clang++), go to the source folder, and run "
+            '`pip install "setuptools>=77" "pybind11>=2.12" "ninja>=1.11"` and '
+            "`HACE_REQUIRE_NATIVE=1 pip install --no-build-isolation .`, which stops and shows "
+            "what fails if it does again"
         )
     hidden = _other_copy(library, sys.path if path is None else path)
     if hidden is not None:

@@ -28,7 +28,7 @@ class SubnormalsAreZero {
 
  public:
 #else
-  SubnormalsAreZero() = default;
+  SubnormalsAreZero() {}  // not defaulted, or compilers take a guard for an unused variable
 #endif
   SubnormalsAreZero(const SubnormalsAreZero&) = delete;
   SubnormalsAreZero& operator=(const SubnormalsAreZero&) = delete;

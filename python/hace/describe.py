@@ -47,6 +47,8 @@ def summary(tree: TreeView) -> list[tuple[str, str]]:
     rows += [("labels" if not place else "", text) for place, text in enumerate(first)]
     if tree.num_classes > _LABELS:
         last = tree.num_classes - 1
+        if last > _LABELS:
+            rows.append(("", "…"))
         rows.append(("", f"{last} = {_path(tree, int(tree.classes[last]))}"))
     if tree.is_tree:
         rows.append(("label order", _order(tree)))

@@ -127,7 +127,7 @@ def test_without_a_compiler(sources: Path, tmp_path: Path) -> None:
     warned, refused = used.stdout.splitlines()
     assert warned.count("slow PyTorch reference") == 1, used.stdout + used.stderr
     assert "backend 'cpu' cannot run" in refused
-    assert "install a C++17 compiler" in refused
+    assert "Install a C++17 compiler" in refused
     verified = run(tmp_path / "site", "-m", "hace.verify", "--quick")
     assert verified.returncode != 0, verified.stdout + verified.stderr
     assert "cpu        absent" in verified.stdout

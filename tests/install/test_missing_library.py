@@ -50,7 +50,8 @@ def test_installed_without_a_compiler(tmp_path: Path) -> None:
     package = tmp_path / "hace_kernels"
     package.mkdir()
     told = why_missing(package / "_native.so", [str(tmp_path)])
-    assert "was not built when the package was installed: install a C++17 compiler" in told
+    assert "was not built when the package was installed. Install a C++17 compiler" in told
+    assert "pip install --no-build-isolation ." in told  # and not by a name that an index may lack
 
 
 def test_imported_from_a_checkout_beside_an_installed_copy(tmp_path: Path, site: Path) -> None:
