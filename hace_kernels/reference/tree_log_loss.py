@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -37,14 +39,13 @@ def tree_log_loss(
     total_weight: Tensor | int = len(z)
     if isinstance(target, tuple):
         counts = (target[0] != ignore_index).any(1)
-        mass = _mass_of_indices(*target, tree, table, ignore_index).to(z.dtype)
+        mass = _mass_of_indices(*target, tree, table, ignore_index)
     elif target.is_floating_point():
         mass = _mass_of_probabilities(target.to(z.dtype), tree, table)
     else:
         counts = target != ignore_index
         one = torch.ones_like(target, dtype=torch.float64)
         mass = _mass_of_indices(target[:, None], one[:, None], tree, table, ignore_index)
-        mass = mass.to(z.dtype)
         total_weight = counts.sum()
         if table.weight is not None:
             row = torch.where(counts, target, 0).clamp(0, table.num_targets - 1)
@@ -52,7 +53,7 @@ def tree_log_loss(
     # Rows that do not count may hold anything: their gradient is 0 too, and not 0 times NaN.
     z = torch.where(counts[:, None], z, 0.0)
 
-    q, log_p = _kept(mass, table.keep, tree), _log_prob(z, tree, eps)
+    q, log_p = _kept(mass, table, tree, z.dtype), _log_prob(z, tree, eps)
     # 0 log 0 is 0; elsewhere the target has a gradient at q = 0, too.
     loss = -(q * torch.where((q == 0) & (log_p == -torch.inf), 0.0, log_p)).sum(1)
     # A row without a softmax (all −inf, a +inf, a NaN) is NaN even where it has no mass.
@@ -60,8 +61,33 @@ def tree_log_loss(
     return reduce(loss, total_weight, reduction)
 
 
-def _kept(mass: Tensor, keep: Tensor, tree: TreeTable | ClosureTable) -> Tensor:
-    """`q_v = keep_v m_v`, from the mass t_v put on each place."""
+class _Mass(NamedTuple):
+    """Mass before it rises, `everywhere · unit + own`.
+
+    Attributes:
+        everywhere: (B, 1), what every class gets.
+        own: (B, P), what targets put on places besides; negative where smoothing spares them.
+    """
+
+    everywhere: Tensor
+    own: Tensor
+
+
+def _kept(
+    mass: _Mass, table: TargetTable, tree: TreeTable | ClosureTable, dtype: torch.dtype
+) -> Tensor:
+    """`q_v = keep_v m_v`, from the mass that is put on each place."""
+    unit = table.unit.to(mass.own.dtype)
+    if table.spread is None:
+        return _kept_of((mass.everywhere * unit + mass.own).to(dtype), table.keep, tree)
+    # What every class gets and what targets are spared may cancel, and then nothing may be left.
+    spread = mass.everywhere.double() * _kept_of(table.unit[None], table.keep, tree)
+    q = spread + _kept_of(mass.own.double(), table.keep, tree)
+    rounding = 2.0**-20 if mass.own.dtype == torch.float32 else 2.0**-44
+    return (q - torch.where(q.abs() <= rounding * spread.abs(), q, 0.0).detach()).to(dtype)
+
+
+def _kept_of(mass: Tensor, keep: Tensor, tree: TreeTable | ClosureTable) -> Tensor:
     if isinstance(tree, ClosureTable):
         return dag_kept_mass(mass, keep, tree)
     return keep.to(mass.dtype) * sum_below(mass, tree, (1 - keep).to(mass.dtype))
@@ -77,8 +103,8 @@ def _log_prob(z: Tensor, tree: TreeTable | ClosureTable, eps: float) -> Tensor:
 
 def _mass_of_probabilities(
     target: Tensor, tree: TreeTable | ClosureTable, table: TargetTable
-) -> Tensor:
-    """Mass (B, P) before it rises, from targets (B, T)."""
+) -> _Mass:
+    """From targets (B, T)."""
     check_mass_has_classes(target, table.place < 0)
     # Only an accelerator lets mass pass that is on no class; its row is NaN.
     target = torch.where((table.place < 0) & (target != 0), torch.nan, target)
@@ -86,9 +112,10 @@ def _mass_of_probabilities(
     if table.spread is not None:
         # No product of matrices, which autocast would take in half precision.
         on_classes = on_classes + (target * table.spread.to(target.dtype)).sum(1)
-    mass = on_classes[:, None] * table.unit.to(target.dtype)
+    own = target.new_zeros(len(target), tree.num_places)
     place = torch.where(table.place >= 0, table.place, tree.num_places - 1).long()
-    return mass.index_add(1, place, target * table.share.to(target.dtype))
+    own = own.index_add(1, place, target * table.share.to(target.dtype))
+    return _Mass(on_classes[:, None], own)
 
 
 def _mass_of_indices(
@@ -97,8 +124,8 @@ def _mass_of_indices(
     tree: TreeTable | ClosureTable,
     table: TargetTable,
     ignore_index: int,
-) -> Tensor:
-    """Mass (B, P) before it rises, from K targets (B, K) a row with their weights.
+) -> _Mass:
+    """From K targets (B, K) of each row with their weights.
 
     In float64, so that what smoothing gives to a target and takes from it may cancel.
     """
@@ -117,14 +144,15 @@ def _mass_of_indices(
     on_classes = unit.new_full((len(index),), table.row_spread)
     if table.spread is not None:
         on_classes = on_classes + (weight * table.spread[index]).sum(1)
-    mass = on_classes[:, None] * unit
+    own = unit.new_zeros(len(index), tree.num_places)
     if table.soft_labels is None:
-        return mass.scatter_add(1, place.clamp(min=0), weight * share[index])
+        own = own.scatter_add(1, place.clamp(min=0), weight * share[index])
+        return _Mass(on_classes[:, None], own)
     assert isinstance(tree, TreeTable), "soft labels are made of lowest common ancestors"
     for k in range(index.shape[1]):
         labels = _soft_labels(place[:, k].clamp(min=0), tree, table.soft_labels, unit)
-        mass = mass + (weight[:, k] * share[index[:, k]])[:, None] * labels
-    return mass
+        own = own + (weight[:, k] * share[index[:, k]])[:, None] * labels
+    return _Mass(on_classes[:, None], own)
 
 
 def _soft_labels(place: Tensor, tree: TreeTable, soft: SoftLabels, unit: Tensor) -> Tensor:

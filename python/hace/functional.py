@@ -327,7 +327,9 @@ def _tree_loss(rows: Tensor, target: Target, weight: Tensor | None, tables: Loss
         ignore_index=options.ignore_index,
         reduction=options.reduction,
         eps=options.eps,
-        backend=options.backend,
+        # All that smoothing spares a target may be all that it gets: the reference alone cancels it
+        # to 0 at every node, where a rest of rounding would be infinitely costly at −inf.
+        backend="reference" if options.targets.spares_all else options.backend,
     )
 
 

@@ -37,6 +37,11 @@ class TargetOptions:
         """Whether an index target stands for more than itself."""
         return self.label_smoothing > 0 or self.soft_label_beta is not None
 
+    @property
+    def spares_all(self) -> bool:
+        """Whether smoothing leaves nothing on the target itself."""
+        return self.label_smoothing == 1 and self.smoothing != "uniform"
+
     def __post_init__(self) -> None:
         check_target_space(self.target_space)
         check_choice("smoothing", self.smoothing, get_args(Smoothing))

@@ -281,6 +281,32 @@ def test_random_trees(
         check(tree, logits_for(tree, 4), target, dilution, weight=weight, **options)
 
 
+@pytest.mark.sample(smoothing=["others"], kind=["index"], dilution=[0.7])
+@pytest.mark.parametrize("kind", ["index", "pair", "probabilities"])
+@pytest.mark.parametrize("dilution", [0.7, 1.0])
+@pytest.mark.parametrize("smoothing", ["others", "nodes"])
+def test_a_target_that_is_spared_all_mass_has_none(
+    backend: Backend, tree: trees.Tree, smoothing: str, dilution: float, kind: str
+) -> None:
+    """So its logit may be −inf, and so may those of all classes below a node without mass."""
+    classes = tree.num_classes
+    logits = logits_for(tree, classes).masked_fill(torch.eye(classes, dtype=torch.bool), -np.inf)
+    index = torch.arange(classes)
+    options = {"label_smoothing": 1.0, "smoothing": smoothing, "backend": backend.name}
+    for dtype in (torch.float32, torch.float64):
+        z = logits.to(dtype)
+        if kind == "index":
+            check(tree, z, index, dilution, **options)
+        elif kind == "probabilities":
+            check(tree, z, one_hot(index, classes).to(dtype), dilution, **options)
+        else:
+            # 0.1 + 0.2 + 0.7 is 1 up to rounding, which must not be left as mass.
+            loss = hace.HACELoss(hierarchy_of(tree), dilution, reduction="none", **options)
+            weights = torch.tensor([0.1, 0.2, 0.7], dtype=dtype).expand(classes, 3)
+            found = loss(z, (index[:, None].expand(classes, 3), weights))
+            torch.testing.assert_close(found, loss(z, index), rtol=1e-6, atol=0)
+
+
 # --- identities -----------------------------------------------------------------------------------
 
 
