@@ -18,6 +18,7 @@ from ..rows import REDUCTIONS, loss_dtype, num_rows
 from ..transforms import in_transform
 from .checks import no_grad_of
 from .derivatives import Constant, RowOp, Rows, all_as_rows, below_autograd
+from .graph_autograd import register_reverse_mode
 
 __all__ = ["LossOp"]
 
@@ -57,9 +58,8 @@ class LossOp(RowOp):
         self._reduction = arguments._fields.index("reduction") - num_rows
         torch.library.register_fake(f"hace_kernels::{name}", _fake)
         torch.library.register_fake(f"hace_kernels::{name}_backward", _fake_backward)
-        torch.library.register_autograd(
-            f"hace_kernels::{name}", self._backward_in_graph, setup_context=_setup_in_graph
-        )
+        register_reverse_mode(name, self._backward_in_graph, _setup_in_graph)
+        register_reverse_mode(f"{name}_backward")
 
     def __call__(self, arguments: tuple[Any, ...]) -> Tensor:
         """The loss of rows, or of pixels, which are made rows for kernels that take none."""

@@ -17,6 +17,7 @@ from ..schemas import TreeArguments
 from ..tree_table import TreeTable
 from .checks import check_devices, check_rows, for_kernel, no_grad_of
 from .derivatives import Constant, RowOp, Rows, below_autograd
+from .graph_autograd import register_reverse_mode
 
 __all__ = ["tree_log_prob"]
 
@@ -62,9 +63,8 @@ class _LogProbOp(RowOp):
         self.backward_kernel = getattr(torch.ops.hace_kernels, f"{name}_backward").default
         torch.library.register_fake(f"hace_kernels::{name}", _fake)
         torch.library.register_fake(f"hace_kernels::{name}_backward", _fake_backward)
-        torch.library.register_autograd(
-            f"hace_kernels::{name}", self._backward_in_graph, setup_context=_setup_in_graph
-        )
+        register_reverse_mode(name, self._backward_in_graph, _setup_in_graph)
+        register_reverse_mode(f"{name}_backward")
 
     def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:
         return cast(Tensor, self.kernel(*arguments))

@@ -17,6 +17,7 @@ from ..schemas import TreeArguments
 from ..tree_table import TreeTable
 from .checks import check_devices, check_rows, for_kernel, no_grad_of
 from .derivatives import LinearOp, Rows, below_autograd
+from .graph_autograd import register_reverse_mode
 
 __all__ = ["tree_sum_down", "tree_sum_up"]
 
@@ -90,9 +91,7 @@ class _SumOp(LinearOp):
         self.kernel = getattr(torch.ops.hace_kernels, name).default
         fake = _fake_up if name.endswith("up") else _fake_down
         torch.library.register_fake(f"hace_kernels::{name}", fake)
-        torch.library.register_autograd(
-            f"hace_kernels::{name}", self._backward_in_graph, setup_context=_setup_in_graph
-        )
+        register_reverse_mode(name, self._backward_in_graph, _setup_in_graph)
 
     def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:
         return cast(Tensor, self.kernel(*arguments))

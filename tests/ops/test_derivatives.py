@@ -276,6 +276,41 @@ def test_compiled(backend: Backend, name: str) -> None:
     close(compiled(of_x)(x), of_x(x))
 
 
+@pytest.mark.on("cpu")
+@pytest.mark.parametrize("name", ["path_log_loss", "tree_log_prob", "tree_sum_down"])
+def test_an_op_called_itself_drops_no_tangent(backend: Backend, name: str) -> None:
+    """A graph's op has reverse mode alone; in others it is refused, whether x requires grad or not."""
+    case = tree_case(trees.balanced((2, 2)))
+    nodes = some_case(np.random.default_rng(0), 6)
+    x = torch.randn(ROWS, nodes.num_nodes if name == "tree_sum_down" else case.num_classes)
+    op = getattr(torch.ops.hace_kernels, name)
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        if name == "path_log_loss":
+            table = case.table
+            rest = (case.targets(ROWS), table.tensors, table.max_entries, None, 0.0, -100, 0, 0.0)
+            return op(x, *rest, True)[0]
+        tree = nodes.table
+        x = x[:, : nodes.num_nodes if name == "tree_sum_down" else tree.num_classes]
+        return op(x.contiguous(), tree.tensors, [*tree.level_ptr])
+
+    if name == "tree_log_prob":
+        x = torch.randn(ROWS, nodes.table.num_classes)
+    call(x)
+    (grad_x,) = torch.autograd.grad(call(x.requires_grad_()).sum(), x)
+    assert grad_x.abs().sum() > 0
+    for requires_grad in (False, True):
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no forward mode"):
+            call(forward_ad.make_dual(x.detach().requires_grad_(requires_grad), torch.ones_like(x)))
+    x = x.detach()
+    with pytest.raises(NotImplementedError, match=rf"call hace_kernels\.{name}"):
+        jvp(call, (x,), (x,))
+    with pytest.raises(NotImplementedError, match=r"torch\.func"):
+        grad(lambda x: call(x).sum())(x)
+    with forward_ad.dual_level():  # of something else
+        call(x)
+
+
 @pytest.mark.parametrize("name", ["path mean", "index mean", "probabilities mean"])
 def test_logits_may_change_before_the_first_backward(backend: Backend, name: str) -> None:
     """What was made with the loss needs no logits; what has to be made anew asks for them."""
