@@ -7,6 +7,7 @@ alone; `build_closure_table` takes the links of a DAG.
 
 from .backends import Backend, BackendError, backends
 from .closure_table import ClosureTable, build_closure_table, longest_paths
+from .exporting import decompositions
 from .layout import WEIGHT_CUT, Layout, lay_out, topological_order
 from .linear import linear_path_log_loss
 from .memory import memory_bytes
@@ -32,6 +33,7 @@ __all__ = [
     "build_closure_table",
     "build_path_table",
     "build_tree_table",
+    "decompositions",
     "lay_out",
     "linear_path_log_loss",
     "longest_paths",

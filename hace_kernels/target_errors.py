@@ -6,6 +6,10 @@ import re
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+
+from .exporting import is_traced
 
 __all__ = [
     "check_mass_has_classes",
@@ -49,7 +53,7 @@ def check_targets_have_classes(target: Tensor, bad: Tensor) -> None:
 
 def check_mass_has_classes(mass: Tensor, empty: Tensor) -> None:
     """The same for mass (B, T) on targets, of which `empty` (T) have no class."""
-    if torch.compiler.is_compiling() or mass.device.type != "cpu" or _is_transformed(mass):
+    if _is_in_a_graph(mass) or _is_transformed(mass):
         return
     index = torch.arange(mass.shape[1], device=mass.device).expand_as(mass)
     check_targets_have_classes(index, (mass != 0) & empty)
@@ -62,13 +66,23 @@ def no_class(value: int, row: int) -> str:
     )
 
 
+def _is_in_a_graph(x: Tensor) -> bool:
+    """Whether there are no numbers to look at, or looking would wait for an accelerator."""
+    return (
+        torch.compiler.is_compiling()
+        or x.device.type != "cpu"
+        or is_traced()
+        or isinstance(x, FakeTensor | FunctionalTensor)
+    )
+
+
 def _is_transformed(x: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def _first(target: Tensor, bad: Tensor) -> tuple[int, int] | None:
     """The first bad target and its row, where looking does not wait for an accelerator."""
-    if torch.compiler.is_compiling() or target.device.type != "cpu":
+    if _is_in_a_graph(target):
         return None
     if _is_transformed(bad) or _is_transformed(target) or not bad.any():
         return None

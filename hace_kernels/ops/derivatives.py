@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..exporting import in_onnx_export, is_traced
 from ..rows import as_rows, laid_out_like
 from ..target_errors import translated
 from ..transforms import in_forward_mode, in_func_transform, in_transform
@@ -48,10 +49,13 @@ class RowOp:
         """The value."""
         rows, rest = arguments[: self.num_rows], arguments[self.num_rows :]
         if torch.compiler.is_compiling():
-            # What torch.library knows of an op's derivatives is reverse mode alone.
-            if in_forward_mode() or _is_traced_in_a_transform():
-                return self.reference(rows, rest)
+            # What torch.library knows of an op's derivatives is reverse mode alone, and other
+            # runtimes know nothing of the op.
+            if in_forward_mode() or _is_traced_in_a_transform() or in_onnx_export():
+                return self.plain(*arguments)
             return self.in_graph(arguments)
+        if is_traced():
+            return self.plain(*arguments) if in_onnx_export() else self.in_graph(arguments)
         value: Tensor
         try:
             if in_transform():
@@ -121,6 +125,20 @@ class RowOp:
         return laid_out_like(gradient, rows[0])
 
     # ---- of the reference ----
+
+    def plain(self, *arguments: Any) -> Tensor:
+        """f(x) in plain PyTorch, from the arguments in a row."""
+        rows, rest = arguments[: self.num_rows], arguments[self.num_rows :]
+        return self.reference(all_as_rows(rows), rest)
+
+    def plain_gradient(self, grad: Tensor, *arguments: Any) -> Tensor:
+        """`J(x)ᵀ g` in plain PyTorch."""
+        others, rest = arguments[1 : self.num_rows], arguments[self.num_rows :]
+        _, pull, *_ = torch.func.vjp(
+            lambda x: self.reference(all_as_rows((x, *others)), rest), arguments[0]
+        )
+        gradient: Tensor = pull(grad)[0]
+        return gradient
 
     def _reference_of(self, x: Tensor, rows: Rows, rest: Constant) -> Tensor:
         return self.reference((x, *rows[1:]), rest.value)

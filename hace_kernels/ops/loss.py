@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import native
+from ..exporting import add_decomposition
 from ..rows import REDUCTIONS, loss_dtype, num_rows
 from ..transforms import in_transform
 from .checks import no_grad_of
@@ -58,6 +59,8 @@ class LossOp(RowOp):
         self._reduction = arguments._fields.index("reduction") - num_rows
         torch.library.register_fake(f"hace_kernels::{name}", _fake)
         torch.library.register_fake(f"hace_kernels::{name}_backward", _fake_backward)
+        add_decomposition(name, self._plain_with_gradient)
+        add_decomposition(f"{name}_backward", self.plain_gradient)
         register_reverse_mode(name, self._backward_in_graph, _setup_in_graph)
         register_reverse_mode(f"{name}_backward")
 
@@ -150,6 +153,14 @@ class LossOp(RowOp):
             and logits.requires_grad
             and torch.is_grad_enabled()
         )
+
+    def _plain_with_gradient(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """The op itself in plain PyTorch: the loss, and its gradient where it is wanted."""
+        *arguments, with_grad = arguments
+        loss = self.plain(*arguments)
+        if not with_grad:
+            return loss, loss.new_empty(0, dtype=arguments[0].dtype)
+        return loss, self.plain_gradient(torch.ones_like(loss), *arguments)
 
     # ---- of the op as graphs hold it: nothing may depend on the incoming gradient's value ----
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import native, reference, triton
 from ..backends import resolve
 from ..closure_table import ClosureTable
+from ..exporting import add_decomposition
 from ..reference.dag import dag_log_prob
 from ..registry import register
 from ..rows import loss_dtype
@@ -63,6 +64,8 @@ class _LogProbOp(RowOp):
         self.backward_kernel = getattr(torch.ops.hace_kernels, f"{name}_backward").default
         torch.library.register_fake(f"hace_kernels::{name}", _fake)
         torch.library.register_fake(f"hace_kernels::{name}_backward", _fake_backward)
+        add_decomposition(name, self.plain)
+        add_decomposition(f"{name}_backward", self.plain_gradient)
         register_reverse_mode(name, self._backward_in_graph, _setup_in_graph)
         register_reverse_mode(f"{name}_backward")
 

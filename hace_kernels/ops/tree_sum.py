@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import native, reference, triton
 from ..backends import resolve
 from ..closure_table import ClosureTable
+from ..exporting import add_decomposition
 from ..reference.dag import dag_sum_down, dag_sum_up
 from ..registry import register
 from ..schemas import TreeArguments
@@ -91,6 +92,7 @@ class _SumOp(LinearOp):
         self.kernel = getattr(torch.ops.hace_kernels, name).default
         fake = _fake_up if name.endswith("up") else _fake_down
         torch.library.register_fake(f"hace_kernels::{name}", fake)
+        add_decomposition(name, self.plain)
         register_reverse_mode(name, self._backward_in_graph, _setup_in_graph)
 
     def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:

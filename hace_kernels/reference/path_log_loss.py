@@ -91,7 +91,7 @@ def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Te
     ring_total = per_ring((z - ring_top.gather(1, ring)).exp(), 0.0, torch.sum)
 
     if num_rings == 1:
-        return z.new_zeros(len(z), 0)
+        return z.new_zeros(z.shape[0], 0)
     rings = [LogSum(*ring) for ring in zip(ring_top.unbind(1), ring_total.unbind(1), strict=True)]
     inside = list(accumulate(rings[:-1], add))
     outside = list(accumulate(rings[:0:-1], add))[::-1]

@@ -35,8 +35,8 @@ def tree_log_loss(
 ) -> Tensor:
     """Log-loss over a whole tree; see `hace_kernels.tree_log_loss`."""
     z = logits.to(loss_dtype(logits.dtype))
-    counts = torch.ones(len(z), dtype=torch.bool, device=z.device)
-    total_weight: Tensor | int = len(z)
+    counts = torch.ones(z.shape[0], dtype=torch.bool, device=z.device)
+    total_weight: Tensor | int = z.shape[0]
     if isinstance(target, tuple):
         counts = (target[0] != ignore_index).any(1)
         mass = _mass_of_indices(*target, tree, table, ignore_index)
@@ -108,11 +108,11 @@ def _mass_of_probabilities(
     check_mass_has_classes(target, table.place < 0)
     # Only an accelerator lets mass pass that is on no class; its row is NaN.
     target = torch.where((table.place < 0) & (target != 0), torch.nan, target)
-    on_classes = target.new_full((len(target),), table.row_spread)
+    on_classes = target.new_full((target.shape[0],), table.row_spread)
     if table.spread is not None:
         # No product of matrices, which autocast would take in half precision.
         on_classes = on_classes + (target * table.spread.to(target.dtype)).sum(1)
-    own = target.new_zeros(len(target), tree.num_places)
+    own = target.new_zeros(target.shape[0], tree.num_places)
     place = torch.where(table.place >= 0, table.place, tree.num_places - 1).long()
     own = own.index_add(1, place, target * table.share.to(target.dtype))
     return _Mass(on_classes[:, None], own)
@@ -141,10 +141,10 @@ def _mass_of_indices(
     weight = torch.where(counts, weight, 0.0)
 
     unit, share = table.unit, table.share
-    on_classes = unit.new_full((len(index),), table.row_spread)
+    on_classes = unit.new_full((index.shape[0],), table.row_spread)
     if table.spread is not None:
         on_classes = on_classes + (weight * table.spread[index]).sum(1)
-    own = unit.new_zeros(len(index), tree.num_places)
+    own = unit.new_zeros(index.shape[0], tree.num_places)
     if table.soft_labels is None:
         own = own.scatter_add(1, place.clamp(min=0), weight * share[index])
         return _Mass(on_classes[:, None], own)
@@ -158,7 +158,7 @@ def _mass_of_indices(
 def _soft_labels(place: Tensor, tree: TreeTable, soft: SoftLabels, unit: Tensor) -> Tensor:
     """The distribution over classes that stands for each target (B,), times `unit`, (B, P)."""
     parent = tree.parent.long()
-    on_path = torch.zeros(len(place), tree.num_places, dtype=torch.bool, device=place.device)
+    on_path = torch.zeros(place.shape[0], tree.num_places, dtype=torch.bool, device=place.device)
     above = place[:, None]
     for _ in range(len(tree.level_ptr)):
         on_path = on_path.scatter(1, above, True)

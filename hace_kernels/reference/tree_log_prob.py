@@ -25,7 +25,7 @@ def log_prob_at_places(z: Tensor, tree: TreeTable, eps: float = 0.0) -> Tensor:
 
     Where it is −inf, its gradient is spread evenly over the columns below.
     """
-    none = z.new_zeros(len(z), tree.num_inner)
+    none = z.new_zeros(z.shape[0], tree.num_inner)
     # Every place's sum is relative to the largest logit at or below it.
     top = _largest_below(z.detach(), tree)
     lower = (top - top[:, tree.parent.long()]).exp()
@@ -47,9 +47,9 @@ def _largest_below(z: Tensor, tree: TreeTable) -> Tensor:
     """The largest logit at or below each place, (B, P); the lowest finite number for −inf."""
     num_classes = tree.num_classes
     lowest = torch.finfo(z.dtype).min
-    parent = (tree.parent.long() - num_classes).expand(len(z), -1)
+    parent = (tree.parent.long() - num_classes).expand(z.shape[0], -1)
     z = z.clamp(min=lowest)
-    inner = z.new_full((len(z), tree.num_inner), lowest)
+    inner = z.new_full((z.shape[0], tree.num_inner), lowest)
     inner = inner.scatter_reduce(1, parent[:, :num_classes], z, "amax")
     for first, last in levels_up(tree)[:-1]:
         above = parent[:, num_classes + first : num_classes + last]

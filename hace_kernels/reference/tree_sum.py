@@ -14,7 +14,7 @@ __all__ = ["at_places", "levels_up", "of_nodes", "sum_below", "tree_sum_down", "
 def tree_sum_up(values: Tensor, tree: TreeTable) -> Tensor:
     """Sums over subtrees; see `hace_kernels.tree_sum_up`."""
     x = values.to(loss_dtype(values.dtype))
-    own = torch.cat([x, x.new_zeros(len(x), tree.num_inner)], 1)
+    own = torch.cat([x, x.new_zeros(x.shape[0], tree.num_inner)], 1)
     return of_nodes(sum_below(own, tree), tree, 0.0).to(values.dtype)
 
 
@@ -73,7 +73,7 @@ def at_places(x: Tensor, tree: TreeTable) -> Tensor:
     has_place = tree.place >= 0
     place = torch.where(has_place, tree.place, tree.num_places - 1).long()
     x = torch.where(has_place, x, 0.0)
-    return x.new_zeros(len(x), tree.num_places).index_add(1, place, x)
+    return x.new_zeros(x.shape[0], tree.num_places).index_add(1, place, x)
 
 
 def of_nodes(x: Tensor, tree: TreeTable, elsewhere: float) -> Tensor:

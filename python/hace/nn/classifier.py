@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hace_kernels import loss_dtype
+from hace_kernels.exporting import is_exported
 from hace_kernels.linear import OnWeightGrad, linear_topk, logits_fit
 
 from ..arguments import Target, is_index
@@ -184,8 +185,10 @@ class HierarchicalClassifier(HierarchyState):
                 how = "fused=True" if self._shard is None else "classes over several processes"
                 raise ValueError(f"{how}: {lack}")
             return True
+        if self.fused is False or is_exported():
+            return False
         weight = self.linear.weight
-        return self.fused == "auto" and takes_tiles(
+        return takes_tiles(
             input, weight, target, self.loss._tables, self.logit_bytes
         )
 
@@ -225,6 +228,8 @@ class HierarchicalClassifier(HierarchyState):
         Raises:
             ValueError: there are not k classes.
         """
+        if self._shard is None and is_exported():  # tiles have the size of one batch
+            return TopK(*self.log_prob(input).topk(k))
         rows = input if input.dim() == 2 else input[None]
         shape = (*input.shape[:-1], k)
         weight, bias = self._local_layer()
@@ -262,9 +267,11 @@ class HierarchicalClassifier(HierarchyState):
         return self._label.on(logits.device)[logits.argmax(-1)]
 
     def _is_large(self, input: Tensor) -> bool:
+        if self._shard is None and (self.fused is False or is_exported()):
+            return False
         num_logits = input.numel() // max(1, input.shape[-1]) * self.hierarchy.num_classes
         fits = logits_fit(num_logits, input, self.linear.weight, self.logit_bytes)
-        return self._shard is not None or (self.fused is not False and not fits)
+        return self._shard is not None or not fits
 
     def to_linear(self) -> nn.Linear:
         """An ordinary `nn.Linear` with the logits in label order.

@@ -1,0 +1,51 @@
+"""What graphs hold where a model leaves PyTorch's eager mode, and the ops in plain PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["add_decomposition", "decompositions", "in_onnx_export", "is_exported", "is_traced"]
+
+#: Whether `torch.jit.trace` is at work.
+is_traced = torch._C._is_tracing
+
+
+def in_onnx_export() -> bool:
+    """Whether `torch.onnx.export` is at work, by either of its ways."""
+    return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
+
+
+# What torch.compiler.assume_constant_result does, which takes 1.6 s to be imported.
+in_onnx_export._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def is_exported() -> bool:
+    """Whether a graph is made that serves batches of any size, and cannot look at this one's."""
+    return torch.compiler.is_exporting() or is_traced()
+
+
+#: By op, its arguments' plain PyTorch; `hace_kernels.ops` adds to it.
+_PLAIN: dict[str, Callable[..., Any]] = {}
+
+
+def add_decomposition(name: str, plain: Callable[..., Any]) -> None:
+    """Says what the op comes to."""
+    _PLAIN[name] = plain
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """The ops in plain PyTorch, for `torch.export.ExportedProgram.run_decompositions`.
+
+    `torch.export` and AOTInductor keep this package's ops in their graphs, which therefore run
+    where the package is imported. With
+
+        program = torch.export.export(model, (x,))
+        program = program.run_decompositions(hace_kernels.decompositions())
+
+    a program needs PyTorch alone. (`torch.onnx.export` of a model decomposes by itself.)
+    """
+    return {getattr(torch.ops.hace_kernels, name).default: op for name, op in _PLAIN.items()}
