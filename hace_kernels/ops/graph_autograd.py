@@ -39,7 +39,7 @@ def register_reverse_mode(
             _refuse_transforms(name, arguments)
         return reverse(keyset, *arguments)
 
-    _LIBRARY.impl(name, checked, "Autograd", with_keyset=True)
+    _LIBRARY.impl(name, checked, "Autograd", with_keyset=True)  # type: ignore[no-untyped-call]
 
 
 def _refuse_transforms(name: str, arguments: tuple[Any, ...]) -> None:

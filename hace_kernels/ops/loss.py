@@ -156,7 +156,7 @@ class LossOp(RowOp):
 
     def _plain_with_gradient(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         """The op itself in plain PyTorch: the loss, and its gradient where it is wanted."""
-        *arguments, with_grad = arguments
+        arguments, with_grad = arguments[:-1], arguments[-1]
         loss = self.plain(*arguments)
         if not with_grad:
             return loss, loss.new_empty(0, dtype=arguments[0].dtype)

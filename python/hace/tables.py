@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LossTables", "NodeTable", "Tables"]
 
+T = TypeVar("T")
+
 # A schedule over dilutions asks for new tables at each step, which must not fill the memory.
 _MAX_LOSSES = 16
 
@@ -69,6 +72,7 @@ class Tables:
         self._layouts: dict[LogitSpace, Layout] = {}
         self._of_spaces = TableCache()
         self._of_losses = TableCache(_MAX_LOSSES)
+        self._derived: dict[Hashable, Any] = {}
 
     @staticmethod
     def of(hierarchy: Hierarchy) -> Tables:
@@ -82,6 +86,17 @@ class Tables:
         if tables is None:
             tables = hierarchy._tables = outside_modes(lambda: Tables(hierarchy))
         return tables
+
+    def derived(self, key: Hashable, build: Callable[[], T]) -> T:
+        """What is computed from the hierarchy elsewhere, once; it must not refer to the hierarchy.
+
+        The key holds all that it depends on, names its kind, and the device of its tensors.
+        """
+        value: T | None = self._derived.get(key)
+        if value is None:
+            value = outside_modes(build)
+            self._derived = {**self._derived, key: value}  # never changed: threads need no lock
+        return value
 
     def layout(self, logit_space: LogitSpace = "classes") -> Layout:
         """A tree as flat arrays, over the label tree's nodes and these columns.

@@ -279,23 +279,18 @@ def test_compiled(backend: Backend, name: str) -> None:
 @pytest.mark.on("cpu")
 @pytest.mark.parametrize("name", ["path_log_loss", "tree_log_prob", "tree_sum_down"])
 def test_an_op_called_itself_drops_no_tangent(backend: Backend, name: str) -> None:
-    """A graph's op has reverse mode alone; in others it is refused, whether x requires grad or not."""
-    case = tree_case(trees.balanced((2, 2)))
-    nodes = some_case(np.random.default_rng(0), 6)
-    x = torch.randn(ROWS, nodes.num_nodes if name == "tree_sum_down" else case.num_classes)
+    """A graph's op has reverse mode alone: others are refused, with x that requires grad or not."""
     op = getattr(torch.ops.hace_kernels, name)
-
-    def call(x: torch.Tensor) -> torch.Tensor:
-        if name == "path_log_loss":
-            table = case.table
-            rest = (case.targets(ROWS), table.tensors, table.max_entries, None, 0.0, -100, 0, 0.0)
-            return op(x, *rest, True)[0]
+    if name == "path_log_loss":
+        case = tree_case(trees.balanced((2, 2)))
+        paths = case.table
+        rest = (case.targets(ROWS), paths.tensors, paths.max_entries, None, 0.0, -100, 0, 0.0, True)
+        x, call = torch.randn(ROWS, case.num_classes), lambda x: op(x, *rest)[0]
+    else:
+        nodes = some_case(np.random.default_rng(0), 6)
         tree = nodes.table
-        x = x[:, : nodes.num_nodes if name == "tree_sum_down" else tree.num_classes]
-        return op(x.contiguous(), tree.tensors, [*tree.level_ptr])
-
-    if name == "tree_log_prob":
-        x = torch.randn(ROWS, nodes.table.num_classes)
+        width = nodes.num_nodes if name == "tree_sum_down" else tree.num_classes
+        x, call = torch.randn(ROWS, width), lambda x: op(x, tree.tensors, [*tree.level_ptr])
     call(x)
     (grad_x,) = torch.autograd.grad(call(x.requires_grad_()).sum(), x)
     assert grad_x.abs().sum() > 0

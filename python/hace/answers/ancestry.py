@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hace_kernels import memory_bytes
 
-from .cache import HierarchyCache
+from ..tables import Tables
 from .points import Points
 
 __all__ = ["DagAncestry", "Meeting", "TreeAncestry", "ancestry_of", "tree_ancestry_of"]
@@ -196,13 +196,11 @@ def _ancestor_lists(points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return ptr.astype(np.int64), above, edges
 
 
-_cache = HierarchyCache[TreeAncestry | DagAncestry]()
-
-
 def ancestry_of(points: Points, device: torch.device) -> TreeAncestry | DagAncestry:
     """The ancestry of the points on `device`, found once."""
     kind = TreeAncestry if points.hierarchy.is_tree else DagAncestry
-    return _cache.get(points.hierarchy, device, lambda: kind(points, device))
+    tables = Tables.of(points.hierarchy)
+    return tables.derived(("ancestry", device), lambda: kind(points, device))
 
 
 def tree_ancestry_of(points: Points, device: torch.device, what: str) -> TreeAncestry:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cache import HierarchyCache
+from ..tables import Tables
 from .points import Points
 
 __all__ = ["Ranked", "best_by_level", "has_answer"]
@@ -38,9 +38,6 @@ class _Level(NamedTuple):
     leaves: Tensor
 
 
-_cache = HierarchyCache[list[_Level]]()
-
-
 def best_by_level(log_prob: Tensor, points: Points, k: int) -> Iterator[Ranked]:
     """The k most probable answers at depth 0, 1, …, the hierarchy's depth.
 
@@ -59,7 +56,7 @@ def best_by_level(log_prob: Tensor, points: Points, k: int) -> Iterator[Ranked]:
 
 
 def _none(log_prob: Tensor, k: int) -> Ranked:
-    shape = (len(log_prob), k)
+    shape = (log_prob.shape[0], k)
     return Ranked(
         torch.full(shape, -1, device=log_prob.device), log_prob.new_full(shape, -torch.inf)
     )
@@ -80,7 +77,8 @@ def _merged(a: Ranked, b: Ranked, k: int) -> Ranked:
 
 
 def _levels(points: Points, device: torch.device) -> list[_Level]:
-    return _cache.get(points.hierarchy, device, lambda: _find_levels(points, device))
+    tables = Tables.of(points.hierarchy)
+    return tables.derived(("levels", device), lambda: _find_levels(points, device))
 
 
 def _find_levels(points: Points, device: torch.device) -> list[_Level]:

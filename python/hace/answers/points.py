@@ -8,7 +8,7 @@ common ancestors are those of the hierarchy of points, in which every class is a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..hierarchy import Hierarchy, check_hierarchy
 from ..label_tree import label_tree
 from ..spaces import TargetSpace
-from .cache import HierarchyCache
+from ..tables import Tables
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,6 @@ class _Data:
     own_label: Int64
     of_class: Int64
     leafy: Hierarchy | None  # the hierarchy of the points, where that is another one
-    on_device: dict[torch.device, PointTables] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,8 @@ class Points:
 
     def on(self, device: torch.device) -> PointTables:
         """The tables on `device`, copied there once."""
-        on_device = self._data.on_device
-        if device not in on_device:
-            on_device[device] = self._tables(device)
-        return on_device[device]
+        tables = Tables.of(self.hierarchy)
+        return tables.derived(("points", device), lambda: self._tables(device))
 
     def of(self, index: Tensor, space: TargetSpace) -> Tensor:
         """The points of class labels or of node ids, where −1 stands for the virtual root."""
@@ -116,9 +113,6 @@ class Points:
         return PointTables(*(torch.tensor(a, dtype=torch.int64, device=device) for a in arrays))
 
 
-_cache = HierarchyCache[_Data]()
-
-
 def points_of(hierarchy: Hierarchy) -> Points:
     """The points of a hierarchy, found once.
 
@@ -126,7 +120,8 @@ def points_of(hierarchy: Hierarchy) -> Points:
         TypeError: it is not a hierarchy.
     """
     check_hierarchy(hierarchy)
-    return Points(hierarchy, _cache.get(hierarchy, None, lambda: _find(hierarchy)))
+    data = Tables.of(hierarchy).derived("points", lambda: _find(hierarchy))
+    return Points(hierarchy, data)
 
 
 def _find(hierarchy: Hierarchy) -> _Data:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import hace_kernels
+from hace_kernels.exporting import is_exported
 
 from ..arguments import check_input, shape_of_targets
 from ..class_dim import to_rows
@@ -66,6 +67,9 @@ def row_by_row(
         TypeError: input that is not floating point, or no hierarchy.
     """
     rows = input_rows(input, hierarchy, logit_space)
+    if is_exported():  # chunks have the size of one batch
+        decided = decide(rows)
+        return decided.reshape((*shape_of_targets(input), *decided.shape[1:]))
     parts = [decide(part) for part in chunks_of(rows, hierarchy.num_nodes)]
     decided = parts[0] if len(parts) == 1 else torch.cat(parts)
     return decided.reshape((*shape_of_targets(input), *decided.shape[1:]))

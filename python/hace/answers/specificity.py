@@ -15,7 +15,6 @@ import hace_kernels
 
 from ..hierarchy import Hierarchy
 from ..tables import Tables
-from .cache import HierarchyCache
 
 __all__ = ["ParetoSteps", "Specificity", "SpecificityTable", "pareto_steps", "specificity_of"]
 
@@ -40,9 +39,6 @@ class SpecificityTable(NamedTuple):
     num_ranks: int
 
 
-_cache = HierarchyCache[SpecificityTable]()
-
-
 def specificity_of(
     hierarchy: Hierarchy, specificity: Specificity, device: torch.device
 ) -> SpecificityTable:
@@ -53,8 +49,8 @@ def specificity_of(
     """
     if specificity not in ("information", "depth"):
         raise ValueError(f"specificity must be 'information' or 'depth', got {specificity!r}")
-    return _cache.get(
-        hierarchy, (specificity, device), lambda: _build(hierarchy, specificity, device)
+    return Tables.of(hierarchy).derived(
+        ("specificity", specificity, device), lambda: _build(hierarchy, specificity, device)
     )
 
 

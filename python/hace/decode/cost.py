@@ -31,7 +31,6 @@ from torch import Tensor
 import hace_kernels
 
 from ..answers.ancestry import tree_ancestry_of
-from ..answers.cache import HierarchyCache
 from ..answers.points import Points, points_of
 from ..answers.rows import point_log_prob_rows, row_by_row
 from ..metrics.distances import Distance
@@ -103,9 +102,6 @@ class _Steps(NamedTuple):
     step: Tensor
 
 
-_cache = HierarchyCache[_Steps]()
-
-
 class _Expected:
     """From rows of logits to expected costs."""
 
@@ -132,10 +128,8 @@ class _Expected:
             values.mul_(-2).add_(1)
             start = values.new_zeros(points.num_points)
         else:
-            steps = _cache.get(
-                points.hierarchy,
-                (self.cost, device),
-                lambda: _steps(points, ancestry.parent, self.cost),
+            steps = Tables.of(points.hierarchy).derived(
+                ("steps", self.cost, device), lambda: _steps(points, ancestry.parent, self.cost)
             )
             values.expm1_().mul_(-steps.step.to(values.dtype))
             down, start = values.new_zeros(1, 1), steps.start.to(values.dtype)

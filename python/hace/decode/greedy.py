@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..answers.cache import HierarchyCache
 from ..answers.points import Points, points_of
 from ..answers.rows import point_log_prob_rows, row_by_row
 from ..answers.specificity import classes_below
 from ..spaces import check_target_space
+from ..tables import Tables
 
 if TYPE_CHECKING:
     from ..hierarchy import Hierarchy
@@ -51,7 +51,9 @@ def top_down_greedy(
 
     def walk(rows: Tensor) -> Tensor:
         log_prob = point_log_prob_rows(rows, points, logit_space)
-        table = _cache.get(hierarchy, rows.device, lambda: _children(points, rows.device))
+        table = Tables.of(hierarchy).derived(
+            ("children", rows.device), lambda: _children(points, rows.device)
+        )
         point = _walk(log_prob, table)
         return points.told(point) if target_space == "nodes" else table.label[point]
 
@@ -70,9 +72,6 @@ class _Children(NamedTuple):
     ptr: Tensor
     child: Tensor
     label: Tensor
-
-
-_cache = HierarchyCache[_Children]()
 
 
 def _children(points: Points, device: torch.device) -> _Children:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..arguments import check_weight
 from ..hierarchy import Hierarchy, check_hierarchy
 from ..options import OF_TARGETS, LossOptions, Reduction
+from ..scripting import NotScripted
 from ..spaces import TargetSpace
 
 __all__ = ["Option", "OptionsModule"]
@@ -31,7 +32,7 @@ class Option(Generic[T]):
         loss._set_options(loss.options.with_option(self._name, value))
 
 
-class OptionsModule(nn.Module):
+class OptionsModule(NotScripted, nn.Module):
     """A loss over a hierarchy, with class weights (T,) and options.
 
     Attributes:

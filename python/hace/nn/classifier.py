@@ -188,9 +188,7 @@ class HierarchicalClassifier(HierarchyState):
         if self.fused is False or is_exported():
             return False
         weight = self.linear.weight
-        return takes_tiles(
-            input, weight, target, self.loss._tables, self.logit_bytes
-        )
+        return takes_tiles(input, weight, target, self.loss._tables, self.logit_bytes)
 
     def _by_tiles(self, input: Tensor, target: Target) -> Prediction:
         weight, bias = self._local_layer()

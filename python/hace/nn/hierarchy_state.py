@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ..hierarchy import Hierarchy, check_hierarchy
+from ..scripting import NotScripted
 
 __all__ = ["HierarchyState"]
 
 _PARTS = ("links", "names", "order of classes")
 
 
-class HierarchyState(nn.Module):
+class HierarchyState(NotScripted, nn.Module):
     """A layer over a hierarchy, whose state dict has the hierarchy's digests as its extra state.
 
     Loading the state of a layer over another hierarchy is refused, since its rows are those of

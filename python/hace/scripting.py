@@ -1,0 +1,17 @@
+"""What `torch.jit.script` is told of modules that it cannot compile."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+__all__ = ["NotScripted"]
+
+
+class NotScripted:
+    """A module over a hierarchy, which TorchScript has no type for."""
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise TypeError(
+            f"torch.jit.script cannot compile {type(self).__name__}, which holds a hierarchy: "
+            "use torch.export, torch.compile or torch.jit.trace"
+        )
