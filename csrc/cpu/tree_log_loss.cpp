@@ -31,6 +31,14 @@ using Call = TreeLogLossCall;
 
 // ---- arguments ----
 
+bool are_columns(const TreeLogLossProblem& problem) {
+  if (problem.num_targets != problem.tree.num_classes) return false;
+  int32_t others = 0;
+  for (int64_t target = 0; target < problem.num_targets; ++target)
+    others |= problem.target_place[target] ^ static_cast<int32_t>(target);
+  return others == 0;
+}
+
 // Whether every column is the place of one target, and no place is of two.
 bool covers_columns(const TreeLogLossProblem& problem) {
   std::vector<bool> taken(problem.tree.num_places());
@@ -52,7 +60,8 @@ TreeLogLossProblem problem_of(const Call& call) {
   static_cast<Targets&>(problem) = bind_targets(call, problem.tree);
   STD_TORCH_CHECK(all_within(problem.target_place, problem.num_targets, -1, problem.tree.root()),
                   "tree_log_loss: a target is at a place that no node has");
-  problem.mass_covers_columns = call.mass && covers_columns(problem);
+  problem.mass_is_by_column = call.mass && are_columns(problem);
+  problem.mass_covers_columns = problem.mass_is_by_column || (call.mass && covers_columns(problem));
   problem.logits = call.logits.const_data_ptr();
   problem.row_stride = call.logits.stride(0);
   problem.eps = call.eps;
@@ -125,8 +134,14 @@ void prepare(TreeLogLossProblem& problem) {
   const Tree& tree = problem.tree;
   const int64_t num_places = tree.num_places();
   bool* const is_run = static_cast<bool*>(run_memory.get(tree.num_inner));
-  for (int64_t v = 0; v < tree.num_inner; ++v) is_run[v] = is_one_run(tree, v);
+  int64_t columns_in_runs = 0;
+  for (int64_t v = 0; v < tree.num_inner; ++v) {
+    is_run[v] = is_one_run(tree, v);
+    if (is_run[v] && tree.child[tree.child_ptr[v]] < tree.num_classes)
+      columns_in_runs += tree.child_ptr[v + 1] - tree.child_ptr[v];
+  }
   problem.is_run = is_run;
+  problem.in_runs = 2 * columns_in_runs >= tree.num_classes;
   problem.spreads = problem.spread || problem.row_spread != 0 || problem.log_similarity;
   char* memory = static_cast<char*>(
       shared_memory.get(num_places * (sizeof(double) + 3 * sizeof(Real) + sizeof(int32_t))));

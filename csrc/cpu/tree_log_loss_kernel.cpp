@@ -31,6 +31,7 @@
 #include <vector>
 
 #include "per_isa.h"
+#include "soft_label.h"
 #include "tree_row.h"
 #include "tree_sweeps.h"
 
@@ -169,7 +170,7 @@ struct Block {
     if (problem.row_by_row) {
       int64_t num_others = 0;
       for (int64_t i = 0; i < count; ++i)
-        if (!TreeRow<Stored>(problem, rows[i], lines).run()) others[num_others++] = rows[i];
+        if (!TreeRow<Stored>(problem, rows[i], lines).run(fault)) others[num_others++] = rows[i];
       rows = others;
       count = num_others;
     }
@@ -272,7 +273,10 @@ struct Block {
         if (target == problem.ignore_index || weight == 0) continue;
         if (problem.spread) on_every_class[lane] += weight * problem.spread[target];
         if (problem.log_similarity)
-          put_soft_label(lane, target, weight * problem.share[target]);
+          put_soft_label(
+              problem, target, weight * problem.share[target],
+              [&](int64_t v, double delta) { alpha[v][lane] += static_cast<Real>(delta); },
+              [&](int32_t place, double reached) { put_at(lane, place, reached); });
         else
           put_on_path(lane, problem.target_place[target], weight * problem.share[target]);
       }
@@ -299,36 +303,6 @@ struct Block {
     for (; place < tree.root() && !(std::fabs(reached) <= cut); place = tree.parent[place]) {
       put_at(lane, place, reached);
       reached *= 1 - problem.keep[place];
-    }
-  }
-
-  // `scale` times the distribution over the classes that stands for the target.
-  void put_soft_label(int lane, int64_t target, double scale) {
-    const int32_t first = problem.target_place[target];
-    // Relative to the nearest class, of which all may be far away.
-    const double nearest = problem.log_similarity[first];
-    const auto similarity = [&](int32_t place) {
-      return place < 0 ? 0.0 : std::exp(problem.log_similarity[place] - nearest);
-    };
-    double all = 0;
-    int64_t inside = 0;
-    for (int32_t place = first; place >= 0; place = tree.parent[place]) {
-      all += similarity(place) * (problem.classes_below[place] - inside);
-      inside = problem.classes_below[place];
-    }
-    scale /= all;
-    double excess = 0;
-    for (int32_t place = first; place >= 0; place = tree.parent[place]) {
-      const int32_t above = tree.parent[place];
-      const double delta = scale * (similarity(place) - similarity(above));
-      if (place >= tree.num_classes)
-        alpha[place - tree.num_classes][lane] += static_cast<Real>(delta);
-      else
-        excess += delta * problem.unit[place];
-      if (place == tree.root()) break;
-      put_at(lane, place, excess);
-      if (place >= tree.num_classes) excess += delta * problem.reaching[place];
-      excess *= 1 - problem.keep[place];
     }
   }
 

@@ -18,6 +18,7 @@ struct TreeLogLossProblem : Targets {
   const void* kept;          // keep by place
   const void* handed;        // 1 - keep by place
   bool mass_covers_columns;  // every column is the place of one target, and no place is of two
+  bool mass_is_by_column;    // the targets are the columns
 
   // What 1 on every class puts on each place, times the class's weight, once it has risen.
   bool spreads;            // whether anything is put on every class
@@ -31,6 +32,7 @@ struct TreeLogLossProblem : Targets {
   // batch, so that what a row gets does not depend on its place in it.
   bool row_by_row;
   const bool* is_run;  // by inner place: all columns, or none, one after the other as children
+  bool in_runs;        // most columns are in such runs
 
   double eps;
   const double* factor;  // by row: multiplies the gradient

@@ -9,6 +9,11 @@
 // in which log P of a column itself is z_j - max - log S_root. One maximum serves the whole row: it
 // is left to the block kernel where some S_v is too small for that.
 //
+// Where most columns are in runs, a node's children one after the other, sums go from node to node.
+// Where they are not, columns are passed in their own order, whatever it is: an exponential is
+// added to its parent's sum, and takes its factor from its parent. These are fewer than the columns
+// and stay in a nearer cache.
+//
 // Bytes, fp32: the logits are read and the gradient is written once; the exponentials (4 a column)
 // and the mass (4 a place) pass through the cache twice.
 #pragma once
@@ -19,6 +24,7 @@
 
 #include "log.h"
 #include "row_loops.h"
+#include "soft_label.h"
 #include "tree_log_loss_kernel.h"
 #include "tree_sweeps.h"
 
@@ -35,17 +41,19 @@ struct TreeRow {
   const Tree& tree;
   const int64_t row;
   const Stored* const logits;
-  Real* const e;    // by column
-  Real* const sum;  // by inner place: S, then sum of q / S at and above it
-  Real* const q;    // by place
+  Real* const e;         // by column
+  Real* const sum;       // by inner place: S, then sum of q / S at and above it
+  Real* const q;         // by place
+  Real* const alpha;     // by inner place, with soft labels: what every class in its ring has
+  double* const rising;  // by inner place: what children have handed to it
 
-  // Values beyond two a place that it takes of the block's lines.
-  static constexpr int64_t kPadding = 128;
+  // Values beyond those of the places that it takes of the block's lines.
+  static constexpr int64_t kPadding = 512;
 
   // Whether rows of this kind of target can be worked on one by one.
-  static bool takes(const hace::TreeLogLossProblem& problem) {
-    return problem.index && !problem.log_similarity && problem.eps == 0;
-  }
+  static bool takes(const hace::TreeLogLossProblem& problem) { return problem.eps == 0; }
+
+  static constexpr int64_t padded(int64_t size) { return (size + 63) / 64 * 64; }
 
   TreeRow(const hace::TreeLogLossProblem& problem, int64_t row, void* values)
       : problem(problem),
@@ -53,16 +61,21 @@ struct TreeRow {
         row(row),
         logits(static_cast<const Stored*>(problem.logits) + row * problem.row_stride),
         e(static_cast<Real*>(values)),
-        sum(e + (tree.num_classes + 63) / 64 * 64),
-        q(sum + (tree.num_inner + 63) / 64 * 64) {}
+        sum(e + padded(tree.num_classes)),
+        q(sum + padded(tree.num_inner)),
+        alpha(q + padded(tree.num_places())),
+        rising(reinterpret_cast<double*>(alpha + padded(tree.num_inner))) {}
 
   // False where the row's masses are too far apart; nothing but scratch has been written then.
-  bool run() {
+  bool run(hace::TreeLogLossFault* fault) {
     const Real top = max_of<Real>(logits, tree.num_classes);
     if (!(top > -std::numeric_limits<Real>::infinity())) return false;
     exp_of(logits, tree.num_classes, top, e, Soon{nullptr, nullptr});
-    if (!sum_up()) return false;
-    place_indices();
+    if (!(problem.in_runs ? sum_up() : add_up_to_parents())) return false;
+    if (problem.mass)
+      place_mass(fault);
+    else
+      place_indices();
 
     double total = 0, loss = 0;
     add_inner(total, loss);
@@ -104,6 +117,21 @@ struct TreeRow {
     return true;
   }
 
+  bool add_up_to_parents() {
+    std::memset(rising, 0, tree.num_inner * sizeof(double));
+    for (int64_t c = 0; c < tree.num_classes; ++c) rising[above(c)] += e[c];
+    for (int64_t v = 0; v < tree.num_inner; ++v) {
+      sum[v] = static_cast<Real>(rising[v]);
+      if (!(sum[v] >= kSmallest)) return false;
+      if (v + 1 < tree.num_inner) rising[above(tree.num_classes + v)] += rising[v];
+    }
+    return true;
+  }
+
+  int64_t above(int64_t place) const { return tree.parent[place] - tree.num_classes; }
+
+  // ---- indices ----
+
   void place_indices() {
     double on_every_class = problem.row_spread;
     thread_local std::vector<std::pair<int32_t, double>> on_columns;
@@ -119,22 +147,38 @@ struct TreeRow {
     for_targets([&](int64_t target, double weight) {
       if (problem.spread) on_every_class += weight * problem.spread[target];
     });
-    spread_out(static_cast<Real>(problem.spreads ? on_every_class : 0));
-    for_targets([&](int64_t target, double weight) {
-      double reached = weight * problem.share[target];
-      const double cut = std::isfinite(reached) ? 0x1p-60 * std::fabs(reached) : 0;
-      for (int32_t place = problem.target_place[target];
-           place < tree.root() && !(std::fabs(reached) <= cut); place = tree.parent[place]) {
-        if (place < tree.num_classes)
-          add_up(on_columns, place, reached);
-        else
-          q[place] += static_cast<Real>(problem.keep[place] * reached);
-        reached *= 1 - problem.keep[place];
-      }
-    });
+    const auto put_at = [&](int32_t place, double reached) {
+      if (place < tree.num_classes)
+        add_up(on_columns, place, reached);
+      else
+        q[place] += static_cast<Real>(problem.keep[place] * reached);
+    };
+    if (problem.log_similarity) {
+      std::memset(alpha, 0, tree.num_inner * sizeof(Real));
+      std::memset(q + tree.num_classes, 0, tree.num_inner * sizeof(Real));
+      alpha[tree.num_inner - 1] = static_cast<Real>(on_every_class);
+      for_targets([&](int64_t target, double weight) {
+        put_soft_label(
+            problem, target, weight * problem.share[target],
+            [&](int64_t v, double delta) { alpha[v] += static_cast<Real>(delta); }, put_at);
+      });
+      spread_by_ring();
+    } else {
+      spread_out(static_cast<Real>(problem.spreads ? on_every_class : 0));
+      for_targets([&](int64_t target, double weight) {
+        double reached = weight * problem.share[target];
+        const double cut = std::isfinite(reached) ? 0x1p-60 * std::fabs(reached) : 0;
+        for (int32_t place = problem.target_place[target];
+             place < tree.root() && !(std::fabs(reached) <= cut); place = tree.parent[place]) {
+          put_at(place, reached);
+          reached *= 1 - problem.keep[place];
+        }
+      });
+    }
     // What a target puts on its own column, and what every class gets, may cancel.
     for (const auto& [column, reached] : on_columns) {
-      const double as_any = problem.spreads ? on_every_class * problem.unit[column] : 0;
+      const double of_any = problem.log_similarity ? alpha[above(column)] : on_every_class;
+      const double as_any = problem.spreads ? of_any * problem.unit[column] : 0;
       q[column] = static_cast<Real>(problem.keep[column] * (as_any + reached));
     }
   }
@@ -158,6 +202,118 @@ struct TreeRow {
     for_vectors(tree.num_places(), [&](int64_t i, auto count) {
       store_first(q + i, load_first(kept_unit + i, count) * alpha, count);
     });
+  }
+
+  void spread_by_ring() {
+    const Real* const kept_unit = static_cast<const Real*>(problem.kept_unit);
+    for (int64_t v = tree.num_inner - 2; v >= 0; --v)
+      alpha[v] += alpha[above(tree.num_classes + v)];
+    for (int64_t v = 0; v < tree.num_inner; ++v)
+      q[tree.num_classes + v] += alpha[v] * kept_unit[tree.num_classes + v];
+    for_columns_of(alpha, [&](int64_t c, auto count, auto ring) {
+      store_first(q + c, load_first(kept_unit + c, count) * ring, count);
+    });
+  }
+
+  // ---- probabilities ----
+
+  void place_mass(hace::TreeLogLossFault* fault) {
+    const Real* const mass = static_cast<const Real*>(problem.mass) + row * problem.mass_stride;
+    double on_every_class = problem.row_spread;
+    if (problem.spread)
+      for (int64_t t = 0; t < problem.num_targets; ++t)
+        on_every_class += static_cast<double>(mass[t]) * problem.spread[t];
+    const int64_t first = problem.mass_is_by_column ? tree.num_classes : 0;
+    std::memset(q + first, 0, (tree.num_places() - first) * sizeof(Real));
+    if (problem.mass_is_by_column)
+      for (int64_t t = 0; t < problem.num_targets; ++t)
+        q[t] = mass[t] * static_cast<Real>(problem.share[t]);
+    else
+      for (int64_t t = 0; t < problem.num_targets; ++t) {
+        const int32_t place = problem.target_place[t];
+        if (place >= 0)
+          q[place] += mass[t] * static_cast<Real>(problem.share[t]);
+        else if (mass[t] != 0)
+          *fault = {row, t};
+      }
+    rise();
+    const Real alpha = static_cast<Real>(on_every_class);
+    const Real* const kept_unit = static_cast<const Real*>(problem.kept_unit);
+    if (alpha == 0 || !kept_unit) return;
+    for_vectors(tree.num_places(), [&](int64_t i, auto count) {
+      store_first(q + i, load_first(q + i, count) + load_first(kept_unit + i, count) * alpha,
+                  count);
+    });
+  }
+
+  // Takes the mass put on places in q, and leaves what they keep of all that reaches them.
+  void rise() {
+    const Real* const kept = static_cast<const Real*>(problem.kept);
+    const Real* const handed = static_cast<const Real*>(problem.handed);
+    if (problem.in_runs) {
+      for (int64_t v = 0; v < tree.num_inner; ++v) {
+        double reached = q[tree.num_classes + v];
+        for_children(v, [&](const int32_t* child, int64_t count, bool is_run) {
+          if (!is_run) {
+            for (int64_t i = 0; i < count; ++i) reached += q[child[i]] * handed[child[i]];
+            return;
+          }
+          constexpr int64_t kStep = kRun * kLanes;
+          for (int64_t i = 0; i < count; i += kStep) {
+            Line sum = {};
+            for_vectors(count - i < kStep ? count - i : kStep, [&](int64_t k, auto n) {
+              const int64_t at = child[0] + i + k;
+              sum += load_first(q + at, n) * load_first(handed + at, n);
+            });
+            reached += horizontal_sum<Real>(sum);
+          }
+        });
+        q[tree.num_classes + v] = static_cast<Real>(reached);
+      }
+    } else {
+      for (int64_t v = 0; v < tree.num_inner; ++v) rising[v] = q[tree.num_classes + v];
+      for (int64_t c = 0; c < tree.num_classes; ++c) rising[above(c)] += q[c] * handed[c];
+      for (int64_t v = 0; v < tree.num_inner; ++v) {
+        const int64_t place = tree.num_classes + v;
+        q[place] = static_cast<Real>(rising[v]);
+        if (v + 1 < tree.num_inner) rising[above(place)] += rising[v] * handed[place];
+      }
+    }
+    q[tree.root()] = 0;
+    for_vectors(tree.root(), [&](int64_t i, auto count) {
+      store_first(q + i, load_first(q + i, count) * load_first(kept + i, count), count);
+    });
+  }
+
+  // ---- passes ----
+
+  // Calls step(first, count, of_parent) for all columns, in vectors: `of_inner` has a number for
+  // each inner place, and of_parent is the columns' parents', as a vector or as the one that they
+  // all have.
+  template <typename Step>
+  void for_columns_of(const Real* of_inner, Step step) const {
+    if (!problem.in_runs) {
+      for_vectors(tree.num_classes,
+                  [&](int64_t c, auto count) { step(c, count, at_parents(of_inner, c, count)); });
+      return;
+    }
+    for (int64_t v = 0; v < tree.num_inner; ++v) {
+      const Line of_parent = broadcast(of_inner[v]);
+      for_children(v, [&](const int32_t* child, int64_t count, bool is_run) {
+        if (!is_run)
+          for (int64_t i = 0; i < count && child[i] < tree.num_classes; ++i)
+            step(child[i], int64_t{1}, of_parent);
+        else if (child[0] < tree.num_classes)
+          for_vectors(count, [&](int64_t i, auto n) { step(child[0] + i, n, of_parent); });
+      });
+    }
+  }
+
+  template <typename Count>
+  Line at_parents(const Real* of_inner, int64_t column, Count count) const {
+    Line values = {};
+    for (int64_t i = 0; i < count; ++i) values[i] = of_inner[above(column + i)];
+    return values;
   }
 
   // Calls step(first, count), in whole vectors as far as they go.
@@ -204,29 +360,17 @@ struct TreeRow {
   void write(double of_total) {
     const double factor = problem.factor[row];
     Stored* const grad = static_cast<Stored*>(problem.grad) + row * tree.num_classes;
-    Real* const above = sum;  // sum of q / S from here to the root
-    above[tree.num_inner - 1] = 0;
+    Real* const pulled = sum;  // sum of q / S from here to the root
+    pulled[tree.num_inner - 1] = 0;
     for (int64_t v = tree.num_inner - 2; v >= 0; --v)
-      above[v] += above[tree.parent[tree.num_classes + v] - tree.num_classes];
+      pulled[v] += pulled[above(tree.num_classes + v)];
+    for (int64_t v = 0; v < tree.num_inner; ++v)
+      pulled[v] = static_cast<Real>(factor * (of_total - pulled[v]));
     const Real of_mass = static_cast<Real>(factor);
-    for (int64_t v = 0; v < tree.num_inner; ++v) {
-      const Real of_exp = static_cast<Real>(factor * (of_total - above[v]));
-      for_children(v, [&](const int32_t* child, int64_t count, bool is_run) {
-        if (!is_run) {
-          for (int64_t i = 0; i < count && child[i] < tree.num_classes; ++i) {
-            const Real value = e[child[i]] * of_exp - q[child[i]] * of_mass;
-            store_first(grad + child[i], broadcast(value), 1);
-          }
-        } else if (child[0] < tree.num_classes) {
-          const int32_t first = child[0];
-          for_vectors(count, [&](int64_t i, auto n) {
-            store_first(
-                grad + first + i,
-                load_first(e + first + i, n) * of_exp - load_first(q + first + i, n) * of_mass, n);
-          });
-        }
-      });
-    }
+    for_columns_of(pulled, [&](int64_t c, auto count, Line of_exp) {
+      const Line value = load_first(e + c, count) * of_exp - load_first(q + c, count) * of_mass;
+      store_first(grad + c, value, count);
+    });
   }
 };
 

@@ -297,7 +297,8 @@ def assert_rows_stand_alone(
         threads: sets their number.
         backend: that runs it.
         single_row: how far a row on its own may lie from the same row in a batch, relative to it,
-            where a kernel works on few rows in another way.
+            where a kernel works on few rows in another way; a twentieth of it absolutely, for the
+            parts of a gradient, which are at most 1, may cancel.
     """
     rounding = 1e-5 if backend.name == "reference" else 0.0
     everything = run(torch.arange(33))
@@ -312,5 +313,5 @@ def assert_rows_stand_alone(
             found = run(rows)
             allowed = max(rounding, single_row) if len(rows) == 1 else rounding
             torch.testing.assert_close(
-                found, everything[rows], rtol=allowed, atol=allowed / 100, equal_nan=True
+                found, everything[rows], rtol=allowed, atol=allowed / 20, equal_nan=True
             )
