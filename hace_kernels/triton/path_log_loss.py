@@ -8,18 +8,24 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 from ..rows import loss_dtype
 from ..schemas import PathLogLossArguments
 from .path_log_loss_kernel import (
     RING_FIELDS,
+    Cut,
+    PathTable,
+    Rows,
+    Settings,
     measure_kernel,
     resolve_kernel,
     row_kernel,
     write_kernel,
 )
-from .rows import MEAN, bits, l2_bytes, reduced, scale_in_place, total_weight
+from .rows import MEAN, bits, incoming, l2_bytes, reduced, scale_in_place, total_weight
+from .rows_kernel import Targets
 
 __all__ = ["OPS", "path_log_loss", "path_log_loss_backward", "scale_in_place"]
 
@@ -104,6 +110,11 @@ class Shape:
         """Rings that are looked at together."""
         return min(1 << self.steps, 16)
 
+    def cut(self, vector: int, fields: int) -> Cut:
+        """As the kernels take it."""
+        sizes = (vector, self.strip, self.strips, fields, self.rings, self.steps)
+        return Cut(*map(tl.constexpr, sizes))
+
     @property
     def ring_step(self) -> int:
         """Places for the rings of a path, and at least the four values of a row."""
@@ -148,58 +159,54 @@ def _launch(
     row_loss: Tensor | None,
     grad: Tensor | None,
 ) -> None:
-    logits, target, target_weight = call.logits, call.target, call.target_weight
-    entropy, ignore_index, eps = call.entropy, call.ignore_index, call.eps
-    ptr, start, stop, weight, order = (*call.table, None)[:5]
-    assert ptr is not None
-    max_entries = call.max_entries
-    num_rows, columns = logits.shape
-    wide = logits.dtype == torch.float64
-    shape = Shape(columns, wide, order is not None, entropy != 0 or eps > 0, max_entries)
+    logits, num_rows = call.logits, len(call.logits)
+    table = PathTable(*call.table[: len(PathTable._fields)])
+    settings = Settings(bits(call.entropy), bits(call.eps))
+    rows = Rows(logits, grad, row_loss)
+    targets = Targets(call.target, call.target_weight, divisor, **incoming(grad_loss))
+    shape = Shape(
+        logits.shape[1],
+        wide=logits.dtype == torch.float64,
+        shuffled=table.order is not None,
+        more=settings != Settings(),
+        max_entries=call.max_entries,
+    )
     vector = _vector(logits, grad)
-    rows = num_rows
-    if shape.splits:
-        row_bytes = columns * logits.element_size()
-        rows = min(num_rows, max(1, l2_bytes(logits.device) // 2 // row_bytes))
+    sizes = {
+        "row_vectors": logits.stride(0) // vector,
+        "column_vectors": shape.columns // vector,
+        "ignore_index": call.ignore_index,
+    }
+    of_paths = {"num_targets": len(call.table[0]) - 1, "ring_step": shape.ring_step}
+    cut = shape.cut(vector, 3 if settings.entropy is not None else 2)
     work = loss_dtype(logits.dtype)
-    rings = logits.new_empty(rows * RING_FIELDS * shape.ring_step, dtype=work)
-    grad_loss_step = 0 if grad_loss is None or grad_loss.dim() == 0 else grad_loss.stride(0)
-    row_vectors, column_vectors = logits.stride(0) // vector, columns // vector
-    entropy_bits, eps_bits = bits(entropy), bits(eps)
-    has_entropy = entropy_bits is not None
-    num_targets = len(ptr) - 1
     if not shape.splits:
+        rings = logits.new_empty(num_rows * RING_FIELDS * shape.ring_step, dtype=work)
         row_kernel[(num_rows,)](
-            logits, grad, row_loss, target, ptr, start, stop, weight, order, target_weight,
-            divisor, grad_loss, rings, row_vectors, column_vectors, grad_loss_step, num_targets,
-            ignore_index, shape.ring_step, entropy_bits, eps_bits,
-            VECTOR=vector, STRIP=shape.strip, STRIPS=shape.strips, RINGS=shape.rings,
-            STEPS=shape.steps, num_warps=shape.num_warps, **(shape.registers if vector > 1 else {}),
+            rows, targets, table, rings, **sizes, **of_paths, settings=settings, cut=cut,
+            num_warps=shape.num_warps, **(shape.registers if vector > 1 else {}),
         )  # fmt: skip
         return
 
-    fields = 3 if has_entropy else 2
-    strips = logits.new_empty(rows * fields * shape.num_strips, dtype=work)
+    row_bytes = shape.columns * logits.element_size()
+    at_once = min(num_rows, max(1, l2_bytes(logits.device) // 2 // row_bytes))
+    rings = logits.new_empty(at_once * RING_FIELDS * shape.ring_step, dtype=work)
+    strips = logits.new_empty(at_once * cut.fields.value * shape.num_strips, dtype=work)
     programs = triton.cdiv(shape.num_strips, shape.strips)
-    sizes = {"VECTOR": vector, "STRIP": shape.strip, "STRIPS": shape.strips, "FIELDS": fields}
-    for first in range(0, num_rows, rows):
-        count = min(rows, num_rows - first)
+    for first in range(0, num_rows, at_once):
+        count = min(at_once, num_rows - first)
         measure_kernel[(programs, count)](
-            logits, order, strips, target, first, row_vectors, column_vectors, shape.num_strips,
-            ignore_index, **sizes, HAS_ENTROPY=has_entropy, num_warps=shape.num_warps,
+            rows, call.target, table.order, strips, **sizes, first_row=first, cut=cut,
+            num_warps=shape.num_warps,
         )  # fmt: skip
         resolve_kernel[(count,)](
-            logits, grad, row_loss, target, ptr, start, stop, weight, order, target_weight,
-            divisor, grad_loss, rings, strips, first, row_vectors, column_vectors,
-            shape.num_strips, grad_loss_step, num_targets, ignore_index, shape.ring_step,
-            entropy_bits, eps_bits, **{**sizes, "STRIPS": 256}, RINGS=shape.rings,
-            STEPS=shape.steps, num_warps=8,
+            rows, targets, table, rings, strips, **sizes, **of_paths, first_row=first,
+            settings=settings, cut=cut._replace(strips=tl.constexpr(256)), num_warps=8,
         )  # fmt: skip
         if grad is not None:
             write_kernel[(programs, count)](
-                logits, grad, target, ptr, start, stop, order, rings, strips, first, row_vectors,
-                column_vectors, shape.num_strips, num_targets, ignore_index, shape.ring_step,
-                **sizes, STEPS=shape.steps, HAS_ENTROPY=has_entropy, num_warps=shape.num_warps,
+                rows, Targets(call.target), table, rings, strips, **sizes, **of_paths,
+                first_row=first, cut=cut, num_warps=shape.num_warps,
             )  # fmt: skip
 
 

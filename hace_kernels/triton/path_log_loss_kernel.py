@@ -1,151 +1,260 @@
 """The kernels of `path_log_loss`.
 
-csrc/cpu/path_log_loss_kernel.cpp derives the gradient that is computed here. With lse_r over
-interval r, lse_K over the whole row, and j in ring r (what interval r adds to the one inside it):
+docs/design.md derives the gradient that is computed here. With lse_r over interval r, lse_K over
+the whole row, and j in ring r (what interval r adds to the one inside it):
 
     dL/dz_j = A_r exp(z_j - lse_K) - B_r exp(z_j - lse_r)
     A_r     = sum_{i < r} w_i
     B_r     = sum_{i >= r} w_i (1 - P_i) exp(lse_r - lse_i)
 
-A row is cut into *strips* of STRIP class positions. A strip within one ring is *whole*: it takes
-its exponentials relative to its own largest logit, so that nothing underflows, whatever the gaps
-between rings, and its gradient is one factor times these. So an element costs the same however
-long the paths are; where a strip lies is searched for in the path once a strip, by bisection.
+A row is cut into *strips* of a fixed number of class positions. A strip within one ring is *whole*:
+it takes its exponentials relative to its own largest logit, so that nothing underflows, whatever
+the gaps between rings, and its gradient is one factor times these. So an element costs the same
+however long the paths are; the ring of a strip is found once per strip, by bisection in the path.
 
 Between a strip and an interval's end lie *pieces*, shorter than a strip: of each of the segments
 that the intervals' ends cut the row into, the first part up to a strip's end and the last part from
 a strip's begin. Ring r is made of two segments, one on each side (ring 0 of one), and so of four
 pieces and any number of whole strips. Pieces are read again, from the L1 or L2 cache.
 
-All that depends on rings is done with a vector of up to RINGS rings; longer paths take it in steps.
-The sums over pairs of rings cost RINGS^2, and need no scan.
+All that depends on rings is done with a vector of up to `rings` rings; longer paths take it in
+steps. The sums over pairs of rings cost the square of that, and need no scan.
 
 Short rows (`row_kernel`) have a program each, which keeps the row's exponentials in registers: a
 row is read from memory once (C elements) and its gradient written once (C). Long rows are split:
-`measure_kernel` reads strips and leaves (top, total) of each, `resolve_kernel` makes loss and
-factors of them, one program a row, and `write_kernel` reads the strips again, from the L2 cache if
-the launcher's chunk of rows fits there, and writes the gradient. Besides that a row costs 8 bytes
-(with entropy 12) a strip and 36 bytes an interval, in float32.
+`measure_kernel` reads strips and leaves the log-sum of each, `resolve_kernel` makes loss and
+factors of them, one program per row, and `write_kernel` reads the strips again, from the L2 cache
+if the launcher's chunk of rows fits there, and writes the gradient. Besides that a row costs 8
+bytes (with entropy 12) per strip and 36 bytes per interval, in float32.
 
 There are no atomics: the same input gives the same bits.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
-from .log_sums import finite, log_one_plus_ratio, merge, merge_among, ratio
+from .log_sums import LogSum, finite, log_one_plus_ratio, merge, merge_among, ratio
 from .rows_kernel import divided, number, times_incoming, weigh
 
 __all__ = [
     "RING_FIELDS",
+    "Cut",
+    "PathTable",
+    "Rows",
+    "Settings",
     "measure_kernel",
     "resolve_kernel",
     "row_kernel",
     "write_kernel",
 ]
 
-# What is kept of every ring, each as a vector: its own mass, its interval's, what multiplies
-# exp(z - top of the row), what multiplies exp(z - top of the interval), and what is added.
-_TOP = tl.constexpr(0)
-_TOTAL = tl.constexpr(1)
-_INSIDE_TOP = tl.constexpr(2)
-_INSIDE_TOTAL = tl.constexpr(3)
+# ---- arguments of kernels: pointers, of which None is not there ----
+
+
+class Rows(NamedTuple):
+    """Rows of logits, and where their gradients and losses go."""
+
+    logits: Any
+    grad: Any = None
+    loss: Any = None
+
+
+class PathTable(NamedTuple):
+    """The tensors of a `hace_kernels.PathTable`."""
+
+    ptr: Any
+    start: Any
+    stop: Any
+    weight: Any
+    order: Any = None
+
+
+class Settings(NamedTuple):
+    """The bits of float64 numbers, or None for 0; see `rows.bits`."""
+
+    entropy: Any = None
+    eps: Any = None
+
+
+class Cut(NamedTuple):
+    """How a row is cut, in constants.
+
+    Attributes:
+        vector: what all row lengths and strides are multiples of.
+        strip: positions per strip.
+        strips: strips that a program looks at together.
+        fields: numbers that are kept per strip where rows are split.
+        rings: rings that a program looks at together.
+        steps: of a bisection among the intervals of the longest path.
+    """
+
+    vector: Any
+    strip: Any
+    strips: Any
+    fields: Any
+    rings: Any
+    steps: Any
+
+
+# Numbers whose values are no reason to compile again. They are arguments by themselves because
+# Triton compiles for the values of all numbers in a tuple.
+_SIZES = (
+    "row_vectors", "column_vectors", "num_targets", "ignore_index", "ring_step", "first_row",
+)  # fmt: skip
+
+# ---- what functions hand to each other ----
+
+
+class Row(NamedTuple):
+    """One row: pointers to its logits and gradient, the columns' order, and their number."""
+
+    logits: Any
+    grad: Any
+    order: Any
+    columns: Any
+
+
+class Path(NamedTuple):
+    """The intervals of one target, as pointers to the first, and their number."""
+
+    start: Any
+    stop: Any
+    weight: Any
+    length: Any
+
+
+class Mass(NamedTuple):
+    """A log-sum with its moment sum_j e^(z_j - max) (z_j - max), which entropy needs."""
+
+    max: Any
+    sum: Any
+    moment: Any
+
+
+class Strips(NamedTuple):
+    """Strips in registers: their masses, the ring that each begins in, and whether it is whole."""
+
+    mass: Any
+    ring: Any
+    whole: Any
+
+
+class Memory(NamedTuple):
+    """A pointer to values of one field after the other, each `step` after the one before."""
+
+    at: Any
+    step: Any
+
+
+class RowTerms(NamedTuple):
+    """What the gradient takes of a row: its largest logit, and what entropy adds.
+
+    That is slope e^(z_j - max) (z_j - max + middle).
+    """
+
+    max: Any
+    slope: Any
+    middle: Any
+
+
+# Fields of each ring, in `Memory`: its own mass, its interval's, what multiplies
+# exp(z - max of the row), what multiplies exp(z - max of the interval), and what is added.
+_MAX = tl.constexpr(0)
+_SUM = tl.constexpr(1)
+_INSIDE_MAX = tl.constexpr(2)
+_INSIDE_SUM = tl.constexpr(3)
 _OF_ROW = tl.constexpr(4)
 _OF_INTERVAL = tl.constexpr(5)
 _OFFSET = tl.constexpr(6)
-# Of the row: its largest logit, and with entropy the slope and middle of what it adds.
+# Of the row: `RowTerms` and the factor of its gradient.
 _ROW = tl.constexpr(7)
 _FIELDS = tl.constexpr(8)
 RING_FIELDS = _FIELDS.value
 
-# Numbers whose values are no reason to compile again.
-_SIZES = (
-    "row_vectors", "column_vectors", "grad_loss_step", "num_targets", "ignore_index", "ring_step",
-    "entropy_bits", "eps_bits", "first_row", "strip_step",
-)  # fmt: skip
+_ONE = tl.constexpr(1)
 
 
 # ---- targets and what rows count for ----
 
 
 @triton.jit
-def _target(row, mask, target, ptr, target_weight, num_targets, ignore_index):
-    """Whether rows' targets are valid, their entries, and what they count for (0 if ignored)."""
-    t, valid, weight = weigh(row, mask, target, target_weight, num_targets, ignore_index)
-    first = tl.load(ptr + t, mask=valid, other=0)
-    last = tl.load(ptr + t + 1, mask=valid, other=0)
-    return valid | (weight == 0), first, (last - first).to(tl.int32), weight
+def _path_of(row, targets, table, num_targets, ignore_index):
+    """Whether a row's target is valid or does not count, its path, and the row's weight."""
+    t, valid, weight = weigh(row, row >= 0, targets, num_targets, ignore_index)
+    first = tl.load(table.ptr + t, mask=valid, other=0)
+    last = tl.load(table.ptr + t + 1, mask=valid, other=0)
+    length = (last - first).to(tl.int32)
+    path = Path(table.start + first, table.stop + first, table.weight + first, length)
+    return valid | (weight == 0), path, weight
 
 
 # ---- where positions lie on the path ----
 
 
 @triton.jit
-def _starts_after(position, start, num_intervals, STEPS: tl.constexpr):
+def _starts_after(position, path, cut):
     """How many intervals start after each position; starts fall from entry to entry."""
-    count = tl.zeros_like(position)
-    for step in tl.static_range(STEPS):
-        more = count + (1 << (STEPS - 1 - step))
-        there = tl.load(start + more - 1, mask=more <= num_intervals, other=-1)
-        count = tl.where(there > position, more, count)
-    return count
+    number_of = tl.zeros_like(position)
+    for step in tl.static_range(cut.steps):
+        more = number_of + (_ONE << (cut.steps - 1 - step))
+        there = tl.load(path.start + more - 1, mask=more <= path.length, other=-1)
+        number_of = tl.where(there > position, more, number_of)
+    return number_of
 
 
 @triton.jit
-def _stops_by(position, stop, num_intervals, STEPS: tl.constexpr):
+def _stops_by(position, path, cut):
     """How many intervals stop at or before each position; stops rise from entry to entry."""
-    count = tl.zeros_like(position)
-    for step in tl.static_range(STEPS):
-        more = count + (1 << (STEPS - 1 - step))
-        there = tl.load(stop + more - 1, mask=more <= num_intervals, other=0x7FFFFFFF)
-        count = tl.where(there <= position, more, count)
-    return count
+    number_of = tl.zeros_like(position)
+    for step in tl.static_range(cut.steps):
+        more = number_of + (_ONE << (cut.steps - 1 - step))
+        there = tl.load(path.stop + more - 1, mask=more <= path.length, other=0x7FFFFFFF)
+        number_of = tl.where(there <= position, more, number_of)
+    return number_of
 
 
 @triton.jit
-def _ring_of_strips(
-    strip, start, stop, num_intervals, columns, STRIP: tl.constexpr, STEPS: tl.constexpr
-):
+def _ring_of_strips(strip, path, columns, cut):
     """The ring that each strip begins in, and whether it ends there too."""
-    begin = strip * STRIP
-    last = tl.minimum(begin + STRIP, columns) - 1
-    after = _starts_after(begin, start, num_intervals, STEPS)
-    by = _stops_by(begin, stop, num_intervals, STEPS)
-    whole = after == _starts_after(last, start, num_intervals, STEPS)
-    whole &= by == _stops_by(last, stop, num_intervals, STEPS)
+    begin = strip * cut.strip
+    last = tl.minimum(begin + cut.strip, columns) - 1
+    after = _starts_after(begin, path, cut)
+    by = _stops_by(begin, path, cut)
+    whole = after == _starts_after(last, path, cut)
+    whole &= by == _stops_by(last, path, cut)
     return tl.maximum(after, by), whole & (begin < columns)
 
 
 @triton.jit
-def _boundary(index, start, stop, num_intervals, columns):
+def _boundary(index, path, columns):
     """Segment s lies between boundaries s - 1 and s: all starts, the outermost first, all stops."""
-    of_start = (index >= 0) & (index < num_intervals)
-    of_stop = (index >= num_intervals) & (index < 2 * num_intervals)
-    at = tl.load(start + num_intervals - 1 - index, mask=of_start, other=0)
-    there = tl.load(stop + index - num_intervals, mask=of_stop, other=0)
+    of_start = (index >= 0) & (index < path.length)
+    of_stop = (index >= path.length) & (index < 2 * path.length)
+    at = tl.load(path.start + path.length - 1 - index, mask=of_start, other=0)
+    there = tl.load(path.stop + index - path.length, mask=of_stop, other=0)
     return tl.where(of_start, at, tl.where(of_stop, there, tl.where(index < 0, 0, columns)))
 
 
 @triton.jit
-def _pieces(
-    first_ring, start, stop, num_intervals, columns, STRIP: tl.constexpr, RINGS: tl.constexpr
-):
-    """The pieces of RINGS rings as [begin, end): all left heads, left tails, right heads, tails."""
-    lane = tl.arange(0, 4 * RINGS)
-    ring = first_ring + lane % RINGS
-    is_right = lane >= 2 * RINGS
-    is_tail = (lane // RINGS) % 2 == 1
-    segment = num_intervals + tl.where(is_right, ring, -ring)
-    begin = _boundary(segment - 1, start, stop, num_intervals, columns)
-    end = _boundary(segment, start, stop, num_intervals, columns)
-    strip_end = (begin // STRIP + 1) * STRIP
+def _pieces(first_ring, path, columns, cut):
+    """The pieces of some rings as [begin, end): all left heads, left tails, right heads, tails."""
+    lane = tl.arange(0, 4 * cut.rings)
+    ring = first_ring + lane % cut.rings
+    is_right = lane >= 2 * cut.rings
+    is_tail = (lane // cut.rings) % 2 == 1
+    segment = path.length + tl.where(is_right, ring, -ring)
+    begin = _boundary(segment - 1, path, columns)
+    end = _boundary(segment, path, columns)
+    strip_end = (begin // cut.strip + 1) * cut.strip
     head_end = tl.minimum(strip_end, columns)
-    tail = end // STRIP * STRIP
-    is_head = (begin + STRIP > strip_end) | (end < head_end)  # less than its strip
+    tail = end // cut.strip * cut.strip
+    is_head = (begin + cut.strip > strip_end) | (end < head_end)  # less than its strip
     exists = tl.where(is_tail, (tail >= strip_end) & (end < columns), is_head)
-    exists = exists & (ring <= num_intervals) & ((ring > 0) | (is_right == 0))
+    exists = exists & (ring <= path.length) & ((ring > 0) | (is_right == 0))
     begin = tl.where(is_tail, tail, begin)
     end = tl.where(is_tail, end, tl.minimum(end, head_end))
     return begin, tl.where(exists, end, begin)
@@ -161,11 +270,11 @@ def _at_positions(position, mask, order):
 
 
 @triton.jit
-def _load_pieces(begin, end, logits, order, work: tl.constexpr, STRIP: tl.constexpr):
-    position = (begin // STRIP * STRIP)[:, None] + tl.arange(0, STRIP)[None, :]
+def _load_pieces(begin, end, row, cut, work: tl.constexpr):
+    position = (begin // cut.strip * cut.strip)[:, None] + tl.arange(0, cut.strip)[None, :]
     mask = (position >= begin[:, None]) & (position < end[:, None])
-    column = _at_positions(position, mask, order)
-    z = tl.load(logits + column, mask=mask, other=float("-inf")).to(work)
+    column = _at_positions(position, mask, row.order)
+    z = tl.load(row.logits + column, mask=mask, other=float("-inf")).to(work)
     return z, column, mask
 
 
@@ -174,7 +283,7 @@ def _load_pieces(begin, end, logits, order, work: tl.constexpr, STRIP: tl.conste
 
 @triton.jit
 def _measure(z, with_moment: tl.constexpr):
-    """(top, total) of every line of z, its logits relative to its top, and their exponentials."""
+    """The mass of every line of z, its logits relative to its max, and their exponentials."""
     top = tl.max(z, axis=1)
     gap = z - finite(top)[:, None]
     e = tl.exp(gap)
@@ -182,457 +291,457 @@ def _measure(z, with_moment: tl.constexpr):
     moment = tl.zeros_like(total)
     if with_moment:
         moment = tl.sum(tl.where(e == 0, 0.0, e * gap), axis=1)
-    return top, total, moment, gap, e
+    return Mass(top, total, moment), gap, e
 
 
 @triton.jit
-def _moment_at(top, total, moment, new_top):
+def _moment_at(mass, new_max):
     """sum e^(z - t) (z - t) for another t; the gap may be infinite between finite numbers."""
-    gap = tl.where(total == 0, 0.0, top - new_top)
+    gap = tl.where(mass.sum == 0, 0.0, mass.max - new_max)
     e = tl.exp(gap)
-    return tl.where(e == 0, 0.0, e * (moment + gap * total))
+    return tl.where(e == 0, 0.0, e * (mass.moment + gap * mass.sum))
 
 
 @triton.jit
-def _add_strips(
-    sums_top, sums_total, sums_moment, ring, top, total, moment, of_ring, whole,
-    with_moment: tl.constexpr,
-):  # fmt: skip
-    """Merges whole strips into the sums of their rings."""
-    among = (of_ring[None, :] == ring[:, None]) & whole[None, :]
-    more_top, more_total = merge_among(top, total, among)
+def _merge(a, b, with_moment: tl.constexpr):
+    both = merge(a, b)
+    moment = a.moment
     if with_moment:
-        moved = _moment_at(top[None, :], total[None, :], moment[None, :], finite(more_top)[:, None])
-        more_moment = tl.sum(tl.where(among, moved, 0.0), axis=1)
-    else:
-        more_moment = sums_moment
-    return _merge3(
-        sums_top, sums_total, sums_moment, more_top, more_total, more_moment, with_moment
-    )
+        moment = _moment_at(a, finite(both.max)) + _moment_at(b, finite(both.max))
+    return Mass(both.max, both.sum, moment)
 
 
 @triton.jit
-def _merge3(a_top, a_total, a_moment, b_top, b_total, b_moment, with_moment: tl.constexpr):
-    top, total = merge(a_top, a_total, b_top, b_total)
-    moment = a_moment
+def _merge_all(mass, with_moment: tl.constexpr):
+    """The merger of the first axis."""
+    best = tl.max(mass.max, axis=0)
+    shift = finite(best)
+    if len(mass.max.shape) == 2:
+        shift = shift[None, :]
+    total = tl.sum(mass.sum * tl.exp(mass.max - shift), axis=0)
+    moment = total
     if with_moment:
-        moment = _moment_at(a_top, a_total, a_moment, finite(top))
-        moment += _moment_at(b_top, b_total, b_moment, finite(top))
-    return top, total, moment
+        moment = tl.sum(_moment_at(mass, shift), axis=0)
+    return Mass(best, total, moment)
+
+
+@triton.jit
+def _add_strips(so_far, ring, strips, with_moment: tl.constexpr):
+    """Merges whole strips into the masses of their rings."""
+    among = (strips.ring[None, :] == ring[:, None]) & strips.whole[None, :]
+    more = merge_among(strips.mass, among)
+    moment = so_far.moment
+    if with_moment:
+        each = strips.mass
+        each = Mass(each.max[None, :], each.sum[None, :], each.moment[None, :])
+        moved = _moment_at(each, finite(more.max)[:, None])
+        moment = tl.sum(tl.where(among, moved, 0.0), axis=1)
+    return _merge(so_far, Mass(more.max, more.sum, moment), with_moment)
+
+
+@triton.jit
+def _load_strips(strip, memory, path, columns, cut, with_moment: tl.constexpr):
+    there = strip < memory.step
+    top = tl.load(memory.at + strip, mask=there, other=float("-inf"))
+    total = tl.load(memory.at + memory.step + strip, mask=there, other=0.0)
+    moment = total
+    if with_moment:
+        moment = tl.load(memory.at + 2 * memory.step + strip, mask=there, other=0.0)
+    ring, whole = _ring_of_strips(strip, path, columns, cut)
+    return Strips(Mass(top, total, moment), ring, whole)
 
 
 @triton.jit
 def _ring_masses(
-    first_ring, logits, order, start, stop, num_intervals, columns,
-    top, total, moment, of_ring, whole, strips, strip_step, num_strips,
-    STRIP: tl.constexpr, STRIPS: tl.constexpr, STEPS: tl.constexpr,
-    RINGS: tl.constexpr, SPLIT: tl.constexpr, with_moment: tl.constexpr, work: tl.constexpr,
+    first_ring, row, path, strips, cut,
+    split: tl.constexpr, with_moment: tl.constexpr, work: tl.constexpr,
 ):  # fmt: skip
-    """(top, total, moment) of each ring: of its whole strips and of its four pieces."""
-    ring = first_ring + tl.arange(0, RINGS)
+    """The mass of each ring: of its whole strips and of its four pieces."""
+    ring = first_ring + tl.arange(0, cut.rings)
     zero = tl.zeros_like(ring).to(work)
-    a, b, c = zero + float("-inf"), zero, zero
-    if SPLIT:
-        for first in tl.range(0, num_strips, STRIPS, num_stages=1):
-            strip = first + tl.arange(0, STRIPS)
-            there = strip < num_strips
-            of, is_whole = _ring_of_strips(strip, start, stop, num_intervals, columns, STRIP, STEPS)
-            tops = tl.load(strips + strip, mask=there, other=float("-inf"))
-            totals = tl.load(strips + strip_step + strip, mask=there, other=0.0)
-            moments = totals
-            if with_moment:
-                moments = tl.load(strips + 2 * strip_step + strip, mask=there, other=0.0)
-            a, b, c = _add_strips(a, b, c, ring, tops, totals, moments, of, is_whole, with_moment)
+    mass = Mass(zero + float("-inf"), zero, zero)
+    if split:
+        for first in tl.range(0, strips.step, cut.strips, num_stages=1):
+            strip = first + tl.arange(0, cut.strips)
+            some = _load_strips(strip, strips, path, row.columns, cut, with_moment)
+            mass = _add_strips(mass, ring, some, with_moment)
     else:
-        a, b, c = _add_strips(a, b, c, ring, top, total, moment, of_ring, whole, with_moment)
-    begin, end = _pieces(first_ring, start, stop, num_intervals, columns, STRIP, RINGS)
-    z, _, _ = _load_pieces(begin, end, logits, order, work, STRIP)
-    more_top, more_total, more_moment, _, _ = _measure(z, with_moment)
-    more_top = tl.reshape(more_top, (4, RINGS))
-    more_total = tl.reshape(more_total, (4, RINGS))
-    best = tl.max(more_top, axis=0)
-    if with_moment:
-        more_moment = _moment_at(
-            more_top, more_total, tl.reshape(more_moment, (4, RINGS)), finite(best)[None, :]
-        )
-        more_moment = tl.sum(more_moment, axis=0)
-    else:
-        more_moment = best
-    more_total = tl.sum(more_total * tl.exp(more_top - finite(best)[None, :]), axis=0)
-    return _merge3(a, b, c, best, more_total, more_moment, with_moment)
+        mass = _add_strips(mass, ring, strips, with_moment)
+    begin, end = _pieces(first_ring, path, row.columns, cut)
+    z, _, _ = _load_pieces(begin, end, row, cut, work)
+    pieces, _, _ = _measure(z, with_moment)
+    pieces = Mass(
+        tl.reshape(pieces.max, (4, cut.rings)),
+        tl.reshape(pieces.sum, (4, cut.rings)),
+        tl.reshape(pieces.moment, (4, cut.rings)),
+    )
+    return _merge(mass, _merge_all(pieces, with_moment), with_moment)
 
 
 @triton.jit
-def _resolve(
-    factor, logits, order, start, stop, weight, num_intervals, columns, rings, ring_step,
-    top, total, moment, of_ring, whole, strips, strip_step, num_strips, entropy, eps,
-    STRIP: tl.constexpr, STRIPS: tl.constexpr, RINGS: tl.constexpr, STEPS: tl.constexpr,
-    SPLIT: tl.constexpr, HAS_ENTROPY: tl.constexpr, HAS_EPS: tl.constexpr,
+def _sum_outwards(
+    row, path, strips, rings, cut,
+    split: tl.constexpr, with_moment: tl.constexpr, work: tl.constexpr,
 ):  # fmt: skip
-    """From strips and pieces to the row's loss and to every ring's coefficients, in `rings`."""
-    work: tl.constexpr = rings.dtype.element_ty
-    minus_infinity = tl.full((), float("-inf"), work)
+    """From the inside out: masses, the intervals' masses, and A, in `rings`; the row's mass."""
     zero = tl.full((), 0.0, work)
-    lane = tl.arange(0, RINGS)
-
-    # From the inside out: masses, the intervals' masses, and A.
-    all_top, all_total, all_moment, inner = minus_infinity, zero, zero, zero
-    for first in tl.range(0, num_intervals + 1, RINGS, num_stages=1):
-        ring = first + lane
-        ring_top, ring_total, ring_moment = _ring_masses(
-            first, logits, order, start, stop, num_intervals, columns,
-            top, total, moment, of_ring, whole, strips, strip_step, num_strips,
-            STRIP, STRIPS, STEPS, RINGS, SPLIT, HAS_ENTROPY, work,
-        )  # fmt: skip
-        inside_top, inside_total = merge_among(ring_top, ring_total, ring[None, :] <= ring[:, None])
-        inside_top, inside_total = merge(inside_top, inside_total, all_top, all_total)
-        w = tl.load(weight + ring, mask=ring < num_intervals, other=0.0).to(work)
-        of_row = inner + tl.sum(tl.where(ring[None, :] < ring[:, None], w[None, :], 0.0), axis=1)
-        inner += tl.sum(w, axis=0)
-        there = ring <= num_intervals
-        tl.store(rings + _TOP * ring_step + ring, ring_top, mask=there)
-        tl.store(rings + _TOTAL * ring_step + ring, ring_total, mask=there)
-        tl.store(rings + _INSIDE_TOP * ring_step + ring, inside_top, mask=there)
-        tl.store(rings + _INSIDE_TOTAL * ring_step + ring, inside_total, mask=there)
-        tl.store(rings + _OF_ROW * ring_step + ring, of_row, mask=there)
-        tile_top = tl.max(ring_top, axis=0)
-        tile_total = tl.sum(ring_total * tl.exp(ring_top - finite(tile_top)), axis=0)
-        tile_moment = zero
-        if HAS_ENTROPY:
-            tile_moment = tl.sum(
-                _moment_at(ring_top, ring_total, ring_moment, finite(tile_top)), axis=0
-            )
-        all_top, all_total, all_moment = _merge3(
-            all_top, all_total, all_moment, tile_top, tile_total, tile_moment, HAS_ENTROPY
-        )
+    everything, weights = Mass(tl.full((), float("-inf"), work), zero, zero), zero
+    for first in tl.range(0, path.length + 1, cut.rings, num_stages=1):
+        ring = first + tl.arange(0, cut.rings)
+        own = _ring_masses(first, row, path, strips, cut, split, with_moment, work)
+        inside = merge(merge_among(own, ring[None, :] <= ring[:, None]), everything)
+        w = tl.load(path.weight + ring, mask=ring < path.length, other=0.0).to(work)
+        of_row = weights + tl.sum(tl.where(ring[None, :] < ring[:, None], w[None, :], 0.0), axis=1)
+        weights += tl.sum(w, axis=0)
+        there = ring <= path.length
+        tl.store(rings.at + _MAX * rings.step + ring, own.max, mask=there)
+        tl.store(rings.at + _SUM * rings.step + ring, own.sum, mask=there)
+        tl.store(rings.at + _INSIDE_MAX * rings.step + ring, inside.max, mask=there)
+        tl.store(rings.at + _INSIDE_SUM * rings.step + ring, inside.sum, mask=there)
+        tl.store(rings.at + _OF_ROW * rings.step + ring, of_row, mask=there)
+        everything = _merge(everything, _merge_all(own, with_moment), with_moment)
     tl.debug_barrier()
+    return everything
 
-    # From the outside in: what is outside each interval, the loss, B and the offsets.
-    scale = factor.to(work) / all_total
-    scale = tl.where(all_total > 0, scale, float("nan"))
-    loss, offset, outer = zero, zero, zero
-    out_top, out_total = minus_infinity, zero
-    next_top, next_total, next_b = zero, zero + 1, zero
-    for step in tl.range(0, num_intervals // RINGS + 1, num_stages=1):
-        ring = (num_intervals // RINGS - step) * RINGS + lane
-        there = ring <= num_intervals
-        is_interval = ring < num_intervals
-        ring_top = tl.load(rings + _TOP * ring_step + ring, mask=there, other=float("-inf"))
-        ring_total = tl.load(rings + _TOTAL * ring_step + ring, mask=there, other=0.0)
-        inside_top = tl.load(
-            rings + _INSIDE_TOP * ring_step + ring, mask=there, other=float("-inf")
-        )
-        inside_total = tl.load(rings + _INSIDE_TOTAL * ring_step + ring, mask=there, other=0.0)
-        of_row = tl.load(rings + _OF_ROW * ring_step + ring, mask=there, other=0.0)
-        w = tl.load(weight + ring, mask=is_interval, other=0.0).to(work)
 
-        outside_top, outside_total = merge_among(
-            ring_top, ring_total, ring[None, :] > ring[:, None]
-        )
-        outside_top, outside_total = merge(outside_top, outside_total, out_top, out_total)
-        tile_top = tl.max(ring_top, axis=0)
-        tile_total = tl.sum(ring_total * tl.exp(ring_top - finite(tile_top)), axis=0)
-        out_top, out_total = merge(out_top, out_total, tile_top, tile_total)
+@triton.jit
+def _load_ring(rings, ring, there):
+    """A ring's own log-sum and its interval's."""
+    own = LogSum(
+        tl.load(rings.at + _MAX * rings.step + ring, mask=there, other=float("-inf")),
+        tl.load(rings.at + _SUM * rings.step + ring, mask=there, other=0.0),
+    )
+    inside = LogSum(
+        tl.load(rings.at + _INSIDE_MAX * rings.step + ring, mask=there, other=float("-inf")),
+        tl.load(rings.at + _INSIDE_SUM * rings.step + ring, mask=there, other=0.0),
+    )
+    return own, inside
+
+
+@triton.jit
+def _beyond(own, ring, outside):
+    """What is outside of each of some rings, and of all of them; `outside` is that of the last."""
+    beyond = merge(merge_among(own, ring[None, :] > ring[:, None]), outside)
+    best = tl.max(own.max, axis=0)
+    total = tl.sum(own.sum * tl.exp(own.max - finite(best)), axis=0)
+    return beyond, merge(outside, LogSum(best, total))
+
+
+@triton.jit
+def _sum_inwards(path, rings, everything, factor, cut, work: tl.constexpr):
+    """From the outside in: the loss, A and B over their sums, and what is added, in `rings`.
+
+    Intervals without mass have infinite loss, and the second sum of the gradient is their weight
+    spread evenly over their columns.
+    """
+    scale = factor.to(work) / everything.sum
+    scale = tl.where(everything.sum > 0, scale, float("nan"))
+    lane = tl.arange(0, cut.rings)
+    zero = tl.full((), 0.0, work)
+    loss, offset = zero, zero
+    outside = LogSum(tl.full((), float("-inf"), work), zero)
+    next_one, next_b = LogSum(zero, zero + 1), zero
+    for step in tl.range(0, path.length // cut.rings + 1, num_stages=1):
+        ring = (path.length // cut.rings - step) * cut.rings + lane
+        there = ring <= path.length
+        is_interval = ring < path.length
+        own, inside = _load_ring(rings, ring, there)
+        of_row = tl.load(rings.at + _OF_ROW * rings.step + ring, mask=there, other=0.0)
+        w = tl.load(path.weight + ring, mask=is_interval, other=0.0).to(work)
+        beyond, outside = _beyond(own, ring, outside)
 
         from_inside = ring[None, :] >= ring[:, None]
-        if HAS_EPS:
-            # With c_i = w_i / (P_i + eps): dL/dz_j = p_j (sum_{i < r} c_i P_i
-            # - sum_{i >= r} c_i (1 - P_i)); the first sum is still to come.
-            p = ratio(inside_top, inside_total, all_top, all_total)
-            c = tl.where(is_interval, w / (p + eps.to(work)), 0.0)
-            loss -= tl.sum(tl.where(is_interval, w * tl.log(p + eps.to(work)), 0.0), axis=0)
-            lost = c * ratio(outside_top, outside_total, all_top, all_total)
-            of_row = c * p
-            b = outer - tl.sum(tl.where(from_inside, lost[None, :], 0.0), axis=1)
-            outer -= tl.sum(lost, axis=0)
-            added = tl.zeros_like(w)
-        else:
-            # Intervals without mass: the loss is infinite, and the gradient's second sum is the
-            # weight spread evenly over the interval's columns.
-            alive = is_interval & (inside_total != 0)
-            dead = is_interval & (inside_total == 0)
-            log_p = log_one_plus_ratio(outside_top, outside_total, inside_top, inside_total)
-            terms = tl.where(alive, w * log_p, 0.0)
-            loss += tl.sum(tl.where(dead, w * float("inf"), terms), axis=0)
-            q = ratio(outside_top, outside_total, inside_top, inside_total)
-            lost = tl.where(alive, w * tl.where(q < 1e30, q / (1 + q), 1.0), 0.0)
-            shares = ratio(
-                inside_top[:, None], inside_total[:, None],
-                inside_top[None, :], inside_total[None, :],
-            )  # fmt: skip
-            shares = tl.where(from_inside & alive[None, :], shares, 0.0)
-            b = tl.sum(shares * lost[None, :], axis=1)
-            if next_b != 0:
-                b += next_b * ratio(inside_top, inside_total, next_top, next_total)
-            at_begin = lane == 0
-            next_top = tl.sum(tl.where(at_begin, inside_top, 0.0), axis=0)
-            next_total = tl.sum(tl.where(at_begin, inside_total, 0.0), axis=0)
-            next_b = tl.sum(tl.where(at_begin, b, 0.0), axis=0)
+        alive = is_interval & (inside.sum != 0)
+        dead = is_interval & (inside.sum == 0)
+        terms = tl.where(alive, w * log_one_plus_ratio(beyond, inside), 0.0)
+        loss += tl.sum(tl.where(dead, w * float("inf"), terms), axis=0)
+        q = ratio(beyond, inside)
+        lost = tl.where(alive, w * tl.where(q < 1e30, q / (1 + q), 1.0), 0.0)
+        shares = ratio(
+            LogSum(inside.max[:, None], inside.sum[:, None]),
+            LogSum(inside.max[None, :], inside.sum[None, :]),
+        )
+        shares = tl.where(from_inside & alive[None, :], shares, 0.0)
+        b = tl.sum(shares * lost[None, :], axis=1)
+        if next_b != 0:
+            b += next_b * ratio(inside, next_one)
+        at_begin = lane == 0
+        next_one = LogSum(
+            tl.sum(tl.where(at_begin, inside.max, 0.0), axis=0),
+            tl.sum(tl.where(at_begin, inside.sum, 0.0), axis=0),
+        )
+        next_b = tl.sum(tl.where(at_begin, b, 0.0), axis=0)
 
-            width = tl.load(stop + ring, mask=is_interval, other=1)
-            width -= tl.load(start + ring, mask=is_interval, other=0)
-            spread = tl.where(dead, w / width.to(work), 0.0)
-            added = offset - tl.sum(tl.where(from_inside, spread[None, :], 0.0), axis=1)
-            offset -= tl.sum(spread, axis=0)
-            of_row *= scale
-            b = tl.where(inside_total != 0, b * factor.to(work) / inside_total, tl.zeros_like(b))
-        tl.store(rings + _OF_ROW * ring_step + ring, of_row, mask=there)
-        tl.store(rings + _OF_INTERVAL * ring_step + ring, b, mask=there)
-        tl.store(rings + _OFFSET * ring_step + ring, added * factor.to(work), mask=there)
+        width = tl.load(path.stop + ring, mask=is_interval, other=1)
+        width -= tl.load(path.start + ring, mask=is_interval, other=0)
+        spread = tl.where(dead, w / width.to(work), 0.0)
+        added = offset - tl.sum(tl.where(from_inside, spread[None, :], 0.0), axis=1)
+        offset -= tl.sum(spread, axis=0)
+        b = tl.where(inside.sum != 0, b * factor.to(work) / inside.sum, tl.zeros_like(b))
+        tl.store(rings.at + _OF_ROW * rings.step + ring, of_row * scale, mask=there)
+        tl.store(rings.at + _OF_INTERVAL * rings.step + ring, b, mask=there)
+        tl.store(rings.at + _OFFSET * rings.step + ring, added * factor.to(work), mask=there)
     tl.debug_barrier()
+    return loss
 
-    if HAS_EPS:
-        inner = zero
-        for first in tl.range(0, num_intervals + 1, RINGS, num_stages=1):
-            ring = first + lane
-            there = ring <= num_intervals
-            pull = tl.load(rings + _OF_ROW * ring_step + ring, mask=there, other=0.0)
-            pushed = tl.load(rings + _OF_INTERVAL * ring_step + ring, mask=there, other=0.0)
-            pulled = tl.where(ring[None, :] < ring[:, None], pull[None, :], 0.0)
-            of_row = (inner + tl.sum(pulled, axis=1) + pushed) * scale
-            inner += tl.sum(pull, axis=0)
-            tl.debug_barrier()
-            tl.store(rings + _OF_ROW * ring_step + ring, of_row, mask=there)
-            tl.store(rings + _OF_INTERVAL * ring_step + ring, tl.zeros_like(pull), mask=there)
+
+@triton.jit
+def _sum_with_eps(path, rings, everything, factor, eps, cut, work: tl.constexpr):
+    """The same with eps. With c_i = w_i / (P_i + eps),
+
+    dL/dz_j = p_j (sum_{i < r} c_i P_i - sum_{i >= r} c_i (1 - P_i))
+    """
+    scale = factor.to(work) / everything.sum
+    scale = tl.where(everything.sum > 0, scale, float("nan"))
+    lane = tl.arange(0, cut.rings)
+    zero = tl.full((), 0.0, work)
+    loss, outer, inner = zero, zero, zero
+    outside = LogSum(tl.full((), float("-inf"), work), zero)
+    for step in tl.range(0, path.length // cut.rings + 1, num_stages=1):
+        ring = (path.length // cut.rings - step) * cut.rings + lane
+        there = ring <= path.length
+        is_interval = ring < path.length
+        own, inside = _load_ring(rings, ring, there)
+        w = tl.load(path.weight + ring, mask=is_interval, other=0.0).to(work)
+        beyond, outside = _beyond(own, ring, outside)
+
+        p = ratio(inside, everything)
+        c = tl.where(is_interval, w / (p + eps.to(work)), 0.0)
+        loss -= tl.sum(tl.where(is_interval, w * tl.log(p + eps.to(work)), 0.0), axis=0)
+        lost = c * ratio(beyond, everything)
+        from_inside = ring[None, :] >= ring[:, None]
+        pushed = outer - tl.sum(tl.where(from_inside, lost[None, :], 0.0), axis=1)
+        outer -= tl.sum(lost, axis=0)
+        tl.store(rings.at + _OF_ROW * rings.step + ring, c * p, mask=there)
+        tl.store(rings.at + _OF_INTERVAL * rings.step + ring, pushed, mask=there)
+        tl.store(rings.at + _OFFSET * rings.step + ring, tl.zeros_like(w), mask=there)
+    tl.debug_barrier()
+    for first in tl.range(0, path.length + 1, cut.rings, num_stages=1):
+        ring = first + lane
+        there = ring <= path.length
+        pull = tl.load(rings.at + _OF_ROW * rings.step + ring, mask=there, other=0.0)
+        pushed = tl.load(rings.at + _OF_INTERVAL * rings.step + ring, mask=there, other=0.0)
+        pulled = tl.where(ring[None, :] < ring[:, None], pull[None, :], 0.0)
+        of_row = (inner + tl.sum(pulled, axis=1) + pushed) * scale
+        inner += tl.sum(pull, axis=0)
         tl.debug_barrier()
+        tl.store(rings.at + _OF_ROW * rings.step + ring, of_row, mask=there)
+        tl.store(rings.at + _OF_INTERVAL * rings.step + ring, tl.zeros_like(pull), mask=there)
+    tl.debug_barrier()
+    return loss
 
-    slope, middle = zero, zero
-    if HAS_ENTROPY:
-        # sum_j p_j log p_j, and log p_j less it: z_j - top + middle.
-        negative_entropy = all_moment / all_total - tl.log(all_total)
-        loss += entropy.to(work) * negative_entropy
-        slope = entropy.to(work) * scale
-        middle = -tl.log(all_total) - negative_entropy
-    loss = tl.where(all_total > 0, loss, float("nan"))
-    return loss, finite(all_top), slope, middle
+
+@triton.jit
+def _resolve(row, path, strips, rings, factor, settings, cut, split: tl.constexpr):
+    """From strips and pieces to the row's loss and terms, and every ring's coefficients."""
+    work: tl.constexpr = rings.at.dtype.element_ty
+    with_moment: tl.constexpr = settings.entropy is not None
+    everything = _sum_outwards(row, path, strips, rings, cut, split, with_moment, work)
+    if settings.eps is not None:
+        eps = number(settings.eps)
+        loss = _sum_with_eps(path, rings, everything, factor, eps, cut, work)
+    else:
+        loss = _sum_inwards(path, rings, everything, factor, cut, work)
+    slope = tl.full((), 0.0, work)
+    middle = slope
+    if with_moment:
+        # sum_j p_j log p_j, and log p_j less it: z_j - max + middle.
+        entropy = number(settings.entropy).to(work)
+        log_sum = tl.log(everything.sum)
+        negative_entropy = everything.moment / everything.sum - log_sum
+        loss += entropy * negative_entropy
+        scale = factor.to(work) / everything.sum
+        slope = entropy * tl.where(everything.sum > 0, scale, float("nan"))
+        middle = -log_sum - negative_entropy
+    loss = tl.where(everything.sum > 0, loss, float("nan"))
+    return loss, RowTerms(finite(everything.max), slope, middle)
 
 
 # ---- gradient ----
 
 
 @triton.jit
-def _strip_gradient(
-    gap, e, top, of_ring, whole, rings, ring_step, row_top, slope, middle,
-    HAS_ENTROPY: tl.constexpr,
-):  # fmt: skip
-    """The gradient in whole strips, from their exponentials relative to their tops."""
-    of_row = tl.load(rings + _OF_ROW * ring_step + of_ring, mask=whole, other=0.0)
-    of_interval = tl.load(rings + _OF_INTERVAL * ring_step + of_ring, mask=whole, other=0.0)
-    inside_top = tl.load(rings + _INSIDE_TOP * ring_step + of_ring, mask=whole, other=0.0)
-    offset = tl.load(rings + _OFFSET * ring_step + of_ring, mask=whole, other=0.0)
-    to_row = tl.exp(top - row_top)
-    of_strip = of_row * to_row - of_interval * tl.exp(top - finite(inside_top))
+def _strip_gradient(gap, e, top, strips, rings, terms, with_entropy: tl.constexpr):
+    """The gradient in whole strips, from their exponentials relative to their maxima."""
+    ring, whole = strips.ring, strips.whole
+    of_row = tl.load(rings.at + _OF_ROW * rings.step + ring, mask=whole, other=0.0)
+    of_interval = tl.load(rings.at + _OF_INTERVAL * rings.step + ring, mask=whole, other=0.0)
+    inside_max = tl.load(rings.at + _INSIDE_MAX * rings.step + ring, mask=whole, other=0.0)
+    offset = tl.load(rings.at + _OFFSET * rings.step + ring, mask=whole, other=0.0)
+    to_row = tl.exp(top - terms.max)
+    of_strip = of_row * to_row - of_interval * tl.exp(top - finite(inside_max))
     g = of_strip[:, None] * e
-    if HAS_ENTROPY:
-        below = tl.where(to_row == 0, 0.0, finite(top) - row_top + middle)
-        g += tl.where(e == 0, 0.0, (slope * to_row)[:, None] * e * (gap + below[:, None]))
+    if with_entropy:
+        below = tl.where(to_row == 0, 0.0, finite(top) - terms.max + terms.middle)
+        more = (terms.slope * to_row)[:, None] * e * (gap + below[:, None])
+        g += tl.where(e == 0, 0.0, more)
     return g + offset[:, None]
 
 
 @triton.jit
-def _write_pieces(
-    factor, logits, grad, order, start, stop, num_intervals, columns, rings, ring_step,
-    row_top, slope, middle,
-    STRIP: tl.constexpr, RINGS: tl.constexpr, HAS_ENTROPY: tl.constexpr,
-):  # fmt: skip
-    work: tl.constexpr = rings.dtype.element_ty
-    for first in tl.range(0, num_intervals + 1, RINGS, num_stages=1):
-        begin, end = _pieces(first, start, stop, num_intervals, columns, STRIP, RINGS)
-        z, column, mask = _load_pieces(begin, end, logits, order, work, STRIP)
-        ring = first + tl.arange(0, 4 * RINGS) % RINGS
+def _write_pieces(row, path, rings, terms, factor, cut, with_entropy: tl.constexpr):
+    work: tl.constexpr = rings.at.dtype.element_ty
+    for first in tl.range(0, path.length + 1, cut.rings, num_stages=1):
+        begin, end = _pieces(first, path, row.columns, cut)
+        z, column, mask = _load_pieces(begin, end, row, cut, work)
+        ring = first + tl.arange(0, 4 * cut.rings) % cut.rings
         there = begin < end
-        of_row = tl.load(rings + _OF_ROW * ring_step + ring, mask=there, other=0.0)
-        of_interval = tl.load(rings + _OF_INTERVAL * ring_step + ring, mask=there, other=0.0)
-        inside_top = tl.load(rings + _INSIDE_TOP * ring_step + ring, mask=there, other=0.0)
-        offset = tl.load(rings + _OFFSET * ring_step + ring, mask=there, other=0.0)
-        inside_top = finite(inside_top)
-        to_row = tl.exp(inside_top - row_top)
-        e = tl.exp(z - inside_top[:, None])
+        of_row = tl.load(rings.at + _OF_ROW * rings.step + ring, mask=there, other=0.0)
+        of_interval = tl.load(rings.at + _OF_INTERVAL * rings.step + ring, mask=there, other=0.0)
+        inside_max = tl.load(rings.at + _INSIDE_MAX * rings.step + ring, mask=there, other=0.0)
+        offset = tl.load(rings.at + _OFFSET * rings.step + ring, mask=there, other=0.0)
+        inside_max = finite(inside_max)
+        to_row = tl.exp(inside_max - terms.max)
+        e = tl.exp(z - inside_max[:, None])
         g = (of_row * to_row - of_interval)[:, None] * e
-        if HAS_ENTROPY:
+        if with_entropy:
             of_all = to_row[:, None] * e
-            g += tl.where(of_all == 0, 0.0, slope * of_all * (z - row_top + middle))
+            more = terms.slope * of_all * (z - terms.max + terms.middle)
+            g += tl.where(of_all == 0, 0.0, more)
         g = tl.where(factor == 0, 0.0, g + offset[:, None])
-        tl.store(grad + column, g.to(grad.dtype.element_ty), mask=mask)
+        tl.store(row.grad + column, g.to(row.grad.dtype.element_ty), mask=mask)
 
 
 # ---- kernels ----
 
 
 @triton.jit
-def _open_row(row, target, ptr, start, stop, weight, target_weight, divisor, grad_loss,
-              grad_loss_step, num_targets, ignore_index):  # fmt: skip
+def _row_at(row, rows, order, row_vectors, column_vectors, cut):
+    """Row number `row`."""
+    columns = column_vectors * cut.vector
+    grad = rows.grad
+    if rows.grad is not None:
+        grad = rows.grad + row * columns
+    return Row(rows.logits + row * row_vectors * cut.vector, grad, order, columns)
+
+
+@triton.jit
+def _open_row(row, targets, table, num_targets, ignore_index):
     """The row's path, what its loss counts for, and the factor of its gradient (NaN: no target)."""
-    valid, first, num_intervals, counts_for = _target(
-        row, row >= 0, target, ptr, target_weight, num_targets, ignore_index
-    )
-    some = num_intervals > 0
-    is_empty = tl.load(start + first, mask=some, other=0) >= tl.load(
-        stop + first, mask=some, other=1
-    )
-    factor = times_incoming(row, divided(counts_for, divisor), grad_loss, grad_loss_step)
+    valid, path, counts_for = _path_of(row, targets, table, num_targets, ignore_index)
+    some = path.length > 0
+    start = tl.load(path.start, mask=some, other=0)
+    is_empty = start >= tl.load(path.stop, mask=some, other=1)
+    factor = times_incoming(row, divided(counts_for, targets.divisor), targets)
     bad = (valid == 0) | is_empty
     counts_for = tl.where(bad & (counts_for != 0), float("nan"), counts_for)
     factor = tl.where(bad & (factor != 0), float("nan"), factor)
-    return start + first, stop + first, weight + first, num_intervals, counts_for, factor
+    return path, counts_for, factor
+
+
+@triton.jit
+def _store_loss(row, loss, counts_for, row_loss):
+    weighted = counts_for * loss.to(tl.float64)
+    weighted = tl.where(counts_for != 0, weighted, 0.0)
+    tl.store(row_loss + row, weighted.to(row_loss.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def row_kernel(
-    logits, grad, row_loss, target, ptr, start, stop, weight, order, target_weight, divisor,
-    grad_loss, rings, row_vectors, column_vectors, grad_loss_step, num_targets, ignore_index,
-    ring_step, entropy_bits, eps_bits,
-    VECTOR: tl.constexpr, STRIP: tl.constexpr, STRIPS: tl.constexpr, RINGS: tl.constexpr,
-    STEPS: tl.constexpr,
+    rows, targets, table, rings, row_vectors, column_vectors, num_targets, ignore_index, ring_step,
+    settings, cut,
 ):  # fmt: skip
-    """A row a program, of at most STRIP * STRIPS columns."""
-    row = tl.program_id(0).to(tl.int64)
-    columns = column_vectors * VECTOR
-    logits += row * row_vectors * VECTOR
-    rings += row * ring_step * _FIELDS
-    start, stop, weight, num_intervals, counts_for, factor = _open_row(
-        row, target, ptr, start, stop, weight, target_weight, divisor, grad_loss, grad_loss_step,
-        num_targets, ignore_index,
-    )  # fmt: skip
-    entropy, eps = number(entropy_bits), number(eps_bits)
-    has_entropy: tl.constexpr = entropy_bits is not None
-    has_eps: tl.constexpr = eps_bits is not None
+    """One program per row, of at most cut.strip * cut.strips columns."""
+    number_of = tl.program_id(0).to(tl.int64)
+    row = _row_at(number_of, rows, table.order, row_vectors, column_vectors, cut)
+    memory = Memory(rings + number_of * ring_step * _FIELDS, ring_step)
+    path, counts_for, factor = _open_row(number_of, targets, table, num_targets, ignore_index)
+    has_entropy: tl.constexpr = settings.entropy is not None
 
-    strip = tl.arange(0, STRIPS)
-    position = strip[:, None] * STRIP + tl.arange(0, STRIP)[None, :]
-    in_row = position < columns
-    column = _at_positions(position, in_row, order)
-    read = position < tl.where(factor != 0, columns, 0)
-    z = tl.load(logits + column, mask=read, other=float("-inf"))
-    top, total, moment, gap, e = _measure(z.to(rings.dtype.element_ty), has_entropy)
-    of_ring, whole = _ring_of_strips(strip, start, stop, num_intervals, columns, STRIP, STEPS)
-    loss, row_top, slope, middle = _resolve(
-        factor, logits, order, start, stop, weight, num_intervals, columns, rings, ring_step,
-        top, total, moment, of_ring, whole, logits, 0, 0, entropy, eps,
-        STRIP, STRIPS, RINGS, STEPS, False, has_entropy, has_eps,
-    )  # fmt: skip
-    if row_loss is not None:
-        weighted = counts_for * loss.to(tl.float64)
-        weighted = tl.where(counts_for != 0, weighted, 0.0)
-        tl.store(row_loss + row, weighted.to(row_loss.dtype.element_ty))
-    if grad is not None:
-        grad += row * column_vectors * VECTOR
-        g = _strip_gradient(
-            gap, e, top, of_ring, whole, rings, ring_step, row_top, slope, middle, has_entropy
-        )
-        g = tl.where(factor == 0, 0.0, g).to(grad.dtype.element_ty)
+    strip = tl.arange(0, cut.strips)
+    position = strip[:, None] * cut.strip + tl.arange(0, cut.strip)[None, :]
+    in_row = position < row.columns
+    column = _at_positions(position, in_row, row.order)
+    read = position < tl.where(factor != 0, row.columns, 0)
+    z = tl.load(row.logits + column, mask=read, other=float("-inf"))
+    mass, gap, e = _measure(z.to(rings.dtype.element_ty), has_entropy)
+    ring, whole = _ring_of_strips(strip, path, row.columns, cut)
+    strips = Strips(mass, ring, whole)
+    loss, terms = _resolve(row, path, strips, memory, factor, settings, cut, False)
+    if rows.loss is not None:
+        _store_loss(number_of, loss, counts_for, rows.loss)
+    if rows.grad is not None:
+        g = _strip_gradient(gap, e, mass.max, strips, memory, terms, has_entropy)
+        g = tl.where(factor == 0, 0.0, g).to(row.grad.dtype.element_ty)
         # Asked again rather than kept: registers are what this kernel has least of.
-        column = _at_positions(position, in_row & whole[:, None], order)
-        tl.store(grad + column, g, mask=in_row & whole[:, None])
-        _write_pieces(
-            factor, logits, grad, order, start, stop, num_intervals, columns, rings, ring_step,
-            row_top, slope, middle, STRIP, RINGS, has_entropy,
-        )  # fmt: skip
+        column = _at_positions(position, in_row & whole[:, None], row.order)
+        tl.store(row.grad + column, g, mask=in_row & whole[:, None])
+        _write_pieces(row, path, memory, terms, factor, cut, has_entropy)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def measure_kernel(
-    logits, order, strips, target, first_row, row_vectors, column_vectors, strip_step,
-    ignore_index,
-    VECTOR: tl.constexpr, STRIP: tl.constexpr, STRIPS: tl.constexpr, FIELDS: tl.constexpr,
-    HAS_ENTROPY: tl.constexpr,
+    rows, target, order, strips, row_vectors, column_vectors, ignore_index, first_row, cut,
 ):  # fmt: skip
-    """(top, total) of STRIPS strips of a row a program; with entropy the moment too."""
+    """The masses of cut.strips strips of a row per program."""
     slot = tl.program_id(1).to(tl.int64)
-    row = slot + first_row
-    columns = column_vectors * VECTOR
-    strip = tl.program_id(0) * STRIPS + tl.arange(0, STRIPS)
-    position = strip[:, None] * STRIP + tl.arange(0, STRIP)[None, :]
-    mask = position < tl.where(tl.load(target + row) != ignore_index, columns, 0)
+    row = _row_at(slot + first_row, rows, order, row_vectors, column_vectors, cut)
+    num_strips = tl.cdiv(row.columns, cut.strip)
+    strip = tl.program_id(0) * cut.strips + tl.arange(0, cut.strips)
+    position = strip[:, None] * cut.strip + tl.arange(0, cut.strip)[None, :]
+    counts = tl.load(target + slot + first_row) != ignore_index
+    mask = position < tl.where(counts, row.columns, 0)
     column = _at_positions(position, mask, order)
-    logits += row * row_vectors * VECTOR
-    z = tl.load(logits + column, mask=mask, other=float("-inf"))
-    top, total, moment, _, _ = _measure(z.to(strips.dtype.element_ty), HAS_ENTROPY)
-    strips += slot * strip_step * FIELDS
-    tl.store(strips + strip, top, mask=strip < strip_step)
-    tl.store(strips + strip_step + strip, total, mask=strip < strip_step)
-    if HAS_ENTROPY:
-        tl.store(strips + 2 * strip_step + strip, moment, mask=strip < strip_step)
+    z = tl.load(row.logits + column, mask=mask, other=float("-inf"))
+    mass, _, _ = _measure(z.to(strips.dtype.element_ty), cut.fields == 3)
+    strips += slot * num_strips * cut.fields
+    tl.store(strips + strip, mass.max, mask=strip < num_strips)
+    tl.store(strips + num_strips + strip, mass.sum, mask=strip < num_strips)
+    if cut.fields == 3:
+        tl.store(strips + 2 * num_strips + strip, mass.moment, mask=strip < num_strips)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def resolve_kernel(
-    logits, grad, row_loss, target, ptr, start, stop, weight, order, target_weight, divisor,
-    grad_loss, rings, strips, first_row, row_vectors, column_vectors, strip_step, grad_loss_step,
-    num_targets, ignore_index, ring_step, entropy_bits, eps_bits,
-    VECTOR: tl.constexpr, STRIP: tl.constexpr, STRIPS: tl.constexpr, FIELDS: tl.constexpr,
-    RINGS: tl.constexpr, STEPS: tl.constexpr,
+    rows, targets, table, rings, strips, row_vectors, column_vectors, num_targets, ignore_index,
+    ring_step, first_row, settings, cut,
 ):  # fmt: skip
-    """A row a program: its loss, its rings' coefficients, and the gradient of its pieces."""
+    """One program per row: its loss, its rings' coefficients, and the gradient of its pieces."""
     slot = tl.program_id(0).to(tl.int64)
-    row = slot + first_row
-    columns = column_vectors * VECTOR
-    logits += row * row_vectors * VECTOR
-    rings += slot * ring_step * _FIELDS
-    strips += slot * strip_step * FIELDS
-    start, stop, weight, num_intervals, counts_for, factor = _open_row(
-        row, target, ptr, start, stop, weight, target_weight, divisor, grad_loss, grad_loss_step,
-        num_targets, ignore_index,
-    )  # fmt: skip
-    entropy, eps = number(entropy_bits), number(eps_bits)
-    has_entropy: tl.constexpr = entropy_bits is not None
-    has_eps: tl.constexpr = eps_bits is not None
-    loss, row_top, slope, middle = _resolve(
-        factor, logits, order, start, stop, weight, num_intervals, columns, rings, ring_step,
-        0, 0, 0, 0, 0, strips, strip_step, strip_step, entropy, eps,
-        STRIP, STRIPS, RINGS, STEPS, True, has_entropy, has_eps,
-    )  # fmt: skip
-    of_row = rings + _ROW * ring_step
-    tl.store(of_row, row_top)
-    tl.store(of_row + 1, slope)
-    tl.store(of_row + 2, middle)
+    number_of = slot + first_row
+    row = _row_at(number_of, rows, table.order, row_vectors, column_vectors, cut)
+    memory = Memory(rings + slot * ring_step * _FIELDS, ring_step)
+    num_strips = tl.cdiv(row.columns, cut.strip)
+    measured = Memory(strips + slot * num_strips * cut.fields, num_strips)
+    path, counts_for, factor = _open_row(number_of, targets, table, num_targets, ignore_index)
+    loss, terms = _resolve(row, path, measured, memory, factor, settings, cut, True)
+    of_row = memory.at + _ROW * ring_step
+    tl.store(of_row, terms.max)
+    tl.store(of_row + 1, terms.slope)
+    tl.store(of_row + 2, terms.middle)
     tl.store(of_row + 3, factor.to(rings.dtype.element_ty))
-    if row_loss is not None:
-        weighted = counts_for * loss.to(tl.float64)
-        weighted = tl.where(counts_for != 0, weighted, 0.0)
-        tl.store(row_loss + row, weighted.to(row_loss.dtype.element_ty))
-    if grad is not None:
-        grad += row * column_vectors * VECTOR
-        _write_pieces(
-            factor, logits, grad, order, start, stop, num_intervals, columns, rings, ring_step,
-            row_top, slope, middle, STRIP, RINGS, has_entropy,
-        )  # fmt: skip
+    if rows.loss is not None:
+        _store_loss(number_of, loss, counts_for, rows.loss)
+    if rows.grad is not None:
+        has_entropy: tl.constexpr = settings.entropy is not None
+        _write_pieces(row, path, memory, terms, factor, cut, has_entropy)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def write_kernel(
-    logits, grad, target, ptr, start, stop, order, rings, strips, first_row, row_vectors,
-    column_vectors, strip_step, num_targets, ignore_index, ring_step,
-    VECTOR: tl.constexpr, STRIP: tl.constexpr, STRIPS: tl.constexpr, FIELDS: tl.constexpr,
-    STEPS: tl.constexpr, HAS_ENTROPY: tl.constexpr,
+    rows, targets, table, rings, strips, row_vectors, column_vectors, num_targets, ignore_index,
+    ring_step, first_row, cut,
 ):  # fmt: skip
-    """The gradient of STRIPS strips of a row a program, where they are whole."""
+    """The gradient of cut.strips strips of a row per program, where they are whole."""
     slot = tl.program_id(1).to(tl.int64)
-    row = slot + first_row
-    columns = column_vectors * VECTOR
-    rings += slot * ring_step * _FIELDS
-    strips += slot * strip_step * FIELDS
-    _, first, num_intervals, _ = _target(
-        row, row >= 0, target, ptr, None, num_targets, ignore_index
-    )
-    strip = tl.program_id(0) * STRIPS + tl.arange(0, STRIPS)
-    of_ring, whole = _ring_of_strips(
-        strip, start + first, stop + first, num_intervals, columns, STRIP, STEPS
-    )
-    of_row = rings + _ROW * ring_step
-    row_top, slope, middle = tl.load(of_row), tl.load(of_row + 1), tl.load(of_row + 2)
+    row = _row_at(slot + first_row, rows, table.order, row_vectors, column_vectors, cut)
+    num_strips = tl.cdiv(row.columns, cut.strip)
+    memory = Memory(rings + slot * ring_step * _FIELDS, ring_step)
+    _, path, _ = _path_of(slot + first_row, targets, table, num_targets, ignore_index)
+    strip = tl.program_id(0) * cut.strips + tl.arange(0, cut.strips)
+    ring, whole = _ring_of_strips(strip, path, row.columns, cut)
+    of_row = memory.at + _ROW * ring_step
+    terms = RowTerms(tl.load(of_row), tl.load(of_row + 1), tl.load(of_row + 2))
     factor = tl.load(of_row + 3)
-    top = tl.load(strips + strip, mask=strip < strip_step, other=float("-inf"))
-    position = strip[:, None] * STRIP + tl.arange(0, STRIP)[None, :]
-    in_row = position < columns
-    column = _at_positions(position, in_row, order)
-    read = position < tl.where(factor != 0, columns, 0)
-    logits += row * row_vectors * VECTOR
-    z = tl.load(logits + column, mask=read, other=float("-inf"))
+    strips += slot * num_strips * cut.fields
+    top = tl.load(strips + strip, mask=strip < num_strips, other=float("-inf"))
+    position = strip[:, None] * cut.strip + tl.arange(0, cut.strip)[None, :]
+    in_row = position < row.columns
+    column = _at_positions(position, in_row, row.order)
+    read = position < tl.where(factor != 0, row.columns, 0)
+    z = tl.load(row.logits + column, mask=read, other=float("-inf"))
     gap = z.to(strips.dtype.element_ty) - finite(top)[:, None]
-    g = _strip_gradient(
-        gap, tl.exp(gap), top, of_ring, whole, rings, ring_step, row_top, slope, middle,
-        HAS_ENTROPY,
-    )  # fmt: skip
-    g = tl.where(factor == 0, 0.0, g).to(grad.dtype.element_ty)
-    tl.store(grad + row * column_vectors * VECTOR + column, g, mask=in_row & whole[:, None])
+    found = Strips(None, ring, whole)
+    g = _strip_gradient(gap, tl.exp(gap), top, found, memory, terms, cut.fields == 3)
+    g = tl.where(factor == 0, 0.0, g).to(row.grad.dtype.element_ty)
+    tl.store(row.grad + column, g, mask=in_row & whole[:, None])

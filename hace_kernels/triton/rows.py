@@ -8,9 +8,18 @@ import torch
 import triton
 from torch import Tensor
 
-from .rows_kernel import reduce_kernel, scale_kernel, weigh_kernel
+from .rows_kernel import Targets, reduce_kernel, scale_kernel, weigh_kernel
 
-__all__ = ["MEAN", "NONE", "bits", "l2_bytes", "reduced", "scale_in_place", "total_weight"]
+__all__ = [
+    "MEAN",
+    "NONE",
+    "bits",
+    "incoming",
+    "l2_bytes",
+    "reduced",
+    "scale_in_place",
+    "total_weight",
+]
 
 NONE, MEAN = 0, 1
 
@@ -27,10 +36,19 @@ def total_weight(
     """What `mean` divides by, on the device: the sum of the rows' weights."""
     divisor = target.new_empty((), dtype=torch.float64)
     weigh_kernel[(1,)](
-        target, target_weight, divisor, len(target), num_targets, ignore_index,
+        Targets(target, target_weight), divisor, len(target), num_targets, ignore_index,
         ROWS=_REDUCED_AT_ONCE,
     )  # fmt: skip
     return divisor
+
+
+def incoming(grad_loss: Tensor | None) -> dict[str, Tensor]:
+    """The incoming gradient as a field of `Targets`: one number for all rows, or one per row."""
+    if grad_loss is None:
+        return {}
+    if grad_loss.dim() == 0 or grad_loss.stride(0) == 0:
+        return {"grad_loss": grad_loss}
+    return {"grad_losses": grad_loss.contiguous()}
 
 
 def reduced(row_loss: Tensor, divisor: Tensor | None, reduction: int) -> Tensor:

@@ -5,10 +5,13 @@ There are no atomics: the same input gives the same bits.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
 __all__ = [
+    "Targets",
     "divided",
     "number",
     "reduce_kernel",
@@ -22,6 +25,24 @@ __all__ = [
 _SIZES = ("num_rows", "num_targets", "ignore_index", "size")
 
 
+class Targets(NamedTuple):
+    """What rows are compared with and what their losses count for, as pointers or None.
+
+    Attributes:
+        index: one target per row.
+        weight: float64, one per target; None for 1.
+        divisor: float64, what the gradient of `mean` is divided by.
+        grad_loss: the incoming gradient of all rows; None for 1, or
+        grad_losses: one per row.
+    """
+
+    index: Any
+    weight: Any = None
+    divisor: Any = None
+    grad_loss: Any = None
+    grad_losses: Any = None
+
+
 @triton.jit
 def number(bits):
     """A float64 from its bits, or 0 for None: Triton would hand it over in float32."""
@@ -32,15 +53,15 @@ def number(bits):
 
 
 @triton.jit
-def weigh(row, mask, target, target_weight, num_targets, ignore_index):
-    """Rows' targets, whether they are ones, and what the rows count for (0 if ignored)."""
-    t = tl.load(target + row, mask=mask, other=0)
+def weigh(row, mask, targets, num_targets, ignore_index):
+    """Rows' targets, whether these are valid, and what the rows count for (0 if ignored)."""
+    t = tl.load(targets.index + row, mask=mask, other=0)
     counts = mask & (t != ignore_index)
     valid = counts & (t >= 0) & (t < num_targets)
-    if target_weight is None:
+    if targets.weight is None:
         weight = counts.to(tl.float64)
     else:
-        weight = tl.load(target_weight + t, mask=valid, other=1.0)
+        weight = tl.load(targets.weight + t, mask=valid, other=1.0)
         weight = tl.where(counts, weight, 0.0)
     return t, valid, weight
 
@@ -55,23 +76,24 @@ def divided(weight, divisor):
 
 
 @triton.jit
-def times_incoming(row, factor, grad_loss, grad_loss_step):
+def times_incoming(row, factor, targets):
     """What the gradient of a row's loss is multiplied by, in float64."""
-    if grad_loss is not None:
-        incoming = tl.load(grad_loss + row * grad_loss_step).to(tl.float64)
+    if targets.grad_loss is not None or targets.grad_losses is not None:
+        if targets.grad_losses is None:
+            incoming = tl.load(targets.grad_loss).to(tl.float64)
+        else:
+            incoming = tl.load(targets.grad_losses + row).to(tl.float64)
         factor = tl.where(factor != 0, factor * incoming, factor)
     return factor
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def weigh_kernel(
-    target, target_weight, divisor, num_rows, num_targets, ignore_index, ROWS: tl.constexpr
-):
+def weigh_kernel(targets, divisor, num_rows, num_targets, ignore_index, ROWS: tl.constexpr):
     """What `mean` divides by: the sum of the rows' weights. One program."""
     total = tl.full((), 0.0, tl.float64)
     for first in range(0, num_rows, ROWS):
         row = first + tl.arange(0, ROWS).to(tl.int64)
-        _, _, weight = weigh(row, row < num_rows, target, target_weight, num_targets, ignore_index)
+        _, _, weight = weigh(row, row < num_rows, targets, num_targets, ignore_index)
         total += tl.sum(weight, axis=0)
     tl.store(divisor, total)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,14 @@ from ..rows import loss_dtype
 from ..schemas import TreeLogLossArguments
 from ..target_table import TargetTable
 from .rows import MEAN, bits, reduced, total_weight
-from .tree_log_loss_kernel import put_kernel, target_kernel
+from .tree_log_loss_kernel import (
+    Given,
+    Own,
+    PutTable,
+    SoftLabels,
+    put_kernel,
+    target_kernel,
+)
 from .tree_pull import Rows
 from .tree_rows import Arrays, chunks_of_rows, level_bounds
 from .tree_sum import inner_sums
@@ -69,17 +75,17 @@ class _Put:
         self.num_indices = 0 if of.indices is None else of.indices.shape[1]
         soft_labels = table.soft_labels
         self.spreads = table.spread is not None or table.row_spread != 0 or soft_labels is not None
-        self.soft: Sequence[Tensor | None] = (None,) * 3
+        self.soft: SoftLabels | None = None
         if soft_labels is not None:
             classes_below = inner_sums(soft_labels.is_class, of.tree, of.level_ptr)
-            self.soft = (*soft_labels, classes_below)
+            self.soft = SoftLabels(*soft_labels, classes_below)
         self.target_ptr, self.target_order = None, None
         if of.mass is not None:
             self.target_ptr, self.target_order = _targets_of_places(table.place, batch.tree)
 
     @property
     def scratch_bytes(self) -> int:
-        """Of a row."""
+        """Per row."""
         work = loss_dtype(self.batch.logits.dtype).itemsize
         tree = self.batch.tree
         rings = tree.num_inner if self.table.soft_labels else 0
@@ -88,32 +94,34 @@ class _Put:
     def __call__(self, rows: range) -> Tensor:
         """The mass on places, (rows, P)."""
         of, table, batch, tree = self.of, self.table, self.batch, self.batch.tree
-        place, unit, share = table.place, table.unit, table.share
+        tensors = PutTable(table.place, table.unit, table.share, table.spread)
         new = batch.logits.new_empty
         count, work = len(rows), loss_dtype(batch.logits.dtype)
         by_index = (count, self.num_indices)
-        own_place, own_mass, reached_own = None, None, None
+        own = Own(None, None, None)
         if of.indices is not None:
-            own_place = new(by_index, dtype=torch.int32)
-            own_mass, reached_own = new(2, *by_index, dtype=torch.float64)
+            places, masses = (
+                new(by_index, dtype=torch.int32),
+                new(2, *by_index, dtype=torch.float64),
+            )
+            own = Own(places, *masses)
         rings = table.soft_labels is not None
         alpha = new(
             (count, tree.num_inner) if rings else count, dtype=work if rings else torch.float64
         )
         mass_step = 0 if of.mass is None else of.mass.stride(0)
         target_kernel[(count,)](
-            of.mass, of.indices, of.index_weight, batch.counts, alpha, own_place, own_mass,
-            reached_own, place, unit, share, table.spread, *self.soft, tree.parent, batch.levels,
-            rows.start, mass_step, self.num_indices, of.ignore_index, place.shape[0],
-            tree.num_classes, tree.num_inner, len(batch.levels) - 1, bits(table.row_spread),
-            BLOCK=_TARGETS_AT_ONCE,
+            Given(of.mass, of.indices, of.index_weight), own, batch.counts, alpha, tensors,
+            self.soft, tree.parent, batch.levels, rows.start, mass_step, self.num_indices,
+            of.ignore_index, table.num_targets, tree.num_classes, tree.num_inner,
+            len(batch.levels) - 1, bits(table.row_spread), BLOCK=_TARGETS_AT_ONCE,
         )  # fmt: skip
         reached = new((count, tree.num_places), dtype=work)
         programs = tree.shape.parts
         put_kernel[(count * programs,)](
-            reached, of.mass, alpha, own_place, reached_own, unit, share, self.target_ptr,
-            self.target_order, tree.parent, rows.start, programs, mass_step, self.num_indices,
-            tree.num_places, tree.num_classes, tree.num_inner, SPREADS=self.spreads, RINGS=rings,
+            reached, of.mass, alpha, own, tensors, self.target_ptr, self.target_order,
+            tree.parent, rows.start, programs, mass_step, self.num_indices, tree.num_places,
+            tree.num_classes, tree.num_inner, SPREADS=self.spreads, RINGS=rings,
             BLOCK=_PLACES_AT_ONCE,
         )  # fmt: skip
         return reached

@@ -11,20 +11,60 @@ own besides.
 What targets put on their own places is found in float64, so that it may cancel what smoothing
 takes from them: products are stored before they are added, lest they be fused with the sum.
 
-Bytes of a row: mass is written once (4P in float32), and read where the targets are probabilities
+Bytes per row: mass is written once (4P in float32), and read where the targets are probabilities
 (twice 4T).
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
 from .rows_kernel import number
 
-__all__ = ["put_kernel", "target_kernel"]
+__all__ = ["Given", "Own", "PutTable", "SoftLabels", "put_kernel", "target_kernel"]
 
-# Numbers whose values are no reason to compile again.
+
+class Given(NamedTuple):
+    """Pointers to targets as they are given: probabilities `mass`, or `index` and its weights.
+
+    `weight` is None where each row has one index, of weight 1.
+    """
+
+    mass: Any
+    index: Any
+    weight: Any
+
+
+class Own(NamedTuple):
+    """Pointers to what each index of a row has: its place, its mass, and what reaches its place."""
+
+    place: Any
+    mass: Any
+    reached: Any
+
+
+class PutTable(NamedTuple):
+    """Pointers to tensors of a `hace_kernels.TargetTable`; `spread` may be None."""
+
+    place: Any
+    unit: Any
+    share: Any
+    spread: Any
+
+
+class SoftLabels(NamedTuple):
+    """Pointers to soft labels by place, and the classes at or below each inner place."""
+
+    log_similarity: Any
+    is_class: Any
+    classes_below: Any
+
+
+# Numbers whose values are no reason to compile again. They are arguments by themselves because
+# Triton compiles for the values of all numbers in a tuple.
 _SIZES = (
     "first_row", "programs", "mass_step", "num_indices", "ignore_index", "num_targets",
     "num_places", "num_classes", "num_inner", "num_levels", "row_spread_bits",
@@ -40,19 +80,17 @@ def _similarity(place, log_similarity, nearest):
 
 
 @triton.jit
-def _put_soft_label(
-    place, scale, alpha, unit, log_similarity, is_class, classes_below, parent, num_classes
-):
+def _put_soft_label(place, scale, alpha, unit, soft, parent, num_classes):
     """Adds `scale` times a target's soft labels to `alpha`, and returns what is its place's own."""
-    nearest = tl.load(log_similarity + place)
+    nearest = tl.load(soft.log_similarity + place)
     everything = tl.full((), 0.0, tl.float64)
     inside = tl.full((), 0.0, tl.float64)
     at = place
     while at >= 0:
         of_inner = at >= num_classes
-        below = tl.load(classes_below + at - num_classes, mask=of_inner, other=0.0)
-        below += tl.load(is_class + at, mask=of_inner == 0, other=0.0)
-        everything += _similarity(at, log_similarity, nearest) * (below - inside)
+        below = tl.load(soft.classes_below + at - num_classes, mask=of_inner, other=0.0)
+        below += tl.load(soft.is_class + at, mask=of_inner == 0, other=0.0)
+        everything += _similarity(at, soft.log_similarity, nearest) * (below - inside)
         inside = below
         at = tl.load(parent + at)
     scale = scale / everything
@@ -61,13 +99,13 @@ def _put_soft_label(
     at = ring
     while at >= 0:
         above = tl.load(parent + at)
-        delta = _similarity(at, log_similarity, nearest)
-        delta = scale * (delta - _similarity(above, log_similarity, nearest))
+        delta = _similarity(at, soft.log_similarity, nearest)
+        delta = scale * (delta - _similarity(above, soft.log_similarity, nearest))
         before = tl.load(alpha + at - num_classes)
         tl.store(alpha + at - num_classes, before + delta.to(alpha.dtype.element_ty))
         at = above
     tl.debug_barrier()
-    return scale * (1 - _similarity(ring, log_similarity, nearest)) * tl.load(unit + place)
+    return scale * (1 - _similarity(ring, soft.log_similarity, nearest)) * tl.load(unit + place)
 
 
 @triton.jit
@@ -80,15 +118,13 @@ def _alpha_at(place, there, alpha, parent, num_classes):
 
 @triton.jit(do_not_specialize=_SIZES)
 def target_kernel(
-    mass, index, index_weight, counts, alpha, own_place, own_mass, own_base, target_place, unit,
-    share, spread, log_similarity, is_class, classes_below, parent, level_ptr, first_row,
-    mass_step, num_indices, ignore_index, num_targets, num_classes, num_inner, num_levels,
-    row_spread_bits, BLOCK: tl.constexpr,
+    given, own, counts, alpha, table, soft, parent, level_ptr, first_row, mass_step, num_indices,
+    ignore_index, num_targets, num_classes, num_inner, num_levels, row_spread_bits,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """What a row counts for (NaN: a target is none), its alpha, and mass on targets' own places.
+    """What a row counts for (NaN: a target is invalid), its alpha, and mass on targets' own places.
 
-    A program a row. `index` is None for probabilities; `alpha` is by row, and with soft labels by
-    inner place.
+    One program per row. `alpha` is by row, and with soft labels by inner place.
     """
     slot = tl.program_id(0).to(tl.int64)
     row = first_row + slot
@@ -96,47 +132,46 @@ def target_kernel(
     on_classes = tl.full((), 0.0, tl.float64) + number(row_spread_bits)
     bad = tl.full((), 0, tl.int32)
     count = tl.full((), 1.0, tl.float64)
-    if index is None:
-        mass += row * mass_step
+    if given.index is None:
+        mass = given.mass + row * mass_step
         for first in tl.range(0, num_targets, BLOCK):
             t = first + lane
             m = tl.load(mass + t, mask=t < num_targets, other=0.0)
-            place = tl.load(target_place + t, mask=t < num_targets, other=0)
+            place = tl.load(table.place + t, mask=t < num_targets, other=0)
             bad += tl.sum(((m != 0) & (place < 0)).to(tl.int32), axis=0)
-            if spread is not None:
-                each = tl.load(spread + t, mask=t < num_targets, other=0.0)
+            if table.spread is not None:
+                each = tl.load(table.spread + t, mask=t < num_targets, other=0.0)
                 on_classes += tl.sum(m.to(tl.float64) * each, axis=0)
     else:
-        index += row * num_indices
-        own_place += slot * num_indices
-        own_mass += slot * num_indices
-        own_base += slot * num_indices
+        index = given.index + row * num_indices
+        at = slot * num_indices
+        own = Own(own.place + at, own.mass + at, own.reached + at)
         used_ones = tl.full((), 0, tl.int32)
         for first in tl.range(0, num_indices, BLOCK):
             k = first + lane
             t = tl.load(index + k, mask=k < num_indices, other=0)
             used = (k < num_indices) & (t != ignore_index)
             valid = used & (t >= 0) & (t < num_targets)
-            place = tl.load(target_place + t, mask=valid, other=-1)
-            each = tl.load(share + t, mask=valid, other=0.0)
-            if index_weight is None:
+            place = tl.load(table.place + t, mask=valid, other=-1)
+            each = tl.load(table.share + t, mask=valid, other=0.0)
+            if given.weight is None:
                 weight = used.to(tl.float64)
             else:
-                weight = tl.load(index_weight + row * num_indices + k, mask=valid, other=0.0)
+                weight = tl.load(given.weight + row * num_indices + k, mask=valid, other=0.0)
             wrong = used & ((place < 0) | (each != each) | (weight != weight))
             bad += tl.sum(wrong.to(tl.int32), axis=0)
             used_ones += tl.sum(used.to(tl.int32), axis=0)
             puts = (place >= 0) & (weight != 0)
-            if spread is not None:
-                more = tl.load(spread + t, mask=puts, other=0.0)
+            if table.spread is not None:
+                more = tl.load(table.spread + t, mask=puts, other=0.0)
                 on_classes += tl.sum(tl.where(puts, weight * more, 0.0), axis=0)
-            tl.store(own_place + k, tl.where(puts, place, -1), mask=k < num_indices)
-            tl.store(own_mass + k, tl.where(puts, weight * each, 0.0), mask=k < num_indices)
+            tl.store(own.place + k, tl.where(puts, place, -1), mask=k < num_indices)
+            tl.store(own.mass + k, tl.where(puts, weight * each, 0.0), mask=k < num_indices)
         count = (used_ones > 0).to(tl.float64)
         tl.debug_barrier()
     tl.store(counts + row, tl.where(bad > 0, float("nan"), count))
 
-    if log_similarity is None:
+    if soft is None:
         tl.store(alpha + slot, on_classes)
     else:
         alpha += slot * num_inner
@@ -146,13 +181,11 @@ def target_kernel(
             tl.store(alpha + v, at_root.to(alpha.dtype.element_ty), mask=v < num_inner)
         tl.debug_barrier()
         for one in tl.range(0, num_indices, num_stages=1):
-            start = tl.load(own_place + one)
+            start = tl.load(own.place + one)
             if start >= 0:
-                put = _put_soft_label(
-                    start, tl.load(own_mass + one), alpha, unit, log_similarity, is_class,
-                    classes_below, parent, num_classes,
-                )  # fmt: skip
-                tl.store(own_mass + one, put)
+                scale = tl.load(own.mass + one)
+                put = _put_soft_label(start, scale, alpha, table.unit, soft, parent, num_classes)
+                tl.store(own.mass + one, put)
         for step in tl.range(1, num_levels, num_stages=1):
             begin = tl.load(level_ptr + num_levels - 1 - step)
             end = tl.load(level_ptr + num_levels - step)
@@ -165,32 +198,32 @@ def target_kernel(
                 tl.store(alpha + v, inherited + delta, mask=v < end)
         tl.debug_barrier()
 
-    if index is not None:
+    if given.index is not None:
         for first in tl.range(0, num_indices, BLOCK):
             k = first + lane
-            place = tl.load(own_place + k, mask=k < num_indices, other=-1)
+            place = tl.load(own.place + k, mask=k < num_indices, other=-1)
             there = place >= 0
-            if log_similarity is None:
+            if soft is None:
                 ring = tl.where(there, on_classes, 0.0)
             else:
                 ring = _alpha_at(place, there, alpha, parent, num_classes).to(tl.float64)
-            as_any = ring * tl.load(unit + place, mask=there, other=0.0)
-            tl.store(own_base + k, as_any, mask=k < num_indices)
+            as_any = ring * tl.load(table.unit + place, mask=there, other=0.0)
+            tl.store(own.reached + k, as_any, mask=k < num_indices)
         tl.debug_barrier()
         for first in tl.range(0, num_indices, BLOCK):
             k = first + lane
-            place = tl.load(own_place + k, mask=k < num_indices, other=-1)
-            reached = tl.load(own_base + k, mask=k < num_indices, other=0.0)
+            place = tl.load(own.place + k, mask=k < num_indices, other=-1)
+            reached = tl.load(own.reached + k, mask=k < num_indices, other=0.0)
             for other in tl.range(0, num_indices):
-                same = place == tl.load(own_place + other)
-                reached += tl.where(same, tl.load(own_mass + other), 0.0)
-            tl.store(own_base + k, reached, mask=k < num_indices)
+                same = place == tl.load(own.place + other)
+                reached += tl.where(same, tl.load(own.mass + other), 0.0)
+            tl.store(own.reached + k, reached, mask=k < num_indices)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def put_kernel(
-    reached, mass, alpha, own_place, own_mass, unit, share, target_ptr, target_order, parent,
-    first_row, programs, mass_step, num_indices, num_places, num_classes, num_inner,
+    reached, mass, alpha, own, table, target_ptr, target_order, parent, first_row, programs,
+    mass_step, num_indices, num_places, num_classes, num_inner,
     SPREADS: tl.constexpr, RINGS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The mass that reaches each place by itself, before any rises; a row has some programs.
@@ -216,19 +249,19 @@ def put_kernel(
             until = tl.load(target_ptr + p + 1, mask=there, other=0)
             for more in tl.range(0, tl.max(until - at, axis=0), num_stages=1):
                 t = tl.load(target_order + at + more, mask=at + more < until, other=-1)
-                each = tl.load(share + t, mask=t >= 0, other=0.0).to(work)
+                each = tl.load(table.share + t, mask=t >= 0, other=0.0).to(work)
                 put += tl.load(mass + t, mask=t >= 0, other=0.0) * each
         if SPREADS:
             if RINGS:
                 ring = _alpha_at(p, there, alpha + slot * num_inner, parent, num_classes)
             else:
                 ring = tl.load(alpha + slot).to(work)
-            put += ring * tl.load(unit + p, mask=there, other=0.0).to(work)
+            put += ring * tl.load(table.unit + p, mask=there, other=0.0).to(work)
         tl.store(reached + p, put, mask=there)
     if mass is None:
         tl.debug_barrier()
         for first in tl.range(0, num_indices, BLOCK, num_stages=1):
             k = first + tl.arange(0, BLOCK)
-            p = tl.load(own_place + slot * num_indices + k, mask=k < num_indices, other=-1)
-            own = tl.load(own_mass + slot * num_indices + k, mask=k < num_indices, other=0.0)
-            tl.store(reached + p, own.to(work), mask=(p >= begin) & (p < end))
+            p = tl.load(own.place + slot * num_indices + k, mask=k < num_indices, other=-1)
+            some = tl.load(own.reached + slot * num_indices + k, mask=k < num_indices, other=0.0)
+            tl.store(reached + p, some.to(work), mask=(p >= begin) & (p < end))

@@ -8,6 +8,7 @@ from ..rows import loss_dtype
 from .tree_log_prob_kernel import log_prob_kernel
 from .tree_pull import Rows
 from .tree_rows import UP, Arrays, chunks_of_rows, level_bounds, node_of_places
+from .tree_sweeps import Tree
 
 __all__ = ["OPS", "tree_log_prob", "tree_log_prob_backward"]
 
@@ -22,10 +23,9 @@ def tree_log_prob(logits: Tensor, tree: list[Tensor], level_ptr: list[int]) -> T
         scratch = logits.new_empty((len(rows), 2, arrays.num_inner), dtype=work)
         for stages, programs in shape.launches(UP):
             log_prob_kernel[(len(rows) * programs,)](
-                logits, log_prob, scratch, arrays.place, arrays.child_ptr, arrays.child, levels,
-                rows.start, programs, logits.stride(0), arrays.num_nodes, arrays.num_classes,
-                arrays.num_inner, len(levels) - 1, STAGES=stages, **shape.sizes,
-                **shape.options,
+                logits, log_prob, scratch, Tree(*arrays, level_ptr=levels), rows.start, programs,
+                logits.stride(0), arrays.num_nodes, arrays.num_classes, arrays.num_inner,
+                len(levels) - 1, shape.tile, STAGES=stages, **shape.options,
             )  # fmt: skip
     return log_prob
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..rows import loss_dtype
-from .rows import bits
+from .rows import bits, incoming
 from .tree_pull_kernel import (
     DOWN_COLUMNS,
     DOWN_LEVELS,
@@ -17,9 +17,11 @@ from .tree_pull_kernel import (
     HEAD,
     UP_COLUMNS,
     UP_LEVELS,
+    PulledRows,
     pull_kernel,
 )
 from .tree_rows import Arrays, Stage
+from .tree_sweeps import Mass, Tree
 
 __all__ = ["Rows"]
 
@@ -55,7 +57,7 @@ class Rows:
 
     @property
     def scratch_bytes(self) -> int:
-        """Of a row, all mass aside."""
+        """Per row, without its mass."""
         work = loss_dtype(self.logits.dtype)
         return 3 * self.tree.num_inner * work.itemsize + 8 * self._num_sums
 
@@ -79,14 +81,14 @@ class Rows:
         work = loss_dtype(logits.dtype)
         scratch = logits.new_empty((len(rows), 3, tree.num_inner), dtype=work)
         sums = logits.new_empty((len(rows), self._num_sums), dtype=torch.float64)
-        incoming = self.grad_loss
-        grad_loss_step = 0 if incoming is None or incoming.dim() == 0 else incoming.stride(0)
+        batch = PulledRows(
+            logits, self.grad, self.row_loss, self.counts, self.divisor, **incoming(self.grad_loss)
+        )
+        at_places = Mass(mass, self.keep, self.node)
         for stages, programs in shape.launches(self._stages):
             pull_kernel[(len(rows) * programs,)](
-                logits, self.grad, self.row_loss, mass, self.keep, self.node, scratch, sums,
-                self.counts, self.divisor, incoming, tree.parent, tree.child_ptr, tree.child,
-                tree.num_columns, self.levels, grad_loss_step, mass.stride(0), rows.start,
-                shape.parts, programs, logits.stride(0), tree.num_classes, tree.num_inner,
-                len(self.levels) - 1, bits(self.eps), STAGES=stages, **shape.sizes,
+                batch, at_places, scratch, sums, Tree(*tree, level_ptr=self.levels), mass.stride(0),
+                rows.start, shape.parts, programs, logits.stride(0), tree.num_classes,
+                tree.num_inner, len(self.levels) - 1, bits(self.eps), shape.tile, STAGES=stages,
                 **shape.options,
             )  # fmt: skip

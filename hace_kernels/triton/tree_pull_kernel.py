@@ -1,8 +1,8 @@
 """What mass on the places of a tree costs, and what it pulls: the kernel of `tree_log_loss`.
 
-With q_v the mass that place v keeps, W = sum_v q_v, and top and total as in `fold`,
+With q_v the mass that place v keeps, W = sum_v q_v, and max and sum as in `fold`,
 
-    L = -sum_v q_v log P_v,   log P_v = (top_v - top_root) + (log total_v - log total_root)
+    L = -sum_v q_v log P_v,   log P_v = (max_v - max_root) + (log sum_v - log sum_root)
 
 The mass rises in the same upward sweep as the sums, which finds W; the loss is found on the way
 down, with the gradient (`pull_down`). With eps, L = -sum_v q_v log(P_v + eps), and its gradient is
@@ -11,19 +11,21 @@ of its own.
 
 The backward of `tree_log_prob` is minus what the incoming gradients pull, as mass on the nodes.
 
-Bytes of a row, fp32: the logits are read from memory once (4C) and, in the L2 cache, once more; the
+Bytes per row, fp32: the logits are read from memory once (4C) and, in the L2 cache, once more; the
 gradient is written once (4C). In scratch memory a place's mass is written once and read twice
 (12P), and inner places have 12 bytes more.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
-from .log_sums import finite
+from .log_sums import LogSum, finite
 from .rows_kernel import number, times_incoming
-from .tree_sweeps import fold, fold_levels, kept, pull_down, share_of
+from .tree_sweeps import Mass, Sums, fold, fold_levels, kept, pull_down, share_of
 
 __all__ = [
     "DOWN_COLUMNS",
@@ -33,6 +35,7 @@ __all__ = [
     "HEAD",
     "UP_COLUMNS",
     "UP_LEVELS",
+    "PulledRows",
     "pull_kernel",
 ]
 
@@ -50,9 +53,30 @@ _FINISH = tl.constexpr(FINISH)
 HEAD = 2
 _HEAD = tl.constexpr(HEAD)
 
-# Numbers whose values are no reason to compile again.
+
+class PulledRows(NamedTuple):
+    """Pointers to rows of logits, to where their gradients and losses go, or None, and to factors.
+
+    Attributes:
+        logits, grad, loss: by row.
+        counts: float64, what each row counts for; None for mass by node.
+        divisor: float64, what the gradient of `mean` is divided by.
+        grad_loss, grad_losses: as in `Targets`.
+    """
+
+    logits: Any
+    grad: Any
+    loss: Any
+    counts: Any
+    divisor: Any
+    grad_loss: Any = None
+    grad_losses: Any = None
+
+
+# Numbers whose values are no reason to compile again. They are arguments by themselves because
+# Triton compiles for the values of all numbers in a tuple.
 _SIZES = (
-    "grad_loss_step", "mass_step", "first_row", "parts", "programs", "row_step", "num_classes",
+    "mass_step", "first_row", "parts", "programs", "row_step", "num_classes",
     "num_inner", "num_levels", "eps_bits",
 )  # fmt: skip
 
@@ -68,8 +92,8 @@ def _sum_of(sums, count):
 
 
 @triton.jit
-def _probability(top, total, row_top, row_total):
-    return total * tl.exp(top - row_top) / row_total
+def _probability(below, row):
+    return below.sum * tl.exp(below.max - row.max) / row.sum
 
 
 @triton.jit
@@ -79,53 +103,51 @@ def _fades(q, p, eps):
 
 
 @triton.jit
-def _lose(q, top, total, row_top, row_total, eps, has_eps: tl.constexpr):
+def _lose(q, below, row, eps, has_eps: tl.constexpr):
     """The loss at places and the mass that pulls; 0 log 0 is 0."""
     if has_eps:
-        p = _probability(top, total, row_top, row_total)
+        p = _probability(below, row)
         log_p = tl.log(p + eps)
         pulls = _fades(q, p, eps)
     else:
-        log_p = (top - row_top) + (tl.log(total) - tl.log(row_total))
+        log_p = (below.max - row.max) + (tl.log(below.sum) - tl.log(row.sum))
         pulls = q
     return tl.where(q == 0, 0.0, -q * log_p), pulls
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def pull_kernel(
-    logits, grad, row_loss, mass, keep, node, scratch, sums, counts, divisor, grad_loss,
-    parent, child_ptr, child, num_columns, level_ptr, grad_loss_step, mass_step, first_row, parts,
-    programs, row_step, num_classes, num_inner, num_levels, eps_bits,
-    STAGES: tl.constexpr, NODES: tl.constexpr, KIDS: tl.constexpr,
+    rows, mass, scratch, row_sums, tree, mass_step, first_row, parts, programs, row_step,
+    num_classes, num_inner, num_levels, eps_bits, tile, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Some stages of a row's loss and gradient; a row has `programs` programs.
 
-    With `keep`, mass is by place, in scratch memory, and the gradient is that of the loss. Without,
-    mass is by node, of all rows, and the gradient is that of its product with log P.
+    With `mass.keep`, mass is by place, in scratch memory, and the gradient is that of the loss.
+    Without it, mass is by node, of all rows, and the gradient is that of its product with log P.
     """
     work: tl.constexpr = scratch.dtype.element_ty
-    block: tl.constexpr = NODES * KIDS
+    block: tl.constexpr = tile.nodes * tile.kids
     has_eps: tl.constexpr = eps_bits is not None
     slot = (tl.program_id(0) // programs).to(tl.int64)
     part = tl.program_id(0) % programs
     row = first_row + slot
-    logits += row * row_step
-    top = scratch + slot * 3 * num_inner
-    total = top + num_inner
-    pull = total + num_inner
-    sums += slot * (_HEAD + 3 * parts)
+    logits = rows.logits + row * row_step
+    maxima = scratch + slot * 3 * num_inner
+    sums = Sums(maxima, maxima + num_inner)
+    pull = sums.sum + num_inner
+    row_sums += slot * (_HEAD + 3 * parts)
     eps = number(eps_bits).to(work) if has_eps else 0.0
-    if keep is None:
-        mass += row * mass_step
+    if mass.keep is None:
+        mass = Mass(mass.at + row * mass_step, None, mass.node)
         count = tl.full((), 1.0, tl.float64)
         factor = count
     else:
-        mass += slot * mass_step
-        count = tl.load(counts + row)
+        mass = Mass(mass.at + slot * mass_step, mass.keep, None)
+        count = tl.load(rows.counts + row)
         factor = count
-        if divisor is not None:
-            factor = tl.where(count != 0, count / tl.load(divisor), count)
-        factor = times_incoming(row, factor, grad_loss, grad_loss_step)
+        if rows.divisor is not None:
+            factor = tl.where(count != 0, count / tl.load(rows.divisor), count)
+        factor = times_incoming(row, factor, rows)
 
     # Rows that do not count are not read.
     live = factor != 0
@@ -137,64 +159,58 @@ def pull_kernel(
     levels = tl.where(live, num_levels, 0)
 
     if _UP_COLUMNS & STAGES:
-        stayed = fold(
-            inner_first, inner_last, logits, None, top, total, mass, keep, node, child_ptr, child,
-            num_classes, True, True, NODES, KIDS,
-        )  # fmt: skip
-        tl.store(sums + _HEAD + part, stayed)
+        stayed = fold(inner_first, inner_last, logits, sums, mass, tree, num_classes, tile, True)
+        tl.store(row_sums + _HEAD + part, stayed)
     if _UP_LEVELS & STAGES:
-        stayed = fold_levels(
-            levels, level_ptr, logits, None, top, total, mass, keep, node, child_ptr, child,
-            num_classes, True, NODES, KIDS,
-        )  # fmt: skip
-        tl.store(sums, stayed)
+        stayed = fold_levels(levels, logits, sums, mass, tree, num_classes, tile)
+        tl.store(row_sums, stayed)
         tl.debug_barrier()
 
-    row_top = finite(tl.load(top + num_inner - 1, mask=live, other=0.0))
-    row_total = tl.load(total + num_inner - 1, mask=live, other=1.0)
+    row_max = finite(tl.load(sums.max + num_inner - 1, mask=live, other=0.0))
+    whole = LogSum(row_max, tl.load(sums.sum + num_inner - 1, mask=live, other=1.0))
     if _FADE & STAGES:
         faded = tl.zeros((block,), tl.float64)
         for first in tl.range(column_first, column_read, block):
             c = first + tl.arange(0, block)
             there = c < column_read
             z = tl.load(logits + c, mask=there, other=0.0).to(work)
-            q, _ = kept(c, there, there, mass, keep, node, work)
-            faded += _fades(q, _probability(z, 1.0, row_top, row_total), eps)
+            q, _ = kept(c, there, there, mass, work)
+            faded += _fades(q, _probability(LogSum(z, 1.0), whole), eps)
         for first in tl.range(inner_first, inner_last, block):
             v = first + tl.arange(0, block)
             there = v < tl.minimum(inner_last, num_inner - 1)
-            of_top = tl.load(top + v, mask=there, other=0.0)
-            of_total = tl.load(total + v, mask=there, other=0.0)
-            q, _ = kept(num_classes + v, there, there, mass, keep, node, work)
-            faded += _fades(q, _probability(of_top, of_total, row_top, row_total), eps)
-        tl.store(sums + _HEAD + parts + part, tl.sum(faded, axis=0))
+            of_max = tl.load(sums.max + v, mask=there, other=0.0)
+            below = LogSum(of_max, tl.load(sums.sum + v, mask=there, other=0.0))
+            q, _ = kept(num_classes + v, there, there, mass, work)
+            faded += _fades(q, _probability(below, whole), eps)
+        tl.store(row_sums + _HEAD + parts + part, tl.sum(faded, axis=0))
         tl.debug_barrier()
 
     if _DOWN_LEVELS & STAGES:
-        if grad is not None:
+        if rows.grad is not None:
             if has_eps:
-                all_mass = _sum_of(sums + _HEAD + parts, parts)
+                all_mass = _sum_of(row_sums + _HEAD + parts, parts)
             else:
-                all_mass = _sum_of(sums + _HEAD, parts) + tl.load(sums)
-            at_root = tl.where(row_total > 0, all_mass.to(work) / row_total, float("nan"))
+                all_mass = _sum_of(row_sums + _HEAD, parts) + tl.load(row_sums)
+            at_root = tl.where(whole.sum > 0, all_mass.to(work) / whole.sum, float("nan"))
             tl.store(pull + num_inner - 1, at_root, mask=live)
         lost = tl.zeros((block,), tl.float64)
         for step in tl.range(1, levels, num_stages=1):
-            begin = tl.load(level_ptr + levels - 1 - step)
-            end = tl.load(level_ptr + levels - step)
+            begin = tl.load(tree.level_ptr + levels - 1 - step)
+            end = tl.load(tree.level_ptr + levels - step)
             tl.debug_barrier()
             for first in tl.range(begin, end, block, num_stages=1):
                 v = first + tl.arange(0, block)
                 there = v < end
-                of_top = tl.load(top + v, mask=there, other=0.0)
-                of_total = tl.load(total + v, mask=there, other=1.0)
-                q, _ = kept(num_classes + v, there, of_total != 0, mass, keep, node, work)
-                loss, q = _lose(q, of_top, of_total, row_top, row_total, eps, has_eps)
+                of_max = tl.load(sums.max + v, mask=there, other=0.0)
+                below = LogSum(of_max, tl.load(sums.sum + v, mask=there, other=1.0))
+                q, _ = kept(num_classes + v, there, below.sum != 0, mass, work)
+                loss, q = _lose(q, below, whole, eps, has_eps)
                 lost += loss
-                if grad is not None:
-                    pull_down(v, there, q, top, total, pull, parent, num_columns, num_classes)
-        if row_loss is not None:
-            tl.store(sums + 1, tl.sum(lost, axis=0))
+                if rows.grad is not None:
+                    pull_down(v, there, q, sums, pull, tree, num_classes)
+        if rows.loss is not None:
+            tl.store(row_sums + 1, tl.sum(lost, axis=0))
         tl.debug_barrier()
 
     if _DOWN_COLUMNS & STAGES:
@@ -203,22 +219,22 @@ def pull_kernel(
             c = first + tl.arange(0, block)
             there = c < column_read
             z = tl.load(logits + c, mask=there, other=0.0).to(work)
-            q, _ = kept(c, there, z != float("-inf"), mass, keep, node, work)
-            loss, q = _lose(q, z, tl.full((block,), 1.0, work), row_top, row_total, eps, has_eps)
+            q, _ = kept(c, there, z != float("-inf"), mass, work)
+            loss, q = _lose(q, LogSum(z, tl.full((block,), 1.0, work)), whole, eps, has_eps)
             lost += loss
-            if grad is not None:
-                above = tl.load(parent + c, mask=there, other=num_classes) - num_classes
-                is_dead, per_unit, share = share_of(z, 1.0, above, there, top, pull)
+            if rows.grad is not None:
+                above = tl.load(tree.parent + c, mask=there, other=num_classes) - num_classes
+                is_dead, per_unit, share = share_of(LogSum(z, 1.0), above, there, sums, pull)
                 g = per_unit * tl.where(is_dead, 1.0, share) - q
-                g = -g if keep is None else g * factor.to(work)
-                g = tl.where(live, g, 0.0).to(grad.dtype.element_ty)
-                tl.store(grad + row * num_classes + c, g, mask=c < column_last)
-        if row_loss is not None:
-            tl.store(sums + _HEAD + 2 * parts + part, tl.sum(lost, axis=0))
+                g = -g if mass.keep is None else g * factor.to(work)
+                g = tl.where(live, g, 0.0).to(rows.grad.dtype.element_ty)
+                tl.store(rows.grad + row * num_classes + c, g, mask=c < column_last)
+        if rows.loss is not None:
+            tl.store(row_sums + _HEAD + 2 * parts + part, tl.sum(lost, axis=0))
         tl.debug_barrier()
 
     if _FINISH & STAGES:
-        loss = tl.load(sums + 1) + _sum_of(sums + _HEAD + 2 * parts, parts)
-        loss = tl.where(row_total > 0, loss, float("nan"))
+        loss = tl.load(row_sums + 1) + _sum_of(row_sums + _HEAD + 2 * parts, parts)
+        loss = tl.where(whole.sum > 0, loss, float("nan"))
         loss = tl.where(live, count * loss, 0.0)
-        tl.store(row_loss + row, loss.to(row_loss.dtype.element_ty))
+        tl.store(rows.loss + row, loss.to(rows.loss.dtype.element_ty))

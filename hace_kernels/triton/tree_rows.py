@@ -8,10 +8,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from .rows import l2_bytes
-from .tree_sweeps import COLUMNS, LEVELS, NODES_OUT
+from .tree_sweeps import COLUMNS, LEVELS, NODES_OUT, Tile
 
 __all__ = ["UP", "Arrays", "Shape", "Stage", "chunks_of_rows", "level_bounds", "node_of_places"]
 
@@ -63,9 +64,9 @@ class Shape:
         return self.block // 128
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """As the kernels take them."""
-        return {"NODES": self.nodes, "KIDS": self.kids}
+    def tile(self) -> Tile:
+        """As the kernels take it."""
+        return Tile(tl.constexpr(self.nodes), tl.constexpr(self.kids))
 
     @property
     def options(self) -> dict[str, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..rows import loss_dtype
 from .tree_rows import UP, Arrays, Stage, chunks_of_rows, level_bounds, node_of_places
 from .tree_sum_kernel import down_kernel, up_kernel
-from .tree_sweeps import COLUMNS, LEVELS
+from .tree_sweeps import COLUMNS, LEVELS, Tree
 
 __all__ = ["OPS", "inner_sums", "tree_sum_down", "tree_sum_up"]
 
@@ -47,10 +47,9 @@ def _up(
         scratch = values.new_empty((len(rows), tree.num_inner), dtype=loss_dtype(work))
         for stages, programs in shape.launches(all_stages):
             up_kernel[(len(rows) * programs,)](
-                values, own, sums, scratch, tree.place, tree.child_ptr, tree.child, levels,
-                rows.start, programs, values.stride(0), tree.num_nodes, tree.num_classes,
-                tree.num_inner, len(levels) - 1, STAGES=stages, **shape.sizes,
-                **shape.options,
+                values, own, sums, scratch, Tree(*tree, level_ptr=levels), rows.start, programs,
+                values.stride(0), tree.num_nodes, tree.num_classes, tree.num_inner,
+                len(levels) - 1, shape.tile, STAGES=stages, **shape.options,
             )  # fmt: skip
     return scratch
 
@@ -67,10 +66,9 @@ def tree_sum_down(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> T
         scratch = values.new_empty((len(rows), arrays.num_inner), dtype=work)
         for stages, programs in shape.launches(_DOWN):
             down_kernel[(len(rows) * programs,)](
-                values, sums, scratch, node_of_place, arrays.parent, levels, rows.start, programs,
-                values.stride(0), arrays.num_classes, arrays.num_inner, len(levels) - 1,
-                STAGES=stages, **shape.sizes,
-                **shape.options,
+                values, sums, scratch, node_of_place, Tree(*arrays, level_ptr=levels), rows.start,
+                programs, values.stride(0), arrays.num_classes, arrays.num_inner, len(levels) - 1,
+                shape.tile, STAGES=stages, **shape.options,
             )  # fmt: skip
     return sums
 

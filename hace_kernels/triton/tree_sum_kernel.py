@@ -1,6 +1,6 @@
 """The kernels of `tree_sum_up` and `tree_sum_down`.
 
-Bytes of a row: values are read once and sums written once. In scratch memory every inner place has
+Bytes per row: values are read once and sums written once. In scratch memory every inner place has
 4 bytes (float32), which its parent or its children read once.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tree_sweeps import IN_COLUMNS, IN_LEVELS, IN_NODES_OUT, fold_up
+from .tree_sweeps import IN_COLUMNS, IN_LEVELS, IN_NODES_OUT, Sums, fold_up
 
 __all__ = ["down_kernel", "up_kernel"]
 
@@ -21,9 +21,8 @@ _SIZES = (
 
 @triton.jit(do_not_specialize=_SIZES)
 def up_kernel(
-    values, own, sums, scratch, place, child_ptr, child, level_ptr, first_row, programs, row_step,
-    num_nodes, num_classes, num_inner, num_levels,
-    STAGES: tl.constexpr, NODES: tl.constexpr, KIDS: tl.constexpr,
+    values, own, sums, scratch, tree, first_row, programs, row_step, num_nodes, num_classes,
+    num_inner, num_levels, tile, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Sums of a row's columns by node, or where `sums` is None those of inner places in scratch.
 
@@ -34,19 +33,17 @@ def up_kernel(
     row = first_row + slot
     values += row * row_step
     total = scratch + slot * num_inner
-    fold_up(
-        part, programs, values, own, None, total, child_ptr, child, level_ptr, num_classes,
-        num_inner, num_levels, False, STAGES, NODES, KIDS,
-    )  # fmt: skip
+    inner = Sums(None, total, own)
+    fold_up(part, programs, values, inner, tree, num_classes, num_inner, num_levels, tile, STAGES)
     if IN_NODES_OUT & STAGES:
         tl.debug_barrier()
         sums += row * num_nodes
         span = tl.cdiv(num_nodes, programs)
         last = tl.minimum((part + 1) * span, num_nodes)
-        for first in tl.range(part * span, last, NODES * KIDS):
-            node = first + tl.arange(0, NODES * KIDS)
+        for first in tl.range(part * span, last, tile.nodes * tile.kids):
+            node = first + tl.arange(0, tile.nodes * tile.kids)
             there = node < last
-            p = tl.load(place + node, mask=there, other=-1)
+            p = tl.load(tree.place + node, mask=there, other=-1)
             of_column = tl.load(values + p, mask=(p >= 0) & (p < num_classes), other=0.0)
             of_inner = tl.load(total + p - num_classes, mask=p >= num_classes, other=0.0)
             x = tl.where(p < num_classes, of_column.to(total.dtype.element_ty), of_inner)
@@ -62,9 +59,8 @@ def _of_node(p, there, values, node_of_place, work: tl.constexpr):
 
 @triton.jit(do_not_specialize=_SIZES)
 def down_kernel(
-    values, sums, scratch, node_of_place, parent, level_ptr, first_row, programs, row_step,
-    num_classes, num_inner, num_levels,
-    STAGES: tl.constexpr, NODES: tl.constexpr, KIDS: tl.constexpr,
+    values, sums, scratch, node_of_place, tree, first_row, programs, row_step, num_classes,
+    num_inner, num_levels, tile, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Sums of a row's nodes along paths, by column."""
     slot = (tl.program_id(0) // programs).to(tl.int64)
@@ -76,12 +72,12 @@ def down_kernel(
     if IN_LEVELS & STAGES:
         for step in tl.range(0, num_levels, num_stages=1):
             level = num_levels - 1 - step
-            begin, end = tl.load(level_ptr + level), tl.load(level_ptr + level + 1)
-            for first in tl.range(begin, end, NODES * KIDS, num_stages=1):
-                v = first + tl.arange(0, NODES * KIDS)
+            begin, end = tl.load(tree.level_ptr + level), tl.load(tree.level_ptr + level + 1)
+            for first in tl.range(begin, end, tile.nodes * tile.kids, num_stages=1):
+                v = first + tl.arange(0, tile.nodes * tile.kids)
                 there = v < end
                 x = _of_node(num_classes + v, there, values, node_of_place, work)
-                above = tl.load(parent + num_classes + v, mask=there, other=-1)
+                above = tl.load(tree.parent + num_classes + v, mask=there, other=-1)
                 x += tl.load(total + above - num_classes, mask=above >= 0, other=0.0)
                 tl.store(total + v, x, mask=there)
             tl.debug_barrier()
@@ -89,10 +85,10 @@ def down_kernel(
         sums += row * num_classes
         span = tl.cdiv(num_classes, programs)
         last = tl.minimum((part + 1) * span, num_classes)
-        for first in tl.range(part * span, last, NODES * KIDS):
-            c = first + tl.arange(0, NODES * KIDS)
+        for first in tl.range(part * span, last, tile.nodes * tile.kids):
+            c = first + tl.arange(0, tile.nodes * tile.kids)
             there = c < last
             x = _of_node(c, there, values, node_of_place, work)
-            above = tl.load(parent + c, mask=there, other=num_classes)
+            above = tl.load(tree.parent + c, mask=there, other=num_classes)
             x += tl.load(total + above - num_classes, mask=there, other=0.0)
             tl.store(sums + c, x.to(sums.dtype.element_ty), mask=there)

@@ -1,7 +1,8 @@
-"""Sweeps over a tree on the device, one row a program or, in parts, many programs a row.
+"""Sweeps over a tree on the device: one program per row or, in parts, many programs per row.
 
-The values of inner places (see TreeTable) are in scratch memory, a row after a row, in the L1 or L2
-cache; `top[v]` is that of inner place C + v. Columns have no scratch: theirs is the row itself.
+The sums of inner places (see TreeTable) are in scratch memory, one row after the other, in the L1
+or L2 cache; `sums.max[v]` is that of inner place C + v. Columns have no scratch memory: their value
+is the row itself.
 
 Upwards there are two parts. Every inner place first folds the *columns* right below it: they depend
 on nothing, so that all places do so at once, and in a long row many programs. Then, level by level,
@@ -20,10 +21,12 @@ bits.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
-from .log_sums import finite
+from .log_sums import LogSum, finite
 
 __all__ = [
     "COLUMNS",
@@ -32,6 +35,10 @@ __all__ = [
     "IN_NODES_OUT",
     "LEVELS",
     "NODES_OUT",
+    "Mass",
+    "Sums",
+    "Tile",
+    "Tree",
     "fold",
     "fold_levels",
     "fold_up",
@@ -45,6 +52,62 @@ __all__ = [
 COLUMNS, LEVELS, NODES_OUT = 1, 2, 4
 IN_COLUMNS, IN_LEVELS, IN_NODES_OUT = (tl.constexpr(bit) for bit in (COLUMNS, LEVELS, NODES_OUT))
 
+
+class Tree(NamedTuple):
+    """Pointers to the tensors of a `hace_kernels.TreeTable`, and its level_ptr."""
+
+    place: Any
+    parent: Any
+    child_ptr: Any
+    child: Any
+    num_columns: Any
+    level_ptr: Any
+
+
+class Sums(NamedTuple):
+    """Pointers to the sums of a row's inner places.
+
+    Attributes:
+        max: of log-sums, the largest logit below each place; None for plain sums.
+        sum: the sum, relative to that.
+        own: of plain sums, what inner places begin with; None for 0.
+    """
+
+    max: Any
+    sum: Any
+    own: Any = None
+
+
+class Mass(NamedTuple):
+    """Pointers to a row's mass and to what says how it rises.
+
+    Attributes:
+        at: the mass by place, or without `keep` by node.
+        keep: float64, the part of its mass that each place keeps.
+        node: without `keep`, the node of each place or -1.
+    """
+
+    at: Any
+    keep: Any
+    node: Any
+
+
+class Tile(NamedTuple):
+    """Places that are folded together, and children of each, as constants."""
+
+    nodes: Any
+    kids: Any
+
+
+class _Places(NamedTuple):
+    """Inner places v with the bounds of their children; `there` where there is one."""
+
+    v: Any
+    begin: Any
+    end: Any
+    there: Any
+
+
 # Widths of a tile that a place's children may take before it is folded alone.
 _WIDTHS = tl.constexpr(4)
 
@@ -53,123 +116,122 @@ _RUN = tl.constexpr(8)
 
 
 @triton.jit
-def kept(place, there, alive, mass, keep, node, work: tl.constexpr):
+def kept(place, there, alive, mass, work: tl.constexpr):
     """The mass that places keep, and what they hand to their parents.
 
-    Without `keep`, mass is by node, `node` is the node of each place or -1, and every place keeps
-    its own unless it is not `alive`, which is to say has the probability 0.
+    Without `mass.keep` every place keeps its own unless it is not `alive`, which is to say has the
+    probability 0.
     """
-    if keep is None:
-        of = tl.load(node + place, mask=there & alive, other=-1)
-        q = tl.load(mass + of, mask=of >= 0, other=0.0)
+    if mass.keep is None:
+        of = tl.load(mass.node + place, mask=there & alive, other=-1)
+        q = tl.load(mass.at + of, mask=of >= 0, other=0.0)
         handed = q
     else:
-        reached = tl.load(mass + place, mask=there, other=0.0)
-        share = tl.load(keep + place, mask=there & (reached != 0), other=0.0)
+        reached = tl.load(mass.at + place, mask=there, other=0.0)
+        share = tl.load(mass.keep + place, mask=there & (reached != 0), other=0.0)
         q = reached * share.to(work)
         handed = reached * (1 - share).to(work)  # which may be far below 1
     return q, handed
 
 
 @triton.jit
-def _children(
-    first, begin, end, there, child, num_classes, of_columns: tl.constexpr, kids: tl.constexpr
-):
+def _children(first, places, child, num_classes, of_columns: tl.constexpr, kids: tl.constexpr):
     """The columns, or the inner places, among children `first` and so on, from their own end."""
     at = first + tl.arange(0, kids)[None, :]
-    position = begin[:, None] + at if of_columns else end[:, None] - 1 - at
-    mask = there[:, None] & (position >= begin[:, None]) & (position < end[:, None])
+    begin, end = places.begin[:, None], places.end[:, None]
+    position = begin + at if of_columns else end - 1 - at
+    mask = places.there[:, None] & (position >= begin) & (position < end)
     place = tl.load(child + position, mask=mask, other=0)
     return place, mask & ((place < num_classes) == of_columns)
 
 
 @triton.jit
 def _fold_places(
-    v, begin, end, there, most, values, own, top, total, mass, keep, node, child, num_classes,
-    of_columns: tl.constexpr, exponentials: tl.constexpr, kids: tl.constexpr,
+    places, most, values, sums, mass, child, num_classes,
+    of_columns: tl.constexpr, kids: tl.constexpr,
 ):  # fmt: skip
-    """Folds children into inner places v, and returns what the children keep of their mass."""
-    work: tl.constexpr = total.dtype.element_ty
+    """Folds children into inner places, and returns what the children keep of their mass."""
+    v, there = places.v, places.there
+    work: tl.constexpr = sums.sum.dtype.element_ty
     minus_infinity: tl.constexpr = float("-inf")
-    so_far = tl.zeros_like(begin).to(work)
+    exponentials: tl.constexpr = sums.max is not None
+    so_far = tl.zeros_like(places.begin).to(work)
     if of_columns:
-        if own is not None:
-            so_far = tl.load(own + v, mask=there, other=0.0).to(work)
+        if sums.own is not None:
+            so_far = tl.load(sums.own + v, mask=there, other=0.0).to(work)
     else:
-        so_far = tl.load(total + v, mask=there, other=0.0)
+        so_far = tl.load(sums.sum + v, mask=there, other=0.0)
 
     shift = so_far
     if exponentials:
         highest = tl.zeros((v.shape[0], kids), work) + minus_infinity
         for first in tl.range(0, most, kids, num_stages=1):
-            c, mask = _children(first, begin, end, there, child, num_classes, of_columns, kids)
+            c, mask = _children(first, places, child, num_classes, of_columns, kids)
             if of_columns:
                 x = tl.load(values + c, mask=mask, other=minus_infinity).to(work)
             else:
-                x = tl.load(top + c - num_classes, mask=mask, other=minus_infinity)
+                x = tl.load(sums.max + c - num_classes, mask=mask, other=minus_infinity)
             highest = tl.maximum(highest, x)
         best = tl.max(highest, axis=1)
         if of_columns:
             shift = finite(best)
         else:
-            before = tl.load(top + v, mask=there, other=minus_infinity)
+            before = tl.load(sums.max + v, mask=there, other=minus_infinity)
             best = tl.maximum(best, before)
             shift = finite(best)
             so_far = so_far * tl.exp(before - shift)
-        tl.store(top + v, best, mask=there)
+        tl.store(sums.max + v, best, mask=there)
 
     # What a lane adds up is rounded at every step: runs of some steps go into wider sums.
-    total_of, rises_of = so_far.to(tl.float64), tl.zeros((v.shape[0],), tl.float64)
+    sum_of, rises_of = so_far.to(tl.float64), tl.zeros((v.shape[0],), tl.float64)
     stays_of = tl.zeros((v.shape[0],), tl.float64)
     for run in tl.range(0, most, _RUN * kids, num_stages=1):
         run_end = tl.minimum(run + _RUN * kids, most)
         parts = tl.zeros((v.shape[0], kids), work)
         stays, rises = parts, parts
         for first in tl.range(run, run_end, kids, num_stages=1):
-            c, mask = _children(first, begin, end, there, child, num_classes, of_columns, kids)
+            c, mask = _children(first, places, child, num_classes, of_columns, kids)
             if of_columns:
                 x = tl.load(values + c, mask=mask, other=minus_infinity if exponentials else 0.0)
                 x = x.to(work)
                 share = tl.exp(x - shift[:, None]) if exponentials else x
                 alive = mask & (x != minus_infinity)
             else:
-                x = tl.load(total + c - num_classes, mask=mask, other=0.0)
+                x = tl.load(sums.sum + c - num_classes, mask=mask, other=0.0)
                 share = x
                 if exponentials:
-                    child_top = tl.load(top + c - num_classes, mask=mask, other=minus_infinity)
-                    share = x * tl.exp(child_top - shift[:, None])
+                    child_max = tl.load(sums.max + c - num_classes, mask=mask, other=minus_infinity)
+                    share = x * tl.exp(child_max - shift[:, None])
                 alive = mask & (x != 0)
             parts += share
             if mass is not None:
-                stay, rise = kept(c, mask, alive, mass, keep, node, work)
+                stay, rise = kept(c, mask, alive, mass, work)
                 stays += stay
                 rises += rise
-        total_of += tl.sum(parts, axis=1).to(tl.float64)
+        sum_of += tl.sum(parts, axis=1).to(tl.float64)
         if mass is not None:
             stays_of += tl.sum(stays, axis=1).to(tl.float64)
             rises_of += tl.sum(rises, axis=1).to(tl.float64)
-    tl.store(total + v, total_of.to(work), mask=there)
-    if mass is not None and keep is not None:
-        place = num_classes + v
-        reached = tl.load(mass + place, mask=there, other=0.0).to(tl.float64) + rises_of
-        tl.store(mass + place, reached.to(work), mask=there)
+    tl.store(sums.sum + v, sum_of.to(work), mask=there)
+    if mass is not None:  # noqa: SIM102  (both sides of `and` would be compiled)
+        if mass.keep is not None:
+            at = mass.at + num_classes + v
+            reached = tl.load(at, mask=there, other=0.0).to(tl.float64) + rises_of
+            tl.store(at, reached.to(work), mask=there)
     return tl.sum(stays_of, axis=0)
 
 
 @triton.jit
-def fold(
-    first, last, values, own, top, total, mass, keep, node, child_ptr, child, num_classes,
-    of_columns: tl.constexpr, exponentials: tl.constexpr, nodes: tl.constexpr, kids: tl.constexpr,
-):  # fmt: skip
+def fold(first, last, values, sums, mass, tree, num_classes, tile, of_columns: tl.constexpr):
     """Folds the columns, or the inner children, of inner places `first` to `last`.
 
-    With `exponentials`, log-sum-exp of `values` as exp(top_v) * total_v, top_v the largest below:
+    With `sums.max`, log-sum-exp of `values` as exp(max_v) * sum_v, max_v the largest below:
 
-        top_v = max_c top_c      total_v = sum_c exp(top_c - top_v) total_c
+        max_v = max over c of max_c      sum_v = sum over c of exp(max_c - max_v) sum_c
 
-    a column having its value as its top and the total 1. Every place has a top of its own, so that
-    masses of any size keep all their digits; that of nothing is -inf, and its total 0. Otherwise
-    plain sums of the values and `own`, what inner places begin with (None: 0).
+    over the children c, a column having its value as its max and the sum 1. Every place has a
+    maximum of its own, so that masses of any size keep all their digits; that of nothing is -inf,
+    and its sum 0. Otherwise plain sums of the values and `sums.own`.
 
     `mass`, by place, rises with it, unless it is None: `mass_v += sum_c (1 - keep_c) mass_c`.
     Without `keep` it stays where it is: see `kept`.
@@ -178,89 +240,77 @@ def fold(
         What the folded children keep of their mass, in float64.
     """
     stayed = tl.full((), 0.0, tl.float64)
-    enough: tl.constexpr = _WIDTHS * kids
-    for start in tl.range(first, last, nodes, num_stages=1):
-        v = start + tl.arange(0, nodes)
+    enough: tl.constexpr = _WIDTHS * tile.kids
+    for start in tl.range(first, last, tile.nodes, num_stages=1):
+        v = start + tl.arange(0, tile.nodes)
         there = v < last
-        begin = tl.load(child_ptr + v, mask=there, other=0)
-        end = tl.load(child_ptr + v + 1, mask=there, other=0)
+        begin = tl.load(tree.child_ptr + v, mask=there, other=0)
+        end = tl.load(tree.child_ptr + v + 1, mask=there, other=0)
         many = there & (end - begin > enough)
         next_one = begin + enough if of_columns else end - 1 - enough
-        next_one = tl.load(child + next_one, mask=many, other=0)
+        next_one = tl.load(tree.child + next_one, mask=many, other=0)
         wide = many & ((next_one < num_classes) == of_columns)
         narrow = there & (wide == 0)
         most = tl.minimum(tl.max(tl.where(narrow, end - begin, 0), axis=0), enough)
+        places = _Places(v, begin, end, narrow)
         stayed += _fold_places(
-            v, begin, end, narrow, most, values, own, top, total, mass, keep, node, child,
-            num_classes, of_columns, exponentials, kids,
-        )  # fmt: skip
+            places, most, values, sums, mass, tree.child, num_classes, of_columns, tile.kids
+        )
         after = start
         for _ in tl.range(0, tl.sum(wide.to(tl.int32), axis=0), num_stages=1):
             one = tl.min(tl.where(wide & (v >= after), v, 0x7FFFFFFF), axis=0)
             after = one + 1
             v1 = one + tl.arange(0, 1)
-            begin1, end1 = tl.load(child_ptr + v1), tl.load(child_ptr + v1 + 1)
+            begin1, end1 = tl.load(tree.child_ptr + v1), tl.load(tree.child_ptr + v1 + 1)
+            place = _Places(v1, begin1, end1, v1 >= 0)
             stayed += _fold_places(
-                v1, begin1, end1, v1 >= 0, tl.max(end1 - begin1, axis=0), values, own, top, total,
-                mass, keep, node, child, num_classes, of_columns, exponentials, nodes * kids,
+                place, tl.max(end1 - begin1, axis=0), values, sums, mass, tree.child, num_classes,
+                of_columns, tile.nodes * tile.kids,
             )  # fmt: skip
     return stayed
 
 
 @triton.jit
-def fold_levels(
-    num_levels, level_ptr, values, own, top, total, mass, keep, node, child_ptr, child, num_classes,
-    exponentials: tl.constexpr, nodes: tl.constexpr, kids: tl.constexpr,
-):  # fmt: skip
+def fold_levels(num_levels, values, sums, mass, tree, num_classes, tile):
     """Folds inner children, level by level; those of the deepest level have none."""
     stayed = tl.full((), 0.0, tl.float64)
     for level in tl.range(1, num_levels, num_stages=1):
-        first, last = tl.load(level_ptr + level), tl.load(level_ptr + level + 1)
+        first, last = tl.load(tree.level_ptr + level), tl.load(tree.level_ptr + level + 1)
         tl.debug_barrier()
-        stayed += fold(
-            first, last, values, own, top, total, mass, keep, node, child_ptr, child, num_classes,
-            False, exponentials, nodes, kids,
-        )  # fmt: skip
+        stayed += fold(first, last, values, sums, mass, tree, num_classes, tile, False)
     tl.debug_barrier()
     return stayed
 
 
 @triton.jit
 def fold_up(
-    part, programs, values, own, top, total, child_ptr, child, level_ptr, num_classes, num_inner,
-    num_levels, exponentials: tl.constexpr, stages: tl.constexpr, nodes: tl.constexpr,
-    kids: tl.constexpr,
+    part, programs, values, sums, tree, num_classes, num_inner, num_levels, tile,
+    stages: tl.constexpr,
 ):  # fmt: skip
     """The stages upwards without mass, of one of a row's programs."""
     if IN_COLUMNS & stages:
         span = tl.cdiv(num_inner, programs)
         last = tl.minimum((part + 1) * span, num_inner)
-        fold(
-            part * span, last, values, own, top, total, None, None, None, child_ptr, child,
-            num_classes, True, exponentials, nodes, kids,
-        )  # fmt: skip
+        fold(part * span, last, values, sums, None, tree, num_classes, tile, True)
     if IN_LEVELS & stages:
-        fold_levels(
-            num_levels, level_ptr, values, own, top, total, None, None, None, child_ptr, child,
-            num_classes, exponentials, nodes, kids,
-        )  # fmt: skip
+        fold_levels(num_levels, values, sums, None, tree, num_classes, tile)
 
 
 @triton.jit
-def share_of(child_top, child_total, parent, there, top, pull):
+def share_of(child, parent, there, sums, pull):
     """What a pull at inner places sends to children: in proportion to their exponentials.
 
-    `pull[v]` is the pull of v over its total. Where all columns below v are -inf that would say
-    nothing: it is the pull over v's number of columns then, and `child_total` children's numbers.
+    `pull[v]` is the pull of v over its sum. Where all columns below v are -inf that would say
+    nothing: it is the pull over v's number of columns then, and `child.sum` children's numbers.
     """
-    above = tl.load(top + parent, mask=there, other=0.0)
+    above = tl.load(sums.max + parent, mask=there, other=0.0)
     per_unit = tl.load(pull + parent, mask=there, other=0.0)
     is_dead = above == float("-inf")
-    return is_dead, per_unit, tl.exp(child_top - finite(above)) * child_total
+    return is_dead, per_unit, tl.exp(child.max - finite(above)) * child.sum
 
 
 @triton.jit
-def pull_down(v, there, q, top, total, pull, parent, num_columns, num_classes):
+def pull_down(v, there, q, sums, pull, tree, num_classes):
     """The pull of inner places v, none the root, from their parents'.
 
     What the softmax does to mass q_v put on log P_v, for every place at once:
@@ -268,15 +318,15 @@ def pull_down(v, there, q, top, total, pull, parent, num_columns, num_classes):
         d/dz_j sum_v q_v (-log P_v) = W p_j - sum_{v above j} q_v exp(z_j - lse_v),  W = sum_v q_v
 
     At a place u this is pull_u = W P_u - sum_{v above u} q_v exp(lse_u - lse_v), which needs only
-    its parent's: pull_u = share_u / total_parent * pull_parent - q_u, and pull_root = W. At a
+    its parent's: pull_u = share_u / sum_parent * pull_parent - q_u, and pull_root = W. At a
     column it is the gradient of its logit.
     """
     place = num_classes + v
-    above = tl.load(parent + place, mask=there, other=num_classes) - num_classes
-    own_top = tl.load(top + v, mask=there, other=float("-inf"))
-    own_total = tl.load(total + v, mask=there, other=0.0)
-    is_dead, per_unit, share = share_of(own_top, own_total, above, there, top, pull)
-    below = tl.load(num_columns + place, mask=there, other=1).to(q.dtype)
+    above = tl.load(tree.parent + place, mask=there, other=num_classes) - num_classes
+    own_max = tl.load(sums.max + v, mask=there, other=float("-inf"))
+    own_sum = tl.load(sums.sum + v, mask=there, other=0.0)
+    is_dead, per_unit, share = share_of(LogSum(own_max, own_sum), above, there, sums, pull)
+    below = tl.load(tree.num_columns + place, mask=there, other=1).to(q.dtype)
     own_pull = per_unit * tl.where(is_dead, below, share) - q
-    own_pull = own_pull / tl.where(own_top == float("-inf"), below, own_total)
+    own_pull = own_pull / tl.where(own_max == float("-inf"), below, own_sum)
     tl.store(pull + v, own_pull, mask=there)

@@ -27,6 +27,7 @@ from hace_kernels.triton import (  # noqa: E402
     tree_log_prob_kernel,
     tree_pull_kernel,
     tree_sum_kernel,
+    tree_sweeps,
 )
 from hace_kernels.triton.path_log_loss import Shape  # noqa: E402
 from hace_kernels.triton.tree_rows import Shape as TreeShape  # noqa: E402
@@ -88,35 +89,33 @@ class Variant:
     def constants(self) -> dict[str, Any]:
         shape = self.shape
         assert shape.splits == (self.kernel != "row"), "the launcher would take another kernel"
-        vector = 16 // self.item if self.aligned else 1
-        constants = {"VECTOR": vector, "STRIP": shape.strip, "STRIPS": shape.strips}
-        if self.kernel == "row":
-            return {**constants, "RINGS": shape.rings, "STEPS": shape.steps}
-        constants["FIELDS"] = 3 if self.more else 2
-        if self.kernel == "resolve":
-            return {**constants, "STRIPS": 256, "RINGS": shape.rings, "STEPS": shape.steps}
-        constants["HAS_ENTROPY"] = self.more
-        return constants if self.kernel == "measure" else {**constants, "STEPS": shape.steps}
+        cut = shape.cut(16 // self.item if self.aligned else 1, 3 if self.more else 2)
+        constants = {f"cut.{name}": size.value for name, size in cut._asdict().items()}
+        return {**constants, "cut.strips": 256} if self.kernel == "resolve" else constants
 
     def types(self, names: list[str]) -> Iterator[tuple[str, str | None]]:
         work = "*fp64" if self.dtype == "fp64" else "*fp32"
+        order = "*i32" if self.shuffled else None
         pointers = {
-            "logits": f"*{self.dtype}",
-            "grad": f"*{self.dtype}" if self.grad else None,
-            "row_loss": work,
+            "rows.logits": f"*{self.dtype}",
+            "rows.grad": f"*{self.dtype}" if self.grad else None,
+            "rows.loss": work,
             "rings": work,
             "strips": work,
             "target": "*i64",
-            "ptr": "*i64",
-            "start": "*i32",
-            "stop": "*i32",
-            "weight": "*fp64",
-            "divisor": "*fp64",
-            "order": "*i32" if self.shuffled else None,
-            "target_weight": None,
-            "grad_loss": None,
-            "entropy_bits": "i64" if self.more else None,
-            "eps_bits": "i64" if self.more else None,
+            "targets.index": "*i64",
+            "targets.weight": None,
+            "targets.divisor": None if self.kernel == "write" else "*fp64",
+            "targets.grad_loss": None,
+            "targets.grad_losses": None,
+            "table.ptr": "*i64",
+            "table.start": "*i32",
+            "table.stop": "*i32",
+            "table.weight": "*fp64",
+            "table.order": order,
+            "order": order,
+            "settings.entropy": "i64" if self.more else None,
+            "settings.eps": "i64" if self.more else None,
         }
         for name in names:
             yield name, pointers.get(name, "i32")
@@ -130,28 +129,58 @@ class Variant:
         options = {"num_warps": self.num_warps}
         if target.backend == "cuda" and self.kernel == "row" and self.aligned:
             options.update(self.shape.registers)
-        types = dict(self.types(function.arg_names))
-        return compile_kernel(function, types, self.constants(), options, target)
+        types = dict(self.types(leaves(function, PATH_GROUPS)))
+        return compile_kernel(function, PATH_GROUPS, types, self.constants(), options, target)
+
+
+#: Which arguments are tuples, by their names.
+PATH_GROUPS: dict[str, Any] = {
+    "rows": kernels.Rows,
+    "targets": rows_kernel.Targets,
+    "table": kernels.PathTable,
+    "settings": kernels.Settings,
+    "cut": kernels.Cut,
+}
+
+
+def leaves(function: Any, groups: dict[str, Any]) -> list[str]:
+    """The names of a kernel's arguments, those of tuples as `argument.field`."""
+    found = []
+    for name in function.arg_names:
+        fields = groups[name]._fields if name in groups else None
+        found += [name] if fields is None else [f"{name}.{field}" for field in fields]
+    return found
 
 
 def compile_kernel(
     function: Any,
+    groups: dict[str, Any],
     types: dict[str, str | None],
     constants: dict[str, Any],
     options: dict[str, int],
     target: GPUTarget,
 ) -> Any:
     """As a launch would, with aligned pointers; None is the type of what is not given."""
-    signature, constexprs, attributes = {}, {}, {}
-    for index, name in enumerate(function.arg_names):
+    constexprs: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+
+    def kind_of(path: tuple[int, ...], name: str) -> str:
         kind = types[name]
         if name in constants or kind is None:
-            signature[name] = "constexpr"
-            constexprs[(index,)] = constants.get(name)
-            continue
-        signature[name] = kind
+            constexprs[path] = constants.get(name)
+            return "constexpr"
         if kind.startswith("*"):
-            attributes[(index,)] = [["tt.divisibility", 16]]
+            attributes[path] = [["tt.divisibility", 16]]
+        return kind
+
+    signature: dict[str, Any] = {}
+    for index, name in enumerate(function.arg_names):
+        group = groups.get(name)
+        if group is None or types.get(name, "") is None:
+            signature[name] = kind_of((index,), name)
+        else:
+            fields = enumerate(group._fields)
+            signature[name] = group(*(kind_of((index, i), f"{name}.{at}") for i, at in fields))
     source = ASTSource(function, signature, constexprs, attributes)
     return triton.compile(source, target=target, options=options)
 
@@ -290,19 +319,40 @@ KERNELS = {
     if name.endswith("_kernel")
 }
 
+#: Tuples among the arguments, by kernel.
+_SWEEP = {"tree": tree_sweeps.Tree, "tile": tree_sweeps.Tile}
+TREE_GROUPS: dict[str, dict[str, Any]] = {
+    "up_kernel": _SWEEP,
+    "down_kernel": _SWEEP,
+    "log_prob_kernel": _SWEEP,
+    "pull_kernel": {
+        "rows": tree_pull_kernel.PulledRows,
+        "mass": tree_sweeps.Mass,
+        **_SWEEP,
+    },
+    "target_kernel": {
+        "given": tree_log_loss_kernel.Given,
+        "own": tree_log_loss_kernel.Own,
+        "table": tree_log_loss_kernel.PutTable,
+        "soft": tree_log_loss_kernel.SoftLabels,
+    },
+    "put_kernel": {"own": tree_log_loss_kernel.Own, "table": tree_log_loss_kernel.PutTable},
+    "weigh_kernel": {"targets": rows_kernel.Targets},
+}
+
 #: Which arguments are pointers, and to what; "logits" is the logits' type, "work" the working one.
 POINTERS = {
-    **dict.fromkeys(("logits", "values", "sums", "grad"), "logits"),
-    **dict.fromkeys(("scratch", "row_loss", "mass", "reached", "log_prob", "own"), "work"),
-    **dict.fromkeys(("keep", "unit", "share", "counts", "divisor", "index_weight"), "fp64"),
-    **dict.fromkeys(("own_mass", "own_base", "spread", "log_similarity", "is_class"), "fp64"),
-    **dict.fromkeys(("classes_below", "target_weight"), "fp64"),
-    **dict.fromkeys(("place", "parent", "child_ptr", "child", "num_columns"), "i32"),
-    **dict.fromkeys(("level_ptr", "node", "node_of_place", "target_place", "own_place"), "i32"),
-    "target_ptr": "i32",
-    "target_order": "i64",
-    "target": "i64",
-    "index": "i64",
+    **dict.fromkeys(("logits", "values", "sums", "rows.logits", "rows.grad", "grad"), "logits"),
+    **dict.fromkeys(("scratch", "rows.loss", "mass", "mass.at", "given.mass", "own"), "work"),
+    **dict.fromkeys(("reached", "log_prob", "row_loss"), "work"),
+    **dict.fromkeys(("mass.keep", "table.unit", "table.share", "table.spread"), "fp64"),
+    **dict.fromkeys(("rows.counts", "counts", "rows.divisor", "divisor", "row_sums"), "fp64"),
+    **dict.fromkeys(("given.weight", "own.mass", "own.reached", "targets.weight"), "fp64"),
+    **dict.fromkeys(("soft.log_similarity", "soft.is_class", "soft.classes_below"), "fp64"),
+    **dict.fromkeys((f"tree.{name}" for name in tree_sweeps.Tree._fields), "i32"),
+    **dict.fromkeys(("parent", "level_ptr", "mass.node", "node_of_place", "table.place"), "i32"),
+    **dict.fromkeys(("own.place", "target_ptr"), "i32"),
+    **dict.fromkeys(("target_order", "targets.index", "given.index"), "i64"),
     "alpha": "fp64",
     "loss": "work",
     "factor": "work",
@@ -331,9 +381,12 @@ class TreeVariant:
 
     def compile(self, target: GPUTarget) -> Any:
         function, constants = KERNELS[self.kernel], dict(self.constants)
+        groups = TREE_GROUPS.get(self.kernel, {})
         options = {"num_warps": 4}
         if self.stages is not None:
-            constants.update(TREES[self.tree].sizes, STAGES=self.stages)
+            tile = TREES[self.tree].tile._asdict()
+            constants.update({f"tile.{name}": size.value for name, size in tile.items()})
+            constants["STAGES"] = self.stages
             options = TREES[self.tree].options
             if target.backend == "hip":
                 del options["maxnreg"]
@@ -341,22 +394,19 @@ class TreeVariant:
         kinds = {"logits": self.dtype, "work": work}
         types: dict[str, str | None] = {
             name: f"*{kinds.get(POINTERS[name], POINTERS[name])}" if name in POINTERS else "i32"
-            for name in function.arg_names
+            for name in leaves(function, groups)
         }
-        types.update(eps_bits=None, row_spread_bits=None, grad_loss=None)
+        types.update(dict.fromkeys(("eps_bits", "row_spread_bits", "mass.node")))
         if self.kernel == "pull_kernel":
-            types.update(sums="*fp64", node=None, divisor=None)
+            types.update(dict.fromkeys(("rows.divisor", "rows.grad_loss", "rows.grad_losses")))
+        if self.kernel == "weigh_kernel":
+            absent = ("targets.divisor", "targets.grad_loss", "targets.grad_losses")
+            types.update(dict.fromkeys(absent))
         types.update(self.given)
-        return compile_kernel(function, types, constants, options, target)
+        return compile_kernel(function, groups, types, constants, options, target)
 
 
-_WITHOUT_KEEP = {
-    "keep": None,
-    "node": "*i32",
-    "counts": None,
-    "row_loss": None,
-    "num_columns": "*i32",
-}
+_WITHOUT_KEEP = {"mass.keep": None, "mass.node": "*i32", "rows.counts": None, "rows.loss": None}
 _ALL = 1 + 2 + 8 + 16 + 32
 
 TREE_HOT = [
@@ -375,8 +425,8 @@ TREE_HOT = [
         )
     ),
 ]  # fmt: skip
-_INDEX = {"mass": None, "index_weight": None, "spread": None}
-_NO_SOFT = dict.fromkeys(("log_similarity", "is_class", "classes_below"))
+_INDEX = {"given.mass": None, "given.weight": None, "table.spread": None}
+_NO_OWN = dict.fromkeys(("own.place", "own.mass", "own.reached"))
 TREE_REST = [
     *(TreeVariant("up_kernel", "split", "fp32", stages, {"own": None}) for stages in (1, 2, 4)),
     TreeVariant("up_kernel", "small", "fp64", 3, {"sums": None}),
@@ -388,18 +438,18 @@ TREE_REST = [
         for stages in (2, 4, 8, 16)
     ),
     TreeVariant("pull_kernel", "small", "fp64", _ALL + 4, {"eps_bits": "i64"}),
-    TreeVariant("pull_kernel", "small", "fp16", 27, {"row_loss": None, "grad_loss": "*fp32"}),
-    TreeVariant("pull_kernel", "small", "fp32", _ALL, {"grad": None}),
-    TreeVariant("pull_kernel", "small", "fp32", _ALL, {"divisor": "*fp64"}),
-    TreeVariant("target_kernel", given={**_INDEX, **_NO_SOFT}, constants={"BLOCK": 128}),
+    TreeVariant("pull_kernel", "small", "fp16", 27, {"rows.loss": None, "rows.grad_loss": "*fp32"}),
+    TreeVariant("pull_kernel", "small", "fp32", _ALL, {"rows.grad": None}),
+    TreeVariant("pull_kernel", "small", "fp32", _ALL, {"rows.divisor": "*fp64"}),
+    TreeVariant("target_kernel", given={**_INDEX, "soft": None}, constants={"BLOCK": 128}),
     TreeVariant(
         "target_kernel",
-        given={"mass": None, "alpha": "*fp32", "row_spread_bits": "i64"},
+        given={"given.mass": None, "alpha": "*fp32", "row_spread_bits": "i64"},
         constants={"BLOCK": 128},
     ),
     TreeVariant(
         "target_kernel",
-        given={"index": None, "own_place": None, "own_mass": None, "own_base": None, **_NO_SOFT},
+        given={"given.index": None, **_NO_OWN, "soft": None},
         constants={"BLOCK": 128},
     ),
     TreeVariant("weigh_kernel", constants={"ROWS": 1024}),

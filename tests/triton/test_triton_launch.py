@@ -1,0 +1,177 @@
+"""What launches are compiled for, found without a GPU: kernels are compiled and not launched."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import interval_case
+from tree_cases import some_case
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+
+from test_tree_log_loss import targets_of  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime import driver  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+
+from hace_kernels import triton as package  # noqa: E402
+from hace_kernels.schemas import PathLogLossArguments, TreeLogLossArguments  # noqa: E402
+from hace_kernels.triton import (  # noqa: E402
+    path_log_loss,
+    tree_log_loss,
+    tree_log_prob,
+    tree_sum,
+)
+
+pytestmark = pytest.mark.skipif(
+    package.interpreted, reason="TRITON_INTERPRET is set: nothing can be compiled"
+)
+
+
+#: Devices that no test has compiled for, and no machine has.
+_DEVICES = itertools.count(1000)
+
+
+class _Driver:
+    """A GPU as far as compiling asks for one."""
+
+    def __init__(self, device: int) -> None:
+        self.device = device
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return self.device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are compiled for a GPU that is not there, and not launched."""
+    run = JITFunction.run
+
+    def compile_only(self: Any, *arguments: Any, **options: Any) -> Any:
+        return run(self, *arguments, **{**options, "warmup": True})
+
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    monkeypatch.setattr(driver, "_active", _Driver(next(_DEVICES)))
+
+
+@pytest.fixture
+def compiled(launched: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kernels that are compiled, by name; compiling itself is left out."""
+    names: list[str] = []
+
+    def note(self: Any, key: Any, signature: Any, device: int, *rest: Any) -> object:
+        names.append(self.fn.__name__)
+        self.device_caches[device][0][key] = kernel = object()
+        return kernel
+
+    monkeypatch.setattr(JITFunction, "_do_compile", note)
+    return names
+
+
+def path_loss(
+    columns: int = 100, rows: int = 3, targets: int = 5, ignore_index: int = -100, **options: Any
+) -> None:
+    """A loss and its backward, of every second row of a wider batch where `step` is 2."""
+    step, reduction = options.pop("step", 1), options.pop("reduction", 1)
+    options = {"target_weight": None, "entropy": 0.0, "eps": 0.0, **options}
+    case = interval_case(columns, [[(i, i + 1, 0.7), (0, 9, 0.3)] for i in range(targets)])
+    logits = case.logits(step * rows, torch.float32)[::step]
+    arguments = PathLogLossArguments(
+        logits, case.targets(rows), case.table.tensors, case.table.max_entries,
+        ignore_index=ignore_index, reduction=reduction, **options,
+    )  # fmt: skip
+    path_log_loss.path_log_loss(*arguments, True)
+    incoming = torch.ones(() if reduction else rows)
+    path_log_loss.path_log_loss_backward(incoming, *arguments)
+
+
+def tree_loss(
+    columns: int = 20, rows: int = 3, kind: str = "soft pairs", seed: int = 0, **options: Any
+) -> None:
+    """The same of `tree_log_loss`."""
+    case = some_case(np.random.default_rng(seed), columns)
+    target, of_targets = targets_of(case, kind, rows)
+    table = case.target_table(**of_targets)
+    index, index_weight, mass = None, None, None
+    if isinstance(target, tuple):
+        index, index_weight = target
+    elif target.is_floating_point():
+        mass = target.float()
+    else:
+        index = target[:, None]
+    arguments = TreeLogLossArguments(
+        case.logits(rows, torch.float32), mass, index, index_weight, [*case.table.tensors],
+        case.table.level_ptr, table.tensors, table.row_spread,
+        **{"ignore_index": -100, "reduction": 1, "eps": 0.0, **options},
+    )  # fmt: skip
+    tree_log_loss.tree_log_loss(*arguments, True)
+    tree_log_loss.tree_log_loss_backward(torch.ones(()), *arguments)
+
+
+def tree_ops(columns: int = 20, rows: int = 3, seed: int = 0) -> None:
+    """The ops over a tree alone."""
+    case = some_case(np.random.default_rng(seed), columns)
+    tree, level_ptr = [*case.table.tensors], case.table.level_ptr
+    logits, nodes = case.logits(rows, torch.float32), torch.randn(rows, case.num_nodes)
+    tree_sum.tree_sum_up(logits, tree, level_ptr)
+    tree_sum.tree_sum_down(nodes, tree, level_ptr)
+    log_prob = tree_log_prob.tree_log_prob(logits, tree, level_ptr)
+    tree_log_prob.tree_log_prob_backward(log_prob, logits, tree, level_ptr)
+
+
+@pytest.mark.parametrize(
+    ("call", "others"),
+    [
+        (path_loss, [{"rows": 16}, {"targets": 16}, {"ignore_index": 1}, {"ignore_index": 32},
+                     {"columns": 116}, {"step": 2}]),
+        (partial(path_loss, columns=70_000), [{"rows": 16}, {"columns": 80_000}, {"ignore_index": 16}]),
+        (tree_loss, [{"rows": 16}, {"columns": 22}, {"seed": 1}, {"ignore_index": 1}]),
+        (tree_ops, [{"rows": 16}, {"columns": 21}, {"seed": 1}]),
+    ],
+    ids=["path", "path, split rows", "tree loss", "tree"],
+)  # fmt: skip
+def test_compiled_once_for_all_sizes(
+    call: Callable[..., None], others: list[dict[str, int]], compiled: list[str]
+) -> None:
+    """Numbers of rows, targets, places and levels are no reason to compile a kernel again."""
+    call()
+    assert compiled
+    compiled.clear()
+    for sizes in others:
+        call(**sizes)
+        assert not compiled, sizes
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "call",
+    [
+        path_loss,
+        partial(path_loss, reduction=0),
+        partial(path_loss, entropy=0.1, eps=1e-3, target_weight=torch.ones(5).double()),
+        partial(path_loss, columns=70_000),
+        tree_loss,
+        partial(tree_loss, kind="smoothed", eps=1e-3),
+        partial(tree_loss, kind="probabilities over others"),
+        tree_ops,
+    ],
+    ids=[
+        *("path", "path, row by row", "path with everything", "split rows"),
+        *("soft pairs", "smoothed", "probabilities", "tree"),
+    ],
+)
+def test_what_is_launched_compiles(call: Callable[..., None], launched: None) -> None:
+    """With the arguments as launchers give them, which Triton's interpreter takes otherwise."""
+    call()
