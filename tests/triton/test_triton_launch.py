@@ -136,7 +136,7 @@ def tree_ops(columns: int = 20, rows: int = 3, seed: int = 0) -> None:
     [
         (path_loss, [{"rows": 16}, {"targets": 16}, {"ignore_index": 1}, {"ignore_index": 32},
                      {"columns": 116}, {"step": 2}]),
-        (partial(path_loss, columns=70_000), [{"rows": 16}, {"columns": 80_000}, {"ignore_index": 16}]),
+        (partial(path_loss, columns=70_000), [{"rows": 16}, {"columns": 80_000}, {"targets": 16}]),
         (tree_loss, [{"rows": 16}, {"columns": 22}, {"seed": 1}, {"ignore_index": 1}]),
         (tree_ops, [{"rows": 16}, {"columns": 21}, {"seed": 1}]),
     ],
