@@ -18,7 +18,17 @@ _KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class BackendError(RuntimeError):
-    """A backend was asked for by name and cannot run; the message says what would make it run."""
+    """A backend was asked for by name and cannot run; the message says what would make it run.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "vehicle/car"])
+        >>> loss_fn = hace.HACELoss(tree, backend="cuda")
+        >>> loss_fn(torch.zeros(1, 2), torch.tensor([0]))
+        Traceback (most recent call last):
+            ...
+        hace_kernels.backends.BackendError: ...
+    """
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,11 @@ class Backend:
     """One implementation of the ops.
 
     `reason` says what the backend is where it is available, and otherwise what it lacks.
+
+    Examples:
+        >>> from hace_kernels import backends
+        >>> [backend.name for backend in backends().values()]
+        ['reference', 'cpu', 'triton', 'cuda']
     """
 
     name: str
@@ -34,7 +49,14 @@ class Backend:
 
 
 def backends() -> dict[str, Backend]:
-    """Every backend by name, with its availability on this machine and the reason."""
+    """Every backend by name, with its availability on this machine and the reason.
+
+    Examples:
+        >>> from hace_kernels import backends
+        >>> reference = backends()["reference"]
+        >>> reference.available, reference.reason
+        (True, 'pure PyTorch, any device and floating dtype')
+    """
     what = {
         "reference": "pure PyTorch, any device and floating dtype",
         "cpu": _of_cpu(),

@@ -1,4 +1,15 @@
-"""The losses as functions, in the manner of `torch.nn.functional`."""
+"""The losses as functions, in the manner of `torch.nn.functional`.
+
+Examples:
+    >>> import torch, hace
+    >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+    >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+    >>> target = torch.tensor([1, 2])  # a dog and a car
+    >>> hace.functional.hace_loss(logits, target, tree, dilution=0.7)
+    tensor(0.5917)
+    >>> hace.functional.node_log_probs(logits, tree).exp()[:, tree.index("animal")]
+    tensor([0.9100, 0.1562])
+"""
 
 from __future__ import annotations
 

@@ -77,6 +77,16 @@ class Hierarchy:
         TypeError: links or classes that are not integers, names that are not strings.
         ValueError: no node, bounds that do not fit, a parent out of range or given twice, a
             self-loop or cycle, a duplicate name, no class, an unknown or a duplicate class.
+
+    Examples:
+        >>> import hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> tree
+        Hierarchy(5 nodes, 3 classes, depth 1, 2 roots)
+        >>> tree.class_names  # class i is logit i
+        ('animal/cat', 'animal/dog', 'vehicle/car')
+        >>> [tree.names[node] for node in tree.path(tree.index("animal/dog"))]
+        ['animal/dog', 'animal']
     """
 
     def __init__(

@@ -38,6 +38,15 @@ def predict(
     Raises:
         ValueError: the input's shape does not fit.
         TypeError: input that is not a floating-point tensor.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+        >>> hace.predict(logits, tree)
+        tensor([0, 2])
+        >>> [tree.names[node] for node in hace.predict(logits, tree, target_space="nodes")]
+        ['animal/cat', 'vehicle/car']
     """
     check_input(input, hierarchy, logit_space)
     check_target_space(target_space)

@@ -45,6 +45,15 @@ class Report:
             undefined, such as the severity of no mistakes, is NaN.
         worst: the nodes at which most mistakes begin, as (name, rows whose truth is at or below
             the node, rows that are right one level higher and wrong at it).
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+        >>> target = torch.tensor([1, 2])  # a dog and a car
+        >>> found = hace.report(logits, target, tree, k=2)
+        >>> found.num_rows, found.figures["accuracy"], found.worst
+        (2, 0.5, [('animal/dog', 1, 1)])
     """
 
     num_rows: int
@@ -117,6 +126,14 @@ def report(
         TypeError: a target that does not hold integers.
         ValueError: the shapes do not fit, or an option is outside its range.
         IndexError: an index is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> answers, truth = torch.tensor([0, 2]), torch.tensor([1, 2])
+        >>> figures = hace.report(answers, truth, tree).figures
+        >>> figures["accuracy"], figures["accuracy at depth 0"]
+        (0.5, 1.0)
     """
     if input.is_floating_point():
         if pred_space is not None:

@@ -3,6 +3,14 @@
 Every function takes logits (C), (N, C) or (N, C, d1, …) on any device, and all of them take O(N)
 time for each row (but for the sorting of k best ones), and no C × C matrix. Answers are labels of
 classes or ids of nodes; −1 stands for the whole forest.
+
+Examples:
+    >>> import torch, hace
+    >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+    >>> logits = torch.tensor([[2.0, 1.9, 0.0]])  # a cat or a dog
+    >>> node = hace.decode.deepest_node(logits, tree, 0.9)
+    >>> tree.names[node[0]]
+    'animal'
 """
 
 from ..predict import predict as most_probable

@@ -22,6 +22,16 @@ class CrossEntropyLoss(PathLoss):
 
     Other names: HCE in Cultrera di Montesano et al. 2025; the marginal or coarse-label likelihood
     in papers on partial and coarse labels.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+        >>> target = torch.tensor([1, 2])  # a dog and a car
+        >>> hace.CrossEntropyLoss(tree)(logits, target)
+        tensor(0.7887)
+        >>> torch.nn.functional.cross_entropy(logits, target)
+        tensor(0.7887)
     """
 
     def __init__(

@@ -83,6 +83,21 @@ class HACELoss(PathLoss):
             uncompiled; compiled code raises RuntimeError, an accelerator gives NaN.)
         hace.BackendError: at call: the backend asked for cannot run.
         MemoryError: at construction: the tree's path table would not fit in memory.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+        >>> target = torch.tensor([1, 2])  # a dog and a car
+        >>> loss_fn = hace.HACELoss(tree, dilution=0.7)
+        >>> loss_fn(logits, target)
+        tensor(0.5917)
+
+        A dog and "some animal" in one batch, by the ids of their nodes:
+
+        >>> coarse = torch.tensor([tree.index("animal/dog"), tree.index("animal")])
+        >>> hace.HACELoss(tree, target_space="nodes", reduction="none")(logits, coarse)
+        tensor([1.0136, 1.8566])
     """
 
     def __init__(

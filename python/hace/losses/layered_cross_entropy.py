@@ -59,6 +59,13 @@ class LayeredCrossEntropyLoss(OptionsModule):
         TypeError: input, target or option of a wrong type.
         IndexError: at call: a target out of range (on the CPU, uncompiled).
         hace.BackendError: at call: the backend asked for cannot run.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.zeros(2, tree.num_nodes)  # one per node, not per class
+        >>> hace.LayeredCrossEntropyLoss(tree)(logits, torch.tensor([1, 2]))
+        tensor(3.6189)
     """
 
     def __init__(

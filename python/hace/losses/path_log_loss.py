@@ -48,6 +48,17 @@ class PathLogLoss(PathLoss):
         ValueError: at construction: path weights of a wrong shape or not finite, an option outside
             its range; at call: shapes that do not fit, or a target that is not an index.
         TypeError, IndexError, hace.BackendError, MemoryError: as `hace.HACELoss`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+        >>> target = torch.tensor([1, 2])  # a dog and a car
+        >>> hace.PathLogLoss(tree, "balanced")(logits, target)
+        tensor(0.4604)
+        >>> one_per_node = torch.ones(tree.num_nodes)
+        >>> hace.PathLogLoss(tree, one_per_node)(logits, target)
+        tensor(0.9208)
     """
 
     def __init__(

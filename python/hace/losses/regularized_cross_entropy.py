@@ -31,6 +31,14 @@ class RegularizedCrossEntropyLoss(PathLoss):
         ValueError: at construction: an option outside its range; at call: shapes that do not fit,
             or a target that is not an index.
         TypeError, IndexError, hace.BackendError, MemoryError: as `hace.HACELoss`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+        >>> target = torch.tensor([1, 2])  # a dog and a car
+        >>> hace.RegularizedCrossEntropyLoss(tree, strength=0.1)(logits, target)
+        tensor(0.7209)
     """
 
     def __init__(

@@ -26,6 +26,14 @@ class SoftLabelLoss(PathLoss):
         hierarchy: of the classes; a tree or forest.
         beta: β; from 4 (soft) to 30 (almost hard) in the paper.
         distance: "height", or "depth", as `soft_label_distance` there.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+        >>> target = torch.tensor([1, 2])  # a dog and a car
+        >>> hace.SoftLabelLoss(tree, beta=4.0)(logits, target)
+        tensor(0.7822)
     """
 
     def __init__(

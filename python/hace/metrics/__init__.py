@@ -10,6 +10,15 @@ node's subtree. A forest is read as a tree under one virtual root, whose height 
 height of its trees; its roots are therefore siblings. Depth counts from 0 at the roots, height
 from 0 at the nodes with nothing below. Where several parents leave a figure undefined, a DAG is
 a ValueError.
+
+Examples:
+    >>> import torch, hace
+    >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+    >>> pred, target = torch.tensor([0, 2]), torch.tensor([1, 2])  # a cat for a dog; a car
+    >>> hace.metrics.accuracy(pred, target, tree)
+    tensor(0.5000)
+    >>> hace.metrics.level_accuracy(pred, target, tree, 0)  # both are right about the superclass
+    tensor(1.)
 """
 
 from .answers import (
