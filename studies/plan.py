@@ -1,0 +1,135 @@
+"""What is run, in which order: the questions that matter most come first.
+
+A stage names the runs of one question on one task. Its runs depend on what earlier runs chose, so
+they are asked for when the stage begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+from .choose import choose, rates_around
+from .losses import LOSSES, rates
+from .results import Results
+from .run import Run
+from .task import Task
+
+SEEDS = (1, 2, 3, 4, 5)
+CORE = ("ce", "smoothing", "hace", "hace-shuffled")
+MORE = ("tree-ce", "tree-hace", "hxe", "soft")
+REST = ("hace-smoothing", "hace-soft", "superclass", "r-ce", "h-ce")
+FEW = (1, 2, 5, 10)
+LONG = 3
+COARSE = 80  # percent of the rows whose label is coarse
+SWAPS = tuple(f"swap {p}" for p in (5, 10, 20, 35, 50, 100))
+REWIRED = tuple(f"rewire {p}" for p in (5, 10, 20, 50))
+
+Runs = Iterator[Run]
+Stage = Callable[[Task, Results], Runs]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage on a task."""
+
+    task: str
+    name: str
+    stage: Stage
+
+
+def search(task: Task, results: Results, losses: tuple[str, ...], per_class: int = 0) -> Runs:
+    """All trials of some losses, with seed 0."""
+    for name in losses:
+        loss = LOSSES[name]
+        for parameter in loss.grid:
+            for rate in rates(loss, *task.schedule.rates):
+                yield Run(task.name, name, parameter, rate, 0, loss.tree, per_class)
+
+
+def measure(task: Task, results: Results, losses: tuple[str, ...], per_class: int = 0) -> Runs:
+    """What the trials chose, with new seeds."""
+    for seed in SEEDS:
+        for name in losses:
+            yield replace(choose(results, name, per_class=per_class), seed=seed)
+
+
+def search_long(task: Task, results: Results, losses: tuple[str, ...]) -> Runs:
+    """Three times the epochs: rates around the chosen one; the parameter stays."""
+    for name in losses:
+        short = choose(results, name)
+        for rate in rates_around(short.rate):
+            yield replace(short, rate=rate, length=LONG)
+
+
+def measure_long(task: Task, results: Results, losses: tuple[str, ...]) -> Runs:
+    """What these chose, with new seeds."""
+    for seed in SEEDS:
+        for name in losses:
+            yield replace(choose(results, name, length=LONG), seed=seed)
+
+
+def trees(task: Task, results: Results, seeds: tuple[int, ...] = SEEDS) -> Runs:
+    """HACE as it was chosen for the true tree, on wrong ones; a new one with each seed."""
+    chosen = choose(results, "hace")
+    levels = tuple(f"drop {level}" for level in range(min(task.tree.depth, 3)))
+    for seed in seeds:
+        for tree in (*SWAPS, *REWIRED, *levels, "cover", "agglomerative"):
+            yield replace(chosen, seed=seed, tree=tree)
+
+
+def dilutions(task: Task, results: Results) -> Runs:
+    """Every d, each at the best of its rates."""
+    for seed in SEEDS:
+        for parameter in LOSSES["hace"].grid:
+            yield replace(choose(results, "hace", parameter=parameter), seed=seed)
+
+
+def coarse(task: Task, results: Results) -> Runs:
+    """Most labels are known as the parent alone; what the losses chose with all labels."""
+    for seed in SEEDS:
+        for name in ("ce", "hace"):
+            yield replace(choose(results, name), seed=seed, coarse=COARSE)
+
+
+def few_samples(task: Task, results: Results, losses: tuple[str, ...]) -> Runs:
+    """At most some rows per class, everything chosen anew for each number."""
+    for number in FEW:
+        yield from search(task, results, losses, number)
+        yield from measure(task, results, losses, number)
+
+
+def _both(losses: tuple[str, ...], task: Task, results: Results) -> Runs:
+    yield from search(task, results, losses)
+    yield from measure(task, results, losses)
+
+
+def _long(losses: tuple[str, ...], task: Task, results: Results) -> Runs:
+    yield from search_long(task, results, losses)
+    yield from measure_long(task, results, losses)
+
+
+def plan() -> list[Step]:
+    """Every step, the most important first."""
+    steps: list[Step] = []
+
+    def add(name: str, stage: Stage, *tasks: str) -> None:
+        steps.extend(Step(task, name, stage) for task in tasks)
+
+    few = partial(few_samples, losses=("ce", "smoothing", "hace"))
+    add("core losses", partial(_both, CORE), "soc", "hpo", "wordnet")
+    add("more losses", partial(_both, MORE), "soc", "hpo")
+    add("wrong trees", partial(trees, seeds=(1, 2, 3)), "hpo", "soc")
+    add("three times the epochs", partial(_long, CORE), "hpo")
+    add("few samples", few, "soc")
+    add("more losses", partial(_both, MORE), "wordnet")
+    add("other losses", partial(_both, REST), "soc")
+    add("every dilution", dilutions, "soc", "hpo")
+    add("other losses", partial(_both, REST), "hpo", "wordnet")
+    add("three times the epochs", partial(_long, CORE), "soc")
+    add("coarse labels", coarse, "soc")
+    add("core losses", partial(_both, CORE), "icd10", "glycan")
+    add("wrong trees, more seeds", trees, "hpo", "soc")
+    add("every dilution", dilutions, "wordnet")
+    return steps

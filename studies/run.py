@@ -1,0 +1,186 @@
+"""One run: what it is, training it, and what was measured."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .losses import LOSSES
+from .measure import measure
+from .task import IntArray, Rows, Task
+from .trees import likeness, wrong_tree
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a training depends on.
+
+    Attributes:
+        task, loss, parameter: their names.
+        rate: the highest learning rate.
+        seed: of the first parameters, the order of the rows, and what is random in a wrong tree.
+            0 is for choosing, 1 and more for measuring.
+        tree: of the loss, by its name in `studies.trees`.
+        per_class: training rows per class, at most; 0 is all of them.
+        length: how many times the task's epochs.
+        coarse: percent of the training rows whose label is only the class's parent; a loss without
+            a tree leaves these rows out.
+    """
+
+    task: str
+    loss: str
+    parameter: str
+    rate: float
+    seed: int
+    tree: str = "true"
+    per_class: int = 0
+    length: int = 1
+    coarse: int = 0
+
+    def key(self) -> tuple[str, ...]:
+        """What tells it from every other run, as text."""
+        return tuple(str(value) for value in asdict(self).values())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was measured of a run.
+
+    Attributes:
+        figures: of each decision ("most probable", "least cost"), by column of the results.
+        heights: of each decision, for every test row, the height at which answer and truth meet.
+        vectors: the last layer's vector of each class (C, F), where it is a plain linear layer.
+    """
+
+    figures: dict[str, dict[str, float | str]]
+    heights: dict[str, npt.NDArray[np.uint8]]
+    vectors: npt.NDArray[np.float32] | None
+
+
+class _Model(nn.Module):
+    def __init__(self, num_buckets: int, width: int, layer: nn.Module) -> None:
+        super().__init__()
+        self.embed = nn.EmbeddingBag(num_buckets, width, mode="sum")
+        self.classify = layer
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, bucket: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
+        logits: Tensor = self.classify(self.embed(bucket, offsets, per_sample_weights=weight))
+        return logits
+
+
+def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None) -> Outcome:
+    """Trains a model and measures it. `vectors` are for trees that are made of class vectors."""
+    started = time.process_time()
+    loss = LOSSES[run.loss]
+    options = dict(loss.grid[run.parameter])
+    if run.coarse and loss.make is not LOSSES["ce"].make:
+        options["target_space"] = "nodes"
+    given = wrong_tree(task.tree, run.tree, run.seed, vectors)
+    criterion = loss.make(given, **options)
+
+    torch.manual_seed(run.seed)
+    columns = task.tree.num_nodes if loss.over_nodes else task.tree.num_classes
+    width = task.schedule.width
+    layer = nn.Linear(width, columns) if loss.layer is None else loss.layer(width, given)
+    model = _Model(task.num_buckets, width, layer)
+    seconds = _train(model, criterion, run, task)
+
+    figures: dict[str, dict[str, float | str]] = {}
+    heights: dict[str, npt.NDArray[np.uint8]] = {}
+    classes = torch.tensor(task.tree.classes) if loss.over_nodes else None
+    for part in ("validation", "test"):
+        rows: Rows = getattr(task, part)
+        logits = _logits(model, rows)
+        if classes is not None:
+            logits = logits[:, classes]
+        measured = measure(logits, rows.label, task, least_cost=run.seed > 0)
+        for decision, (values, met) in measured.items():
+            row = figures.setdefault(decision, {})
+            row.update({f"{part}_{name}": value for name, value in values.items()})
+            if part == "test":
+                heights[decision] = met
+    rho = 1.0 if run.tree == "true" else likeness(task.tree, given)
+    shared: dict[str, float | str] = {
+        **seconds,
+        "run_seconds": time.process_time() - started,
+        "tree_likeness": rho,
+    }
+    weight = layer.weight.detach().numpy() if type(layer) is nn.Linear and classes is None else None
+    return Outcome({d: {**row, **shared} for d, row in figures.items()}, heights, weight)
+
+
+def training_rows(run: Run, task: Task) -> IntArray:
+    """The rows that a run trains on: all, or the first few of each class in a random order."""
+    rows = np.arange(len(task.train))
+    if run.per_class == 0:
+        return rows
+    order = np.random.default_rng(0).permutation(len(rows))
+    label = task.train.label[order]
+    by_class = np.argsort(label, kind="stable")
+    counts = np.bincount(label, minlength=task.tree.num_classes)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.arange(len(rows)) - first
+    return np.sort(order[by_class[place < run.per_class]])
+
+
+def _train(model: _Model, criterion: nn.Module, run: Run, task: Task) -> dict[str, float]:
+    rows = training_rows(run, task)
+    label = torch.from_numpy(task.train.label)
+    if run.coarse:
+        rows, label = _coarsened(rows, run, task)
+    batch = min(task.schedule.batch, max(16, len(rows) // 32))
+    epochs = task.schedule.epochs * run.length
+    if run.per_class:  # fewer rows need more rounds
+        epochs *= 2
+    rng = np.random.default_rng(run.seed)
+    starts = np.arange(batch, len(rows), batch)
+    batches = [part for _ in range(epochs) for part in np.split(rng.permutation(rows), starts)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=run.rate, weight_decay=0.0, fused=True)
+    ramp = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(step / len(batches) / 0.1, (1 - step / len(batches)) / 0.9)
+    )
+    in_loss = 0.0
+    started = time.process_time()
+    for part in batches:
+        optimizer.zero_grad()
+        logits = model(*task.train.inputs(part))
+        # Cut from the graph, so that the loss is timed without the model.
+        leaf = logits.detach().requires_grad_()
+        before = time.process_time()
+        criterion(leaf, label[part]).backward()
+        in_loss += time.process_time() - before
+        logits.backward(leaf.grad)
+        optimizer.step()
+        ramp.step()
+    return {
+        "epochs": epochs,
+        "steps": len(batches),
+        "train_seconds": time.process_time() - started,
+        "loss_seconds": in_loss,
+    }
+
+
+def _coarsened(rows: IntArray, run: Run, task: Task) -> tuple[IntArray, Tensor]:
+    """Rows to train on and targets, when many labels are only the class's parent.
+
+    Cross-entropy takes the rows whose class is known; HACE takes all, as ids of nodes.
+    """
+    is_coarse = np.random.default_rng(0).random(len(task.train)) < run.coarse / 100
+    if run.loss == "ce":
+        return rows[~is_coarse[rows]], torch.from_numpy(task.train.label)
+    node = task.tree.classes[task.train.label]
+    node[is_coarse] = task.tree.parents[node[is_coarse]]
+    return rows, torch.from_numpy(node)
+
+
+@torch.no_grad()
+def _logits(model: _Model, rows: Rows) -> Tensor:
+    parts = np.array_split(np.arange(len(rows)), -(-len(rows) // 512))
+    return torch.cat([model(*rows.inputs(part)) for part in parts])

