@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from examples.icd10.memory import keep_freed_memory
 
 from .choose import choose
 from .plan import Step, plan
 from .results import FOLDER, Results
 from .run import Run, execute
-from .task import Task, set_threads
+from .task import Task
 from .tasks import TASKS
 
 
@@ -43,7 +46,8 @@ def run_plan(
     minutes: float | None = None,
 ) -> None:
     """Makes every run of the steps whose row is missing, in order."""
-    set_threads()
+    torch.set_num_threads(1)  # the models are too small for two, and seconds of one compare
+    keep_freed_memory()
     ends = None if minutes is None else time.monotonic() + 60 * minutes
     tasks: dict[str, Task] = {}
     unreadable: set[str] = set()

@@ -36,6 +36,7 @@ COLUMNS = (
     "tree_likeness", "epochs", "steps", "loss_seconds", "train_seconds", "run_seconds",
     "revision", "machine",
 )  # fmt: skip
+TEXT = ("decision", "validation_levels", "test_levels", "revision", "machine")
 
 Row = dict[str, str]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 import hace
@@ -97,11 +96,6 @@ def split(number: int, shares: Sequence[float], seed: int = 0) -> list[IntArray]
     order = np.random.default_rng(seed).permutation(number)
     ends = np.cumsum([round(number * share) for share in shares])
     return [np.sort(part) for part in np.split(order, ends)]
-
-
-def set_threads() -> None:
-    """One thread: the models are too small for two, and seconds of one thread compare."""
-    torch.set_num_threads(1)
 
 
 def _only(bags: Bags, used: IntArray) -> Bags:

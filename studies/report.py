@@ -1,0 +1,77 @@
+"""Puts the tables into docs/study.md, between its markers, and draws its figures.
+
+A table of the page stands between `<!-- studies: NAME [TASK] -->` and `<!-- end -->`. The words
+around them are written by hand, and quote no figure that no table has (tests/studies sees to that).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from . import tables
+from .pictures import draw_all
+from .plan import LONG
+from .results import FOLDER, Results
+
+PAGE = FOLDER.parents[1] / "docs" / "study.md"
+PICTURES = FOLDER.parents[1] / "docs" / "pictures" / "study"
+MARKED = re.compile(r"<!-- studies: ([a-z ]+?)(?: \[([\w-]+)\])? -->\n.*?<!-- end -->", re.S)
+
+
+def load(folder: Path = FOLDER) -> list[tables.Report]:
+    """The tasks that have results with trials of HACE and its baselines, in the page's order."""
+    names = [name for name in tables.TITLES if (folder / f"{name}.csv").exists()]
+    reports = [tables.Report(Results(name, folder)) for name in names]
+    return [report for report in reports if report.compared()]
+
+
+def table(name: str, task: str | None, reports: list[tables.Report]) -> str:
+    """One of the page's tables.
+
+    Raises:
+        LookupError: there is no such table or task.
+    """
+    if task is None:
+        return {
+            "verdicts": tables.verdicts,
+            "what was run": tables.what_was_run,
+            "cost": tables.cost,
+            "by test": tables.by_test,
+        }[name](reports)
+    (report,) = [r for r in reports if r.results.task == task] or [None]
+    if report is None:
+        raise LookupError(f"no results of {task!r}")
+    if name == "long":
+        return tables.differences(report, length=LONG)
+    if name == "long figures":
+        return tables.figures(report, length=LONG)
+    return {
+        "differences": tables.differences,
+        "figures": tables.figures,
+        "wrong trees": tables.wrong_trees,
+        "dilutions": tables.dilutions,
+        "few samples": tables.few_samples,
+        "coarse": tables.coarse,
+    }[name](report)
+
+
+def filled(page: str, reports: list[tables.Report]) -> str:
+    """The page with its tables made anew."""
+
+    def fill(marker: re.Match[str]) -> str:
+        name, task = marker[1], marker[2]
+        first = marker[0].split("\n", 1)[0]
+        return f"{first}\n\n{table(name, task, reports)}\n\n<!-- end -->"
+
+    return MARKED.sub(fill, page)
+
+
+def write_report(folder: Path = FOLDER) -> None:
+    """Makes the page's tables and figures of the results in a folder."""
+    reports = load(folder)
+    if not reports:
+        raise SystemExit(f"no finished comparison in {folder}: `python -m studies run` makes some")
+    drawn = draw_all(reports, PICTURES)
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), reports), encoding="utf-8")
+    print(f"{PAGE}: tables of {len(reports)} tasks; figures: {', '.join(drawn)}")

@@ -1,0 +1,425 @@
+"""The tables of docs/study.md, from the results alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from .choose import choose
+from .losses import DILUTIONS, LOSSES
+from .plan import CORE, FEW, LONG, MORE, REST, SEEDS
+from .results import LEAST_COST, MOST_PROBABLE, RUN, TEXT, Results, heights_name
+from .run import Run
+from .statistics import LEVEL, Difference, FloatArray, holm, paired_difference
+
+RIVALS = (*CORE, *MORE, *REST)
+BASELINES = ("ce", "smoothing")
+OUTCOMES = ("top1", "height")
+
+TITLES = {
+    "soc": "Job title → SOC unit group",
+    "hpo": "Phrase → phenotype term",
+    "wordnet": "Gloss → hypernym",
+    "icd10": "Phrase → ICD-10 category",
+    "glycan": "Glycan → species",
+    "made-up": "Made-up",
+}
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A loss as it was chosen, and a decision; its runs with every seed."""
+
+    name: str
+    run: Run
+    decision: str
+
+    def runs(self) -> list[Run]:
+        return [replace(self.run, seed=seed) for seed in SEEDS]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A rival beside a baseline in one outcome."""
+
+    rival: Rival
+    baseline: str
+    outcome: str
+    difference: Difference
+    corrected: float
+
+    @property
+    def verdict(self) -> str:
+        """ "better", "worse" or "tie"."""
+        if self.corrected >= LEVEL:
+            return "tie"
+        gained = self.difference.value > 0
+        return "better" if gained == (self.outcome == "top1") else "worse"
+
+
+class Report:
+    """Everything that the page quotes of one task."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self.frame = pd.DataFrame(results.rows)
+        for column in self.frame.columns.difference([*RUN, *TEXT]):
+            self.frame[column] = pd.to_numeric(self.frame[column])
+        self._compared: dict[tuple[int, int], list[Compared]] = {}
+
+    def rivals(self, per_class: int = 0, length: int = 1) -> list[Rival]:
+        """The losses whose runs with every seed are there, and cross-entropy decided by cost."""
+        found = []
+        for name in RIVALS:
+            try:
+                run = choose(self.results, name, per_class=per_class, length=length)
+            except LookupError:
+                continue
+            rival = Rival(LOSSES[name].title, run, MOST_PROBABLE)
+            if all(r in self.results for r in rival.runs()):
+                found.append(rival)
+                if name == "ce":
+                    found.append(Rival("cross-entropy, least cost", run, LEAST_COST))
+        return found
+
+    def values(self, rival: Rival, outcome: str, runs: list[Run] | None = None) -> FloatArray:
+        """An outcome of every seed and test row: (seeds, rows)."""
+        heights = np.stack(
+            [
+                self.results.heights[heights_name(run, rival.decision)]
+                for run in runs or rival.runs()
+            ]
+        )
+        return 100.0 * (heights == 0) if outcome == "top1" else heights.astype(np.float64)
+
+    def compared(self, per_class: int = 0, length: int = 1) -> list[Compared]:
+        """Every rival beside every baseline, corrected for their number."""
+        key = (per_class, length)
+        if key not in self._compared:
+            rivals = self.rivals(per_class, length)
+            by_loss = {r.run.loss: r for r in rivals if r.decision == MOST_PROBABLE}
+            todo = [
+                (rival, base, outcome)
+                for rival in rivals
+                for base in BASELINES
+                for outcome in OUTCOMES
+                if base in by_loss and rival != by_loss[base]
+            ]
+            differences = [
+                paired_difference(self.values(r, o), self.values(by_loss[b], o)) for r, b, o in todo
+            ]
+            corrected = holm([d.p for d in differences])
+            self._compared[key] = [
+                Compared(*which, d, p)
+                for which, d, p in zip(todo, differences, corrected, strict=True)
+            ]
+        return self._compared[key]
+
+    def figures(self, rival: Rival) -> pd.DataFrame:
+        """The rows of a rival's runs."""
+        return self.rows_of(rival.runs(), rival.decision)
+
+    def rows_of(self, runs: list[Run], decision: str = MOST_PROBABLE) -> pd.DataFrame:
+        """The rows of some runs that are there."""
+        keys = {run.key() for run in runs}
+        columns = list(RUN)
+        is_one = [tuple(row) in keys for row in self.frame[columns].itertuples(index=False)]
+        return self.frame[np.array(is_one) & (self.frame["decision"] == decision)]
+
+
+def differences(report: Report, per_class: int = 0, length: int = 1) -> str:
+    """The primary outcomes: means, and paired differences to both baselines."""
+    compared = {
+        (c.rival.name, c.baseline, c.outcome): c for c in report.compared(per_class, length)
+    }
+    lines = []
+    for rival in report.rivals(per_class, length):
+        rows = report.figures(rival)
+        cells = [rival.name, _chosen(rival.run)]
+        for outcome, digits in (("top1", 1), ("height", 2)):
+            cells.append(f"{rows[f'test_{outcome}'].mean():.{digits}f}")
+            for base in BASELINES:
+                cells.append(_difference(compared.get((rival.name, base, outcome)), digits + 1))
+        lines.append(cells)
+    head = ["loss", "chosen", "top-1", "to CE", "to smoothing", "height", "to CE", "to smoothing"]
+    return _table(head, lines, left=2)
+
+
+def figures(report: Report, per_class: int = 0, length: int = 1) -> str:
+    """The secondary outcomes, means over the seeds."""
+    columns = {
+        "top-5": ("top5", 1),
+        "severity": ("severity", 2),
+        "edges": ("hops", 2),
+        "hF1": ("hf1", 1),
+        "siblings": ("siblings", 1),
+        "calibration error": ("ece", 1),
+        "macro top-1": ("macro", 1),
+        "rare": ("tail", 1),
+        "middle": ("middle", 1),
+        "frequent": ("head", 1),
+    }
+    lines = []
+    for rival in report.rivals(per_class, length):
+        rows = report.figures(rival)
+        levels = np.array([[float(x) for x in text.split("|")] for text in rows["test_levels"]])
+        lines.append(
+            [
+                rival.name,
+                *(f"{rows[f'test_{name}'].mean():.{digits}f}" for name, digits in columns.values()),
+                " ".join(f"{share:.0f}" for share in levels.mean(0)),
+            ]
+        )
+    return _table(["loss", *columns, "right at each level"], lines)
+
+
+def wrong_trees(report: Report) -> str:
+    """HACE on wrong trees: how much of the truth is left, and what came out."""
+    lines = []
+    try:
+        chosen = choose(report.results, "hace")
+        baseline = choose(report.results, "ce")
+    except LookupError:
+        return ""
+    names = report.frame["tree"].unique()
+    for name in names:
+        runs = [
+            run
+            for seed in SEEDS
+            if (run := replace(chosen, tree=str(name), seed=seed)) in report.results
+        ]
+        if not runs:
+            continue
+        rows = report.rows_of(runs)
+        rival = Rival(str(name), chosen, MOST_PROBABLE)
+        bases = [replace(baseline, seed=run.seed) for run in runs]
+        cells = [str(name), f"{rows['tree_likeness'].mean():.2f}", str(len(runs))]
+        for outcome, digits in (("top1", 1), ("height", 2)):
+            d = paired_difference(
+                report.values(rival, outcome, runs), report.values(rival, outcome, bases)
+            )
+            cells.append(f"{rows[f'test_{outcome}'].mean():.{digits}f}")
+            cells.append(_interval(d, digits + 1))
+        cells.append(f"{rows['test_severity'].mean():.2f}")
+        lines.append(cells)
+    if len(lines) < 3:
+        return ""
+    lines.sort(key=lambda cells: -float(cells[1]))
+    head = ["tree", "likeness", "seeds", "top-1", "to CE", "height", "to CE", "severity"]
+    return _table(head, lines)
+
+
+def dilutions(report: Report) -> str:
+    """Every d at the best of its rates."""
+    shown = (("top1", 1), ("top5", 1), ("height", 2), ("severity", 2), ("hf1", 1))
+    lines = []
+    for parameter in DILUTIONS:
+        try:
+            run = choose(report.results, "hace", parameter=parameter)
+        except LookupError:
+            return ""
+        runs = [replace(run, seed=seed) for seed in SEEDS]
+        if any(r not in report.results for r in runs):
+            return ""
+        rows = report.rows_of(runs)
+        lines.append(
+            [
+                parameter,
+                f"{run.rate:g}",
+                *(f"{rows[f'test_{name}'].mean():.{digits}f}" for name, digits in shown),
+            ]
+        )
+    return _table(["HACE", "rate", "top-1", "top-5", "height", "severity", "hF1"], lines)
+
+
+def few_samples(report: Report) -> str:
+    """Primary outcomes by the number of training rows per class."""
+    lines = []
+    for number in (*FEW, 0):
+        compared = {
+            (c.rival.run.loss, c.baseline, c.outcome): c
+            for c in report.compared(number)
+            if c.rival.decision == MOST_PROBABLE
+        }
+        for rival in report.rivals(number):
+            loss = rival.run.loss
+            if loss not in ("ce", "smoothing", "hace") or rival.decision != MOST_PROBABLE:
+                continue
+            rows = report.figures(rival)
+            cells = [str(number or "all"), rival.name, _chosen(rival.run)]
+            for outcome, digits in (("top1", 1), ("height", 2)):
+                cells.append(f"{rows[f'test_{outcome}'].mean():.{digits}f}")
+                cells.append(_difference(compared.get((loss, "ce", outcome)), digits + 1))
+            lines.append(cells)
+    if len({cells[0] for cells in lines}) < 2:
+        return ""
+    head = ["rows per class", "loss", "chosen", "top-1", "to CE", "height", "to CE"]
+    return _table(head, lines, left=3)
+
+
+def coarse(report: Report) -> str:
+    """Most labels coarse: cross-entropy on the rest, HACE on all."""
+    rows = report.frame[(report.frame["coarse"] != "0")] if len(report.frame) else report.frame
+    lines = [
+        [
+            LOSSES[str(loss)].title,
+            str(len(group)),
+            *(
+                f"{group[f'test_{name}'].mean():.{digits}f}"
+                for name, digits in (("top1", 1), ("top5", 1), ("height", 2), ("severity", 2))
+            ),
+        ]
+        for loss, group in rows[rows["decision"] == MOST_PROBABLE].groupby("loss")
+    ]
+    return _table(["loss", "seeds", "top-1", "top-5", "height", "severity"], lines) if lines else ""
+
+
+def cost(reports: list[Report]) -> str:
+    """Processor time per step of training, in the loss and in all, medians over the runs."""
+    titles = [TITLES[report.results.task] for report in reports]
+    lines = []
+    for name in RIVALS:
+        if name == "hace-shuffled":
+            continue
+        cells = [LOSSES[name].title]
+        for report in reports:
+            of_loss, all_of = _milliseconds(report, name)
+            base, all_of_base = _milliseconds(report, "ce")
+            cells.append("" if np.isnan(of_loss) else f"{of_loss:.2f} ({of_loss / base:.1f}×)")
+            cells.append("" if np.isnan(all_of) else f"{all_of:.1f} ({all_of / all_of_base:.1f}×)")
+        lines.append(cells)
+    head = ["loss", *(f"{title}: {part}" for title in titles for part in ("loss", "step"))]
+    return _table(head, lines)
+
+
+def by_test(reports: list[Report]) -> str:
+    """What choosing on the test rows would have said of the same trials, one seed."""
+    lines = []
+    for report in reports:
+        try:
+            best = {
+                name: choose(report.results, name, by="test_top1")
+                for name in ("ce", "smoothing", "hace")
+            }
+        except LookupError:
+            continue
+        top = {
+            name: float(report.rows_of([run])["test_top1"].iloc[0]) for name, run in best.items()
+        }
+        lines.append(
+            [
+                TITLES[report.results.task],
+                *(f"{top[name]:.1f}" for name in best),
+                f"{top['hace'] - top['ce']:+.1f}",
+                f"{top['hace'] - top['smoothing']:+.1f}",
+            ]
+        )
+    head = ["task", "cross-entropy", "+ smoothing", "HACE", "HACE − CE", "HACE − smoothing"]
+    return _table(head, lines)
+
+
+def verdicts(reports: list[Report]) -> str:
+    """How often each loss is better, level and worse, over the tasks."""
+    lines = []
+    names: dict[str, None] = {}
+    for report in reports:
+        names.update(dict.fromkeys(rival.name for rival in report.rivals()))
+    for name in names:
+        cells = [name]
+        for outcome in OUTCOMES:
+            for base in BASELINES:
+                said = [
+                    c.verdict
+                    for report in reports
+                    for c in report.compared()
+                    if (c.rival.name, c.baseline, c.outcome) == (name, base, outcome)
+                ]
+                cells.append(
+                    " / ".join(str(said.count(v)) for v in ("better", "tie", "worse"))
+                    if said
+                    else ""
+                )
+        lines.append(cells)
+    head = ["loss", "top-1, to CE", "top-1, to smoothing", "height, to CE", "height, to smoothing"]
+    return _table(head, lines)
+
+
+def what_was_run(reports: list[Report]) -> str:
+    """Runs and processor time, per task."""
+    lines = []
+    for report in reports:
+        rows = report.frame[report.frame["decision"] == MOST_PROBABLE]
+        compared = report.compared()
+        lines.append(
+            [
+                TITLES[report.results.task],
+                str(len(rows)),
+                str((rows["seed"] == "0").sum()),
+                f"{rows['run_seconds'].sum() / 60:.0f}",
+                str(len(compared)),
+            ]
+        )
+    return _table(["task", "runs", "of them trials", "minutes", "comparisons"], lines)
+
+
+def _milliseconds(report: Report, loss: str) -> tuple[float, float]:
+    rows = report.frame[
+        (report.frame["loss"] == loss)
+        & (report.frame["per_class"] == "0")
+        & (report.frame["coarse"] == "0")
+        & (report.frame["decision"] == MOST_PROBABLE)
+    ]
+    if rows.empty:
+        return float("nan"), float("nan")
+    in_loss, in_all = (1e3 * rows[f"{x}_seconds"] / rows["steps"].astype(int) for x in _PARTS)
+    return float(in_loss.median()), float(in_all.median())
+
+
+_PARTS = ("loss", "train")
+
+
+def _chosen(run: Run) -> str:
+    return f"{run.parameter}, {run.rate:g}" if run.parameter else f"{run.rate:g}"
+
+
+def _difference(compared: Compared | None, digits: int) -> str:
+    if compared is None:
+        return ""
+    text = _interval(compared.difference, digits)
+    return text if compared.verdict == "tie" else f"**{text}**"
+
+
+def _interval(d: Difference, digits: int) -> str:
+    low, high = _signed(d.low, digits), _signed(d.high, digits)
+    return f"{_signed(d.value, digits)} ({low}, {high})"
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def _table(head: list[str], lines: list[list[str]], left: int = 1) -> str:
+    rule = ["---"] * left + ["--:"] * (len(head) - left)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *lines])
+
+
+__all__ = [
+    "LONG",
+    "RIVALS",
+    "TITLES",
+    "Compared",
+    "Report",
+    "Rival",
+    "by_test",
+    "coarse",
+    "cost",
+    "differences",
+    "dilutions",
+    "few_samples",
+    "figures",
+    "verdicts",
+    "what_was_run",
+    "wrong_trees",
+]
