@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,12 @@ def _vectors(run: Run, task: Task, results: Results) -> npt.NDArray[np.float32] 
     """Class vectors of cross-entropy as it was chosen, trained with seed 0."""
     if run.tree not in ("cover", "agglomerative"):
         return None
-    vectors = execute(choose(results, "ce"), task).vectors
+    return _vectors_of(choose(results, "ce"), task)
+
+
+@cache
+def _vectors_of(run: Run, task: Task) -> npt.NDArray[np.float32]:
+    vectors = execute(run, task).vectors
     assert vectors is not None
     # A class that no row trains keeps the zeros that it began with.
     untrained = ~vectors.any(axis=1)

@@ -49,7 +49,7 @@ class Rows:
         return self.bags.batch(rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """A tree, rows to train, to choose and to measure with, and how to train."""
 
