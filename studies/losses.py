@@ -99,6 +99,10 @@ LOSSES: dict[str, Loss] = {
     ),
     "hace": Loss("HACE", _hace, DILUTIONS),
     "hace-shuffled": Loss("HACE, shuffled tree", _hace, DILUTIONS, tree="swap 100"),
+    "smoothing-fixed": Loss(
+        "cross-entropy + smoothing, eps=0.1", _smoothing, _one_per("eps", (0.1,))
+    ),
+    "hace-fixed": Loss("HACE, d=0.7", _hace, _one_per("d", (0.7,))),
     "hxe": Loss("HXE", _hxe, _one_per("alpha", (0.1, 0.2, 0.4, 0.8))),
     "soft": Loss("soft labels", _soft, _one_per("beta", (5, 10, 20, 40))),
     "hace-smoothing": Loss(

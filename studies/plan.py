@@ -18,6 +18,7 @@ from .task import Task
 
 SEEDS = (1, 2, 3, 4, 5)
 CORE = ("ce", "smoothing", "hace", "hace-shuffled")
+FIXED = ("smoothing-fixed", "hace-fixed")
 MORE = ("tree-ce", "tree-hace", "hxe", "soft")
 REST = ("hace-smoothing", "hace-soft", "superclass", "r-ce", "h-ce")
 FEW = (1, 2, 5, 10)
@@ -119,6 +120,7 @@ def plan() -> list[Step]:
 
     few = partial(few_samples, losses=("ce", "smoothing", "hace"))
     add("core losses", partial(_both, CORE), "soc", "hpo", "wordnet")
+    add("parameters not searched", partial(_both, FIXED), "soc", "hpo", "wordnet")
     add("wrong trees", partial(trees, seeds=SEEDS[:3]), "hpo")
     add("more losses", partial(_both, MORE), "soc")
     add("three times the epochs", partial(_long, CORE[:3]), "hpo")

@@ -9,12 +9,12 @@ import pandas as pd
 
 from .choose import choose
 from .losses import DILUTIONS, LOSSES
-from .plan import CORE, FEW, LONG, MORE, REST, SEEDS
+from .plan import CORE, FEW, FIXED, LONG, MORE, REST, SEEDS
 from .results import LEAST_COST, MOST_PROBABLE, RUN, TEXT, Results, heights_name
 from .run import Run
 from .statistics import LEVEL, Difference, FloatArray, holm, paired_difference
 
-RIVALS = (*CORE, *MORE, *REST)
+RIVALS = (*CORE, *FIXED, *MORE, *REST)
 BASELINES = ("ce", "smoothing")
 OUTCOMES = ("top1", "height")
 

