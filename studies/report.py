@@ -30,7 +30,7 @@ def table(name: str, task: str | None, reports: list[tables.Report]) -> str:
     """One of the page's tables.
 
     Raises:
-        LookupError: there is no such table or task.
+        KeyError: there is no such table or task.
     """
     if task is None:
         return {
@@ -39,9 +39,7 @@ def table(name: str, task: str | None, reports: list[tables.Report]) -> str:
             "cost": tables.cost,
             "by test": tables.by_test,
         }[name](reports)
-    (report,) = [r for r in reports if r.results.task == task] or [None]
-    if report is None:
-        raise LookupError(f"no results of {task!r}")
+    report = {r.results.task: r for r in reports}[task]
     if name == "long":
         return tables.differences(report, length=LONG)
     if name == "long figures":

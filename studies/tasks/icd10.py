@@ -39,8 +39,6 @@ def load() -> Task:
     return Task.of_texts(
         "icd10",
         tree,
-        labelled(codes.train),
-        labelled(codes.validation),
-        labelled(codes.test),
+        [labelled(codes.train), labelled(codes.validation), labelled(codes.test)],
         schedule=Schedule(epochs=3, batch=512, rates=(0.005, 0.045)),
     )

@@ -27,6 +27,6 @@ def load(rows_per_class: int = 12) -> Task:
     return Task.of_texts(
         "made-up",
         hace.Hierarchy.from_paths(paths),
-        *(([texts[i] for i in part], labels[part]) for part in (train, validation, test)),
+        [([texts[i] for i in part], labels[part]) for part in (train, validation, test)],
         schedule=Schedule(epochs=2, batch=32, rates=(0.01, 0.08), width=16),
     )

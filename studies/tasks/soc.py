@@ -27,7 +27,7 @@ def load() -> Task:
     return Task.of_texts(
         "soc",
         tree,
-        *(([titles[i] for i in rows], label[rows]) for rows in (train, validation, test)),
+        [([titles[i] for i in rows], label[rows]) for rows in (train, validation, test)],
         schedule=Schedule(epochs=6, batch=512, rates=(0.01, 0.09)),
     )
 

@@ -2,13 +2,14 @@
 
 Reads `data.noun` of WordNet 3.0, which Debian has as `wordnet-base`; the environment variable
 STUDY_WORDNET may name the file. A row is a synset without hyponyms; its class is its first
-hypernym. So some classes lie above others: the label of such a class means that class alone. Every
+hypernym. A gloss that two classes share is left out. Some classes lie above others: the label of such a class means that class alone. Every
 node keeps its first hypernym, which makes the graph a tree.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ def load() -> Task:
     for synset, above in parent.items():
         if synset not in inner and above is not None:
             rows.setdefault(above, []).append(gloss[synset])
+    owners = Counter(text for texts in rows.values() for text in set(texts))
+    rows = {c: [t for t in texts if owners[t] == 1] for c, texts in rows.items()}
     rng = np.random.default_rng(0)
     classes = sorted(c for c, texts in rows.items() if len(set(texts)) >= FEWEST)
     texts: list[str] = []
@@ -52,7 +55,7 @@ def load() -> Task:
     return Task.of_texts(
         "wordnet",
         tree,
-        *(([texts[i] for i in part], labels[part]) for part in (train, validation, test)),
+        [([texts[i] for i in part], labels[part]) for part in (train, validation, test)],
         schedule=Schedule(epochs=5, batch=512, rates=(0.005, 0.045)),
     )
 

@@ -1,0 +1,185 @@
+"""The study: its splits, its wrong trees, its statistics, its file of results and its page."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hace
+
+pytest.importorskip("pandas", reason="the tables of the study are made with pandas (extra 'study')")
+pytest.importorskip("matplotlib", reason="the figures are made with matplotlib (extra 'study')")
+
+from studies import report
+from studies.__main__ import run_plan
+from studies.choose import choose, run_of
+from studies.losses import LOSSES, TRIALS, rates
+from studies.plan import Step, coarse, measure, search, trees
+from studies.results import MOST_PROBABLE, Results, heights_name
+from studies.run import Run, execute, training_rows
+from studies.statistics import holm, paired_difference
+from studies.tables import Report
+from studies.task import Task, split
+from studies.tasks import TASKS, made_up
+from studies.trees import likeness, wrong_tree
+
+NUMBER = re.compile(r"(?<![\w.])[+−-]?\d+(?:,\d{3})*\.\d+")
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return made_up.load()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A few stages of the plan on the made-up task."""
+    folder = tmp_path_factory.mktemp("results")
+    losses = ("ce", "hace")
+    steps = [
+        Step("made-up", "search", lambda t, r: search(t, r, losses)),
+        Step("made-up", "measure", lambda t, r: measure(t, r, losses)),
+        Step("made-up", "trees", lambda t, r: trees(t, r, (1,))),
+        Step("made-up", "coarse", coarse),
+    ]
+    run_plan(steps, folder)
+    before = (folder / "made-up.csv").read_bytes()
+    run_plan(steps, folder)
+    assert (folder / "made-up.csv").read_bytes() == before, "a run that is there was made again"
+    return Results("made-up", folder)
+
+
+def test_every_loss_has_as_many_trials() -> None:
+    for loss in LOSSES.values():
+        assert len(loss.grid) * len(rates(loss, 0.01, 0.1)) == TRIALS
+
+
+def test_parts_of_a_split_share_nothing() -> None:
+    parts = split(103, (0.2, 0.1))
+    assert sorted(np.concatenate(parts)) == list(range(103))
+    assert [len(part) for part in parts] == [21, 10, 72]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", sorted(set(TASKS) - {"made-up", "icd10"}))
+def test_no_text_is_in_two_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def remember(
+        name: str, tree: hace.Hierarchy, parts: list[tuple[list[str], object]], schedule: object
+    ) -> None:
+        seen.extend(texts for texts, _ in parts)
+
+    monkeypatch.setattr(Task, "of_texts", remember)
+    try:
+        TASKS[name]()
+    except (FileNotFoundError, ImportError) as error:
+        pytest.skip(str(error))
+    train, validation, test = (set(texts) for texts in seen)
+    assert not train & test
+    assert not train & validation
+    assert not validation & test
+
+
+def test_few_rows_of_each_class(task: Task) -> None:
+    run = Run("made-up", "ce", "", 0.05, 0, per_class=2)
+    rows = training_rows(run, task)
+    counts = np.bincount(task.train.label[rows], minlength=task.tree.num_classes)
+    np.testing.assert_array_equal(counts, np.minimum(task.train_counts(), 2))
+
+
+def test_a_run_depends_on_its_description_alone(task: Task) -> None:
+    run = Run("made-up", "hace", "d=0.7", 0.05, 3)
+    a, b = (execute(run, task) for _ in range(2))
+    np.testing.assert_array_equal(a.heights[MOST_PROBABLE], b.heights[MOST_PROBABLE])
+    other = execute(replace(run, seed=4), task)
+    assert (a.heights[MOST_PROBABLE] != other.heights[MOST_PROBABLE]).any()
+
+
+def test_wrong_trees(task: Task) -> None:
+    tree = task.tree
+    assert likeness(tree, wrong_tree(tree, "true", 0)) == pytest.approx(1)
+    found = [likeness(tree, wrong_tree(tree, f"swap {p}", 0)) for p in (10, 30, 100)]
+    assert 1 > found[0] > found[1] > found[2]
+    assert abs(found[2]) < 0.2
+    swapped = wrong_tree(tree, "swap 100", 0)
+    np.testing.assert_array_equal(swapped.parents, tree.parents)
+    assert sorted(swapped.classes) == sorted(tree.classes)
+    rewired = wrong_tree(tree, "rewire 50", 0)
+    np.testing.assert_array_equal(rewired.depths, tree.depths)
+    assert (rewired.parents != tree.parents).any()
+    flatter = wrong_tree(tree, "drop 0", 0)
+    assert flatter.depth == tree.depth - 1
+    assert flatter.num_classes == tree.num_classes
+
+
+def test_a_level_with_classes_keeps_them() -> None:
+    tree = hace.Hierarchy.from_parents([-1, 0, 0, 1, 1, 2], classes=[1, 3, 4, 5])
+    dropped = wrong_tree(tree, "drop 1", 0)
+    assert dropped.num_classes == 4
+    assert dropped.num_nodes == 5  # node 2 goes, node 1 is a class
+    np.testing.assert_array_equal(dropped.depths[dropped.classes], [1, 2, 2, 1])
+
+
+def test_holm() -> None:
+    # Holm 1979: the smallest times 4, the next times 3 and no smaller than it, …
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_interval_of_a_paired_difference() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(0.5, 1, (5, 400))
+    b = np.zeros_like(a)
+    found = paired_difference(a, b)
+    # Seeds and rows are independent here: the variance is one over their product, and the
+    # resampled seeds add theirs once more, as the resampled rows do.
+    assert found.value == pytest.approx(a.mean())
+    assert found.low < a.mean() < found.high
+    error = (found.high - found.low) / (2 * 1.96)
+    by_rows = a.mean(0).std() / np.sqrt(400)
+    assert by_rows < error < 2 * by_rows
+    assert paired_difference(a, a).p == 1
+
+
+def test_heights_agree_with_the_rows(results: Results) -> None:
+    measured = [row for row in results if row["seed"] != "0"]
+    assert measured
+    for row in measured:
+        heights = results.heights[heights_name(run_of(row), row["decision"])]
+        assert 100 * (heights == 0).mean() == pytest.approx(float(row["test_top1"]), rel=1e-4)
+        assert heights.mean() == pytest.approx(float(row["test_height"]), rel=1e-4)
+
+
+def test_the_choice_is_the_best_on_validation(results: Results) -> None:
+    chosen = choose(results, "hace")
+    tried = [r for r in results if r["loss"] == "hace" and r["seed"] == "0"]
+    assert len(tried) == TRIALS
+    best = max(float(row["validation_top1"]) for row in tried)
+    (row,) = [r for r in tried if float(r["rate"]) == chosen.rate
+              and r["parameter"] == chosen.parameter]  # fmt: skip
+    assert float(row["validation_top1"]) == best
+
+
+def test_coarse_labels_help_where_few_are_fine(results: Results) -> None:
+    rows = [row for row in results if row["coarse"] != "0" and row["decision"] == MOST_PROBABLE]
+    top1 = {
+        loss: np.mean([float(row["test_top1"]) for row in rows if row["loss"] == loss])
+        for loss in ("ce", "hace")
+    }
+    assert top1["hace"] > top1["ce"]
+
+
+def test_tables_and_figures_of_some_results(results: Results, tmp_path: Path) -> None:
+    reports = [Report(results)]
+    page = "<!-- studies: differences [made-up] -->\nold\n<!-- end -->\n"
+    filled = report.filled(page, reports)
+    assert "old" not in filled
+    assert "| HACE |" in filled
+    assert report.filled(filled, reports) == filled
+    drawn = report.draw_all(reports, tmp_path)
+    assert {f"{name}.png" for name in drawn} == {file.name for file in tmp_path.iterdir()}
+    assert "forest" in drawn
