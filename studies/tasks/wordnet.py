@@ -2,8 +2,9 @@
 
 Reads `data.noun` of WordNet 3.0, which Debian has as `wordnet-base`; the environment variable
 STUDY_WORDNET may name the file. A row is a synset without hyponyms; its class is its first
-hypernym. A gloss that two classes share is left out. Some classes lie above others: the label of such a class means that class alone. Every
-node keeps its first hypernym, which makes the graph a tree.
+hypernym. A gloss that two classes share is left out. Some classes lie above others: the label of
+such a class means that class alone. Every node keeps its first hypernym, which makes the graph a
+tree.
 """
 
 from __future__ import annotations
