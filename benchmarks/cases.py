@@ -84,7 +84,7 @@ def all_cases(quick: bool, device: str, taxonomies: tuple[str, ...] = ()) -> lis
 
 
 def decimal(classes: int) -> str:
-    """The balanced tree with about ten children a node."""
+    """The balanced tree with about ten children per node."""
     return f"balanced:{classes}:{len(str(classes - 1))}"
 
 

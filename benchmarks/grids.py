@@ -30,7 +30,7 @@ def grids(result: Result) -> list[Grid]:
             title = f"{question}: bytes, (times the gradient's), + what it keeps between steps"
             found.append(_grid(f"{sweep}: {title}", records, _memory_cell))
         elif records:
-            title = f"{sweep}: {question}; ms a step, (times ours)"
+            title = f"{sweep}: {question}; ms per step, (times ours)"
             found.append(_grid(title, records, _time_cell, _copy_rows(records)))
     exponents = growth(result.records)
     if exponents:

@@ -79,7 +79,7 @@ def measure_here(case: Case, contestant: str, device: str) -> Memory:
     if peer.compiles:
         training_step(loss, logits, target)()
         logits.grad = None
-        before = gauge.held()  # the compiler's own memory is no matter of the loss
+        before = gauge.held()  # the compiler's own memory does not count for the loss
     kept = gauge.held()
     step = peer.step(loss, logits, target)
     gauge.forget_peak()

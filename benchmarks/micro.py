@@ -32,7 +32,7 @@ def problem_of(classes: int, rows: int, backend: str) -> Problem:
 
 
 def run(benchmark: Any, op: str, problem: Problem, backend: str, step: Step) -> None:
-    """Times a step, for the group of the same op and shape; skips what the backend does not do."""
+    """Times a step among those of its op and shape; skips what the backend does not do."""
     try:
         step()
     except hace.BackendError as error:

@@ -28,7 +28,7 @@ class Record:
             an error; or "wrong", an answer that is not ours.
         note: the reason, where the status is not "ok".
         needs_bytes: what it allocates by its formula.
-        min_s, q1_s, median_s, q3_s: seconds a step takes, forward and backward: of the fastest
+        min_s, q1_s, median_s, q3_s: seconds that a step takes, forward and backward: of the fastest
             call, and the quartiles.
         calls: how many were timed.
         bytes_per_s: of reading the logits and writing as much, in that time.

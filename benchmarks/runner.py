@@ -18,8 +18,8 @@ from .timing import Times, race
 
 __all__ = ["Runner"]
 
-# What a contestant may take of the machine's memory; and beyond which it is timed on its own, lest
-# several of them be there at once.
+# The part of the machine's memory that a contestant may take, and the part beyond which it is timed
+# on its own, so that several large ones are not there at once.
 TRIED, SHARED = 1 / 3, 1 / 24
 
 

@@ -65,7 +65,7 @@ def race(steps: Mapping[str, Step], seconds: float, device: str) -> dict[str, Ti
 
 
 def time_calls(step: Step, calls: int, device: str) -> list[float]:
-    """The seconds that each of so many calls takes."""
+    """The seconds that each of some calls takes."""
     if device != "cpu":
         return _time_calls_on_gpu(step, calls)
     samples = []
@@ -77,7 +77,7 @@ def time_calls(step: Step, calls: int, device: str) -> list[float]:
 
 
 def _time_calls_on_gpu(step: Step, calls: int) -> list[float]:
-    """By the GPU's own clock; it waits for the host only where calls are shorter than launches."""
+    """By the GPU's clock, which waits for the host only where calls are shorter than launches."""
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
     torch.cuda.synchronize()
     marks[0].record()

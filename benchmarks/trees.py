@@ -108,7 +108,8 @@ def caterpillar(classes: int) -> hace.Hierarchy:
     return hace.Hierarchy.from_parents(np.concatenate([spine, leaves]))
 
 
-#: A superclass a line (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009).
+#: One superclass per line. Source: Krizhevsky, Learning Multiple Layers of Features from Tiny
+#: Images, 2009.
 CIFAR100 = """
 beaver dolphin otter seal whale
 aquarium_fish flatfish ray shark trout

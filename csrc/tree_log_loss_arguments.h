@@ -85,7 +85,7 @@ inline void bind_rows(const TreeLogLossCall& call, Targets& targets) {
   targets.num_indices = index.size(1);
   targets.ignore_index = call.ignore_index;
   if (!call.index_weight) {
-    STD_TORCH_CHECK(index.size(1) == 1, "tree_log_loss: several indices a row need weights");
+    STD_TORCH_CHECK(index.size(1) == 1, "tree_log_loss: several indices per row need weights");
     return;
   }
   const Tensor& weight = *call.index_weight;

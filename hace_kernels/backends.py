@@ -88,7 +88,7 @@ def _of_triton() -> str:
 
 
 def device_type(name: str) -> str:
-    """Of the tensors that a backend takes; "cpu" for the reference, which takes all."""
+    """The device type that a backend works on; "cpu" for the reference, which takes all."""
     types = {"triton": triton.device_type, "cuda": native.cuda_device_type}
     return types.get(name, "cpu")
 

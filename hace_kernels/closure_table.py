@@ -1,7 +1,8 @@
 """Closure tables: all that the ops over a DAG know of it.
 
-Where a node may have several parents, the columns of the logits below it are no interval, whatever
-their order. The table lists them: every column once under each node that it is at or below.
+Where a node may have several parents, the columns of the logits below it do not form an interval,
+whatever their order. The table lists them: every column once under each node that it is at or
+below.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class ClosureTable(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Of all tensors."""
+        """The device of all tensors."""
         return self.num_parents.device
 
     @property

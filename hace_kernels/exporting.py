@@ -28,7 +28,7 @@ def is_exported() -> bool:
     return torch.compiler.is_exporting() or is_traced()
 
 
-#: By op, its arguments' plain PyTorch; `hace_kernels.ops` adds to it.
+#: Each op in plain PyTorch, by its name; `hace_kernels.ops` adds to it.
 _PLAIN: dict[str, Callable[..., Any]] = {}
 
 

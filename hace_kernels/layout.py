@@ -119,7 +119,7 @@ def paths(
         parents: int64 (N), each node's parent, -1 at a root.
         depth: int32 (N), as in `Layout`.
         nodes: int64 (T), the nodes whose paths are wanted.
-        max_entries: cut every path after so many nodes.
+        max_entries: cut every path after this many nodes.
 
     Returns:
         ptr: int64 (T+1), bounds of each path in `node`.

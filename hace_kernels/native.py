@@ -25,7 +25,7 @@ emulated = "HACE_CUDA_EMULATION" in os.environ
 
 LIBRARY = Path(os.environ.get("HACE_CUDA_EMULATION") or Path(__file__).with_name("_native.so"))
 
-#: Of the tensors that the CUDA kernels take.
+#: The device type of the tensors that the CUDA kernels take.
 cuda_device_type = "cpu" if emulated else "cuda"
 
 

@@ -70,7 +70,7 @@ class PathTable(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Of all tensors."""
+        """The device of all tensors."""
         return self.ptr.device
 
     @property
@@ -203,7 +203,7 @@ def _weigh(
     if weight.shape != node.shape:
         raise ValueError(
             f"{weights} gave weights of shape {weight.shape} for {len(node)} path entries; "
-            f"give one weight an entry, shape {node.shape}"
+            f"give one weight per entry, shape {node.shape}"
         )
     bad = np.flatnonzero(~np.isfinite(weight))
     if len(bad):
@@ -257,7 +257,7 @@ def _refuse_beyond_memory(
 
 
 def _inverse(order: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Of a permutation."""
+    """The inverse of a permutation."""
     inverse = np.empty_like(order)
     inverse[order] = np.arange(len(order), dtype=order.dtype)
     return inverse

@@ -25,7 +25,7 @@ def loss_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def num_rows(x: Tensor) -> int:
-    """Of rows (B, C), or of pixels (N, C, S), whose rows are the S of x[0], those of x[1], …"""
+    """B of rows (B, C); N·S of pixels (N, C, S), whose rows are the S of x[0], those of x[1], …"""
     return x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[2]
 
 

@@ -15,7 +15,7 @@ __all__ = ["LOSSES", "PathLogLossArguments", "TreeArguments", "TreeLogLossArgume
 
 
 class PathLogLossArguments(NamedTuple):
-    """Of `path_log_loss`.
+    """The arguments of `path_log_loss`.
 
     Attributes:
         logits: (B, C), unit stride along a row.
@@ -41,7 +41,7 @@ class PathLogLossArguments(NamedTuple):
 
 
 class TreeLogLossArguments(NamedTuple):
-    """Of `tree_log_loss`; targets are either mass, or indices with weights or without.
+    """The arguments of `tree_log_loss`; targets are mass, or indices with or without weights.
 
     Attributes:
         logits: (B, C), unit stride along a row.
@@ -71,7 +71,7 @@ class TreeLogLossArguments(NamedTuple):
 
 
 class TreeArguments(NamedTuple):
-    """Of the ops over rows and a tree alone.
+    """The arguments of the ops over rows and a tree alone.
 
     Attributes:
         rows: (B, C) or (B, N), unit stride along a row.
@@ -107,7 +107,7 @@ def _arguments(of: type[tuple[object, ...]]) -> str:
 
 
 def _schemas() -> dict[str, str]:
-    """By op."""
+    """The schema of each op by its name."""
     schemas = {}
     for name, of in LOSSES.items():
         arguments = _arguments(of)

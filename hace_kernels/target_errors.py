@@ -1,4 +1,4 @@
-"""Targets that are none: what is said of them, and how errors come out of the compiled library."""
+"""Invalid targets: what is said of them, and how errors come out of the compiled library."""
 
 from __future__ import annotations
 

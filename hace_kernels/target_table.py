@@ -59,7 +59,7 @@ class TargetTable(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Of all tensors."""
+        """The device of all tensors."""
         return self.place.device
 
     @property

@@ -47,7 +47,7 @@ class TreeTable(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Of all tensors."""
+        """The device of all tensors."""
         return self.place.device
 
     @property

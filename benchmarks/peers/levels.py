@@ -19,7 +19,7 @@ __all__ = ["INDEX_ADD", "MASKED"]
 def index_add_hace(problem: Problem) -> Loss:
     """Every level's probabilities added to their parents', from the deepest up.
 
-    With (N, B) in place of (B, N) it is no faster for large trees. Nodes of a tiny probability
+    With (N, B) in place of (B, N) it is not faster for large trees. Nodes of a tiny probability
     count as the smallest normal number.
     """
     tree, path, device = problem.leaf_tree, path_matrix(problem.leaf_tree), problem.device

@@ -37,7 +37,7 @@ def _hace(problem: Problem) -> Loss:
 
 
 def _on(backend: str) -> Callable[[Problem], Loss]:
-    """By one of a GPU's backends, whichever "auto" prefers."""
+    """Ours on a GPU, by the backend that "auto" prefers."""
     return lambda problem: hace.HACELoss(problem.tree, DILUTION, backend=backend, **problem.options)
 
 
@@ -52,7 +52,7 @@ def _lacks(backend: str) -> Callable[[Problem], str | None]:
 
 
 def _ordered(problem: Problem) -> Loss:
-    """Of logits whose columns are in depth-first order, whatever the order of the classes."""
+    """Ours with columns of logits in depth-first order, whatever the order of the classes."""
     return hace.HACELoss(problem.tree, DILUTION, logit_space="depth_first", **problem.options)
 
 
@@ -73,12 +73,12 @@ def _hxe(problem: Problem) -> Loss:
 
 
 def _masked(loss: Loss, logits: Tensor, target: Target) -> Step:
-    """Of logits of which every second class is ruled out."""
+    """Ours with every second class ruled out by a logit of −inf."""
     return training_step(loss, _lowered(logits, target, torch.inf), target)
 
 
 def _spread(loss: Loss, logits: Tensor, target: Target) -> Step:
-    """Of logits of which every second class is so far down that its gradient is subnormal."""
+    """Ours with every second class so improbable that its gradient is subnormal."""
     return training_step(loss, _lowered(logits, target, 80.0), target)
 
 

@@ -53,13 +53,13 @@ class Peer:
         make: gives its loss for a problem; builds its matrices and tables.
         needs: the bytes that it allocates beside the logits, by its formula: what `make` keeps and
             the most that a step holds at once. Never more than it really takes.
-        same_as: the loss of this package that it has to agree with; None for what is no loss, and
-            for this package's own.
+        same_as: the loss of this package that it has to agree with; None for what is not a loss,
+            and for this package's own.
         beside: the contestant whose time its own is set against.
         lacks: why it cannot run on a problem, or None.
         step: what is timed.
         overwrites_logits: so that it gets some of its own.
-        compiles: at the first call for a shape, which is no part of a step's memory.
+        compiles: at the first call for a shape, which is not part of a step's memory.
     """
 
     name: str

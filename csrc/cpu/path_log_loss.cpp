@@ -121,7 +121,7 @@ void run_patches(const PathLogLossCall& call, const PathLogLossKernel& kernel,
   });
 }
 
-// The losses go to `loss` unweighted, one a row; the gradient to `grad`, unless null, weighted by
+// The losses go to `loss` unweighted, one per row; the gradient to `grad`, unless null, weighted by
 // `rows.factor`.
 void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& rows, double* loss,
          void* grad) {

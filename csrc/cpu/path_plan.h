@@ -30,7 +30,7 @@ struct Piece {
   int64_t begin;  // its first value in the workspace
   int64_t size;   // by position: of the whole group
   int64_t ring;
-  // Of gathered values the first `left_size` are at the positions from `left` on, those of the
+  // The first `left_size` are at the positions from `left` on, those of the
   // ring's left side, and the others from `right` on.
   int64_t left_size;
   int64_t left;

@@ -22,7 +22,7 @@ const Tensor& ring_array(const char* op, const char* what, const Tensor& array,
                       array.size(1) == num_entries + 1 && array.scalar_type() == type &&
                       array.is_contiguous(),
                   op, ": ", what, " must be contiguous (", logits.size(0), ", ", num_entries + 1,
-                  "), one entry a ring, in the rings' type");
+                  "), one entry per ring, in the rings' type");
   return array;
 }
 

@@ -30,7 +30,7 @@ struct Sums {
   double moment;
 };
 
-// `a` moved to a maximum that is no smaller than its own.
+// `a` moved to a maximum that is at least its own.
 inline Sums moved(Sums a, double max) {
   if (a.sum == 0 || a.max == max) return {max, a.sum, a.moment};
   const double gap = a.max - max;

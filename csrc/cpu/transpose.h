@@ -1,4 +1,5 @@
-// Between rows of memory and lanes of vectors: as many rows as a vector has lanes, one lane a row.
+// Between rows of memory and lanes of vectors: as many rows as a vector has lanes, one lane per
+// row.
 #pragma once
 
 #include <utility>
@@ -31,7 +32,7 @@ inline void transpose(Vector<Real>* lines) {
   }
 }
 
-// `count` neighbouring rows, at most one a lane.
+// `count` neighbouring rows, at most one per lane.
 template <int64_t kRows>
 struct BlockRows {
   int64_t row[kRows];
@@ -55,7 +56,7 @@ struct LaneRows {
   }
 };
 
-// Calls put(column, values) for every column of the rows, values having a lane a row.
+// Calls put(column, values) for every column of the rows, values having one lane per row.
 template <typename Stored, typename Put>
 inline void load_columns(const LaneRows<Stored>& rows, int64_t columns, Put put) {
   using Real = work_t<Stored>;

@@ -277,7 +277,7 @@ void run_patches(const Call& call, const TreeLogLossKernel& kernel, const TreeLo
   });
 }
 
-// The losses go to `loss` unweighted, one a row; the gradient to `grad`, unless null, weighted by
+// The losses go to `loss` unweighted, one per row; the gradient to `grad`, unless null, weighted by
 // `rows.factor`.
 void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double* loss,
          void* grad) {

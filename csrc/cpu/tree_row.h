@@ -14,8 +14,8 @@
 // added to its parent's sum, and takes its factor from its parent. These are fewer than the columns
 // and stay in a nearer cache.
 //
-// Bytes, fp32: the logits are read and the gradient is written once; the exponentials (4 a column)
-// and the mass (4 a place) pass through the cache twice.
+// Bytes, fp32: the logits are read and the gradient is written once; the exponentials (4 per
+// column) and the mass (4 per place) pass through the cache twice.
 #pragma once
 
 #include <cmath>
@@ -337,7 +337,7 @@ struct TreeRow {
     }
   }
 
-  // Of all inner places but the root; leaves q / S in the place of S.
+  // For all inner places but the root; leaves q / S in the place of S.
   void add_inner(double& total, double& loss) {
     const Real* const mass = q + tree.num_classes;
     add_terms(tree.num_inner - 1, total, loss, [&](int64_t i, auto count, Line& t, Line& l) {

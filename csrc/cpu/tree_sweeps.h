@@ -1,12 +1,12 @@
 // Sweeps over a tree, as many rows at a time as a vector has lanes. docs/design.md has the words.
 //
-// Every place of the tree (see TreeTable) has a *line*: one vector with one lane a row. So every
+// Every place of the tree (see TreeTable) has a *line*: one vector with one lane per row. So every
 // step of a sweep is a vector operation, whatever the tree's shape, and columns in any order cost
 // the same. Inner places are numbered with children before their parents: an upward sweep goes
 // through them in order, a downward sweep in reverse.
 //
-// Bytes: the lines of 16 fp32 rows take 64 bytes a place; those of 10,000 places stay in a 1 MiB L2
-// cache between the sweeps, those of 100,000 in the L3.
+// Bytes: the lines of 16 fp32 rows take 64 bytes per place; those of 10,000 places stay in a 1 MiB
+// L2 cache between the sweeps, those of 100,000 in the L3.
 #pragma once
 
 #include <limits>
@@ -69,7 +69,8 @@ struct NoMass {
 //   top_v = max_c top_c      sum_v = sum_c share_c      share_c = exp(top_c - top_v) sum_c
 //
 // over the children c, a column having its logit as its top and the sum 1. Every place has a
-// maximum of its own, so that masses of any size keep all their digits, at one exponential a place.
+// maximum of its own, so that masses of any size keep all their digits, at one exponential per
+// place.
 //
 // Takes the logits in the columns' lines, leaves top in the inner places', and (kShares) share over
 // all of them but the root's. `mass` is called at every place passed.

@@ -53,7 +53,7 @@ __device__ __forceinline__ double log_of(double x) { return log(x); }
 __device__ __forceinline__ float log1p_of(float x) { return log1pf(x); }
 __device__ __forceinline__ double log1p_of(double x) { return log1p(x); }
 
-// Not among the numbers: what nothing has as its largest logit, and what is no loss.
+// The largest logit of nothing, and the loss of an invalid row.
 template <typename Real>
 __device__ __forceinline__ Real infinity() {
   return static_cast<Real>(INFINITY);

@@ -49,10 +49,11 @@ inline Device device_of(int index, cudaStream_t stream) {
   return {stream, shared, l2, multiprocessors};
 }
 
-// Of shared memory, more than the arrays take that the kernels declare.
+// Bytes of shared memory beside the arrays that the kernels declare.
 constexpr int64_t kStaticBytes = 4096;
 
-// Lets blocks of a kernel have so much shared memory beside that, which 48 KiB need no leave for.
+// Lets blocks of a kernel have this much shared memory beside that; up to 48 KiB need no
+// permission.
 template <typename Kernel>
 void allow_shared(Kernel* kernel, int64_t bytes) {
   if (bytes + kStaticBytes > (int64_t{48} << 10))

@@ -55,7 +55,7 @@ __device__ __forceinline__ LogSum<Real> broadcast_from(LogSum<Real> x, int lane)
   return {__shfl_sync(kAllLanes, x.max, lane), __shfl_sync(kAllLanes, x.sum, lane)};
 }
 
-// The merger of all lanes' pairs, in every lane: one exponential a lane.
+// The merger of all lanes' pairs, in every lane, for one exponential per lane.
 template <typename Real>
 __device__ __forceinline__ LogSum<Real> warp_merge(LogSum<Real> x) {
   const Real top = warp_max(x.max);

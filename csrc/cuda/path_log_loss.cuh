@@ -17,11 +17,11 @@
 //
 // Rows that fit a block's registers (row_kernel) are read from memory once and their gradient is
 // written once. Longer rows are split: `measure_kernel` reads strips and leaves a pair for each
-// piece, `resolve_kernel` makes loss and factors of them, one block a row, and `write_kernel`
+// piece, `resolve_kernel` makes loss and factors of them, one block per row, and `write_kernel`
 // reads the strips again, from the L2 cache if the launcher's chunk of rows fits there, and writes
 // the gradient. Columns in another order are gathered from a copy of the row in shared memory.
 //
-// Bytes a row: 2 C elements, and O(K + C / 512) in shared memory or the caches.
+// Bytes per row: 2 C elements, and O(K + C / 512) in shared memory or the caches.
 //
 // There are no atomics: the same input gives the same bits.
 #pragma once
@@ -67,7 +67,7 @@ struct PathLogLossProblem {
 template <typename Real>
 struct OpenRow {
   Path path;
-  double weight;  // of its loss: 0 if it does not count, NaN if its target is none
+  double weight;  // of its loss: 0 if it does not count, NaN if its target is invalid
   Real factor;    // of its gradient
 };
 
@@ -137,10 +137,10 @@ __device__ __forceinline__ void resolve_row(const PathLogLossProblem<Stored>& pr
 
 // ---- kernels ----
 
-// Of a block with that many strips a warp: 128 registers a thread at least.
+// For blocks of that many strips per warp, with at least 128 registers per thread.
 constexpr int row_threads(int strips_per_warp) { return strips_per_warp == 3 ? 512 : 256; }
 
-// Blocks of that many threads that shall fit a multiprocessor together.
+// How many blocks of that many threads are to fit a multiprocessor together.
 template <typename Stored>
 constexpr int row_blocks(int strips_per_warp) {
   return sizeof(work_t<Stored>) == 8 ? 1 : 512 / row_threads(strips_per_warp);
@@ -149,8 +149,8 @@ constexpr int row_blocks(int strips_per_warp) {
 constexpr int kSplitThreads = 256;
 constexpr int kSplitStrips = kSplitThreads / kWarp;  // of a row that a block works on
 
-// A row a block, of at most kStrips strips a warp. Its sums are in shared memory unless `memory` is
-// given; with `stages` its columns are put in order there, too.
+// One row per block, of at most kStrips strips per warp. Its sums are in shared memory unless
+// `memory` is given; with `stages` its columns are put in order there, too.
 template <typename Stored, int kStrips, bool kEntropy>
 __global__ void __launch_bounds__(row_threads(kStrips), row_blocks<Stored>(kStrips))
     row_kernel(PathLogLossProblem<Stored> problem, int64_t first_row, work_t<Stored>* memory,
@@ -213,7 +213,7 @@ __device__ __forceinline__ StripRow<Stored> split_row(const PathLogLossProblem<S
   return StripRow<Stored>(logits, problem.order, logits, problem.columns);
 }
 
-// Of a split row, this block's row in the chunk, and this warp's strip.
+// For split rows: this block's row in the chunk, and this warp's strip.
 struct SplitPlace {
   int64_t slot;
   int strip;

@@ -30,7 +30,7 @@ __device__ __forceinline__ Mass<work_t<Stored>> ring_mass(const StripRow<Stored>
   return warp_merge<kEntropy>(mass);
 }
 
-// Every lane a ring, and in steps of 32 where there are more: from the inside out the intervals'
+// Every lane takes a ring, in steps of 32 where there are more: from the inside out the intervals'
 // masses and A.
 template <typename Real>
 __device__ __forceinline__ LogSum<Real> sum_outwards(const Path& path, const RowSums<Real>& sums) {

@@ -1,9 +1,10 @@
 // A row in strips: what a warp holds in its registers at once.
 //
-// A strip is 512 neighbouring class positions, 16 a lane, in 16-byte vectors: lane l's q-th vector
-// is the strip's (32 q + l)-th, so that each of its loads and stores is 512 bytes of the warp, and
-// several are in flight together. Strips begin where memory is a multiple of 16 bytes: the first
-// one begins up to a vector before the row, and positions outside of the row are left alone.
+// A strip is 512 neighbouring class positions, 16 per lane, in 16-byte vectors: lane l's q-th
+// vector is the strip's (32 q + l)-th, so that each of its loads and stores is 512 bytes of the
+// warp, and several are in flight together. Strips begin where memory is a multiple of 16 bytes:
+// the first one begins up to a vector before the row, and positions outside of the row are left
+// alone.
 #pragma once
 
 #include "element.cuh"

@@ -139,7 +139,7 @@ inline Inverse invert(const Tree& tree, const int32_t* place, int64_t size, bool
 
 constexpr int kMaxRowThreads = 384;
 
-// Blocks of so many threads that a multiprocessor's registers are to hold.
+// How many blocks of kMaxRowThreads threads a multiprocessor's registers are to hold.
 template <typename Stored>
 constexpr int kRowBlocks = sizeof(Stored) == sizeof(double) ? 1 : 2;
 

@@ -89,7 +89,7 @@ struct Measure {
     return exp_of(below.max - row.max) * (below.sum / row.sum);
   }
 
-  // What mass q on a place of probability p comes to with eps.
+  // What of mass q on a place of probability p still pulls with eps.
   __device__ __forceinline__ Real faded(Real q, Real p) const { return q * (p / (p + eps)); }
 
   // q at a place of log-sum `below`; 0 log 0 is 0.

@@ -5,7 +5,7 @@
 // with max and sum as in tree_sweeps.cuh. The backward, for incoming gradients g_v, is minus what a
 // mass of g_v on every node pulls; nodes of probability 0 have none.
 //
-// Bytes of a row of N nodes and C columns: C values in and N out; backward N + C in and C out. The
+// Bytes per row of N nodes and C columns: C values in and N out; backward N + C in and C out. The
 // second and third look at a value finds it in L1 or L2.
 #pragma once
 

@@ -61,8 +61,8 @@ __device__ __forceinline__ typename Rise::Part add_children(const Rise& rise, co
   return part;
 }
 
-// Of the lanes for each node of a level the logarithm: a lane for kTile children, or for one where
-// there are more threads than children.
+// The logarithm of the number of lanes per node of a level: one lane for kTile children, or for one
+// where there are more threads than children.
 __device__ __forceinline__ int log_lanes_a_node(int num_nodes, int num_children) {
   constexpr int kLogWarp = 5;
   const int a_lane = num_children > static_cast<int>(blockDim.x) ? kTile : 1;

@@ -1,7 +1,7 @@
 // What the targets of one row of `tree_log_loss` put on the places of the tree, before it rises.
 //
 // A class gets alpha times its unit, and every target's own place what the target puts there. alpha
-// is one number a row, but with soft labels one a ring, by the lowest common ancestor: at inner
+// is one number per row, but with soft labels one per ring, by the lowest common ancestor: at inner
 // place v of the target's path alpha_v = alpha_parent + delta_v, elsewhere it is the parent's.
 //
 // An inner place's mass is kept with its other values. A column's is not: `ColumnMass` finds it

@@ -58,7 +58,7 @@ class Head:
     on_weight_grad: OnWeightGrad | None = None
 
     def rings(self) -> Rings:
-        """Of nothing yet."""
+        """The sums before anything is added."""
         dtype = loss_dtype(self.dtype)
         return empty_rings(self.local, dtype, with_moment=self.entropy != 0)
 
@@ -218,7 +218,7 @@ def _exchange(rings: Rings, head: Head) -> None:
 def _gradient(
     rings: Rings, head: Head, grad_loss: Tensor | None, grad_log_prob: Tensor | None
 ) -> RingGradient | None:
-    """Of the rows' losses and log-probabilities, each times what comes in."""
+    """The gradient of the rows' losses and log-probabilities, each times what comes in."""
     if grad_log_prob is None:
         if grad_loss is None:
             return None

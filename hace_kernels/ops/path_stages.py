@@ -81,7 +81,7 @@ def select_paths(
         check: whether to look for bad targets on the CPU.
 
     Returns:
-        The paths, and bool (B): False where a target that counts is none of the table's. Rows
+        The paths, and bool (B): False where a target that counts is not in the table. Rows
         without a path have K entries that hold every class.
 
     Raises:

@@ -44,8 +44,8 @@ def tree_log_loss(
         logits: (B, C), float16, bfloat16, float32 or float64, any strides; or (N, C, S), as images
             have their pixels, for B = N·S rows: those of `logits[0]` along S, then the next ones'.
         target: probabilities (B, T), or (N, T, S) beside logits (N, C, S), floating; or indices
-            (B,), int64; or a few weighted indices a row, as the pair (index (B, K), weight (B, K)).
-            A target that requires a gradient gets one, by the reference.
+            (B,), int64; or a few weighted indices per row, as the pair (index (B, K), weight
+            (B, K)). A target that requires a gradient gets one, by the reference.
         tree: the tree over the C columns, or the DAG, on the logits' device. On a DAG a node hands
             the rest of its mass to its parents in equal parts, and it runs by the reference.
         table: what the T targets put where, on the logits' device.

@@ -242,14 +242,14 @@ class _LogProb(torch.autograd.Function):
 
 
 class _SumOfExp(NamedTuple):
-    """`exp(top) * total`; total 0, of float64, stands for none."""
+    """A log-sum, `exp(top) * total`; a total of 0, in float64, stands for no term."""
 
     top: Tensor
     total: Tensor
 
 
 def _sums_of_exp(z: Tensor, lists: Ragged) -> _SumOfExp:
-    """Of each list's logits: z (rows, C) to (lists, rows)."""
+    """The log-sum of each list's logits: z (rows, C) to (lists, rows)."""
     z = _rows_last(z, -torch.inf)
     num_rows = z.shape[1]
     top = z.new_full((lists.num_lists, num_rows), -torch.inf)

@@ -11,7 +11,7 @@ __all__ = ["LogSum", "add", "log_one_plus_ratio", "ratio"]
 
 
 class LogSum(NamedTuple):
-    """Sums of exponentials, `exp(max) * sum`; sum 0 stands for none.
+    """Sums of exponentials, `exp(max) * sum`; a sum of 0 stands for no term.
 
     Attributes:
         max: the largest of the exponents.
@@ -32,7 +32,7 @@ def ratio(a: LogSum, b: LogSum) -> Tensor:
 
 
 def log_one_plus_ratio(a: LogSum, b: LogSum) -> Tensor:
-    """`log(1 + a / b)`, 0 where either is none."""
+    """`log(1 + a / b)`, 0 where either has no term."""
     some = (a.sum != 0) & (b.sum != 0)
     log_totals = torch.where(some, a.sum, 1.0).log() - torch.where(some, b.sum, 1.0).log()
     log_ratio = torch.where(some, a.max - b.max, 0.0) + log_totals

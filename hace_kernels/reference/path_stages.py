@@ -151,7 +151,7 @@ def path_resolve(
 
 
 def _over(top: Tensor, b: LogSum) -> Tensor:
-    """exp(top) / b, 0 where b is none."""
+    """exp(top) / b, 0 where b has no term."""
     return torch.where(b.sum == 0, 0.0, (top - b.max).exp() / b.sum)
 
 

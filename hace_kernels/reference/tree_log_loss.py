@@ -135,7 +135,7 @@ def _mass_of_indices(
     index = torch.where(in_range, index, 0)
     place = table.place[index].long()
     check_targets_have_classes(index, counts & (place < 0))
-    # Only an accelerator lets a target pass that is none; its row is NaN.
+    # Only an accelerator lets an invalid target pass; its row is NaN.
     valid = in_range & (place >= 0)
     weight = torch.where(valid, weight.double(), torch.nan)
     weight = torch.where(counts, weight, 0.0)

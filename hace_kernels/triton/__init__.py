@@ -19,7 +19,7 @@ __all__ = ["device_type", "interpreted", "lack", "load_error"]
 
 interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
-#: Of the tensors that the kernels take; torch calls AMD's GPUs "cuda" too.
+#: The device type of the tensors that the kernels take; torch calls AMD's GPUs "cuda" too.
 device_type = "cpu" if interpreted else "cuda"
 
 

@@ -73,7 +73,7 @@ class Shape:
 
     @cached_property
     def strip(self) -> int:
-        """Columns of a strip: few enough for cheap pieces, and never many strips a program."""
+        """Columns of a strip: few enough for cheap pieces, and never many strips per program."""
         if self.splits:
             return 512
         return min(max(32, self.block // 128), 256)
@@ -85,12 +85,12 @@ class Shape:
 
     @property
     def num_strips(self) -> int:
-        """Of a whole row."""
+        """The strips of a whole row."""
         return -(-self.columns // self.strip)
 
     @property
     def num_warps(self) -> int:
-        """32 floats a thread, or 16 where pieces or the columns' order take as much."""
+        """32 floats per thread, or 16 where pieces or the columns' order take as much."""
         few = self.shuffled or self.block <= 2048
         return min(max(1, self.block * self._work_item // (2048 if few else 4096)), 16)
 
@@ -102,7 +102,7 @@ class Shape:
 
     @property
     def steps(self) -> int:
-        """Of a bisection among the intervals of the longest path."""
+        """Steps of a bisection among the intervals of the longest path."""
         return max(2, self.max_entries.bit_length())
 
     @property

@@ -23,7 +23,7 @@ __all__ = [
 
 NONE, MEAN = 0, 1
 
-# Of a GPU whose L2 cache torch cannot tell.
+# The size taken for a GPU whose L2 cache torch cannot tell.
 _L2_BYTES = 32 * 2**20
 
 _REDUCED_AT_ONCE = 1024

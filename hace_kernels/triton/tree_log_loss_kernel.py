@@ -2,14 +2,14 @@
 
 `pull_kernel` takes it from there: mass by place, before it rises, and what every row counts for.
 
-What targets put on every class, alpha, is one number a row, and mass alpha unit_v at every place.
+What targets put on every class, alpha, is one number per row, and mass alpha unit_v at every place.
 Soft labels put a constant on each ring between two nodes of the target's path, by the lowest common
 ancestor: alpha_v is that of the ring below v then, alpha_v = alpha_parent + delta_v with delta at
 the nodes of the path, and a column has its parent's; the target's own column has something of its
 own besides.
 
 What targets put on their own places is found in float64, so that it may cancel what smoothing
-takes from them: products are stored before they are added, lest they be fused with the sum.
+takes from them: products are stored before they are added, so that they are not fused with the sum.
 
 Bytes per row: mass is written once (4P in float32), and read where the targets are probabilities
 (twice 4T).

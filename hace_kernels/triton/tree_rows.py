@@ -22,13 +22,13 @@ _PLACES_A_PART = 2048
 
 
 class Stage(NamedTuple):
-    """A part of an op that waits for the one before; `split`: many programs a row may do it."""
+    """A part of an op that waits for the one before; `split`: many programs per row may do it."""
 
     bit: int
     split: bool
 
 
-#: Of an op that goes up the tree and writes nodes.
+#: The stages of an op that goes up the tree and writes nodes.
 UP = (Stage(COLUMNS, True), Stage(LEVELS, False), Stage(NODES_OUT, True))
 
 
@@ -70,7 +70,7 @@ class Shape:
 
     @property
     def options(self) -> dict[str, int]:
-        """Of a launch. NVIDIA's compiler, left alone, spills a few registers for more programs."""
+        """For a launch. NVIDIA's compiler, left alone, spills a few registers for more programs."""
         registers = {"maxnreg": 96} if torch.version.hip is None else {}
         return {"num_warps": self.num_warps, **registers}
 

@@ -38,7 +38,7 @@ _LINKAGES = ("average", "complete", "single", "weighted")
 # direction by about 1e-7; a tree of such differences would be deep and mean nothing.
 _RESOLUTION = 1e-5
 
-# Distances are computed for so many rows and so many new centres at a time, 16 MB of them. In
+# Distances are computed for this many rows and new centres at a time, 16 MB of them. In
 # smaller blocks the threads of the BLAS mostly wait for each other, above all on a busy machine.
 _BLOCK_ROWS = 2048
 _BATCH_CENTRES = 1024
@@ -211,8 +211,8 @@ class Nets(NamedTuple):
     Attributes:
         level: int64 (C), the coarsest level at which a class is a centre; class 0 has the topmost.
         parent: int64 (C), the nearest centre of the level above that one; -1 at class 0.
-        finest: the lowest level that is a net. The level of the classes that are no centre there,
-            all within `_RESOLUTION` of their parents, is lower.
+        finest: the lowest level that is a net. The level of the classes that are not a centre
+            there, all within `_RESOLUTION` of their parents, is lower.
     """
 
     level: Int64

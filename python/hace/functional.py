@@ -138,7 +138,7 @@ def linear_hace_loss(
 
     Raises:
         ValueError, TypeError, IndexError, hace.BackendError, MemoryError: as `hace.HACELoss`.
-        RuntimeError: at a second derivative through tiles, which there is none of.
+        RuntimeError: at a second derivative through tiles, which do not have one.
     """
     check_hierarchy(hierarchy)
     options = LossOptions.of(

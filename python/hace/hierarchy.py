@@ -385,7 +385,7 @@ class Hierarchy:
 
         Raises:
             TypeError: a code is neither text nor a number.
-            ValueError: no code, a duplicate one, codes of which none begins with another, codes of
+            ValueError: no code, a duplicate one, no code that begins with another, codes of
                 several parts without `sep`, ranges that hold codes without `ranges`.
         """
         return cls._of_named(read_codes(codes, sep=sep, ranges=ranges), classes)

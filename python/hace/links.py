@@ -69,7 +69,7 @@ class Links:
 
     @cached_property
     def parents(self) -> Int64:
-        """Of a tree: each node's one parent, -1 at a root; int64 (N)."""
+        """Each node's one parent in a tree, -1 at a root; int64 (N)."""
         parents = np.full(self.num_nodes, -1)
         parents[self.num_parents > 0] = self.parent
         return read_only(parents)
@@ -143,12 +143,12 @@ class Links:
 
     @property
     def levels(self) -> list[Int64]:
-        """Of a tree: the nodes of each depth, the roots first; those on a cycle are left out."""
+        """The nodes of each depth of a tree, the roots first; those on a cycle are left out."""
         order, level_ptr = topological_order(self.parents)
         return [order[first:last] for first, last in pairwise(level_ptr.tolist())]
 
     def sum_up(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of a tree: the sum of values (N) over each node's subtree."""
+        """The sum of values (N) over each node's subtree in a tree."""
         sums: NDArray[np.float64] = values.copy()
         for nodes in self.levels[:0:-1]:
             np.add.at(sums, self.parents[nodes], sums[nodes])

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .links import Links
 
 _SEPARATORS = (" > ", " / ", " | ", " -> ", "; ", "::", "->", "/", ">", "|", "\\", ";", "\t", ".")
-_MANY = 20_000  # so many names are compared with one that is not found
+_MANY = 20_000  # at most this many names are compared with one that is not found
 
 
 class NameIndex:

@@ -97,7 +97,7 @@ class _RatioMetric(Metric):
 
 
 class _OfAnswers(_RatioMetric):
-    """Of answers beside truths.
+    """A metric of answers beside truths.
 
     Args:
         hierarchy: of both.
@@ -124,7 +124,7 @@ class _OfAnswers(_RatioMetric):
 
 
 class _OfLogits(_RatioMetric):
-    """Of logits beside truths.
+    """A metric of logits beside truths.
 
     Args:
         hierarchy: of both.

@@ -1,4 +1,4 @@
-"""What makes parents or edges a hierarchy, and errors that name the node where they are none."""
+"""What makes parents or edges a hierarchy, and errors that name the node where they are not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Int64 = NDArray[np.int64]
 
-# Of a long cycle an error shows so many nodes from its start and from its end.
+# An error shows this many nodes from the start and from the end of a long cycle.
 _CYCLE_ENDS = 4
 
 

@@ -154,7 +154,7 @@ def test_blocks_fit_a_multiprocessor(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_streaming_loops_move_16_bytes(arch: str) -> None:
-    """16 elements a lane and strip: so many vectors are loaded, and stored, all unrolled."""
+    """The vectors of 16 elements per lane and strip are loaded, and stored, all unrolled."""
     instructions = memory_instructions(arch)
     for kernel in filter(is_streaming, kernels(arch)):
         strips = int(template(kernel).split("Li")[1][0]) if "Li" in template(kernel) else 1

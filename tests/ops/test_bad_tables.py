@@ -1,4 +1,4 @@
-"""Tables that are none, and tensors elsewhere: refused before anything is read."""
+"""Invalid tables, and tensors elsewhere: refused before anything is read."""
 
 from __future__ import annotations
 

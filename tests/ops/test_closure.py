@@ -518,7 +518,7 @@ def test_rows_without_a_softmax(bad: float) -> None:
 
 
 class tiles:  # noqa: N801, a context manager
-    """Works in tiles of so many logits, of at most so many rows."""
+    """Works in tiles of this many logits, of at most this many rows."""
 
     def __init__(self, tile: int, rows: int):
         self.patch, self.tile, self.rows = pytest.MonkeyPatch(), tile, rows

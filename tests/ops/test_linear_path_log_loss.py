@@ -20,7 +20,7 @@ from hace_kernels.ops import path_log_loss
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    """Tiles of so many classes."""
+    """Tiles of this many classes."""
     monkeypatch.setattr(columns, "tile_width", lambda *shape: width)
 
 

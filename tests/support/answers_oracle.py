@@ -124,7 +124,7 @@ class Picture:
         return -1 if point == TOP else int(point)
 
     def probabilities(self, of_classes: Sequence[float]) -> dict[Point, float]:
-        """Of every point, from those of the classes."""
+        """The probability of every point, from those of the classes."""
         return {
             point: float(sum(of_classes[c] for c in self.below(point))) for point in self.parents
         }

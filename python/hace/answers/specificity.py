@@ -27,8 +27,8 @@ class SpecificityTable(NamedTuple):
     """What each node says, in K ranks; tensors on one device.
 
     Attributes:
-        rank: int32 (N), ascending in what a node says, 0 … K−1; −1 for a node that is no answer:
-            it has no class at or below it, or (by information) a node below it has the same
+        rank: int32 (N), ascending in what a node says, 0 … K−1; −1 for a node that is not an
+            answer: it has no class at or below it, or (by information) a node below it has the same
             classes and says the same more precisely.
         value: float64 (N), bits or edges.
         num_ranks: K.

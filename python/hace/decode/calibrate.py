@@ -131,7 +131,7 @@ class _Answers:
         of_answer = self._probability * (self._value + bonus)
         best = of_answer.new_zeros(self._num_rows)
         best = best.scatter_reduce(0, self._row, of_answer, "amax", include_self=False)
-        # Of equals the first, as `expected_information` does it.
+        # The first among equals, as `expected_information` does it.
         place = torch.arange(len(self._row), device=self._row.device)
         chosen = torch.where(of_answer == best[self._row], place, len(place))
         first = torch.full_like(best, len(place), dtype=torch.int64)

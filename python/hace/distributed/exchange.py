@@ -74,7 +74,7 @@ class GroupExchange:
             self._all_reduce(grad, dist.ReduceOp.SUM)
 
     def sum_over_rows(self, x: Tensor) -> Tensor:
-        """Of a number that each process has for its rows."""
+        """The sum over processes of a number that each has for its rows."""
         x = x.clone()
         for group in self.of_rows:
             self._all_reduce(x, dist.ReduceOp.SUM, group)

@@ -1,4 +1,4 @@
-"""Log-loss over the path with weights of one's own."""
+"""Log-loss over the path with weights of your own."""
 
 from __future__ import annotations
 

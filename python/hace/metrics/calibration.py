@@ -39,7 +39,7 @@ class Reliability:
     right: Tensor
 
     def __add__(self, other: Reliability) -> Reliability:
-        """Of the rows of both."""
+        """The counts of the rows of both."""
         return Reliability(
             self.count + other.count,
             self.confidence + other.confidence,
@@ -53,7 +53,7 @@ class Reliability:
 
 
 def reliability_of(s: Scored, bins: int = 15) -> Reliability:
-    """Of scored rows."""
+    """The reliability of scored rows."""
     if not bins >= 1:
         raise ValueError(f"bins must be at least 1, got {bins!r}")
     parts = [_of_chunk(chunk, bins) for chunk in s.chunks()]

@@ -63,11 +63,11 @@ class Comparison:
 
     @cached_property
     def ancestry(self) -> TreeAncestry | DagAncestry:
-        """Of the points."""
+        """The ancestry of the points."""
         return ancestry_of(self.points, self.target.device)
 
     def tree_ancestry(self, what: str) -> TreeAncestry:
-        """Of the points of a tree or forest; ValueError on a DAG, for which `what` is undefined."""
+        """The ancestry in a tree or forest; ValueError on a DAG, for which `what` is undefined."""
         return tree_ancestry_of(self.points, self.target.device, what)
 
     @cached_property

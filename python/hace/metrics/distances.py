@@ -39,7 +39,7 @@ above the roots.
 
 
 def distances(c: Comparison, distance: Distance) -> Tensor:
-    """Of each row, int64 (R).
+    """The distance of each row, int64 (R).
 
     Raises:
         ValueError: there is no such distance.
@@ -123,7 +123,7 @@ def mistake_severity(
 
     Raises:
         TypeError: `pred` or `target` does not hold integers.
-        ValueError: the shapes differ, or an option is none of those that there are.
+        ValueError: the shapes differ, or an option is unknown.
         IndexError: an index is outside its space.
     """
     return severity_ratio(compare(pred, target, hierarchy, **labels), distance).value()

@@ -36,12 +36,12 @@ class NodeCounts(NamedTuple):
 
     @property
     def recall(self) -> Ratio:
-        """Of the truths at or below each node, how many are answered at or below it."""
+        """How many of the truths at or below each node are answered at or below it."""
         return Ratio(self.both, self.truth)
 
     @property
     def precision(self) -> Ratio:
-        """Of the answers at or below each node, how many have their truth there."""
+        """How many of the answers at or below each node have their truth there."""
         return Ratio(self.both, self.answer)
 
 

@@ -88,7 +88,7 @@ class OperatingSteps:
 
 
 def operating_steps(s: Scored, specificity: Specificity = "information") -> OperatingSteps:
-    """Of scored rows."""
+    """The operating curve of scored rows."""
     table = specificity_of(s.hierarchy, specificity, s.rows.device)
     parts = []
     for chunk in s.chunks():

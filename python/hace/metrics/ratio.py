@@ -24,11 +24,11 @@ class Ratio:
     denominator: Tensor
 
     def __add__(self, other: Ratio) -> Ratio:
-        """Of the rows of both."""
+        """The ratio over the rows of both."""
         return Ratio(self.numerator + other.numerator, self.denominator + other.denominator)
 
     def value(self) -> Tensor:
-        """Of the default dtype; NaN where there was nothing to divide by."""
+        """A scalar of the default dtype; NaN where there was nothing to divide by."""
         quotient = self.numerator.double() / self.denominator.double()
         return quotient.to(torch.get_default_dtype())
 

@@ -58,7 +58,7 @@ class Scored:
 
     @property
     def hierarchy(self) -> Hierarchy:
-        """Of the rows and targets."""
+        """The hierarchy of the rows and targets."""
         return self.points.hierarchy
 
     def chunks(self) -> Iterator[Scored]:

@@ -84,7 +84,7 @@ def hierarchical_precision(
 
     Raises:
         TypeError: `pred` or `target` does not hold integers.
-        ValueError: the shapes differ, or an option is none of those that there are.
+        ValueError: the shapes differ, or an option is unknown.
         IndexError: an index is outside its space.
     """
     return precision_ratio(compare(pred, target, hierarchy, **labels), average).value()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["error_icicle"]
 
-# Of the width of the picture: narrower boxes are not drawn, or have no name.
+# Parts of the picture's width: narrower boxes are not drawn, or have no name.
 _NARROWEST = 5e-4
 _NAMED = 0.016
 

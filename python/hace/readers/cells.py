@@ -1,4 +1,4 @@
-"""What a cell of a table, an array or a list says: the name of a node, or that there is none."""
+"""What a cell of a table, an array or a list says: the name of a node, or nothing."""
 
 from __future__ import annotations
 

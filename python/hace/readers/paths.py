@@ -18,7 +18,7 @@ from .suspicions import (
 _UNRESOLVED = -2  # a class whose path has not been walked yet
 
 _SEPARATORS = (" > ", " / ", "; ", " | ", " -> ", "->", "::", ">", "/", "|", "\\", ";", "\t", ".")
-_NO_PATH = 4  # so many names without a separator are taken for a wrong separator
+_NO_PATH = 4  # this many names without a separator are taken for a wrong separator
 
 Path = str | Iterable[Any]
 
