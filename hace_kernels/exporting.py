@@ -25,7 +25,9 @@ in_onnx_export._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def is_exported() -> bool:
     """Whether a graph is made that serves batches of any size, and cannot look at this one's."""
-    return torch.compiler.is_exporting() or is_traced()
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return is_traced()
 
 
 #: Each op in plain PyTorch, by its name; `hace_kernels.ops` adds to it.

@@ -18,8 +18,8 @@ from ..losses import CrossEntropyLoss, HACELoss
 from ..losses.path_loss import PathLoss
 from ..table_cache import PerDevice
 from ..tables import Tables
-from .hierarchy_state import HierarchyState
 from .linear import linear_of
+from .pretrained import Pretrained
 from .sharded_linear import local_part, sharded_linear, whole
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class TopK(NamedTuple):
     label: Tensor
 
 
-class HierarchicalClassifier(HierarchyState):
+class HierarchicalClassifier(Pretrained):
     """A linear layer and a hierarchical loss, in the manner of `nn.AdaptiveLogSoftmaxWithLoss`.
 
     Inside, the layer's rows are in depth-first order of the tree, where every subtree is a run of
