@@ -426,23 +426,30 @@ def assert_grad_close(
     """Each entry is right to a few roundings of its own terms, and of its row's largest entry.
 
     An entry's terms are p_j times something: besides a few roundings each carries that of its
-    exponent z_j - max, which is as large as the gap. Where the gap is above 45 (600 in float64,
-    whose exponents reach further) the term no longer counts, or is found from a maximum of its own.
+    exponent z_j - max, which is as large as the gap. Where the gap is above 45 the term no longer
+    counts, or is found from a maximum of its own. In float64, whose exponents reach further, that
+    happens above 600, and a share exp(z_j - max) / exp(z_v - max) of a node far below the maximum
+    carries the roundings of both its exponents.
     Numbers below 2^-60 of the row's largest may be anything that small. Half precision adds
     `output_roundings` of the result.
     """
     assert tuple(actual.shape) == answer.grad.shape, f"{actual.shape} != {answer.grad.shape}"
     unit = ROUNDOFF[working_dtype(actual.dtype)]
-    own_maximum = 600 if actual.dtype == torch.float64 else 45
+    own_maximum, exponents = (600, 2) if actual.dtype == torch.float64 else (45, 1)
     with np.errstate(all="ignore"):
         scale = np.where(np.isfinite(answer.grad_scale), answer.grad_scale, 0)
         largest_term = scale.max(axis=1, keepdims=True, initial=0)
         gap = np.where(np.isfinite(answer.gap), answer.gap, 0)
-        own = unit * (roundings + np.minimum(gap, own_maximum)) * scale + 2.0**-60 * largest_term
+        own = (
+            unit * (roundings + exponents * np.minimum(gap, own_maximum)) * scale
+            + 2.0**-60 * largest_term
+        )
         size = np.abs(np.where(np.isfinite(answer.grad), answer.grad, 0))
         largest = size.max(axis=1, keepdims=True, initial=0)
         exponent = np.where(gap <= own_maximum, gap, 0)
-        of_row = (unit * (roundings + exponent) * size).max(axis=1, keepdims=True, initial=0)
+        of_row = (unit * (roundings + exponents * exponent) * size).max(
+            axis=1, keepdims=True, initial=0
+        )
         # Where the terms of a row's largest entry cancel (a confident, right prediction), no
         # bound holds relative to what is left of them.
         of_row = np.where(largest > largest_term / 2, of_row, np.inf)
