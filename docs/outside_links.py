@@ -19,6 +19,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         text, upwards, path = link.groups()
         if upwards.count("../") <= depth:  # to another page
             return link[0]
+        if text.strip("`") == path.rpartition("/")[2]:
+            return f"`{path}`"
         return text if path in text or "/" not in path else f"{text} (`{path}`)"
 
     return _LINK.sub(replaced, markdown)
