@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .layout import Layout, compact_paths, paths, sum_to_root
 from .memory import memory_bytes
+from .widest import moved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,7 +81,7 @@ class PathTable(NamedTuple):
 
     def to(self, device: torch.device | str) -> PathTable:
         """The same table on `device`."""
-        tensors = [tensor.to(device) for tensor in self.tensors]
+        tensors = [moved(tensor, device) for tensor in self.tensors]
         return self.of_tensors(tensors, self.num_classes, self.max_entries)
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .widest import widest_dtype
+
 __all__ = ["Rings", "RowPaths", "empty_rings"]
 
 
@@ -66,7 +68,7 @@ def empty_rings(paths: RowPaths, dtype: torch.dtype, with_moment: bool = False) 
     """The rings before anything is measured; `dtype` is that of `max`."""
     size, num_entries = paths.start.shape
     shape, device = (size, num_entries + 1), paths.start.device
-    zeros = torch.zeros(shape, dtype=torch.float64, device=device)
+    zeros = torch.zeros(shape, dtype=widest_dtype(device), device=device)
     return Rings(
         torch.full(shape, -torch.inf, dtype=dtype, device=device),
         zeros,

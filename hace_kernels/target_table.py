@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .widest import moved
+
 __all__ = ["SoftLabels", "TargetTable"]
 
 
@@ -89,5 +91,5 @@ class TargetTable(NamedTuple):
 
     def to(self, device: torch.device | str) -> TargetTable:
         """The same table on `device`."""
-        tensors = [None if tensor is None else tensor.to(device) for tensor in self.tensors]
+        tensors = [None if tensor is None else moved(tensor, device) for tensor in self.tensors]
         return self.of_tensors(tensors, self.row_spread)

@@ -11,6 +11,7 @@ from ..ops.path_stages import select_paths
 from ..path_table import PathTable
 from ..row_paths import RowPaths
 from ..rows import reduce, row_weights
+from ..widest import widened, widest_dtype
 from .columns import Head, OnWeightGrad
 from .shard import Shard, local_classes
 
@@ -119,7 +120,7 @@ def batch_of(
         target, counts = target[kept], counts[kept]
     head = _head(target, counts, table, options, dtype, shard, on_weight_grad)
     row = torch.where(counts & head.is_right, target, 0)
-    weight = row_weights(counts, row, target_weight, torch.float64)
+    weight = row_weights(counts, row, target_weight, widest_dtype(row.device))
     return Batch(size, kept, head, counts, weight, options.reduction)
 
 
@@ -135,11 +136,11 @@ def _batch_of_pairs(
 ) -> Batch:
     """The loss is linear in the target's mass: a row's is the sum of those of its K paths."""
     size, repeats = index.shape
-    target, mass = index.T.reshape(-1), pair_weight.T.reshape(-1).double()
+    target, mass = index.T.reshape(-1), widened(pair_weight.T.reshape(-1))
     counts = target != options.ignore_index
     head = _head(target, counts, table, options, dtype, shard, on_weight_grad)
     row = torch.where(counts & head.is_right, target, 0)
-    weight = row_weights(counts, row, target_weight, torch.float64)
+    weight = row_weights(counts, row, target_weight, widest_dtype(row.device))
     weight = torch.where(weight != 0, weight * mass, 0.0)
     head = replace(head, repeats=repeats)
     return Batch(size, None, head, counts, weight, options.reduction, pairs=True)

@@ -14,6 +14,7 @@ from ..registry import register
 from ..rows import REDUCTIONS, as_rows, num_rows, row_weights
 from ..schemas import PathLogLossArguments
 from ..transforms import is_differentiated
+from ..widest import widened, widest_dtype
 from .checks import check_devices, check_options, check_rows_or_pixels, for_kernel
 from .loss import LossOp
 
@@ -76,7 +77,7 @@ def path_log_loss(
                 table=table.tensors,
                 max_entries=table.max_entries,
                 target_weight=(
-                    None if target_weight is None else target_weight.double().contiguous()
+                    None if target_weight is None else widened(target_weight).contiguous()
                 ),
                 entropy=entropy,
                 ignore_index=ignore_index,
@@ -131,7 +132,7 @@ def _reference(call: PathLogLossArguments) -> Tensor:
 def _total_weight(call: PathLogLossArguments) -> Tensor:
     counts = call.target != call.ignore_index
     row = torch.where(counts, call.target, 0)
-    return row_weights(counts, row, call.target_weight, torch.float64).sum(-1)
+    return row_weights(counts, row, call.target_weight, widest_dtype(row.device)).sum(-1)
 
 
 def _op(name: str, **options: Any) -> LossOp:

@@ -15,6 +15,7 @@ from ..reference.path_stages import RingGradient, path_resolve
 from ..registry import register
 from ..row_paths import Rings, RowPaths
 from ..target_errors import check_targets, check_targets_have_classes
+from ..widest import widened
 
 __all__ = ["path_measure", "path_resolve", "path_write", "select_paths"]
 
@@ -95,7 +96,7 @@ def select_paths(
     if not len(table.weight):
         shape = (len(target), table.max_entries)
         start = torch.zeros(shape, dtype=torch.int32, device=target.device)
-        return RowPaths(start, start + table.num_classes, start.double()), in_range | ~counts
+        return RowPaths(start, start + table.num_classes, widened(start)), in_range | ~counts
     first, last = table.ptr[row], table.ptr[row + 1]
     index = first[:, None] + index
     real = (index < last[:, None]) & (in_range & counts)[:, None]

@@ -16,6 +16,7 @@ from ..schemas import TreeLogLossArguments
 from ..target_table import TargetTable
 from ..transforms import is_differentiated
 from ..tree_table import TreeTable
+from ..widest import widened, widest_dtype
 from .checks import check_devices, check_options, check_rows_or_pixels, for_kernel
 from .loss import LossOp
 
@@ -94,7 +95,7 @@ def tree_log_loss(
                 logits=for_kernel(logits),
                 mass=None if mass is None else for_kernel(mass.to(loss_dtype(logits.dtype))),
                 indices=None if indices is None else indices.contiguous(),
-                index_weight=None if weight is None else weight.double().contiguous(),
+                index_weight=None if weight is None else widened(weight).contiguous(),
                 tree=tree.tensors,
                 level_ptr=[*tree.level_ptr],
                 table=table.tensors,
@@ -196,13 +197,14 @@ def _dag_reference(call: DagLogLossArguments) -> Tensor:
 
 def _total_weight(call: TreeLogLossArguments) -> Tensor:
     """Indices (V, B, 1) count as their targets say, all else alike."""
+    dtype = widest_dtype(call.logits.device)
     if call.indices is None or call.index_weight is not None:
         num_batches, num_rows = call.logits.shape[:2]
-        return call.logits.new_full((num_batches,), num_rows, dtype=torch.float64)
+        return call.logits.new_full((num_batches,), num_rows, dtype=dtype)
     index = call.indices[..., 0]
     counts = index != call.ignore_index
     weight = TargetTable.of_tensors(call.table, call.row_spread).weight
-    return row_weights(counts, torch.where(counts, index, 0), weight, torch.float64).sum(-1)
+    return row_weights(counts, torch.where(counts, index, 0), weight, dtype).sum(-1)
 
 
 def _op(name: str, **options: Any) -> LossOp:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..closure_table import ClosureTable, Ragged
 from ..rows import loss_dtype
 from ..transforms import in_transform
+from ..widest import widest_dtype
 from . import dag_plain
 
 __all__ = ["dag_kept_mass", "dag_log_prob", "dag_sum_down", "dag_sum_up"]
@@ -235,7 +236,7 @@ class _LogProb(torch.autograd.Function):
         shares = _Shares(ctx.table, tuple(sums[:half]), tuple(sums[half:]))
         g = grad if ctx.spread_dead else torch.where(log_p == -torch.inf, 0.0, grad)
         terms = (z - _finite(z.detach().amax(1, keepdim=True))).exp()
-        p = terms / terms.sum(1, keepdim=True, dtype=torch.float64).to(z.dtype)
+        p = terms / terms.sum(1, keepdim=True, dtype=widest_dtype(z.device)).to(z.dtype)
         grad_z = _down(g, z, shares) - p * g.sum(1, keepdim=True)
         # A row that nothing depends on has gradient 0, even where it has no softmax.
         return torch.where((grad != 0).any(1, keepdim=True), grad_z, 0.0), None, None
@@ -253,7 +254,7 @@ def _sums_of_exp(z: Tensor, lists: Ragged) -> _SumOfExp:
     z = _rows_last(z, -torch.inf)
     num_rows = z.shape[1]
     top = z.new_full((lists.num_lists, num_rows), -torch.inf)
-    total = torch.zeros_like(top, dtype=torch.float64)
+    total = torch.zeros_like(top, dtype=widest_dtype(z.device))
     for first, last, pieces in _tiles(lists, num_rows, nothing=len(z) - 1):
         parts = (_sum_of_exp(_gather(z, items), 1) for items in pieces)
         top[first:last], total[first:last] = reduce(_joined, parts)
@@ -263,7 +264,7 @@ def _sums_of_exp(z: Tensor, lists: Ragged) -> _SumOfExp:
 def _sum_of_exp(z: Tensor, dim: int) -> _SumOfExp:
     top = z.amax(dim)
     terms = (z - _finite(top).unsqueeze(dim)).exp_()
-    return _SumOfExp(top, terms.sum(dim, dtype=torch.float64))
+    return _SumOfExp(top, terms.sum(dim, dtype=widest_dtype(z.device)))
 
 
 def _joined(a: _SumOfExp, b: _SumOfExp) -> _SumOfExp:

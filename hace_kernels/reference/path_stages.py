@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..row_paths import Rings, RowPaths
 from ..rows import loss_dtype
+from ..widest import widened, widest_dtype
 from .log_sums import LogSum, add, log_one_plus_ratio
 
 __all__ = ["Resolved", "RingGradient", "path_measure", "path_resolve", "path_write"]
@@ -50,7 +51,7 @@ class RingGradient(NamedTuple):
 
     def times(self, row_factor: Tensor) -> RingGradient:
         """The gradient with rows multiplied by (B); a row times 0 is 0, whatever it was."""
-        by_row = row_factor.double()[:, None]
+        by_row = widened(row_factor)[:, None]
 
         def scaled(x: Tensor) -> Tensor:
             return torch.where(by_row == 0, 0.0, by_row * x)
@@ -87,8 +88,8 @@ def path_measure(logits: Tensor, paths: RowPaths, first: int, rings: Rings) -> N
         top = torch.where(here & ~z.isnan(), z, -torch.inf).amax(1)
         gap = z - torch.where(top == -torch.inf, 0.0, top)[:, None]
         exps = torch.where(here, gap.exp(), 0.0)
-        moment = torch.where(exps == 0, 0.0, exps * gap).sum(1, dtype=torch.float64)
-        _merge(rings, r, top, exps.sum(1, dtype=torch.float64), moment)
+        moment = torch.where(exps == 0, 0.0, exps * gap).sum(1, dtype=widest_dtype(z.device))
+        _merge(rings, r, top, exps.sum(1, dtype=widest_dtype(z.device)), moment)
 
 
 def _merge(rings: Rings, r: int, top: Tensor, total: Tensor, moment: Tensor) -> None:
@@ -97,7 +98,7 @@ def _merge(rings: Rings, r: int, top: Tensor, total: Tensor, moment: Tensor) -> 
     merged_total, merged_moment = torch.zeros_like(total), torch.zeros_like(total)
     old = (rings.max[:, r], rings.sum[:, r], moment if rings.moment is None else rings.moment[:, r])
     for each_top, each_total, each_moment in (old, (top, total, moment)):
-        gap = each_top.clamp(min=lowest).double() - highest.clamp(min=lowest).double()
+        gap = widened(each_top.clamp(min=lowest)) - widened(highest.clamp(min=lowest))
         scale = gap.exp()
         merged_total += scale * each_total
         merged_moment += torch.where(scale == 0, 0.0, scale * (each_moment + gap * each_total))
@@ -111,7 +112,7 @@ def path_resolve(
     rings: Rings, paths: RowPaths, *, eps: float = 0.0, entropy: float = 0.0
 ) -> Resolved:
     """The rows' losses and gradients; `entropy` needs the rings' moments."""
-    tops = rings.max.double().clamp(min=torch.finfo(rings.max.dtype).min)
+    tops = widened(rings.max).clamp(min=torch.finfo(rings.max.dtype).min)
     mass = [LogSum(*ring) for ring in zip(tops.unbind(1), rings.sum.unbind(1), strict=True)]
     each_inside = list(accumulate(mass, add))
     inside = LogSum(*(torch.stack(x, 1) for x in zip(*each_inside, strict=True)))

@@ -16,6 +16,7 @@ from ..target_errors import (
 )
 from ..target_table import SoftLabels, TargetTable
 from ..tree_table import TreeTable
+from ..widest import widened, widest_dtype
 from .dag import dag_kept_mass, dag_log_prob
 from .tree_log_prob import log_prob_at_places
 from .tree_sum import levels_up, sum_below
@@ -44,7 +45,7 @@ def tree_log_loss(
         mass = _mass_of_probabilities(target.to(z.dtype), tree, table)
     else:
         counts = target != ignore_index
-        one = torch.ones_like(target, dtype=torch.float64)
+        one = torch.ones_like(target, dtype=widest_dtype(target.device))
         mass = _mass_of_indices(target[:, None], one[:, None], tree, table, ignore_index)
         total_weight = counts.sum()
         if table.weight is not None:
@@ -81,8 +82,8 @@ def _kept(
     if table.spread is None:
         return _kept_of((mass.everywhere * unit + mass.own).to(dtype), table.keep, tree)
     # What every class gets and what targets are spared may cancel, and then nothing may be left.
-    spread = mass.everywhere.double() * _kept_of(table.unit[None], table.keep, tree)
-    q = spread + _kept_of(mass.own.double(), table.keep, tree)
+    spread = widened(mass.everywhere) * _kept_of(table.unit[None], table.keep, tree)
+    q = spread + _kept_of(widened(mass.own), table.keep, tree)
     rounding = 2.0**-20 if mass.own.dtype == torch.float32 else 2.0**-44
     return (q - torch.where(q.abs() <= rounding * spread.abs(), q, 0.0).detach()).to(dtype)
 
@@ -127,7 +128,8 @@ def _mass_of_indices(
 ) -> _Mass:
     """From K targets (B, K) of each row with their weights.
 
-    In float64, so that what smoothing gives to a target and takes from it may cancel.
+    In float64 where there is one, so that what smoothing gives to a target and takes from it may
+    cancel.
     """
     counts = index != ignore_index
     in_range = (index >= 0) & (index < table.num_targets)
@@ -137,7 +139,7 @@ def _mass_of_indices(
     check_targets_have_classes(index, counts & (place < 0))
     # Only an accelerator lets an invalid target pass; its row is NaN.
     valid = in_range & (place >= 0)
-    weight = torch.where(valid, weight.double(), torch.nan)
+    weight = torch.where(valid, widened(weight), torch.nan)
     weight = torch.where(counts, weight, 0.0)
 
     unit, share = table.unit, table.share

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hace_kernels import SoftLabels, TargetTable
+from hace_kernels.widest import widened
 
 from .label_tree import LabelTree
 from .options import TargetOptions
@@ -55,7 +56,7 @@ class Targets(NamedTuple):
             table = table._replace(spread=spread, row_spread=0.0)
         if weight is None:
             return table
-        weight = weight.double()
+        weight = widened(weight)
         unit = table.unit.index_put((self.unit_place,), weight[self.unit_target])
         # Soft labels put their mass on classes, where `unit` multiplies it.
         share = table.share * weight if table.soft_labels is None else table.share

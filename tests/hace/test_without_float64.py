@@ -1,0 +1,129 @@
+"""On a device without float64 (Apple's MPS) the reference makes no such tensor.
+
+The CPU stands in for it: a mode refuses every float64 result. Tables are made outside of all modes,
+as on the host, and moved to the device as they would be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import hace
+from hace import table_cache
+from hace_kernels import widest
+
+PATHS = ["animal/dog/husky", "animal/dog/poodle", "animal/cat", "car", "car/saloon", "boat/yacht"]
+ROWS = 7
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuses to make a float64 tensor."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for x in tree_leaves(made):
+            if isinstance(x, torch.Tensor) and x.dtype == torch.float64:
+                raise TypeError(f"this device has no float64, and {func} made some")
+        return made
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU is a device without float64, and the host another one."""
+    monkeypatch.setattr(widest, "WITHOUT_FLOAT64", frozenset({"cpu"}))
+    monkeypatch.setattr(table_cache, "_CPU", torch.device("meta"))  # so that tables are moved
+
+
+def a_tree() -> hace.Hierarchy:
+    """A new one, whose tables nobody has made yet."""
+    return hace.Hierarchy.from_paths(PATHS)
+
+
+def a_dag() -> hace.Hierarchy:
+    edges = [("a", "x"), ("b", "x"), ("b", "y"), ("c", "b"), ("c", "z"), ("z", "t")]
+    return hace.Hierarchy.from_edges(
+        edges, classes=["x", "y", "z", "t", "a", "b"], allow_multiple_parents=True
+    )
+
+
+LABELS = torch.tensor([0, 1, 2, 3, 4, 5, -100])
+PAIRS = (torch.tensor([[0, 5]] * ROWS), torch.tensor([[0.25, 0.75]] * ROWS))
+PROBS = torch.full((ROWS, 6), 1 / 6)
+LOSSES: dict[str, tuple[Callable[[], torch.nn.Module], Any]] = {
+    "hace": (lambda: hace.HACELoss(a_tree()), LABELS),
+    "weights": (lambda: hace.HACELoss(a_tree(), weight=torch.arange(1.0, 7.0)), LABELS),
+    "none": (lambda: hace.HACELoss(a_tree(), reduction="none"), LABELS),
+    "eps": (lambda: hace.HACELoss(a_tree(), eps=1e-6), LABELS),
+    "nodes": (lambda: hace.HACELoss(a_tree(), target_space="nodes"), LABELS),
+    "smoothed": (lambda: hace.HACELoss(a_tree(), label_smoothing=0.1), LABELS),
+    "others": (lambda: hace.HACELoss(a_tree(), label_smoothing=0.1, smoothing="others"), LABELS),
+    "weighted and smoothed": (
+        lambda: hace.HACELoss(a_tree(), label_smoothing=0.1, weight=torch.arange(1.0, 7.0)),
+        LABELS,
+    ),
+    "pairs": (lambda: hace.HACELoss(a_tree()), PAIRS),
+    "probabilities": (lambda: hace.HACELoss(a_tree()), PROBS),
+    "soft labels": (lambda: hace.SoftLabelLoss(a_tree()), LABELS),
+    "cross-entropy": (lambda: hace.CrossEntropyLoss(a_tree()), LABELS),
+    "hxe": (lambda: hace.HXELoss(a_tree()), LABELS),
+    "regularized": (lambda: hace.RegularizedCrossEntropyLoss(a_tree()), LABELS),
+    "dag": (lambda: hace.HACELoss(a_dag()), LABELS),
+    "dag, smoothed": (lambda: hace.HACELoss(a_dag(), label_smoothing=0.1), LABELS),
+}
+
+
+def evaluate(loss_fn: torch.nn.Module, target: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(ROWS, 6, generator=generator)).requires_grad_()
+    loss = loss_fn(logits, target)
+    loss.sum().backward()
+    assert logits.grad is not None
+    return loss.detach(), logits.grad
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    make, target = LOSSES[name]
+    expected = evaluate(make(), target)  # with float64, and the best backend there is
+    request.getfixturevalue("pretended")
+    monkeypatch.setenv("HACE_BACKEND", "reference")
+    with NoFloat64():
+        found = evaluate(make(), target)
+    for mine, wide in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, wide, rtol=1e-5, atol=1e-6)
+
+
+def test_the_mode_refuses() -> None:
+    with NoFloat64(), pytest.raises(TypeError, match="no float64"):
+        torch.zeros(1).double()
+
+
+def test_probabilities_of_nodes_and_answers(
+    pretended: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HACE_BACKEND", "reference")
+    logits, tree = torch.eye(6), a_tree()
+    with NoFloat64():
+        log_probs = hace.functional.node_log_probs(logits, tree)
+        assert hace.predict(logits, tree).tolist() == list(range(6))
+    animal = logits.softmax(1)[:, :3].sum(1)
+    torch.testing.assert_close(log_probs[:, tree.index("animal")].exp(), animal)
+
+
+def test_a_head_by_tiles(pretended: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HACE_BACKEND", "reference")
+    tree = a_tree()
+    input, weight = torch.randn(ROWS, 4), torch.randn(6, 4, requires_grad=True)
+    with NoFloat64():
+        tiled = hace.functional.linear_hace_loss(input, weight, LABELS, tree)
+        tiled.backward()
+        whole = hace.HACELoss(tree)(input @ weight.T, LABELS)
+    torch.testing.assert_close(tiled, whole)
