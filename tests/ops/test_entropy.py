@@ -150,6 +150,7 @@ def test_strengths(
         check(case, case.logits(9, dtype), case.targets(9), backend, entropy)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.not_on("reference", reason="it leaves vectors to PyTorch")
 @pytest.mark.sample(dtype=[torch.bfloat16], shuffle=[True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -529,6 +530,7 @@ def test_second_backward(
         grad.fill_(7)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(dtype=[torch.float16], reduction=["mean"], factor=[65536.0])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])

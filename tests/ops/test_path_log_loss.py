@@ -75,6 +75,7 @@ def test_any_weights(backend: Backend, rng: np.random.Generator, dtype: torch.dt
     check(case, case.logits(60, dtype), torch.arange(60), backend)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(dtype=[torch.bfloat16], shuffle=[False])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
@@ -103,6 +104,7 @@ def test_every_interval(backend: Backend, dtype: torch.dtype) -> None:
     check(case, case.logits(len(paths), dtype), torch.arange(len(paths)), backend)
 
 
+@pytest.mark.thorough_on("triton")
 def test_deep_path(backend: Backend) -> None:
     """A path of 2,000 intervals."""
     case = interval_case(2001, [[(0, stop, 1 / stop) for stop in range(1, 2001)]])

@@ -344,6 +344,7 @@ def test_compiled_target_out_of_range(backend: Backend, case: Case, bad: int) ->
 # --- determinism ----------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(rows=[1], dtype=[torch.float32])
 @pytest.mark.parametrize(
     ("rows", "width"), [(1, 300_000), (3, 300_000), (3000, 40)], ids=["1 row", "3 rows", "many"]

@@ -273,6 +273,7 @@ def test_as_exact_as_cross_entropy(
     assert grad_error(grad) <= 4 * grad_error(plain_grad) + 2 * unit
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(rows=[1], count=[1], order=["shuffled"], dtype=[torch.float32])
 @pytest.mark.parametrize("rows", [1, pytest.param(3, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("count", [1, 2])

@@ -110,6 +110,7 @@ def test_options(backend: Backend, rng: np.random.Generator, eps: float, reducti
     )
 
 
+@pytest.mark.thorough_on("triton")
 @many_rows
 @pytest.mark.sample(kind=["soft pairs"], eps=[1e-3])
 @pytest.mark.parametrize("layout", ["contiguous", "channels last"])
@@ -159,6 +160,7 @@ def test_no_pixels(backend: Backend, rng: np.random.Generator) -> None:
             assert bool(loss.isnan().all()) if reduction == "mean" else loss.sum() == 0
 
 
+@pytest.mark.thorough_on("triton")
 @many_rows
 @pytest.mark.not_on("reference", reason="it takes pixels as rows")
 def test_rows_stand_alone(backend: Backend, rng: np.random.Generator) -> None:

@@ -252,6 +252,7 @@ def replace_weight(table: TargetTable, rng: np.random.Generator) -> TargetTable:
     return table._replace(weight=torch.from_numpy(rng.random(table.num_targets)))
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(shape=["shuffled inner classes"], form=["pairs"], eps=[1e-3])
 @pytest.mark.parametrize("shape", FEW)
 @pytest.mark.parametrize(
@@ -397,6 +398,7 @@ def test_forms_of_one_target(
         torch.testing.assert_close(grad, results[0][1], rtol=1e-13, atol=1e-15)
 
 
+@pytest.mark.thorough_on("triton")
 def test_pairs_are_sparse_probabilities(backend: Backend, rng: np.random.Generator) -> None:
     case = some_case(rng, 12, shuffle=True)
     logits, (index, weight) = case.logits(9, torch.float64), case.pairs(9, 5, "nodes")
@@ -591,6 +593,7 @@ def test_smoothing_that_leaves_the_target_little(
         )
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(dtype=[torch.float32], bad=[torch.nan], kind=["smoothed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", FEW_KINDS)
@@ -754,6 +757,7 @@ def test_eps_where_it_decides(
     assert (error <= relative * answer.grad_scale + flushed).all()
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(dtype=[torch.float32], kind=["smoothed"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(
@@ -1101,6 +1105,7 @@ def test_target_dtypes(
     check(case, case.logits(7, logits_dtype), target, backend, **options)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(kind=["smoothed"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast(backend: Backend, rng: np.random.Generator, kind: str) -> None:
@@ -1141,6 +1146,7 @@ def bound(
     return loss_of
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(dtype=[torch.float16], reduction=["none"], kind=["soft pairs"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -268,6 +268,7 @@ def test_what_comes_in_at_a_dead_node_is_dropped(
     assert_grad_close(grad, oracle.node_log_probs_grad(logits, case.reach, incoming), roundings=40)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(dtype=[torch.float32], bad=[torch.nan])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan], ids=str)

@@ -28,10 +28,15 @@ from hace_kernels.ops import path_log_loss
 pytestmark = pytest.mark.on("triton-interpreted")
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def thoroughly(*values: Any) -> list[Any]:
+    """Parameters that `make test` has no time for."""
+    return [pytest.param(value, marks=pytest.mark.thorough) for value in values]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *thoroughly(*DTYPES[:2], DTYPES[3])], ids=str)
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])
-@pytest.mark.parametrize("entropy", [0.0, -0.3])
-@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("entropy", [-0.3, *thoroughly(0.0)])
+@pytest.mark.parametrize("reduction", ["mean", *thoroughly("none")])
 def test_split_rows(
     backend: Backend,
     monkeypatch: pytest.MonkeyPatch,
@@ -159,8 +164,10 @@ UNEVEN = np.concatenate(
 ).astype(np.int64)
 
 
-@pytest.mark.parametrize("shape", ["uneven", "nodes without classes", "shuffled inner classes"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "shape", ["uneven", *thoroughly("nodes without classes", "shuffled inner classes")]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, *thoroughly(torch.bfloat16)], ids=str)
 class TestSplitRows:
     """Some programs a row, and some launches, do what one does: to a rounding, for sums differ."""
 
@@ -184,8 +191,10 @@ class TestSplitRows:
         with rows_split():
             test_tree_log_prob.check(case, logits, backend)
 
-    @pytest.mark.parametrize("eps", [0.0, 1e-3])
-    @pytest.mark.parametrize("kind", ["smoothed", "soft pairs", "probabilities over others"])
+    @pytest.mark.parametrize("eps", [0.0, *thoroughly(1e-3)])
+    @pytest.mark.parametrize(
+        "kind", ["soft pairs", *thoroughly("smoothed", "probabilities over others")]
+    )
     def test_tree_log_loss(
         self, backend: Backend, case: TreeCase, kind: str, dtype: torch.dtype, eps: float
     ) -> None:
@@ -197,8 +206,8 @@ class TestSplitRows:
             test_tree_log_loss.check(case, logits, target, backend, eps=eps, **options)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("form", ["index", "soft", "pairs", "probabilities"])
+@pytest.mark.parametrize("reduction", ["mean", *thoroughly("none")])
+@pytest.mark.parametrize("form", ["index", "pairs", *thoroughly("soft", "probabilities")])
 def test_a_wrong_target_of_a_tree_gives_nan(backend: Backend, form: str, reduction: str) -> None:
     """Out of range, or with no class at or below it."""
     rng = np.random.default_rng(0)
@@ -224,7 +233,7 @@ def test_a_wrong_target_of_a_tree_gives_nan(backend: Backend, form: str, reducti
         assert grad[[0, 2]].isfinite().all()
 
 
-@pytest.mark.parametrize("eps", [0.0, 1e-3])
+@pytest.mark.parametrize("eps", [0.0, *thoroughly(1e-3)])
 def test_same_bits_for_a_row_alone(backend: Backend, eps: float) -> None:
     """Whatever rows are with it: NaN, dead in part, far apart, ignored; and from run to run."""
     case = some_case(np.random.default_rng(0), 20)
@@ -247,6 +256,7 @@ def test_same_bits_for_a_row_alone(backend: Backend, eps: float) -> None:
             torch.testing.assert_close(found, wanted[rows], rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.thorough
 def test_opcheck_of_tree_ops(backend: Backend) -> None:
     case = some_case(np.random.default_rng(0), 8)
     tree = case.table
