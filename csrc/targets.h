@@ -22,6 +22,11 @@ struct Targets {
   const double* log_similarity;  // by place
   const double* is_class;        // by place
 
+  // What 1 on every class comes to once it has risen, where the table says it; else null.
+  const float* kept_unit_of_table;        // by place
+  const double* reaching_of_table;        // by place
+  const int32_t* classes_below_of_table;  // by place
+
   // The rows: mass (rows, T) in the type worked in, or index (rows, K) with weights (null: 1).
   const void* mass;
   int64_t mass_stride;

@@ -80,6 +80,13 @@ inline const int32_t* int32_vector(const char* what, const Tensor& tensor, int64
   return int32_vector(what, tensor);
 }
 
+inline const float* float32_vector(const char* what, const Tensor& tensor, int64_t size) {
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float && tensor.dim() == 1 &&
+                      tensor.is_contiguous() && tensor.numel() == size,
+                  what, " must be a contiguous float32 vector of ", size, " entries");
+  return tensor.const_data_ptr<float>();
+}
+
 inline const double* float64_vector(const char* what, const Tensor& tensor, int64_t size) {
   STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double && tensor.dim() == 1 &&
                       tensor.is_contiguous() && tensor.numel() == size,

@@ -42,9 +42,9 @@ struct TreeLogLossCall {
 
 inline void bind_table(const TreeLogLossCall& call, int64_t num_places, Targets& targets) {
   const auto& table = call.table;
-  STD_TORCH_CHECK(table.size() == 8 && table[0] && table[1] && table[2] && table[3],
+  STD_TORCH_CHECK(table.size() == 11 && table[0] && table[1] && table[2] && table[3],
                   "a target table is the tensors place, keep, unit and share, and weight, spread, "
-                  "log_similarity and is_class or None; got ",
+                  "log_similarity, is_class, kept_unit, reaching and classes_below or None; got ",
                   table.size(), " entries");
   targets.target_place = int32_vector("table.place", *table[0]);
   const int64_t num_targets = targets.num_targets = table[0]->numel();
@@ -54,6 +54,12 @@ inline void bind_table(const TreeLogLossCall& call, int64_t num_places, Targets&
   targets.weight = table[4] ? float64_vector("table.weight", *table[4], num_targets) : nullptr;
   targets.spread = table[5] ? float64_vector("table.spread", *table[5], num_targets) : nullptr;
   targets.row_spread = call.row_spread;
+  if (table[8] && table[9]) {
+    targets.kept_unit_of_table = float32_vector("table.kept_unit", *table[8], num_places);
+    targets.reaching_of_table = float64_vector("table.reaching", *table[9], num_places);
+    if (table[10])
+      targets.classes_below_of_table = int32_vector("table.classes_below", *table[10], num_places);
+  }
   if (!table[6]) return;
   STD_TORCH_CHECK(call.index, "tree_log_loss: soft labels are made from indices");
   STD_TORCH_CHECK(table[7], "soft labels are the two tensors log_similarity and is_class");

@@ -14,7 +14,7 @@ from .memory import memory_bytes
 from .ops import path_log_loss, tree_log_loss, tree_log_prob, tree_sum_down, tree_sum_up
 from .path_table import PathEntries, PathTable, PathWeights, build_path_table
 from .rows import loss_dtype
-from .target_table import SoftLabels, TargetTable
+from .target_table import Risen, SoftLabels, TargetTable
 from .tree_table import TreeTable, build_tree_table
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "PathEntries",
     "PathTable",
     "PathWeights",
+    "Risen",
     "SoftLabels",
     "TargetTable",
     "TreeTable",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .widest import moved
 
-__all__ = ["SoftLabels", "TargetTable"]
+__all__ = ["Risen", "SoftLabels", "TargetTable"]
 
 
 class SoftLabels(NamedTuple):
@@ -26,6 +26,24 @@ class SoftLabels(NamedTuple):
 
     log_similarity: Tensor
     is_class: Tensor
+
+
+class Risen(NamedTuple):
+    """What 1 on every class comes to on a tree, once it has risen.
+
+    It follows from a table's `keep` and `unit` (and `is_class`) and the tree, and whoever replaces
+    these leaves it out: the kernels find it at each call then, which for a few rows takes as long
+    as the rows.
+
+    Attributes:
+        kept_unit: float32 (P), the mass that each place keeps.
+        reaching: float64 (P), the mass that reaches it.
+        classes_below: int32 (P), the classes at or below it; for soft labels.
+    """
+
+    kept_unit: Tensor
+    reaching: Tensor
+    classes_below: Tensor | None
 
 
 class TargetTable(NamedTuple):
@@ -48,6 +66,7 @@ class TargetTable(NamedTuple):
         spread: float64 (T), or None for none.
         row_spread: a number.
         soft_labels: for index targets, or None.
+        risen: of `keep` and `unit`, or None.
     """
 
     place: Tensor
@@ -58,6 +77,7 @@ class TargetTable(NamedTuple):
     spread: Tensor | None
     row_spread: float
     soft_labels: SoftLabels | None
+    risen: Risen | None = None
 
     @property
     def device(self) -> torch.device:
@@ -73,21 +93,26 @@ class TargetTable(NamedTuple):
     def tensors(self) -> list[Tensor | None]:
         """All that is a tensor, None where there is none, as the native ops take them."""
         soft_labels = (None, None) if self.soft_labels is None else self.soft_labels
+        risen = (None, None, None) if self.risen is None else self.risen
         return [
             self.place, self.keep, self.unit, self.share, self.weight, self.spread, *soft_labels,
+            *risen,
         ]  # fmt: skip
 
     @classmethod
     def of_tensors(cls, tensors: Sequence[Tensor | None], row_spread: float) -> TargetTable:
         """The table from its `tensors`."""
-        place, keep, unit, share, weight, spread, *soft = tensors
+        place, keep, unit, share, weight, spread, *rest = tensors
         assert place is not None and keep is not None  # noqa: PT018
         assert unit is not None and share is not None  # noqa: PT018
-        log_similarity, is_class = soft
+        log_similarity, is_class, kept_unit, reaching, classes_below = rest
         soft_labels = None
         if log_similarity is not None and is_class is not None:
             soft_labels = SoftLabels(log_similarity, is_class)
-        return cls(place, keep, unit, share, weight, spread, row_spread, soft_labels)
+        risen = None
+        if kept_unit is not None and reaching is not None:
+            risen = Risen(kept_unit, reaching, classes_below)
+        return cls(place, keep, unit, share, weight, spread, row_spread, soft_labels, risen)
 
     def to(self, device: torch.device | str) -> TargetTable:
         """The same table on `device`."""

@@ -16,22 +16,38 @@
 namespace hace {
 
 // The kernels follow the tree's links, so none may lead out of it, and none from a place to itself
-// or one below.
+// or one below. In two parts, for some kernels look at the children's anyway.
+inline void check_parents(const Tree& tree) {
+  const int64_t num_places = tree.num_places();
+  const uint32_t low = static_cast<uint32_t>(tree.num_classes);
+  const uint32_t high = static_cast<uint32_t>(num_places);
+  // By their signs, as in ranges.h.
+  uint32_t below = 0, not_above = ~uint32_t{0}, upwards = ~uint32_t{0}, falling = 0;
+  for (int64_t p = 0; p + 1 < num_places; ++p) {
+    const uint32_t parent = static_cast<uint32_t>(tree.parent[p]);
+    below |= parent - low;
+    not_above &= parent - high;
+    upwards &= static_cast<uint32_t>(p) - parent;
+  }
+  for (int64_t v = 0; v < tree.num_inner; ++v)
+    falling |=
+        static_cast<uint32_t>(tree.child_ptr[v + 1]) - static_cast<uint32_t>(tree.child_ptr[v]);
+  const bool has_links = num_places > 1;
+  STD_TORCH_CHECK(!has_links || (!(below >> 31) && not_above >> 31 && upwards >> 31), kNoTree);
+  STD_TORCH_CHECK(tree.parent[tree.root()] == -1 && tree.child_ptr[0] == 0 &&
+                      tree.child_ptr[tree.num_inner] == num_places - 1 && !(falling >> 31),
+                  kNoTree);
+}
+
+inline void check_children(const Tree& tree) {
+  STD_TORCH_CHECK(all_within(tree.child, tree.num_places() - 1, 0, tree.root()), kNoTree);
+}
+
 inline Tree tree_of(const std::vector<Tensor>& tensors) {
   const Tree tree = bind_tree(tensors);
-  const int64_t num_places = tree.num_places(), num_children = num_places - 1;
-  const bool sound = tree.child_ptr[0] == 0 && tree.child_ptr[tree.num_inner] == num_children &&
-                     all_within(tree.child, num_children, 0, tree.root()) &&
-                     all_within(tree.parent, num_children, tree.num_classes, num_places) &&
-                     tree.parent[tree.root()] == -1 &&
-                     all_within(tree.place, tree.num_nodes, -1, tree.root());
-  int32_t falling = 0, upwards = -1;  // by their sign bits
-  if (sound) {
-    for (int64_t v = 0; v < tree.num_inner; ++v)
-      falling |= tree.child_ptr[v + 1] - tree.child_ptr[v];
-    for (int32_t p = 0; p < num_children; ++p) upwards &= p - tree.parent[p];
-  }
-  STD_TORCH_CHECK(sound && falling >= 0 && upwards < 0, kNoTree);
+  check_parents(tree);
+  check_children(tree);
+  STD_TORCH_CHECK(all_within(tree.place, tree.num_nodes, -1, tree.root()), kNoTree);
   return tree;
 }
 

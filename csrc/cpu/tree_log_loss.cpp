@@ -12,6 +12,7 @@
 #include <mutex>
 #include <optional>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "errors.h"
@@ -28,6 +29,8 @@ namespace hace {
 namespace {
 
 using Call = TreeLogLossCall;
+
+constexpr const char* kNoPlace = "tree_log_loss: a target is at a place that no node has";
 
 // ---- arguments ----
 
@@ -55,11 +58,13 @@ bool covers_columns(const TreeLogLossProblem& problem) {
 
 TreeLogLossProblem problem_of(const Call& call) {
   TreeLogLossProblem problem = {};
-  problem.tree = tree_of(call.tree);
+  problem.tree = bind_tree(call.tree);
+  check_parents(problem.tree);
   check_logits(call, problem.tree);
   static_cast<Targets&>(problem) = bind_targets(call, problem.tree);
-  STD_TORCH_CHECK(all_within(problem.target_place, problem.num_targets, -1, problem.tree.root()),
-                  "tree_log_loss: a target is at a place that no node has");
+  STD_TORCH_CHECK(
+      !call.mass || all_within(problem.target_place, problem.num_targets, -1, problem.tree.root()),
+      kNoPlace);
   problem.mass_is_by_column = call.mass && are_columns(problem);
   problem.mass_covers_columns = problem.mass_is_by_column || (call.mass && covers_columns(problem));
   problem.logits = call.logits.const_data_ptr();
@@ -85,6 +90,7 @@ Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
                        row, " is out of range: it must be in [0, ", problem.num_targets, ")");
       HACE_CHECK_INDEX(problem.target_place[target] >= 0, "target ", target, " of row ", row,
                        " has no class at or below it, so its probability is 0 whatever the logits");
+      STD_TORCH_CHECK(problem.target_place[target] < problem.tree.root(), kNoPlace);
       counts = true;
       // No number, no loss: the kernels keep NaN for columns that no target has.
       if (std::isnan(problem.share[target]) || (!single && std::isnan(problem.index_weight[at])))
@@ -105,44 +111,74 @@ Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
 thread_local Scratch shared_memory;
 thread_local Scratch run_memory;
 
-// Whether a node has children that are places one after the other, all columns or none.
-bool is_one_run(const Tree& tree, int64_t v) {
-  const int32_t* const child = tree.child + tree.child_ptr[v];
-  const int64_t count = tree.child_ptr[v + 1] - tree.child_ptr[v];
-  if (count == 0 || (child[0] < tree.num_classes && child[0] + count > tree.num_classes))
-    return false;
-  for (int64_t i = 1; i < count; ++i)
-    if (child[i] != child[0] + i) return false;
-  return true;
-}
-
-// total[place] = own(place) + the sum of handed(child) over its children, children first.
-template <typename Number, typename Own, typename Handed>
-void sum_from_children(const Tree& tree, Number* total, Own own, Handed handed) {
-  for (int64_t place = 0; place < tree.num_classes; ++place) total[place] = own(place);
-  for (int64_t v = 0; v < tree.num_inner; ++v) {
-    Number sum = own(tree.num_classes + v);
-    for (int32_t i = tree.child_ptr[v]; i < tree.child_ptr[v + 1]; ++i)
-      sum += handed(tree.child[i]);
-    total[tree.num_classes + v] = sum;
-  }
-}
-
-// Fills in what the targets' arrays come to on the whole tree, in the type worked in.
-template <typename Real>
-void prepare(TreeLogLossProblem& problem) {
+// Finds the nodes whose children are places one after the other, all columns or none, and raises
+// where a child is none.
+void find_runs(TreeLogLossProblem& problem) {
   const Tree& tree = problem.tree;
-  const int64_t num_places = tree.num_places();
   bool* const is_run = static_cast<bool*>(run_memory.get(tree.num_inner));
   int64_t columns_in_runs = 0;
+  bool sound = true;
   for (int64_t v = 0; v < tree.num_inner; ++v) {
-    is_run[v] = is_one_run(tree, v);
-    if (is_run[v] && tree.child[tree.child_ptr[v]] < tree.num_classes)
-      columns_in_runs += tree.child_ptr[v + 1] - tree.child_ptr[v];
+    const int32_t* const child = tree.child + tree.child_ptr[v];
+    const int32_t count = tree.child_ptr[v + 1] - tree.child_ptr[v];
+    const int32_t first = count > 0 ? child[0] : 0;
+    int32_t elsewhere = 0;
+    for (int32_t i = 0; i < count; ++i) elsewhere |= (first ^ child[i]) ^ (first ^ (first + i));
+    const bool is_one = count > 0 && elsewhere == 0;
+    sound = sound && (is_one ? first >= 0 && first + count <= tree.root()
+                             : all_within(child, count, 0, tree.root()) || count == 0);
+    is_run[v] = is_one && (first >= tree.num_classes || first + count <= tree.num_classes);
+    if (is_run[v] && first < tree.num_classes) columns_in_runs += count;
   }
+  STD_TORCH_CHECK(sound, kNoTree);
   problem.is_run = is_run;
   problem.in_runs = 2 * columns_in_runs >= tree.num_classes;
-  problem.spreads = problem.spread || problem.row_spread != 0 || problem.log_similarity;
+}
+
+// What 1 on every class comes to, as the table says it, or found here.
+template <typename Real>
+void bind_risen(TreeLogLossProblem& problem, double* reaching, Real* kept_unit,
+                int32_t* classes_below) {
+  const Tree& tree = problem.tree;
+  if (problem.reaching_of_table) {
+    problem.reaching = problem.reaching_of_table;
+  } else {
+    // What reaches a column is its unit alone.
+    const double* const keep = problem.keep;
+    std::memcpy(reaching, problem.unit, tree.num_classes * sizeof(double));
+    for (int64_t v = 0; v < tree.num_inner; ++v) {
+      double all = problem.unit[tree.num_classes + v];
+      for (int32_t i = tree.child_ptr[v]; i < tree.child_ptr[v + 1]; ++i)
+        all += (1 - keep[tree.child[i]]) * reaching[tree.child[i]];
+      reaching[tree.num_classes + v] = all;
+    }
+    problem.reaching = reaching;
+  }
+  if (std::is_same_v<Real, float> && problem.kept_unit_of_table) {
+    problem.kept_unit = problem.kept_unit_of_table;
+  } else {
+    for (int64_t place = 0; place < tree.root(); ++place)
+      kept_unit[place] = static_cast<Real>(problem.keep[place] * problem.reaching[place]);
+    kept_unit[tree.root()] = 0;
+    problem.kept_unit = kept_unit;
+  }
+  if (!problem.log_similarity) return;
+  problem.classes_below = problem.classes_below_of_table;
+  if (problem.classes_below) return;
+  for (int64_t place = 0; place < tree.num_places(); ++place)
+    classes_below[place] = problem.is_class[place] > 0;
+  for (int64_t v = 0; v < tree.num_inner; ++v)
+    for (int32_t i = tree.child_ptr[v]; i < tree.child_ptr[v + 1]; ++i)
+      classes_below[tree.num_classes + v] += classes_below[tree.child[i]];
+  problem.classes_below = classes_below;
+}
+
+// Fills in what the targets' arrays come to on the whole tree, in the type worked in; for the block
+// kernel also what it takes by place.
+template <typename Real>
+void prepare(TreeLogLossProblem& problem, bool for_blocks) {
+  const Tree& tree = problem.tree;
+  const int64_t num_places = tree.num_places();
   char* memory = static_cast<char*>(
       shared_memory.get(num_places * (sizeof(double) + 3 * sizeof(Real) + sizeof(int32_t))));
   double* reaching = reinterpret_cast<double*>(memory);
@@ -151,7 +187,7 @@ void prepare(TreeLogLossProblem& problem) {
   Real* kept_unit = handed + num_places;
   int32_t* classes_below = reinterpret_cast<int32_t*>(kept_unit + num_places);
 
-  if (problem.mass) {
+  if (problem.mass && for_blocks) {
     for (int64_t place = 0; place < num_places; ++place) {
       kept[place] = static_cast<Real>(problem.keep[place]);
       handed[place] = static_cast<Real>(1 - problem.keep[place]);
@@ -159,33 +195,13 @@ void prepare(TreeLogLossProblem& problem) {
     problem.kept = kept;
     problem.handed = handed;
   }
-  if (problem.spreads) {
-    // What reaches a column is its unit alone.
-    const double* const keep = problem.keep;
-    for (int64_t column = 0; column < tree.num_classes; ++column)
-      kept_unit[column] = static_cast<Real>(keep[column] * problem.unit[column]);
-    for (int64_t v = 0; v < tree.num_inner; ++v) {
-      const int64_t place = tree.num_classes + v;
-      double all = problem.unit[place];
-      for (int32_t i = tree.child_ptr[v]; i < tree.child_ptr[v + 1]; ++i) {
-        const int32_t child = tree.child[i];
-        all +=
-            (1 - keep[child]) * (child < tree.num_classes ? problem.unit[child] : reaching[child]);
-      }
-      reaching[place] = all;
-      kept_unit[place] = static_cast<Real>(keep[place] * all);
-    }
-    kept_unit[tree.root()] = 0;
-    problem.reaching = reaching;
-    problem.kept_unit = kept_unit;
-  }
-  if (problem.log_similarity) {
-    sum_from_children(
-        tree, classes_below,
-        [&](int64_t place) { return static_cast<int32_t>(problem.is_class[place] > 0); },
-        [&](int64_t child) { return classes_below[child]; });
-    problem.classes_below = classes_below;
-  }
+  problem.spreads = problem.spread || problem.row_spread != 0 || problem.log_similarity;
+  if (problem.spreads) bind_risen(problem, reaching, kept_unit, classes_below);
+}
+
+void prepare(Element element, TreeLogLossProblem& problem, bool for_blocks) {
+  element == Element::kFloat64 ? prepare<double>(problem, for_blocks)
+                               : prepare<float>(problem, for_blocks);
 }
 
 // ---- the op ----
@@ -226,19 +242,46 @@ std::vector<int64_t> counting_rows(const TreeLogLossProblem& problem, int64_t nu
   return counting;
 }
 
-void run_rows(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem, int64_t num_rows,
-              int64_t row_bytes, FirstFault& first_fault) {
-  const std::vector<int64_t> counting = counting_rows(problem, num_rows, row_bytes);
-  const int64_t num_counting = static_cast<int64_t>(counting.size());
+// Works on few rows one by one, and returns those that it leaves to the block kernel, for the lanes
+// of a block take all as long whether they are used or not. That rows are few is said of the whole
+// batch, so that what a row gets does not depend on its place in it.
+std::vector<int64_t> run_few(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem,
+                             Element element, const std::vector<int64_t>& rows,
+                             FirstFault& first_fault) {
+  find_runs(problem);
+  prepare(element, problem, false);
+  std::vector<int64_t> left;
+  std::mutex mutex;
+  for_blocks(static_cast<int64_t>(rows.size()), 1, kernel.num_lines(problem) * kernel.line_bytes,
+             [&](int64_t first, int64_t, void* values) {
+               const SubnormalsAreZero guard;
+               TreeLogLossFault fault;
+               const bool done = kernel.run_row(problem, rows[first], values, &fault);
+               first_fault.add(fault, fault.row);
+               if (done) return;
+               const std::lock_guard<std::mutex> lock(mutex);
+               left.push_back(rows[first]);
+             });
+  std::sort(left.begin(), left.end());
+  return left;
+}
+
+void run_rows(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem, Element element,
+              int64_t num_rows, int64_t row_bytes, FirstFault& first_fault) {
+  std::vector<int64_t> rows = counting_rows(problem, num_rows, row_bytes);
   problem.past_caches = writes_past_caches(num_rows, row_bytes);
-  problem.row_by_row =
-      4 * num_counting <= kernel.block_rows + 2 && kernel.takes_row_by_row(problem);
-  for_blocks(num_counting, problem.row_by_row ? 1 : kernel.block_rows,
+  const int64_t num_counting = static_cast<int64_t>(rows.size());
+  if (4 * num_counting <= kernel.block_rows + 2 && kernel.takes_row_by_row(problem))
+    rows = run_few(kernel, problem, element, rows, first_fault);
+  if (rows.empty()) return;
+  check_children(problem.tree);
+  prepare(element, problem, true);
+  for_blocks(static_cast<int64_t>(rows.size()), kernel.block_rows,
              kernel.num_lines(problem) * kernel.line_bytes,
              [&](int64_t first, int64_t count, void* lines) {
                const SubnormalsAreZero guard;
                TreeLogLossFault fault;
-               kernel.run(problem, counting.data() + first, count, lines, &fault);
+               kernel.run(problem, rows.data() + first, count, lines, &fault);
                first_fault.add(fault, fault.row);
              });
 }
@@ -285,15 +328,17 @@ void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double
   const TreeLogLossKernel kernel = HACE_BEST_KERNEL(tree_log_loss_kernel, element);
   const int64_t row_bytes =
       problem.tree.num_classes * static_cast<int64_t>(call.logits.element_size());
-  element == Element::kFloat64 ? prepare<double>(problem) : prepare<float>(problem);
   problem.grad = grad;
   problem.factor = rows.factor.data();
   problem.loss = loss;
   FirstFault first_fault;
-  if (call.logits.dim() == 3)
+  if (call.logits.dim() == 3) {
+    check_children(problem.tree);
+    prepare(element, problem, true);
     run_patches(call, kernel, problem, row_bytes, first_fault);
-  else
-    run_rows(kernel, problem, call.logits.size(0), row_bytes, first_fault);
+  } else {
+    run_rows(kernel, problem, element, call.logits.size(0), row_bytes, first_fault);
+  }
   first_fault.check();
 }
 

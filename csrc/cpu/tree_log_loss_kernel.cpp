@@ -164,18 +164,13 @@ struct Block {
            (problem.eps > 0 ? tree.num_inner : 0) + TreeRow<Stored>::kPadding / kRows;
   }
 
+  static bool run_row(const TreeLogLossProblem& problem, int64_t row, void* lines,
+                      TreeLogLossFault* fault) {
+    return TreeRow<Stored>(problem, row, lines).run(fault);
+  }
+
   static void run(const TreeLogLossProblem& problem, const int64_t* rows, int64_t count,
                   void* lines, TreeLogLossFault* fault) {
-    int64_t others[kRows];
-    if (problem.row_by_row) {
-      int64_t num_others = 0;
-      for (int64_t i = 0; i < count; ++i)
-        if (!TreeRow<Stored>(problem, rows[i], lines).run(fault)) others[num_others++] = rows[i];
-      rows = others;
-      count = num_others;
-    }
-    if (count == 0) return;
-
     thread_local std::vector<OnColumn> on_columns;
     on_columns.clear();
     Block block(problem, rows, static_cast<int>(count), static_cast<Line*>(lines), on_columns);
@@ -424,8 +419,12 @@ struct Block {
 TreeLogLossKernel HACE_PER_ISA(tree_log_loss_kernel_)(Element element) {
   return for_element(element, [](auto stored) {
     using Rows = Block<decltype(stored)>;
-    return TreeLogLossKernel{Rows::kRows, sizeof(typename Rows::Line),
-                             TreeRow<decltype(stored)>::takes, Rows::num_lines, Rows::run};
+    return TreeLogLossKernel{Rows::kRows,
+                             sizeof(typename Rows::Line),
+                             TreeRow<decltype(stored)>::takes,
+                             Rows::num_lines,
+                             Rows::run_row,
+                             Rows::run};
   });
 }
 

@@ -27,10 +27,7 @@ struct TreeLogLossProblem : Targets {
 
   const int32_t* classes_below;  // by place; null unless soft labels
 
-  // Few rows go one by one (tree_row.h) as long as their masses are not too far apart, for the
-  // lanes of a block take all as long whether they are used or not. That is said of the whole
-  // batch, so that what a row gets does not depend on its place in it.
-  bool row_by_row;
+  // For rows that go one by one (tree_row.h).
   const bool* is_run;  // by inner place: all columns, or none, one after the other as children
   bool in_runs;        // most columns are in such runs
 
@@ -51,6 +48,8 @@ struct TreeLogLossKernel {
   int64_t line_bytes;
   bool (*takes_row_by_row)(const TreeLogLossProblem&);
   int64_t (*num_lines)(const TreeLogLossProblem&);
+  // One row by itself. False: it is left to `run`, and nothing but scratch has been written.
+  bool (*run_row)(const TreeLogLossProblem&, int64_t row, void* lines, TreeLogLossFault* fault);
   // The `count` given rows, at most block_rows; `lines` is 64-byte aligned memory of num_lines.
   void (*run)(const TreeLogLossProblem&, const int64_t* rows, int64_t count, void* lines,
               TreeLogLossFault* fault);

@@ -236,35 +236,36 @@ struct TreeRow {
         else if (mass[t] != 0)
           *fault = {row, t};
       }
-    rise();
-    const Real alpha = static_cast<Real>(on_every_class);
-    const Real* const kept_unit = static_cast<const Real*>(problem.kept_unit);
-    if (alpha == 0 || !kept_unit) return;
-    for_vectors(tree.num_places(), [&](int64_t i, auto count) {
-      store_first(q + i, load_first(q + i, count) + load_first(kept_unit + i, count) * alpha,
-                  count);
-    });
+    rise(on_every_class);
   }
 
   // Takes the mass put on places in q, and leaves what they keep of all that reaches them.
-  void rise() {
-    const Real* const kept = static_cast<const Real*>(problem.kept);
-    const Real* const handed = static_cast<const Real*>(problem.handed);
+  void rise(double on_every_class) {
+    const Real* const kept_unit = static_cast<const Real*>(problem.kept_unit);
+    const Real alpha = static_cast<Real>(kept_unit ? on_every_class : 0);
+    // Leaves what is kept of the mass at places i, …, and returns what is handed on.
+    const auto keeps = [&](int64_t i, auto count) {
+      const Line reached = load_first(q + i, count);
+      Line kept, handed;
+      load_shares(problem.keep + i, count, kept, handed);
+      Line here = reached * kept;
+      if (alpha != 0) here += load_first(kept_unit + i, count) * alpha;
+      store_first(q + i, here, count);
+      return first_lanes<Real>(reached * handed, count, 0);
+    };
     if (problem.in_runs) {
       for (int64_t v = 0; v < tree.num_inner; ++v) {
         double reached = q[tree.num_classes + v];
         for_children(v, [&](const int32_t* child, int64_t count, bool is_run) {
           if (!is_run) {
-            for (int64_t i = 0; i < count; ++i) reached += q[child[i]] * handed[child[i]];
+            for (int64_t i = 0; i < count; ++i) reached += keeps(child[i], int64_t{1})[0];
             return;
           }
           constexpr int64_t kStep = kRun * kLanes;
           for (int64_t i = 0; i < count; i += kStep) {
             Line sum = {};
-            for_vectors(count - i < kStep ? count - i : kStep, [&](int64_t k, auto n) {
-              const int64_t at = child[0] + i + k;
-              sum += load_first(q + at, n) * load_first(handed + at, n);
-            });
+            for_vectors(count - i < kStep ? count - i : kStep,
+                        [&](int64_t k, auto n) { sum += keeps(child[0] + i + k, n); });
             reached += horizontal_sum<Real>(sum);
           }
         });
@@ -272,17 +273,27 @@ struct TreeRow {
       }
     } else {
       for (int64_t v = 0; v < tree.num_inner; ++v) rising[v] = q[tree.num_classes + v];
-      for (int64_t c = 0; c < tree.num_classes; ++c) rising[above(c)] += q[c] * handed[c];
-      for (int64_t v = 0; v < tree.num_inner; ++v) {
+      for_vectors(tree.num_classes, [&](int64_t c, auto count) {
+        const Line handed = keeps(c, count);
+        for (int64_t i = 0; i < count; ++i) rising[above(c + i)] += handed[i];
+      });
+      for (int64_t v = 0; v + 1 < tree.num_inner; ++v) {
         const int64_t place = tree.num_classes + v;
         q[place] = static_cast<Real>(rising[v]);
-        if (v + 1 < tree.num_inner) rising[above(place)] += rising[v] * handed[place];
+        rising[above(place)] += rising[v] * (1 - problem.keep[place]);
+        keeps(place, int64_t{1});
       }
     }
     q[tree.root()] = 0;
-    for_vectors(tree.root(), [&](int64_t i, auto count) {
-      store_first(q + i, load_first(q + i, count) * load_first(kept + i, count), count);
-    });
+  }
+
+  // What places keep and what they hand on, in the type worked in.
+  template <typename Count>
+  static void load_shares(const double* keep, Count count, Line& kept, Line& handed) {
+    for (int64_t i = 0; i < count; ++i) {
+      kept[i] = static_cast<Real>(keep[i]);
+      handed[i] = static_cast<Real>(1 - keep[i]);
+    }
   }
 
   // ---- passes ----

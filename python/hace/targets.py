@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hace_kernels import SoftLabels, TargetTable
+from hace_kernels import Risen, SoftLabels, TargetTable
 from hace_kernels.widest import widened
 
 from .label_tree import LabelTree
@@ -60,7 +60,7 @@ class Targets(NamedTuple):
         unit = table.unit.index_put((self.unit_place,), weight[self.unit_target])
         # Soft labels put their mass on classes, where `unit` multiplies it.
         share = table.share * weight if table.soft_labels is None else table.share
-        return table._replace(unit=unit, share=share, weight=weight)
+        return table._replace(unit=unit, share=share, weight=weight, risen=None)
 
 
 def check_targets(options: TargetOptions, is_tree: bool, weighted: bool) -> None:
@@ -146,6 +146,7 @@ def build_targets(
         spread=spread,
         row_spread=row_spread,
         soft_labels=_soft_labels(labels, options, by_place, is_class),
+        risen=_risen(labels, options, by_place, is_class, is_unit, keep),
     )
     return Targets(
         table, torch.from_numpy(place[units].astype(np.int64)), torch.from_numpy(unit_target)
@@ -154,6 +155,27 @@ def build_targets(
 
 def _spreads_over_nodes(options: TargetOptions) -> bool:
     return options.smoothing == "nodes" and options.label_smoothing > 0
+
+
+def _risen(
+    labels: LabelTree,
+    options: TargetOptions,
+    by_place: Callable[[Float64, float], Tensor],
+    is_class: Float64,
+    is_unit: Float64,
+    keep: Float64,
+) -> Risen | None:
+    """Where anything is put on every class."""
+    links = labels.links
+    if not options.spreads or not links.is_tree:
+        return None
+    reaching = is_unit.copy()
+    for nodes in links.levels[:0:-1]:
+        np.add.at(reaching, links.parents[nodes], (1 - keep[nodes]) * reaching[nodes])
+    below = None
+    if options.soft_label_beta is not None:
+        below = by_place(links.sum_up(is_class), float(is_class.sum())).int()
+    return Risen(by_place(keep * reaching, 0.0).float(), by_place(reaching, 0.0), below)
 
 
 def _soft_labels(
