@@ -126,6 +126,29 @@ def test_few_rows(backend: Backend, rng: np.random.Generator, shape: str, kind: 
         check(case, case.logits(rows, dtype), target, backend, 0.4, **options)
 
 
+@many_rows
+@pytest.mark.parametrize("kind", ["smoothed", "soft by depth", "probabilities over others"])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_what_has_risen_is_found_where_the_table_has_none(
+    backend: Backend, rng: np.random.Generator, rows: int, kind: str
+) -> None:
+    case = TreeCase(trees.random_tree(rng, 80, roots=3, inner=0.5, shuffle=True))
+    target, options = targets_of(case, kind, rows)
+    table = case.target_table(target=target, **options)
+    assert table.risen is not None
+    moved = TargetTable.of_tensors(table.tensors, table.row_spread).to("cpu")
+    assert moved.risen is not None
+    for dtype in (torch.float32, torch.float64):
+        logits = case.logits(rows, dtype)
+        answers = [
+            call(case, logits, target, some, backend)
+            for some in (table, moved, table._replace(risen=None))
+        ]
+        for loss, grad in answers[1:]:
+            torch.testing.assert_close(loss, answers[0][0], rtol=1e-6, atol=0)
+            torch.testing.assert_close(grad, answers[0][1], rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.sample(dtype=[torch.float32], kind=["soft pairs"])
 @pytest.mark.parametrize("kind", FEW_KINDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -321,6 +344,7 @@ def test_places_in_any_order_within_a_level(backend: Backend, rng: np.random.Gen
         place=torch.from_numpy(new[table.place.numpy()].astype(np.int32)),
         keep=table.keep[torch.from_numpy(old)],
         unit=table.unit[torch.from_numpy(old)],
+        risen=None,
     )
     logits, target = case.logits(7, torch.float64), case.targets(7)
     for backend_table in ((tree, table), (permuted, moved)):
@@ -626,15 +650,19 @@ def test_a_row_without_a_softmax_is_nan_even_without_mass(backend: Backend, bad:
     table = case.target_table()
     nothing: tuple[Any, ...] = (
         torch.zeros(3, 6),
-        (torch.zeros(3, 0, dtype=torch.long), torch.zeros(3, 0)),
         (torch.zeros(3, 2, dtype=torch.long), torch.zeros(3, 2)),
-        (torch.full((3, 2), -100), torch.ones(3, 2)),
     )
     for target in nothing:
         loss, grad = call(case, logits, target, table, backend, reduction="none")
         assert loss[[0, 2]].tolist() == [0, 0]
         assert (grad[[0, 2]] == 0).all()
         assert loss[1].isnan()
+    # Rows without an entry that is not ignored do not count, whatever they hold.
+    for size in (0, 2):
+        ignored = (torch.full((3, size), -100), torch.ones(3, size))
+        loss, grad = call(case, logits, ignored, table, backend, reduction="none")
+        assert loss.tolist() == [0, 0, 0]
+        assert (grad == 0).all()
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf], ids=str)
