@@ -11,7 +11,14 @@ from .exporting import decompositions
 from .layout import WEIGHT_CUT, Layout, lay_out, topological_order
 from .linear import linear_path_log_loss
 from .memory import memory_bytes
-from .ops import path_log_loss, tree_log_loss, tree_log_prob, tree_sum_down, tree_sum_up
+from .ops import (
+    PlainPathLogLoss,
+    path_log_loss,
+    tree_log_loss,
+    tree_log_prob,
+    tree_sum_down,
+    tree_sum_up,
+)
 from .path_table import PathEntries, PathTable, PathWeights, build_path_table
 from .rows import loss_dtype
 from .target_table import Risen, SoftLabels, TargetTable
@@ -26,6 +33,7 @@ __all__ = [
     "PathEntries",
     "PathTable",
     "PathWeights",
+    "PlainPathLogLoss",
     "Risen",
     "SoftLabels",
     "TargetTable",

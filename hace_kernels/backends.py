@@ -11,7 +11,15 @@ from torch import Tensor
 from . import layout, native, triton
 from .registry import IMPLEMENTATIONS, Implementation
 
-__all__ = ["Backend", "BackendError", "backends", "choose", "device_type", "resolve"]
+__all__ = [
+    "Backend",
+    "BackendError",
+    "asked_backend",
+    "backends",
+    "choose",
+    "device_type",
+    "resolve",
+]
 
 NAMES = ("reference", "cpu", "triton", "cuda")
 _KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -103,7 +111,7 @@ def resolve(op: str, backend: str, rows: Tensor) -> Implementation:
         ValueError: the name is unknown.
         BackendError: a backend named by the caller or by `HACE_BACKEND` cannot run.
     """
-    backend = _asked(backend)
+    backend = asked_backend(backend)
     if torch.compiler.is_compiling():  # which would make a guard of all that is remembered
         return IMPLEMENTATIONS[op][choose(op, backend, rows.device, rows.dtype)]
     key = (op, backend, rows.device, rows.dtype)
@@ -112,7 +120,8 @@ def resolve(op: str, backend: str, rows: Tensor) -> Implementation:
     return _resolved[key]
 
 
-def _asked(backend: str) -> str:
+def asked_backend(backend: str) -> str:
+    """The backend's name, or what the environment says in the place of "auto"."""
     return os.environ.get("HACE_BACKEND", "auto") if backend == "auto" else backend
 
 
@@ -121,7 +130,7 @@ _resolved: dict[tuple[str, str, torch.device, torch.dtype], Implementation] = {}
 
 def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> str:
     """The name of the backend that `resolve` takes; the errors are its."""
-    backend = _asked(backend)
+    backend = asked_backend(backend)
     if backend == "auto":
         return next(name for name in _PREFERENCE if _lack(op, name, device, dtype) is None)
     if backend not in NAMES:

@@ -2,6 +2,7 @@
 // threads. The arithmetic is in path_log_loss_kernel.cpp.
 
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <optional>
@@ -10,6 +11,7 @@
 
 #include "errors.h"
 #include "isa.h"
+#include "new_tensor.h"
 #include "patches.h"
 #include "path_log_loss_arguments.h"
 #include "path_log_loss_kernel.h"
@@ -188,7 +190,7 @@ std::tuple<Tensor, Tensor> path_log_loss(const PathLogLossCall& call, bool with_
   const PathRows rows = weigh_rows(call, paths);
   std::vector<double> loss(num_rows_of(logits));
   Tensor grad =
-      torch::stable::new_empty(logits, with_grad ? shape_of(logits) : std::vector<int64_t>{0});
+      new_tensor(with_grad ? shape_of(logits) : std::vector<int64_t>{0}, logits.scalar_type());
   run(call, paths, rows, loss.data(), with_grad ? grad.mutable_data_ptr() : nullptr);
   return {reduced_loss(logits, loss, rows, call.reduction), grad};
 }
@@ -199,7 +201,7 @@ Tensor path_log_loss_backward(const Tensor& grad_loss, const PathLogLossCall& ca
   PathRows rows = weigh_rows(call, paths);
   scale_by_incoming(rows, grad_loss, call.reduction);
   std::vector<double> loss(num_rows_of(logits));
-  Tensor grad = torch::stable::new_empty(logits, shape_of(logits));
+  Tensor grad = new_tensor(shape_of(logits), logits.scalar_type());
   run(call, paths, rows, loss.data(), grad.mutable_data_ptr());
   return grad;
 }

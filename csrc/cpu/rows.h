@@ -2,12 +2,11 @@
 // reduction of their losses.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <cstdint>
 #include <limits>
 #include <vector>
 
+#include "new_tensor.h"
 #include "tensors.h"
 
 namespace hace {
@@ -25,10 +24,11 @@ inline void scale_by_incoming(Rows& rows, const Tensor& grad_loss, int64_t reduc
                   "grad_loss must have the loss's shape");
   const int64_t step = reduction == kNone ? grad_loss.stride(0) : 0;
   const bool wide = grad_loss.scalar_type() == ScalarType::Double;
+  const double* const wide_grad = wide ? grad_loss.const_data_ptr<double>() : nullptr;
+  const float* const grad = wide ? nullptr : grad_loss.const_data_ptr<float>();
   for (int64_t row = 0; row < num_rows; ++row) {
     if (rows.factor[row] == 0) continue;
-    rows.factor[row] *= wide ? grad_loss.const_data_ptr<double>()[row * step]
-                             : grad_loss.const_data_ptr<float>()[row * step];
+    rows.factor[row] *= wide ? wide_grad[row * step] : grad[row * step];
   }
 }
 
@@ -36,14 +36,16 @@ inline void scale_by_incoming(Rows& rows, const Tensor& grad_loss, int64_t reduc
 inline Tensor reduced_loss(const Tensor& logits, const std::vector<double>& loss, const Rows& rows,
                            int64_t reduction) {
   const int64_t num_rows = num_rows_of(logits);
-  const std::vector<int64_t> shape =
-      reduction == kNone ? std::vector<int64_t>{num_rows} : std::vector<int64_t>{};
-  Tensor out = torch::stable::new_empty(logits, shape, loss_type(logits));
+  Tensor out =
+      new_tensor(reduction == kNone ? std::vector<int64_t>{num_rows} : std::vector<int64_t>{},
+                 loss_type(logits));
+  void* const to = out.mutable_data_ptr();
+  const bool wide = loss_type(logits) == ScalarType::Double;
   const auto put = [&](int64_t i, double value) {
-    if (loss_type(logits) == ScalarType::Double)
-      static_cast<double*>(out.mutable_data_ptr())[i] = value;
+    if (wide)
+      static_cast<double*>(to)[i] = value;
     else
-      static_cast<float*>(out.mutable_data_ptr())[i] = static_cast<float>(value);
+      static_cast<float*>(to)[i] = static_cast<float>(value);
   };
   // A row of weight 0 adds nothing, whatever its loss.
   const auto weighted = [&](int64_t row) {

@@ -1,8 +1,15 @@
 """The ops that users of plain tensors call: checks, choice of backend, autograd, fake kernels."""
 
-from .path_log_loss import path_log_loss
+from .path_log_loss import PlainPathLogLoss, path_log_loss
 from .tree_log_loss import tree_log_loss
 from .tree_log_prob import tree_log_prob
 from .tree_sum import tree_sum_down, tree_sum_up
 
-__all__ = ["path_log_loss", "tree_log_loss", "tree_log_prob", "tree_sum_down", "tree_sum_up"]
+__all__ = [
+    "PlainPathLogLoss",
+    "path_log_loss",
+    "tree_log_loss",
+    "tree_log_prob",
+    "tree_sum_down",
+    "tree_sum_up",
+]

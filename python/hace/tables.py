@@ -15,6 +15,7 @@ from hace_kernels import (
     Layout,
     PathTable,
     PathWeights,
+    PlainPathLogLoss,
     TreeTable,
     build_closure_table,
     build_path_table,
@@ -298,11 +299,30 @@ class LossTables:
             lambda device: tables.label_nodes(options.logit_space, device=device)
         )
 
+        def plain(device: torch.device) -> PlainPathLogLoss:
+            return PlainPathLogLoss(
+                self.paths.on(device),
+                ignore_index=options.ignore_index,
+                reduction=options.reduction,
+                entropy=options.entropy,
+                eps=options.eps,
+                backend=options.backend,
+            )
+
+        self._plain = PerDevice(plain)
+        self._has_plain = hierarchy.is_tree and not options.targets.spreads
+
         def targets(device: torch.device) -> Targets:
             assert isinstance(path_weights, HACEWeights)
             return tables.targets(path_weights, options.logit_space, options.targets, device=device)
 
         self.targets = PerDevice(targets)
+
+    def plain_loss(self, input: object, target: object) -> Tensor | None:
+        """The loss without class weights, where it is the plain case: see `PlainPathLogLoss`."""
+        if not self._has_plain or type(input) is not Tensor or type(target) is not Tensor:
+            return None
+        return self._plain.on(input.device)(input, target)
 
     def prepare(self) -> None:
         """Makes the tables on the CPU, where their errors belong and no compiler traces it.

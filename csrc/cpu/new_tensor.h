@@ -1,0 +1,26 @@
+// Results of the ops on the CPU.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "tensors.h"
+
+namespace hace {
+
+// An uninitialised contiguous CPU tensor. (torch::stable::new_empty looks its op up by name, and
+// two of these are a sixth of what a small call of an op costs.)
+inline Tensor new_tensor(const std::vector<int64_t>& shape, ScalarType type) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0; stride *= shape[i]) strides[i] = stride;
+  const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle tensor;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      shape.size(), shape.data(), strides.data(), dtype, aoti_torch_device_type_cpu(), 0, &tensor));
+  return Tensor(tensor);
+}
+
+}  // namespace hace
