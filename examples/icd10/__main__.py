@@ -2,6 +2,7 @@
 
     python -m examples.icd10
     python -m examples.icd10 --phrase "kidney stone" --phrase "allergic to peanuts"
+    python -m examples.icd10 --interactive
 
 The coder knows only the words of the classification, not what people call things otherwise.
 """
@@ -12,7 +13,6 @@ import argparse
 import json
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from rich.console import Console
 
 import hace
 
+from .answers import asked, tell
 from .data import MedicalCodes, load
 from .memory import keep_freed_memory
 from .progress import training_progress
@@ -30,50 +31,49 @@ from .report import (
     Row,
     difference_table,
     draw_mistakes,
-    own_phrase_tables,
     phrase_tables,
     score_table,
+    time_table,
 )
 from .train import Schedule, measure, train
 
 PHRASES_SHOWN = 6
-TABLE_WIDTH = 120
-OWN_PHRASES = ["allergic to peanuts", "bitten by a dog", "fracture of the wrist", "kidney stone"]
+ASKED = "hace-0.5"  # the coder that answers in the end
+OWN_PHRASES = ["allergic to peanuts", "bitten by a dog", "kidney stone"]
 NOTES = """\
-Shares are in percent; severity is the mean height of the lowest common ancestor of answer and
-truth over the mistakes (lower is milder); siblings counts answers with the truth's parent. Each
-loss has its own learning rate, chosen on validation phrases; a smaller rate makes the mistakes of
-every loss milder, and rates.json has the figures at each. One seed: a difference within two
-standard errors is a tie, and another seed moves every figure a little. The coarse row trains on
+top-1 and top-5: the right code is the first answer, or among five. chapter, section, category: the
+first answer is in the right one. siblings: it has the truth's parent. All are in percent. severity:
+the mean height of the lowest common ancestor of answer and truth over the mistakes (lower is
+milder). Each loss has its own learning rate, chosen on validation phrases; a smaller rate makes the
+mistakes of every loss milder, and rates.json has the figures at each. One seed: a difference within
+two standard errors is a tie, and another seed moves every figure a little. The coarse row trains on
 more phrases, whose labels are inner nodes of the tree: cross-entropy has no use for them."""
 
 
-def run(codes: MedicalCodes, schedule: Schedule) -> list[Row]:
+def run(console: Console, codes: MedicalCodes, schedule: Schedule) -> list[Row]:
     """Trains every recipe at its rate, and answers the test phrases."""
     rates = load_rates()
     rows = []
-    with training_progress() as progress:
+    with training_progress(console) as training:
         for recipe in RECIPES:
-            task = progress.add_task(recipe.name, total=schedule.steps(codes, recipe))
             rate = rates[recipe.key]
-            trained = train(codes, recipe, rate, schedule, partial(progress.advance, task))
+            with training(recipe.name, schedule.steps(codes, recipe)) as advance:
+                trained = train(codes, recipe, rate, schedule, advance)
             best = trained.answer(codes.test.texts)
             rows.append(Row(trained, rate, best, measure(codes.tree, best, codes.test)))
     return rows
 
 
-def show(console: Console, rows: list[Row], codes: MedicalCodes, own: list[str]) -> None:
-    """Prints the tables and the phrases."""
+def show(console: Console, rows: list[Row], codes: MedicalCodes) -> None:
+    """Prints the tables and some test phrases."""
     console.print(score_table(rows, codes))
-    console.print(NOTES, style="dim")
+    console.print(time_table(rows))
+    console.print(" ".join(NOTES.split()), style="dim")
     console.print(difference_table(rows, codes))
     rng = np.random.default_rng(1)
     picked = rng.choice(len(codes.test), PHRASES_SHOWN, replace=False).tolist()
     console.rule("Held-out phrases, taken at random")
     for table in phrase_tables(rows, codes, picked):
-        console.print(table)
-    console.rule("Other phrases")
-    for table in own_phrase_tables(rows, codes, own):
         console.print(table)
 
 
@@ -104,14 +104,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one chapter, one epoch: a smoke test")
     parser.add_argument("--phrase", action="append", help="a phrase to code (may be repeated)")
+    parser.add_argument("--interactive", action="store_true", help="ask for phrases at the end")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for results")
     options = parser.parse_args(arguments)
 
     keep_freed_memory()
     started = time.perf_counter()
     console = Console()
-    if console.width < TABLE_WIDTH:
-        console = Console(width=TABLE_WIDTH)
     schedule = Schedule(epochs=1) if options.quick else Schedule()
     codes = load("10" if options.quick else None)
     backend = "C++" if hace.backends()["cpu"].available else "reference (no compiled kernel)"
@@ -120,12 +119,17 @@ def main(arguments: list[str] | None = None) -> None:
         f"{len(codes.train):,} training phrases, {len(codes.coarse):,} coarse-labelled ones; "
         f"HACE runs on: {backend}"
     )
-    rows = run(codes, schedule)
-    show(console, rows, codes, options.phrase or OWN_PHRASES)
+    rows = run(console, codes, schedule)
+    show(console, rows, codes)
     save(rows, codes, schedule, options.out)
     console.print(
         f"Picture and figures in {options.out}/; {time.perf_counter() - started:.0f} s in all."
     )
+    coder = next(row.trained for row in rows if row.recipe.key == ASKED)
+    console.rule(f"Phrases from elsewhere, answered by {coder.recipe.name}")
+    tell(console, coder, codes, options.phrase or OWN_PHRASES)
+    if options.interactive:
+        tell(console, coder, codes, asked(console))
 
 
 if __name__ == "__main__":

@@ -27,16 +27,16 @@ RECIPES = (
     Recipe("ce", "cross-entropy", lambda tree: nn.CrossEntropyLoss(), is_hace=False),
     Recipe(
         "ce-smoothing",
-        "cross-entropy + smoothing",
+        "CE + smoothing",
         lambda tree: nn.CrossEntropyLoss(label_smoothing=SMOOTHING),
         is_hace=False,
     ),
-    Recipe("hace-0.7", "HACE d = 0.7", lambda tree: hace.HACELoss(tree, dilution=0.7)),
-    Recipe("hace-0.5", "HACE d = 0.5", lambda tree: hace.HACELoss(tree, dilution=0.5)),
+    Recipe("hace-0.7", "HACE d=0.7", lambda tree: hace.HACELoss(tree, dilution=0.7)),
+    Recipe("hace-0.5", "HACE d=0.5", lambda tree: hace.HACELoss(tree, dilution=0.5)),
     # A coarse label is an inner node of the tree, so the targets are node ids.
     Recipe(
         "hace-0.5-coarse",
-        "HACE d = 0.5 + coarse",
+        "HACE d=0.5 + coarse",
         lambda tree: hace.HACELoss(tree, dilution=0.5, target_space="nodes"),
         coarse=True,
     ),

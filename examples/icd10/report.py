@@ -44,23 +44,26 @@ class Row:
 def score_table(rows: list[Row], codes: MedicalCodes) -> Table:
     """The figures of every row; the best of a column in bold."""
     title = f"{len(codes.test):,} held-out phrases, {codes.tree.num_classes:,} codes"
-    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True)
-    table.add_column("loss", no_wrap=True)
-    for column in ("rate", *SCORES, "loss s", "all s"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = _table(title, "loss", *SCORES)
     best = {name: max(row.figures[name] for row in rows) for name in SCORES}
     best["severity"] = min(row.figures["severity"] for row in rows)
     for row in rows:
         table.add_row(
             row.recipe.name,
-            f"{row.rate:g}",
             *(
                 _bold(_figure(name, row.figures[name]), row.figures[name] == best[name])
                 for name in SCORES
             ),
-            f"{row.trained.loss_seconds:.1f}",
-            f"{row.trained.seconds:.1f}",
         )
+    return table
+
+
+def time_table(rows: list[Row]) -> Table:
+    """The rate of every row, and how long its training took."""
+    table = _table("Trainings", "loss", "rate", "seconds", "of them in the loss")
+    for row in rows:
+        seconds = (row.trained.seconds, row.trained.loss_seconds)
+        table.add_row(row.recipe.name, f"{row.rate:g}", *(f"{s:.1f}" for s in seconds))
     return table
 
 
@@ -69,22 +72,24 @@ def difference_table(rows: list[Row], codes: MedicalCodes) -> Table:
 
     With standard errors over the phrases; a difference beyond two is in colour, green for better.
     """
-    table = Table(
-        title="Differences (± one standard error over the phrases)",
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,
-    )
-    table.add_column("", no_wrap=True)
-    for column in SCORES:
-        table.add_column(column, justify="right", no_wrap=True)
-    for base in rows:
-        against = [row for row in rows if _is_compared(row.recipe, base.recipe)]
-        if against:
-            table.add_row(f"minus {base.recipe.name}", style="bold")
-        for row in against:
-            cells = [_difference(name, row, base, codes) for name in SCORES]
-            table.add_row("  " + row.recipe.name, *cells)
+    pairs = [(a, b) for b in rows for a in rows if _is_compared(a.recipe, b.recipe)]
+    headings = (f"{_narrow(a.recipe)}\nminus\n{_narrow(b.recipe)}" for a, b in pairs)
+    table = _table("Differences (± one standard error over the phrases)", "", *headings)
+    for name in SCORES:
+        table.add_row(name, *(_difference(name, a, b, codes) for a, b in pairs))
     return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A name, and then figures."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True, vertical="bottom")
+    return table
+
+
+def _narrow(recipe: Recipe) -> str:
+    return recipe.name.replace(" + ", "\n+ ")
 
 
 def phrase_tables(rows: list[Row], codes: MedicalCodes, picked: list[int]) -> list[Table]:
@@ -98,15 +103,6 @@ def phrase_tables(rows: list[Row], codes: MedicalCodes, picked: list[int]) -> li
             truth=int(codes.test.nodes[i]),
         )
         for i in picked
-    ]
-
-
-def own_phrase_tables(rows: list[Row], codes: MedicalCodes, texts: list[str]) -> list[Table]:
-    """Phrases from outside the classification, with every loss's answer."""
-    answers = [(row.recipe.name, row.trained.answer(texts)) for row in rows]
-    return [
-        _answers(f"“{text}”", [(name, int(best[i, 0])) for name, best in answers], codes)
-        for i, text in enumerate(texts)
     ]
 
 

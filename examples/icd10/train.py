@@ -50,9 +50,14 @@ class Trained:
     @torch.no_grad()
     def answer(self, texts: list[str]) -> Tensor:
         """The likeliest codes of each phrase, best first: labels (phrases, TOP)."""
-        bags = self.featurize(texts)
-        parts = np.array_split(np.arange(len(texts)), -(-len(texts) // 128))
-        return torch.cat([self.model(*bags.batch(rows)).topk(TOP).indices for rows in parts])
+        parts = (texts[first : first + 128] for first in range(0, len(texts), 128))
+        return torch.cat([self.logits(part).topk(TOP).indices for part in parts])
+
+    @torch.no_grad()
+    def logits(self, texts: list[str]) -> Tensor:
+        """Of every code, (phrases, C)."""
+        logits: Tensor = self.model(*self.featurize(texts).batch(np.arange(len(texts))))
+        return logits
 
 
 def train(

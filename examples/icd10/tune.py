@@ -2,6 +2,9 @@
 
     python -m examples.icd10.tune
 
+It writes what it has into a file of its own after each loss, which takes the place of rates.json
+when all are done: stopped before, it leaves the demo's rates as they are.
+
 The test phrases are not looked at. For every loss the rate with the best mean of top-1 and top-5
 accuracy wins: top-1 alone, on so few phrases, is decided by noise.
 """
@@ -9,8 +12,8 @@ accuracy wins: top-1 alone, on so few phrases, is decided by noise.
 from __future__ import annotations
 
 import argparse
+import shutil
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -29,7 +32,7 @@ Figures = dict[str, dict[float, dict[str, float]]]
 
 
 def tune(chapter: str | None, schedule: Schedule, grid: tuple[float, ...], out: Path) -> Figures:
-    """Trains every recipe at every rate; the file grows with each, so that a stop loses little."""
+    """Trains every recipe at every rate; the file grows with each recipe."""
     codes = load(chapter)
     facts = {
         "chosen by": "mean of top-1 and top-5 accuracy on the validation phrases",
@@ -38,13 +41,13 @@ def tune(chapter: str | None, schedule: Schedule, grid: tuple[float, ...], out: 
         "schedule": asdict(schedule),
     }
     figures: Figures = {}
-    with training_progress() as progress:
+    with training_progress(Console()) as training:
         for recipe in RECIPES:
             tried = {}
             for rate in grid:
                 steps = schedule.steps(codes, recipe)
-                task = progress.add_task(f"{recipe.name}, rate {rate}", total=steps)
-                trained = train(codes, recipe, rate, schedule, partial(progress.advance, task))
+                with training(f"{recipe.name}, rate {rate}", steps) as advance:
+                    trained = train(codes, recipe, rate, schedule, advance)
                 best = trained.answer(codes.validation.texts)
                 tried[rate] = measure(codes.tree, best, codes.validation)
             figures[recipe.key] = tried
@@ -70,12 +73,19 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m examples.icd10.tune", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--quick", action="store_true", help="one chapter, one epoch, two rates")
-    parser.add_argument("--out", type=Path, default=RATES, help="the file to write")
+    parser.add_argument("--out", type=Path, default=RATES, help="the file to write at the end")
+    parser.add_argument(
+        "--so-far", type=Path, default=Path("demo-output/rates-so-far.json"),
+        help="the file that grows with each loss",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     keep_freed_memory()
     schedule = Schedule(epochs=1) if options.quick else Schedule()
     grid = GRID[:2] if options.quick else GRID
-    figures = tune("10" if options.quick else None, schedule, grid, options.out)
+    figures = tune("10" if options.quick else None, schedule, grid, options.so_far)
+    beside = options.out.with_name(f".{options.out.name}.new")
+    shutil.copyfile(options.so_far, beside)
+    beside.replace(options.out)
     Console().print(validation_table(figures))
 
 

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 
 import pytest
+import torch
+
+import hace
 
 pytest.importorskip("simple_icd_10_cm", reason="the demo needs simple-icd-10-cm (extra 'demo')")
 pytest.importorskip("rich", reason="the demo needs rich (extra 'demo')")
 pytest.importorskip("matplotlib", reason="the demo needs matplotlib (extra 'demo')")
 
+from rich.console import Console
+
 from examples.icd10 import __main__ as demo
 from examples.icd10 import data, tune
+from examples.icd10.answers import answer, asked, tell
 from examples.icd10.features import Featurizer
 from examples.icd10.rates import load_rates
 from examples.icd10.recipes import RECIPES
-from examples.icd10.train import SCORES
+from examples.icd10.train import SCORES, Schedule, Trained, train
 
 
-def test_quick_demo(tmp_path, capsys):
+def test_quick_demo(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     demo.main(["--quick", "--out", str(tmp_path), "--phrase", "sore throat"])
     printed = capsys.readouterr().out
-    assert "sore throat" in printed
+    assert "“sore throat”" in printed.split("answered by HACE d=0.5")[1]
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "…" not in printed  # nothing is cut
+    # No terminal: a line for each training.
+    assert len(re.findall(r"^trained .*: [\d,]+ steps, \d+ s$", printed, re.M)) == len(RECIPES)
     for recipe in RECIPES:
         assert recipe.name.split(",")[0] in printed
     results = json.loads((tmp_path / "results.json").read_text())
@@ -31,10 +44,68 @@ def test_quick_demo(tmp_path, capsys):
     assert (tmp_path / "mistakes.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.fixture(scope="module")
+def trained() -> tuple[data.MedicalCodes, Trained]:
+    codes = data.load("10")
+    recipe = next(recipe for recipe in RECIPES if recipe.key == demo.ASKED)
+    return codes, train(codes, recipe, 0.02, Schedule(epochs=6))
+
+
+def test_answers_are_as_coarse_as_the_coder_is_unsure(trained):
+    codes, coder = trained
+    answers = {}
+    for text in (codes.titles[0], "pneumonia", "qqq zzz"):
+        logits = coder.logits([text])[0]
+        probability = hace.functional.node_log_probs(logits, codes.tree).exp()
+        told = [line.plain for line in answer(coder, codes, text)]
+        assert told[0] == f"“{text}”"
+        enough = torch.nonzero(probability >= 0.5)[:, 0].tolist()
+        deepest = max(enough, key=lambda node: (codes.tree.depths[node], probability[node]))
+        if deepest != codes.tree.roots[0]:
+            assert codes.codes[deepest] in told[1]
+            assert codes.titles[deepest] in told[1]
+            assert f"({100 * probability[deepest]:.0f} %)" in told[1]
+        is_code = deepest < codes.tree.num_classes
+        assert len(told) == (2 if is_code else 5)
+        answers[text] = is_code
+    assert not answers["qqq zzz"]
+
+
+def test_phrases_are_asked_for_until_an_empty_line(trained, monkeypatch):
+    codes, coder = trained
+    typed = iter(["sore throat", "  cough ", ""])
+    monkeypatch.setattr("builtins.input", lambda *prompt: next(typed))
+    console = Console(file=io.StringIO(), width=80)
+    tell(console, coder, codes, asked(console))
+    assert re.findall("“(.*)”", console.file.getvalue()) == ["sore throat", "cough"]
+
+    def no_more(*prompt):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", no_more)
+    assert list(asked(console)) == []
+
+
+def test_tuning_that_is_stopped_leaves_the_rates(tmp_path, monkeypatch):
+    path = tmp_path / "rates.json"
+    path.write_text("as it was")
+
+    def stopped(codes, recipe, *rest):
+        if recipe is not RECIPES[0]:
+            raise KeyboardInterrupt
+        return train(codes, recipe, *rest)
+
+    monkeypatch.setattr(tune, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tune.main(["--quick", "--out", str(path), "--so-far", str(tmp_path / "so-far.json")])
+    assert path.read_text() == "as it was"
+    assert list(load_rates(tmp_path / "so-far.json")) == [RECIPES[0].key]
+
+
 @pytest.mark.thorough
 def test_quick_tune_writes_rates_that_the_demo_can_read(tmp_path):
     path = tmp_path / "rates.json"
-    tune.main(["--quick", "--out", str(path)])
+    tune.main(["--quick", "--out", str(path), "--so-far", str(tmp_path / "so-far.json")])
     assert load_rates(path).keys() == load_rates().keys() == {recipe.key for recipe in RECIPES}
 
 
