@@ -17,7 +17,7 @@ using torch::stable::Tensor;
 
 enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
 
-// What a loss is given in, and half precision is worked on in.
+// The type of losses, in which they are also computed.
 inline ScalarType loss_type(const Tensor& logits) {
   return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }

@@ -129,7 +129,7 @@ _resolved: dict[tuple[str, str, torch.device, torch.dtype], Implementation] = {}
 
 
 def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The name of the backend that `resolve` takes; the errors are its."""
+    """The name of the backend that `resolve` takes, with the same errors."""
     backend = asked_backend(backend)
     if backend == "auto":
         return next(name for name in _PREFERENCE if _lack(op, name, device, dtype) is None)

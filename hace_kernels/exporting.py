@@ -15,7 +15,7 @@ is_traced = torch._C._is_tracing
 
 
 def in_onnx_export() -> bool:
-    """Whether `torch.onnx.export` is at work, by either of its ways."""
+    """Whether `torch.onnx.export` is running, with either of its exporters."""
     return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
 
 
@@ -35,7 +35,7 @@ _PLAIN: dict[str, Callable[..., Any]] = {}
 
 
 def add_decomposition(name: str, plain: Callable[..., Any]) -> None:
-    """Says what the op comes to."""
+    """Adds the decomposition of an op into plain PyTorch."""
     _PLAIN[name] = plain
 
 

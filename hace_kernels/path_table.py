@@ -107,7 +107,7 @@ class PathEntries:
 
 
 class PathWeights(Protocol):
-    """A loss of the family: gives each path entry its weight. Hashable, so that tables cache."""
+    """The weights that define a loss, one per path entry. Hashable, for tables are cached."""
 
     @property
     def max_entries(self) -> int | None:

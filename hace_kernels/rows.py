@@ -1,4 +1,4 @@
-"""What every implementation of the ops says of rows: dtypes of results, weights, reductions."""
+"""What all implementations of the ops share about rows: dtypes of results, weights, reductions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = [
     "row_weights",
 ]
 
-#: As the native ops number them.
+#: The reductions, at the numbers that the native ops have for them.
 REDUCTIONS = ("none", "mean", "sum")
 
 
 def loss_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 stays; every narrower dtype is worked on, and its loss given, in float32."""
+    """The dtype of the loss, in which it is also computed: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

@@ -91,7 +91,7 @@ class TargetTable(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor | None]:
-        """All that is a tensor, None where there is none, as the native ops take them."""
+        """The tensors as the native ops take them; None for each that the table does not have."""
         soft_labels = (None, None) if self.soft_labels is None else self.soft_labels
         risen = (None, None, None) if self.risen is None else self.risen
         return [

@@ -63,7 +63,7 @@ __device__ __forceinline__ typename Rise::Part add_children(const Rise& rise, co
 
 // The logarithm of the number of lanes per node of a level: one lane for kTile children, or for one
 // where there are more threads than children.
-__device__ __forceinline__ int log_lanes_a_node(int num_nodes, int num_children) {
+__device__ __forceinline__ int log_lanes_per_node(int num_nodes, int num_children) {
   constexpr int kLogWarp = 5;
   const int a_lane = num_children > static_cast<int>(blockDim.x) ? kTile : 1;
   int log_lanes = 0;
@@ -91,7 +91,7 @@ __device__ __forceinline__ void sweep_up(const Tree& tree, const Levels& levels,
     const int first = levels.bound(level), last = levels.bound(level + 1);
     if (first == last) continue;
     const int log_lanes =
-        log_lanes_a_node(last - first, tree.child_ptr[last] - tree.child_ptr[first]);
+        log_lanes_per_node(last - first, tree.child_ptr[last] - tree.child_ptr[first]);
     const int lanes = 1 << log_lanes, lane_of_group = lane & (lanes - 1);
     const int most_for_a_group = lanes == kWarp ? most_for_a_warp : lanes * kTile * kTilesOfAGroup;
     const int nodes_a_warp = kWarp >> log_lanes;

@@ -15,8 +15,8 @@ namespace hace {
 
 // ---- what all rows share ----
 
-// What a place keeps and hands to its parent of what is put there, in the type worked in. Null
-// where nobody asks.
+// The parts of what is put on a place that it keeps and that it hands to its parent, in the working
+// type. Null where they are not needed.
 template <typename Real>
 struct TargetTables {
   const Real* kept_unit;         // by column keep * unit, where anything is put on every class
@@ -31,7 +31,7 @@ inline bool spreads(const Targets& targets) {
   return targets.spread || targets.row_spread != 0 || targets.log_similarity;
 }
 
-// Values in the type worked in that the tables take.
+// How many values of the working type the tables take.
 inline int64_t table_values(const Targets& targets, const Tree& tree) {
   return 2 * (spreads(targets) ? tree.num_classes : 0) +
          2 * (targets.mass ? targets.num_targets : 0);

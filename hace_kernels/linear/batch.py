@@ -20,7 +20,7 @@ __all__ = ["Batch", "Options", "batch_of"]
 
 @dataclass(frozen=True)
 class Options:
-    """The keywords of `path_log_loss` but its target weights."""
+    """The keywords of `path_log_loss` except its target weights."""
 
     ignore_index: int = -100
     reduction: str = "mean"
@@ -52,7 +52,7 @@ class Batch:
     pairs: bool = False
 
     def rows(self, x: Tensor) -> Tensor:
-        """Of (B, …), those that are kept."""
+        """The rows of x (B, …) that are kept."""
         return x if self.kept is None else x.index_select(0, self.kept)
 
     def spread(self, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ OnWeightGrad: TypeAlias = Callable[[Tensor | slice, Tensor], object]
 
 @dataclass(frozen=True)
 class Head:
-    """What a linear layer's loss is made of beside the layer.
+    """What the loss of a linear layer needs beside the layer.
 
     Attributes:
         paths: of the rows, in positions of all classes.
@@ -63,7 +63,7 @@ class Head:
         return empty_rings(self.local, dtype, with_moment=self.entropy != 0)
 
     def measure(self, z: Tensor, first: int, rings: Rings) -> None:
-        """A tile (B, T) into the rings of all paths."""
+        """Merges a tile (B, T) into the rings of all paths."""
         for rows in self._repeated(z):
             path_measure(z, self.local.part(rows), first, rings.part(rows), self.backend)
 
@@ -125,7 +125,7 @@ class _Columns(torch.autograd.Function):
 
 
 def logit_row_losses(logits: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-    """The same of logits (B, C'), which some of the classes have here."""
+    """The same for logits (B, C') of the classes that this process holds."""
     losses: tuple[Tensor, Tensor] = _Logits.apply(logits, head)  # type: ignore[no-untyped-call]
     return losses
 

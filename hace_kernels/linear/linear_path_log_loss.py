@@ -180,7 +180,7 @@ def linear_with_log_prob(
 
 
 def product_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
-    """Of `F.linear(input, weight)`: autocast's, where it is on and the input is not float64."""
+    """The dtype of `F.linear(input, weight)`: autocast's where that is on, except for float64."""
     device = input.device.type
     if input.dtype != torch.float64 and _autocasts(device):
         return torch.get_autocast_dtype(device)

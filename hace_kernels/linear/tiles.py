@@ -28,7 +28,7 @@ def tile_width(rows: int, features: int, itemsize: int) -> int:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Where products have the types of their operands."""
+    """A context in which products have the dtypes of their operands."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

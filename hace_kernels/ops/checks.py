@@ -41,7 +41,7 @@ def check_rows_or_pixels(name: str, x: Tensor, width: int, columns: str) -> None
 
 
 def check_devices(rows: Tensor, **devices: torch.device) -> None:
-    """Raises ValueError unless all are the device of the rows."""
+    """Raises ValueError unless every device is that of the rows."""
     here = rows.device
     for name, device in devices.items():
         if device != here:
@@ -49,7 +49,7 @@ def check_devices(rows: Tensor, **devices: torch.device) -> None:
 
 
 def check_options(reduction: str, eps: float, entropy: float = 0.0) -> None:
-    """Raises ValueError unless all have a meaning."""
+    """Raises ValueError unless every option has a meaning."""
     if not abs(entropy) < float("inf"):
         raise ValueError(f"entropy must be a finite number, got {entropy!r}")
     if reduction not in REDUCTIONS:

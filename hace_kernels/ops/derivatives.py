@@ -135,7 +135,7 @@ class RowOp:
     # ---- of the reference ----
 
     def plain(self, *arguments: Any) -> Tensor:
-        """f(x) in plain PyTorch, from the arguments in a row."""
+        """f(x) in plain PyTorch, from the arguments one after the other."""
         rows, rest = arguments[: self.num_rows], arguments[self.num_rows :]
         return self.reference(all_as_rows(rows), rest)
 
@@ -186,14 +186,14 @@ class LinearOp(RowOp):
 
 
 class Constant:
-    """What no transform should look into."""
+    """A value that no transform should look into."""
 
     def __init__(self, value: tuple[Any, ...]) -> None:
         self.value = value
 
 
 def all_as_rows(rows: Rows) -> Rows:
-    """Whatever of it is pixels (N, C, S) as rows."""
+    """The values, of which pixels (N, C, S) are turned into rows."""
     if rows[0].dim() == 2:
         return rows
     return tuple(as_rows(x) if x is not None and x.dim() == 3 else x for x in rows)
@@ -210,7 +210,7 @@ def _nothing(rows: Sequence[Tensor | None]) -> list[None]:
 
 
 class _Eager(torch.autograd.Function):
-    """Reverse mode outside all transforms: the same as `_Value`, and quick."""
+    """Reverse mode outside all transforms: what `_Value` does, with less overhead."""
 
     @staticmethod
     def forward(ctx: Any, op: RowOp, rest: tuple[Any, ...], *rows: Tensor | None) -> Tensor:
@@ -337,7 +337,7 @@ def _is_forward_over_forward() -> bool:
 
 
 def _batched_gradient(op: RowOp, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
-    """What `is_grads_batched=True` wants: its batches are those of an older vmap of PyTorch's."""
+    """For `is_grads_batched=True`, whose batches are those of an older vmap of PyTorch."""
     level = _old_vmap_level()
     grad = torch._remove_batch_dim(grad, level, 0, 0)
     batches = _batch_first(all_as_rows(rows), [None] * len(rows), len(grad))

@@ -94,12 +94,12 @@ class LossOp(RowOp):
         return loss, gradient if with_grad else None
 
     def gradient(self, grad: Tensor, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
-        """That of the logits."""
+        """The gradient of the logits."""
         with below_autograd():
             return cast(Tensor, self.backward_kernel(grad, *rows, *rest))
 
     def scaled(self, gradient: Tensor, grad: Tensor) -> Tensor:
-        """In place."""
+        """The gradient times the incoming one, in place."""
         return self._scale(gradient, grad)
 
     def reference(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
@@ -195,7 +195,7 @@ def _setup_in_graph(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     tensors: list[Tensor] = []
 
     def place(arg: Any) -> Any:
-        """What stands for an argument: of a tensor, where it is; the rest as it is."""
+        """What stands for an argument: for a tensor its place among the saved ones, else itself."""
         if isinstance(arg, Tensor):
             tensors.append(arg)
             return _At(len(tensors) - 1)

@@ -127,7 +127,7 @@ def _check(
             )
         if index.dim() != 2 or index.shape[0] != rows or weight.shape != index.shape:
             raise ValueError(
-                f"a pair (index, weight) must be twice ({rows}, K), one row per row of logits; got "
+                f"a pair (index, weight) must both be ({rows}, K), one row per row of logits; got "
                 f"{tuple(index.shape)} and {tuple(weight.shape)}"
             )
     elif target.is_floating_point():
@@ -170,7 +170,7 @@ def _reference(call: TreeLogLossArguments) -> Tensor:
 
 
 class DagLogLossArguments(NamedTuple):
-    """Of `tree_log_loss` on a DAG, as `TreeLogLossArguments` has them."""
+    """The arguments of `tree_log_loss` on a DAG, as in `TreeLogLossArguments`."""
 
     logits: Tensor
     mass: Tensor | None
@@ -196,7 +196,7 @@ def _dag_reference(call: DagLogLossArguments) -> Tensor:
 
 
 def _total_weight(call: TreeLogLossArguments) -> Tensor:
-    """Indices (V, B, 1) count as their targets say, all else alike."""
+    """What `mean` divides by: indices (V, B, 1) count as their targets say, other rows count 1."""
     dtype = widest_dtype(call.logits.device)
     if call.indices is None or call.index_weight is not None:
         num_batches, num_rows = call.logits.shape[:2]

@@ -579,7 +579,7 @@ class Hierarchy:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that the hierarchy is, in hexadecimal; equal for equal hierarchies."""
+        """SHA-256 of the whole hierarchy, in hexadecimal; equal for equal hierarchies."""
         return hashlib.sha256(b"".join(self.digests)).hexdigest()
 
     def index(self, name: str) -> int:
@@ -682,7 +682,7 @@ class Hierarchy:
         return self._links.above(self._checked_node(node))
 
     def parent(self, node: int) -> int:
-        """The node's parent, -1 of a root. Needs a tree.
+        """The node's parent, -1 for a root. Needs a tree.
 
         Raises:
             ValueError, TypeError: as `path`.

@@ -19,7 +19,7 @@ __all__ = ["read_arrays", "write_arrays"]
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Writes arrays to a file, which takes the place of one that is there already.
+    """Writes arrays to a file, which replaces an existing one.
 
     It is written beside its place and renamed, so that a crash never leaves half a file.
     """

@@ -13,7 +13,7 @@ _VALUE = re.compile(r"target (-?\d+) .*is out of range")
 
 
 def explained(error: IndexError, hierarchy: Hierarchy, target_space: TargetSpace) -> IndexError:
-    """The error with a word on `target_space` where a target is no label, but is a node id."""
+    """The error, with a hint at `target_space` where a target is not a label but is a node id."""
     found = _VALUE.search(str(error))
     if found is None or target_space != "classes":
         return error

@@ -30,7 +30,7 @@ _SPELLINGS: tuple[tuple[str, Callable[[str], str]], ...] = (
 def nodes_of_labels(
     labels: Sequence[str], index: NameIndex, links: Links, classes: NDArray[np.int64]
 ) -> list[int]:
-    """The node of each label: that of its full name, or the only one with that last part.
+    """The node of each label: the one with that full name, or the only one with that last part.
 
     Of several nodes on one path with that last part ("person" above "person") it is the class.
 

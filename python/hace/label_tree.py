@@ -24,7 +24,7 @@ __all__ = ["LabelTree", "label_tree"]
 
 
 class LabelTree(NamedTuple):
-    """A hierarchy (of a DAG, a DAG) with N nodes of its own and a leaf for each inner class.
+    """A hierarchy with a leaf added for each inner class; a DAG if the hierarchy is one.
 
     Attributes:
         links: of the N nodes, and from N on of the added leaves, in label order.

@@ -46,13 +46,13 @@ class Links:
 
     @classmethod
     def of_parents(cls, parents: Int64) -> Links:
-        """From each node's one parent, -1 at a root."""
+        """Links from each node's one parent, -1 at a root."""
         has_parent = parents >= 0
         return cls(_bounds(has_parent), parents[has_parent])
 
     @classmethod
     def of_edges(cls, edges: Int64, num_nodes: int) -> Links:
-        """From distinct pairs (parent, child), int64 (E, 2), in any order."""
+        """Links from distinct pairs (parent, child), int64 (E, 2), in any order."""
         parent, child = edges.T
         by_child = np.lexsort((parent, child))
         return cls(_bounds(np.bincount(child, minlength=num_nodes)), parent[by_child])
@@ -197,7 +197,7 @@ def checked_links(parent_ptr: Any, parent: Any, names: Sequence[str] | None) -> 
 
 
 def read_only(array: Int64) -> Int64:
-    """The array, which nobody may write to any more."""
+    """The array, made read-only."""
     array.setflags(write=False)
     return array
 

@@ -27,7 +27,7 @@ class NameIndex:
 
     @cached_property
     def sep(self) -> str | None:
-        """What separates the parts of the names; None where they are not paths."""
+        """The separator of the parts of the names; None where names are not paths."""
         if not self._links.is_tree:
             return None
         names, low, high = self._names, "", ""
@@ -126,7 +126,7 @@ class NameIndex:
 
 
 def plain(name: str) -> str:
-    """A name without case, and with blanks for what stands in their place in file names."""
+    """A name in lower case, with blanks for the characters that stand for blanks in file names."""
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 

@@ -85,12 +85,12 @@ class LossOptions:
 
     @classmethod
     def of(cls, **keywords: Any) -> LossOptions:
-        """From the keywords of a loss, those of its targets among them."""
+        """Options from the keywords of a loss, including those of its targets."""
         targets = {name: keywords.pop(name) for name in OF_TARGETS if name in keywords}
         return cls(targets=TargetOptions(**targets), **keywords)
 
     def with_option(self, name: str, value: Any) -> LossOptions:
-        """The same with one keyword changed."""
+        """The same options with one keyword changed."""
         if name in OF_TARGETS:
             return replace(self, targets=replace(self.targets, **{name: value}))
         return replace(self, **{name: value})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def path_names(links: Links, ids: Sequence[str] | None, names: Any, sep: str) -> tuple[str, ...]:
-    """Each node's name: of a tree a full path of names, of a DAG its own name.
+    """Each node's name: in a tree its full path of names, in a DAG its own name.
 
     Args:
         links: of the hierarchy, without cycles.

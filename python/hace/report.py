@@ -228,7 +228,7 @@ def mistakes_begin(c: Comparison) -> Tensor:
 
 
 def _told(name: str, value: float) -> str:
-    """As people write it: shares in percent."""
+    """The figure as people write it, with shares in percent."""
     if math.isnan(value):
         return "–"
     if "severity" in name or "distance" in name or "height" in name or name.endswith(" depth"):

@@ -24,7 +24,7 @@ _CPU = torch.device("cpu")
 
 
 def outside_modes(make: Callable[[], T]) -> T:
-    """What `make` gives, as if nobody traced, faked or inferred: a table outlives the mode."""
+    """Runs `make` outside tracing, fake tensors and inference mode: a table outlives them all."""
     # Where the compiler is not imported it traces nothing; importing it takes more than a second.
     if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
         return _untraced(make)
@@ -42,7 +42,7 @@ def _untraced(make: Callable[[], T]) -> T:
 
 
 class PerDevice(Generic[T]):
-    """What one module or call needs, by device; `find` gives it where it is not there yet.
+    """What one module or call needs on each device; `find` makes it at the first use there.
 
     A module that holds its tables lives through the cache's letting them go, and code compiled for
     it looks at nothing that others change.
@@ -53,7 +53,7 @@ class PerDevice(Generic[T]):
         self._found: dict[torch.device, T] = {}
 
     def on(self, device: torch.device) -> T:
-        """It on `device`."""
+        """The value on `device`."""
         found = self._found.get(device)
         if found is None:
             found = self._found[device] = self._find(device)
@@ -61,7 +61,7 @@ class PerDevice(Generic[T]):
 
 
 class TableCache:
-    """The latest tables by key and device.
+    """A cache of the latest tables, by key and device.
 
     Finding one is a plain dictionary lookup, which torch.compile can trace. The dictionary is
     replaced and never changed, so threads need no lock: at worst two of them build the same table.

@@ -121,7 +121,7 @@ class Tables:
         *,
         device: torch.device | str = "cpu",
     ) -> PathTable:
-        """A loss of a tree, for `hace_kernels.path_log_loss`.
+        """The path table of a loss on a tree, for `hace_kernels.path_log_loss`.
 
         Args:
             weights: gives each entry of a path its weight; hashable, for the cache.
@@ -152,7 +152,7 @@ class Tables:
     def nodes(
         self, logit_space: LogitSpace = "classes", *, device: torch.device | str = "cpu"
     ) -> NodeTable:
-        """What the ops over the hierarchy's N nodes take.
+        """The table that the ops over the hierarchy's N nodes take.
 
         Args:
             logit_space: what the columns of the logits are.
@@ -174,7 +174,7 @@ class Tables:
     def label_nodes(
         self, logit_space: LogitSpace = "classes", *, device: torch.device | str = "cpu"
     ) -> NodeTable:
-        """What `hace_kernels.tree_log_loss` takes beside `targets`, as `nodes`.
+        """The table like `nodes` that `hace_kernels.tree_log_loss` takes beside `targets`.
 
         A tree has the same places either way; a DAG's are its nodes, and those of the label tree.
         """
@@ -325,7 +325,7 @@ class LossTables:
         return self._plain.on(input.device)(input, target)
 
     def prepare(self) -> None:
-        """Makes the tables on the CPU, where their errors belong and no compiler traces it.
+        """Makes the tables on the CPU, so that errors come at construction and nothing is traced.
 
         Raises:
             MemoryError: they would not fit.

@@ -24,7 +24,7 @@ __all__ = ["Targets", "build_targets", "check_targets"]
 
 
 class Targets(NamedTuple):
-    """A target table without class weights, and what they multiply; tensors on one device.
+    """A target table without class weights, and the values that these multiply; on one device.
 
     Attributes:
         table: how targets go up the tree.

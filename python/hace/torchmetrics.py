@@ -363,7 +363,7 @@ class LevelCalibrationError(Metric):
         self.right += of_batch.right
 
     def reliability(self) -> Reliability:
-        """What there is so far on this rank, for a picture."""
+        """The reliability of the rows so far on this rank, for a picture."""
         return Reliability(self.count, self.confidence, self.right)
 
     def compute(self) -> Tensor:

@@ -78,7 +78,7 @@ def checked_parents(values: Any, names: Sequence[str] | None) -> Int64:
 def refuse_cycle(
     parents: Int64, behind_cycle: NDArray[np.bool_], names: Sequence[str] | None
 ) -> NoReturn:
-    """Names the nodes of a cycle; every node behind one (or on it) has a parent behind one."""
+    """Raises ValueError with the nodes of a cycle; every given node is on a cycle or below one."""
     step: dict[int, int] = {}
     node = int(np.flatnonzero(behind_cycle)[0])
     while node not in step:

@@ -14,7 +14,7 @@ __all__ = ["TreeView"]
 
 
 class TreeView(Protocol):
-    """See the members of the same names of `hace.Hierarchy`."""
+    """The members of `hace.Hierarchy` that views share; see those of the same names there."""
 
     @property
     def is_tree(self) -> bool: ...

@@ -106,7 +106,7 @@ def _to_verify(asked: Sequence[str] | None) -> list[str]:
 
 
 def _verify(backend: str, quick: bool) -> int:
-    """Prints a row for every check of a backend; how many of them failed."""
+    """Prints a row for every check of a backend, and returns how many failed."""
     device = device_type(backend)
     failed = 0
     trees = list(_trees())[-2 if quick else 0 :]

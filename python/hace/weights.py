@@ -76,7 +76,7 @@ class HACEWeights:
         return entries
 
     def keep(self, has_parent: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """What each node keeps of the mass that reaches it, the same loss seen from the tree."""
+        """The share of the mass reaching it that each node keeps, which defines the same loss."""
         return np.where(has_parent, self.dilution, 1.0)
 
     def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
@@ -228,7 +228,7 @@ def _power_shares(q: float, height: NDArray[np.int64]) -> NDArray[np.float64]:
 def remaining_mass(
     parents: NDArray[np.int64], depths: NDArray[np.int64], share: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """What reaches each node of a mass of 1 at its root, of which each node takes its share (N)."""
+    """The part of a mass of 1 at the root that reaches each node; each takes its share (N)."""
     reaching = np.ones(len(parents))
     by_depth = np.argsort(depths, kind="stable")
     for node in np.split(by_depth, np.cumsum(np.bincount(depths))[:-1])[1:]:
