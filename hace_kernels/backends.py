@@ -122,7 +122,16 @@ def resolve(op: str, backend: str, rows: Tensor) -> Implementation:
 
 def asked_backend(backend: str) -> str:
     """The backend's name, or what the environment says in the place of "auto"."""
-    return os.environ.get("HACE_BACKEND", "auto") if backend == "auto" else backend
+    if backend != "auto":
+        return backend
+    # A miss in os.environ is an exception, and takes 6 % of a small cross-entropy's time.
+    return os.environ["HACE_BACKEND"] if _VARIABLE in _environment else "auto"
+
+
+_environment = getattr(os.environ, "_data", os.environ)
+_VARIABLE = (
+    os.environ.encodekey("HACE_BACKEND") if _environment is not os.environ else "HACE_BACKEND"
+)
 
 
 _resolved: dict[tuple[str, str, torch.device, torch.dtype], Implementation] = {}
