@@ -116,7 +116,7 @@ thread_local Scratch run_memory;
 void find_runs(TreeLogLossProblem& problem) {
   const Tree& tree = problem.tree;
   bool* const is_run = static_cast<bool*>(run_memory.get(tree.num_inner));
-  int64_t columns_in_runs = 0;
+  int64_t columns_in_runs = 0, num_runs = 0;
   bool sound = true;
   for (int64_t v = 0; v < tree.num_inner; ++v) {
     const int32_t* const child = tree.child + tree.child_ptr[v];
@@ -128,11 +128,12 @@ void find_runs(TreeLogLossProblem& problem) {
     sound = sound && (is_one ? first >= 0 && first + count <= tree.root()
                              : all_within(child, count, 0, tree.root()) || count == 0);
     is_run[v] = is_one && (first >= tree.num_classes || first + count <= tree.num_classes);
-    if (is_run[v] && first < tree.num_classes) columns_in_runs += count;
+    if (is_run[v] && first < tree.num_classes) columns_in_runs += count, ++num_runs;
   }
   STD_TORCH_CHECK(sound, kNoTree);
   problem.is_run = is_run;
   problem.in_runs = 2 * columns_in_runs >= tree.num_classes;
+  problem.in_long_runs = problem.in_runs && columns_in_runs >= 64 * num_runs;
 }
 
 // What 1 on every class comes to, as the table says it, or found here.

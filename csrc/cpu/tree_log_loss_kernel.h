@@ -30,6 +30,7 @@ struct TreeLogLossProblem : Targets {
   // For rows that go one by one (tree_row.h).
   const bool* is_run;  // by inner place: all columns, or none, one after the other as children
   bool in_runs;        // most columns are in such runs
+  bool in_long_runs;   // and these have several vectors each
 
   double eps;
   const double* factor;  // by row: multiplies the gradient

@@ -20,6 +20,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "log.h"
@@ -46,6 +47,7 @@ struct TreeRow {
   Real* const q;         // by place
   Real* const alpha;     // by inner place, with soft labels: what every class in its ring has
   double* const rising;  // by inner place: what children have handed to it
+  Real* const handed;    // by column, of probabilities: what it hands to its parent
 
   // Values beyond those of the places that it takes of the block's lines.
   static constexpr int64_t kPadding = 512;
@@ -64,7 +66,8 @@ struct TreeRow {
         sum(e + padded(tree.num_classes)),
         q(sum + padded(tree.num_inner)),
         alpha(q + padded(tree.num_places())),
-        rising(reinterpret_cast<double*>(alpha + padded(tree.num_inner))) {}
+        rising(reinterpret_cast<double*>(alpha + padded(tree.num_inner))),
+        handed(reinterpret_cast<Real*>(rising + padded(tree.num_inner))) {}
 
   // False where the row's masses are too far apart; nothing but scratch has been written then.
   bool run(hace::TreeLogLossFault* fault) {
@@ -97,6 +100,14 @@ struct TreeRow {
     return place < tree.num_classes ? e[place] : sum[place - tree.num_classes];
   }
 
+  static double sum_of_run(const Real* from, int64_t count) {
+    constexpr int64_t kRunSize = 4096;
+    double all = 0;
+    for (int64_t i = 0; i < count; i += kRunSize)
+      all += sum_of(from + i, count - i < kRunSize ? count - i : kRunSize);
+    return all;
+  }
+
   bool sum_up() {
     for (int64_t v = 0; v < tree.num_inner; ++v) {
       double all = 0;
@@ -105,11 +116,9 @@ struct TreeRow {
           for (int64_t i = 0; i < count; ++i) all += of_place(child[i]);
           return;
         }
-        constexpr int64_t kRunSize = 4096;
-        const Real* const from =
-            child[0] < tree.num_classes ? e + child[0] : sum + (child[0] - tree.num_classes);
-        for (int64_t i = 0; i < count; i += kRunSize)
-          all += sum_of(from + i, count - i < kRunSize ? count - i : kRunSize);
+        all += sum_of_run(
+            child[0] < tree.num_classes ? e + child[0] : sum + (child[0] - tree.num_classes),
+            count);
       });
       sum[v] = static_cast<Real>(all);
       if (!(sum[v] >= kSmallest)) return false;
@@ -226,8 +235,9 @@ struct TreeRow {
     const int64_t first = problem.mass_is_by_column ? tree.num_classes : 0;
     std::memset(q + first, 0, (tree.num_places() - first) * sizeof(Real));
     if (problem.mass_is_by_column)
-      for (int64_t t = 0; t < problem.num_targets; ++t)
-        q[t] = mass[t] * static_cast<Real>(problem.share[t]);
+      for_vectors(tree.num_classes, [&](int64_t c, auto count) {
+        store_first(q + c, load_first(mass + c, count) * narrowed(problem.share + c, count), count);
+      });
     else
       for (int64_t t = 0; t < problem.num_targets; ++t) {
         const int32_t place = problem.target_place[t];
@@ -242,57 +252,63 @@ struct TreeRow {
   // Takes the mass put on places in q, and leaves what they keep of all that reaches them.
   void rise(double on_every_class) {
     const Real* const kept_unit = static_cast<const Real*>(problem.kept_unit);
-    const Real alpha = static_cast<Real>(kept_unit ? on_every_class : 0);
-    // Leaves what is kept of the mass at places i, …, and returns what is handed on.
-    const auto keeps = [&](int64_t i, auto count) {
-      const Line reached = load_first(q + i, count);
-      Line kept, handed;
-      load_shares(problem.keep + i, count, kept, handed);
+    const Real spread = static_cast<Real>(kept_unit ? on_every_class : 0);
+    for_vectors(tree.num_classes, [&](int64_t c, auto count) {
+      const Line reached = load_first(q + c, count);
+      const auto [kept, handed_on] = shares(problem.keep + c, count);
+      store_first(handed + c, reached * handed_on, count);
       Line here = reached * kept;
-      if (alpha != 0) here += load_first(kept_unit + i, count) * alpha;
-      store_first(q + i, here, count);
-      return first_lanes<Real>(reached * handed, count, 0);
-    };
-    if (problem.in_runs) {
-      for (int64_t v = 0; v < tree.num_inner; ++v) {
-        double reached = q[tree.num_classes + v];
+      if (spread != 0) here += load_first(kept_unit + c, count) * spread;
+      store_first(q + c, here, count);
+    });
+    for (int64_t v = 0; v < tree.num_inner; ++v) rising[v] = q[tree.num_classes + v];
+    if (!problem.in_runs)
+      for (int64_t c = 0; c < tree.num_classes; ++c) rising[above(c)] += handed[c];
+    for (int64_t v = 0; v + 1 < tree.num_inner; ++v) {
+      if (problem.in_runs)
         for_children(v, [&](const int32_t* child, int64_t count, bool is_run) {
           if (!is_run) {
-            for (int64_t i = 0; i < count; ++i) reached += keeps(child[i], int64_t{1})[0];
-            return;
-          }
-          constexpr int64_t kStep = kRun * kLanes;
-          for (int64_t i = 0; i < count; i += kStep) {
-            Line sum = {};
-            for_vectors(count - i < kStep ? count - i : kStep,
-                        [&](int64_t k, auto n) { sum += keeps(child[0] + i + k, n); });
-            reached += horizontal_sum<Real>(sum);
+            for (int64_t i = 0; i < count && child[i] < tree.num_classes; ++i)
+              rising[v] += handed[child[i]];
+          } else if (child[0] < tree.num_classes) {
+            rising[v] += sum_of_run(handed + child[0], count);
           }
         });
-        q[tree.num_classes + v] = static_cast<Real>(reached);
-      }
-    } else {
-      for (int64_t v = 0; v < tree.num_inner; ++v) rising[v] = q[tree.num_classes + v];
-      for_vectors(tree.num_classes, [&](int64_t c, auto count) {
-        const Line handed = keeps(c, count);
-        for (int64_t i = 0; i < count; ++i) rising[above(c + i)] += handed[i];
-      });
-      for (int64_t v = 0; v + 1 < tree.num_inner; ++v) {
-        const int64_t place = tree.num_classes + v;
-        q[place] = static_cast<Real>(rising[v]);
-        rising[above(place)] += rising[v] * (1 - problem.keep[place]);
-        keeps(place, int64_t{1});
-      }
+      const int64_t place = tree.num_classes + v;
+      const double keep = problem.keep[place];
+      q[place] = static_cast<Real>(rising[v] * keep);
+      if (spread != 0) q[place] += kept_unit[place] * spread;
+      rising[above(place)] += rising[v] * (1 - keep);
     }
     q[tree.root()] = 0;
   }
 
-  // What places keep and what they hand on, in the type worked in.
+  // Numbers of the table in the type worked in.
   template <typename Count>
-  static void load_shares(const double* keep, Count count, Line& kept, Line& handed) {
-    for (int64_t i = 0; i < count; ++i) {
-      kept[i] = static_cast<Real>(keep[i]);
-      handed[i] = static_cast<Real>(1 - keep[i]);
+  static Line narrowed(const double* from, Count count) {
+    return shares(from, count).first;
+  }
+
+  // The same, and what is left of 1.
+  template <typename Count>
+  static std::pair<Line, Line> shares(const double* from, Count count) {
+    using Wide = Vector<double>;
+    constexpr int kWide = Lanes<double>::kCount;
+    double buffer[kLanes] = {};
+    if (count < kLanes) {
+      std::memcpy(buffer, from, count * sizeof(double));
+      from = buffer;
+    }
+    if constexpr (sizeof(Real) == 8) {
+      const Wide x = load(from);
+      return {x, 1 - x};
+    } else {
+      typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+      const Wide low = load(from), high = load(from + kWide);
+      const Half x[2] = {__builtin_convertvector(low, Half), __builtin_convertvector(high, Half)};
+      const Half left[2] = {__builtin_convertvector(1 - low, Half),
+                            __builtin_convertvector(1 - high, Half)};
+      return {bit_cast<Line>(x), bit_cast<Line>(left)};
     }
   }
 
@@ -322,8 +338,18 @@ struct TreeRow {
 
   template <typename Count>
   Line at_parents(const Real* of_inner, int64_t column, Count count) const {
+    const int32_t* const parent = tree.parent + column;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 4 && !std::is_same_v<Count, int64_t>)
+      return bit_cast<Line>(_mm512_i32gather_ps(bit_cast<__m512i>(load_indices<Real>(parent)),
+                                                of_inner - tree.num_classes, 4));
+#elif defined(__AVX2__)
+    if constexpr (sizeof(Real) == 4 && !std::is_same_v<Count, int64_t>)
+      return bit_cast<Line>(_mm256_i32gather_ps(of_inner - tree.num_classes,
+                                                bit_cast<__m256i>(load_indices<Real>(parent)), 4));
+#endif
     Line values = {};
-    for (int64_t i = 0; i < count; ++i) values[i] = of_inner[above(column + i)];
+    for (int64_t i = 0; i < count; ++i) values[i] = of_inner[parent[i] - tree.num_classes];
     return values;
   }
 
