@@ -12,7 +12,7 @@ from .layout import WEIGHT_CUT, Layout, lay_out, topological_order
 from .linear import linear_path_log_loss
 from .memory import memory_bytes
 from .ops import (
-    PlainPathLogLoss,
+    BoundPathLogLoss,
     path_log_loss,
     tree_log_loss,
     tree_log_prob,
@@ -28,12 +28,12 @@ __all__ = [
     "WEIGHT_CUT",
     "Backend",
     "BackendError",
+    "BoundPathLogLoss",
     "ClosureTable",
     "Layout",
     "PathEntries",
     "PathTable",
     "PathWeights",
-    "PlainPathLogLoss",
     "Risen",
     "SoftLabels",
     "TargetTable",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import native, reference, triton
 from ..backends import asked_backend, resolve
+from ..exporting import is_traced
 from ..path_table import PathTable
 from ..registry import register
 from ..rows import REDUCTIONS, as_rows, num_rows, row_weights
@@ -18,7 +19,7 @@ from ..widest import widened, widest_dtype
 from .checks import check_devices, check_options, check_rows_or_pixels, for_kernel
 from .loss import LossOp
 
-__all__ = ["PlainPathLogLoss", "path_log_loss"]
+__all__ = ["BoundPathLogLoss", "path_log_loss"]
 
 
 def path_log_loss(
@@ -95,7 +96,7 @@ def _after_rows(
     return table.tensors, table.max_entries, target_weight, entropy, ignore_index, number, eps
 
 
-class PlainPathLogLoss:
+class BoundPathLogLoss:
     """`path_log_loss` whose arguments are settled, but for the logits and the targets.
 
     It takes the calls that nearly all are: in eager mode, for a loss with ordinary gradients, with
@@ -123,7 +124,7 @@ class PlainPathLogLoss:
 
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor | None:
         """The loss; None where `path_log_loss` is to be asked."""
-        if torch.compiler.is_compiling() or in_transform() or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or is_traced() or in_transform():
             return None
         if type(logits) is not Tensor or type(target) is not Tensor:  # subclasses, and no tensors
             return None
@@ -132,7 +133,7 @@ class PlainPathLogLoss:
             if (
                 len(shape) != 2
                 or shape[1] != self._num_classes
-                or not logits.requires_grad
+                or not (logits.requires_grad and torch.is_grad_enabled())
                 or not logits.is_contiguous()
                 or not self._device == logits.device == target.device
             ):

@@ -252,8 +252,8 @@ def path_loss(
     options, hierarchy = tables.options, tables.hierarchy
     if shard is not None:
         return _sharded_loss(input, target, weight, tables, shard)
-    if weight is None and (plain := tables.plain_loss(input, target)) is not None:
-        return plain
+    if weight is None and (loss := tables.bound_loss(input, target)) is not None:
+        return loss
     check_input(input, hierarchy, options.logit_space)
     check_weight(weight, hierarchy, options.targets.target_space)
     check_target(target, input, hierarchy, options)

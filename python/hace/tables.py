@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from hace_kernels import (
+    BoundPathLogLoss,
     ClosureTable,
     Layout,
     PathTable,
     PathWeights,
-    PlainPathLogLoss,
     TreeTable,
     build_closure_table,
     build_path_table,
@@ -299,8 +299,8 @@ class LossTables:
             lambda device: tables.label_nodes(options.logit_space, device=device)
         )
 
-        def plain(device: torch.device) -> PlainPathLogLoss:
-            return PlainPathLogLoss(
+        def bound(device: torch.device) -> BoundPathLogLoss:
+            return BoundPathLogLoss(
                 self.paths.on(device),
                 ignore_index=options.ignore_index,
                 reduction=options.reduction,
@@ -309,8 +309,8 @@ class LossTables:
                 backend=options.backend,
             )
 
-        self._plain = PerDevice(plain)
-        self._has_plain = hierarchy.is_tree and not options.targets.spreads
+        self._bound = PerDevice(bound)
+        self._has_bound = hierarchy.is_tree and not options.targets.spreads
 
         def targets(device: torch.device) -> Targets:
             assert isinstance(path_weights, HACEWeights)
@@ -318,11 +318,11 @@ class LossTables:
 
         self.targets = PerDevice(targets)
 
-    def plain_loss(self, input: object, target: object) -> Tensor | None:
-        """The loss without class weights, where it is the plain case: see `PlainPathLogLoss`."""
-        if not self._has_plain or type(input) is not Tensor or type(target) is not Tensor:
+    def bound_loss(self, input: object, target: object) -> Tensor | None:
+        """The loss without class weights, where `BoundPathLogLoss` takes the call."""
+        if not self._has_bound or type(input) is not Tensor or type(target) is not Tensor:
             return None
-        return self._plain.on(input.device)(input, target)
+        return self._bound.on(input.device)(input, target)
 
     def prepare(self) -> None:
         """Makes the tables on the CPU, so that errors come at construction and nothing is traced.

@@ -1,4 +1,4 @@
-"""`PlainPathLogLoss` takes the calls that nearly all are, and leaves the others alone."""
+"""`BoundPathLogLoss` takes the calls that nearly all are, and leaves the others alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 import hace
 from hace.tables import Tables
 from hace.weights import HACEWeights
-from hace_kernels import PlainPathLogLoss, native, path_log_loss
+from hace_kernels import BoundPathLogLoss, native, path_log_loss
 
 pytestmark = pytest.mark.skipif(
-    native.load_error is not None, reason="without kernels no call is plain"
+    native.load_error is not None, reason="without kernels no call is bound"
 )
 
 TREE = hace.Hierarchy.from_parents([5, 6, 5, 6, 6, 7, 7, -1])
@@ -21,8 +21,8 @@ LOGITS = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
 TARGET = torch.tensor([0, 4, -100, 2])
 
 
-def plain(reduction: str = "mean", backend: str = "auto") -> PlainPathLogLoss:
-    return PlainPathLogLoss(
+def bound(reduction: str = "mean", backend: str = "auto") -> BoundPathLogLoss:
+    return BoundPathLogLoss(
         TABLE, ignore_index=-100, reduction=reduction, entropy=0.0, eps=0.0, backend=backend
     )
 
@@ -33,9 +33,9 @@ def logits_of(like: Tensor = LOGITS) -> Tensor:
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_plain_calls_give_the_same_bits(reduction: str, dtype: torch.dtype) -> None:
+def test_bound_calls_give_the_same_bits(reduction: str, dtype: torch.dtype) -> None:
     ours, theirs = logits_of(LOGITS.to(dtype)), logits_of(LOGITS.to(dtype))
-    loss = plain(reduction)(ours, TARGET)
+    loss = bound(reduction)(ours, TARGET)
     expected = path_log_loss(theirs, TARGET, TABLE, reduction=reduction)
     assert loss is not None
     assert torch.equal(loss, expected)
@@ -69,11 +69,11 @@ class Subclass(torch.Tensor):
     ],
 )
 def test_other_calls_are_left_alone(logits: Tensor, target: Tensor) -> None:
-    assert plain()(logits, target) is None
+    assert bound()(logits, target) is None
 
 
 def test_modes_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    call, logits = plain(), logits_of()
+    call, logits = bound(), logits_of()
     with torch.no_grad():
         assert call(logits, TARGET) is None
     with torch.autograd.forward_ad.dual_level():
@@ -82,6 +82,10 @@ def test_modes_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.func.vmap(lambda x: seen.append(call(logits, TARGET)) or x)(LOGITS)
     assert seen == [None]
     assert call(logits, TARGET) is not None
+    torch.jit.trace(
+        lambda x: seen.append(call(x.requires_grad_(), TARGET)) or x * 2, LOGITS.clone()
+    )
+    assert seen == [None] * len(seen)
     monkeypatch.setenv("HACE_BACKEND", "reference")
     assert call(logits, TARGET) is None
 
