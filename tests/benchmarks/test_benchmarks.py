@@ -24,7 +24,7 @@ pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib (extra 
 
 import hace
 from benchmarks import __main__ as suite
-from benchmarks import allocator, gate, grids, memory, runner, tables, timing
+from benchmarks import allocator, gate, grids, memory, runner, segmentation, tables, timing
 from benchmarks import trees as bench_trees
 from benchmarks.cases import Case, all_cases
 from benchmarks.peers import PEERS, Peer, WrongAnswerError, check_answer
@@ -503,3 +503,14 @@ def test_the_committed_limits_are_of_races_that_exist() -> None:
         assert limit.limit > 0
         if "1000000" not in limit.tree:
             assert bench_trees.build(limit.tree).num_classes > 0
+
+
+def test_images(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["segmentation", "--shape", "2", "21", "8", "8", "--repeat", "1"]
+    )
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    segmentation.main()
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == len(segmentation.LAYOUTS) * len(segmentation.TARGETS)
+    assert all(float(row.split()[-1]) > 0 for row in rows)
