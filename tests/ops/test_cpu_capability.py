@@ -23,8 +23,8 @@ PATHS = [*(f"tests/ops/test_{name}.py" for name in FILES), "tests/hace/test_soft
 @pytest.mark.parametrize(
     ("capability", "amount"),
     [
-        ("generic", "first"),
-        pytest.param("generic", "not first", marks=pytest.mark.thorough),
+        ("generic", "first and not thorough"),
+        pytest.param("generic", "not first or thorough", marks=pytest.mark.thorough),
         pytest.param("avx2", "parity", marks=pytest.mark.thorough),
     ],
 )
