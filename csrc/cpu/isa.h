@@ -4,9 +4,21 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace hace {
 
 enum class Isa { kGeneric, kAvx2, kAvx512 };
+
+#if defined(__x86_64__)
+// Conversions to and from float16; clang has no name for them in __builtin_cpu_supports.
+inline bool supports_f16c() {
+  unsigned a, b, c = 0, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
 
 inline Isa supported_isa() {
 #if defined(__x86_64__)
@@ -14,8 +26,7 @@ inline Isa supported_isa() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
     return Isa::kAvx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c"))
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && supports_f16c())
     return Isa::kAvx2;
 #endif
   return Isa::kGeneric;

@@ -127,3 +127,43 @@ def test_a_head_by_tiles(pretended: None, monkeypatch: pytest.MonkeyPatch) -> No
         tiled.backward()
         whole = hace.HACELoss(tree)(input @ weight.T, LABELS)
     torch.testing.assert_close(tiled, whole)
+
+
+def decisions(logits: torch.Tensor, truth: torch.Tensor, tree: hace.Hierarchy) -> list[Any]:
+    """One of each kind of decision, and what the metrics say."""
+    decode, metrics = hace.decode, hace.metrics
+    answers = hace.predict(logits, tree)
+    return [
+        decode.deepest_node(logits, tree, 0.4),
+        decode.majority_subtree(logits, tree),
+        decode.minimum_expected_cost(logits, tree),
+        decode.expected_information(logits, tree),
+        decode.top_down_greedy(logits, tree),
+        decode.calibrate_threshold(logits, truth, tree, accuracy=0.5),
+        decode.calibrate_bonus(logits, truth, tree, accuracy=0.5),
+        decode.conformal_node(
+            logits, tree, decode.conformal_threshold(logits, truth, tree, coverage=0.5)
+        ),
+        metrics.mistake_severity(answers, truth, tree),
+        metrics.hierarchical_f1(answers, truth, tree),
+        metrics.hierarchical_f1(answers, truth, tree, average="macro"),
+        metrics.level_calibration_error(logits, truth, tree, level=0),
+        metrics.operating_curve(logits, truth, tree).area(),
+    ]
+
+
+def test_decisions_and_metrics(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = 2 * torch.randn(40, 6, generator=generator)
+    truth = torch.randint(6, (40,), generator=generator)
+    expected = decisions(logits, truth, a_tree())
+    request.getfixturevalue("pretended")
+    monkeypatch.setenv("HACE_BACKEND", "reference")
+    tree = a_tree()
+    decisions(logits, truth, tree)  # makes tables, which is the host's work
+    with NoFloat64():
+        found = decisions(logits, truth, tree)
+    for mine, wide in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, wide, rtol=1e-5, atol=1e-6)

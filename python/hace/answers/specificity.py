@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import hace_kernels
+from hace_kernels.widest import moved
 
 from ..hierarchy import Hierarchy
 from ..tables import Tables
@@ -69,7 +70,7 @@ def _build(
     rank = torch.full((hierarchy.num_nodes,), -1, dtype=torch.int32)
     distinct, places = torch.unique(value[is_answer], return_inverse=True)
     rank[is_answer] = places.int()
-    return SpecificityTable(rank.to(device), value.to(device), len(distinct))
+    return SpecificityTable(rank.to(device), moved(value, device), len(distinct))
 
 
 def classes_below(hierarchy: Hierarchy) -> Tensor:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hace_kernels.widest import widened
+
 from ..answers.rows import node_log_prob_rows
 from ..answers.specificity import Specificity, pareto_steps, specificity_of
 from ..metrics.compare import Comparison
@@ -115,14 +117,14 @@ class _Answers:
             steps = pareto_steps(log_prob, table)
             c = Comparison(s.points, steps.node, chunk.target[steps.row])
             rows.append(steps.row + first)
-            probabilities.append(steps.log_prob.double().exp())
+            probabilities.append(widened(steps.log_prob).exp())
             values.append(table.value[steps.node])
             rights.append(c.is_above | c.is_below)
             first += len(chunk.rows)
         nothing = torch.arange(len(s.rows), device=s.rows.device)
         self._row = torch.cat([*rows, nothing])
-        self._probability = torch.cat([*probabilities, torch.ones_like(nothing).double()])
-        self._value = torch.cat([*values, torch.zeros_like(nothing).double()])
+        self._probability = torch.cat([*probabilities, widened(torch.ones_like(nothing))])
+        self._value = torch.cat([*values, widened(torch.zeros_like(nothing))])
         self._right = torch.cat([*rights, torch.ones_like(nothing).bool()])
         self._num_rows = len(nothing)
 
@@ -136,7 +138,7 @@ class _Answers:
         chosen = torch.where(of_answer == best[self._row], place, len(place))
         first = torch.full_like(best, len(place), dtype=torch.int64)
         first = first.scatter_reduce(0, self._row, chosen, "amin")
-        return self._right[first].double().mean().item()
+        return widened(self._right[first]).mean().item()
 
 
 def _checked(s: Scored, accuracy: float) -> Scored:

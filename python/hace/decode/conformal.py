@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hace_kernels.widest import widened
+
 from ..answers.ancestry import tree_ancestry_of
 from ..answers.points import points_of
 from ..answers.rows import node_log_prob_rows, row_by_row
@@ -104,7 +106,7 @@ def conformal_node(
 
         def holds(point: Tensor) -> Tensor:
             node = point.clamp(max=hierarchy.num_nodes - 1)
-            probability = log_prob.gather(1, node[:, None])[:, 0].double().exp()
+            probability = widened(log_prob.gather(1, node[:, None])[:, 0]).exp()
             return (probability > threshold) | (point == points.num_points)
 
         return points.told(ancestry.lowest(best, holds))
@@ -119,7 +121,7 @@ def _scores(s: Scored) -> Tensor:
     best = predict_nodes(s.rows, s.hierarchy, s.logit_space)
     lca = ancestry.lca(best, s.target)
     below = ancestry.at_depth(best, ancestry.depth[lca] + 1)
-    probability = log_prob.gather(1, below[:, None])[:, 0].double().exp()
+    probability = widened(log_prob.gather(1, below[:, None])[:, 0]).exp()
     return torch.where(lca == best, 0.0, probability)
 
 

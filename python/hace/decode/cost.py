@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 import hace_kernels
+from hace_kernels.widest import widened
 
 from ..answers.ancestry import tree_ancestry_of
 from ..answers.points import Points, points_of
@@ -148,4 +149,4 @@ def _steps(points: Points, parent: Tensor, cost: Distance) -> _Steps:
         level = tables.height
     else:
         level = torch.where(tables.height == 0, 0, points.tree.depth - tables.depth)
-    return _Steps(level[:-1].double(), (level[parent] - level)[:-1].double())
+    return _Steps(widened(level[:-1]), widened((level[parent] - level)[:-1]))

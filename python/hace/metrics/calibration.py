@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hace_kernels.widest import widened
+
 from ..answers.ancestry import tree_ancestry_of
 from ..answers.levels import best_by_level, has_answer
 from ..answers.rows import point_log_prob_rows
@@ -70,11 +72,11 @@ def _of_chunk(s: Scored, bins: int) -> Reliability:
     for level, best in enumerate(best_by_level(log_prob, s.points, 1)):
         truth = ancestry.at_depth(s.target, torch.tensor(level, device=s.target.device))
         known = has_answer(s.points, truth, level)
-        confidence = best.log_prob[known, 0].exp().double()
+        confidence = widened(best.log_prob[known, 0].exp())
         right = (best.point[:, 0] == truth)[known].long()
         place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
         counts.append(torch.bincount(place, minlength=bins))
-        confidences.append(torch.zeros_like(counts[-1], dtype=torch.float64))
+        confidences.append(widened(torch.zeros_like(counts[-1])))
         confidences[-1].index_add_(0, place, confidence)
         rights.append(torch.zeros_like(counts[-1]).index_add_(0, place, right))
     return Reliability(torch.stack(counts), torch.stack(confidences), torch.stack(rights))

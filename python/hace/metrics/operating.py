@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from hace_kernels.widest import widened
+
 from ..answers.rows import node_log_prob_rows
 from ..answers.specificity import Specificity, pareto_steps, specificity_of
 from ..hierarchy import Hierarchy
@@ -73,7 +75,7 @@ class OperatingSteps:
 
     def curve(self) -> OperatingCurve:
         """The curve of all these rows."""
-        log_prob, order = self.log_prob.double().sort(descending=True, stable=True)
+        log_prob, order = widened(self.log_prob).sort(descending=True, stable=True)
         # Steps at one threshold are taken together.
         last = torch.ones_like(log_prob, dtype=torch.bool)
         last[:-1] = log_prob[1:] < log_prob[:-1]

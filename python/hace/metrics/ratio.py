@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hace_kernels.widest import widened, widest_dtype
+
 __all__ = ["Ratio", "share"]
 
 
@@ -29,12 +31,12 @@ class Ratio:
 
     def value(self) -> Tensor:
         """A scalar of the default dtype; NaN where there was nothing to divide by."""
-        quotient = self.numerator.double() / self.denominator.double()
+        quotient = widened(self.numerator) / widened(self.denominator)
         return quotient.to(torch.get_default_dtype())
 
 
 def share(of: Tensor) -> Ratio:
     """How many of the rows, bool or numbers (R), or (R, …) with rows first."""
     count = torch.full(of.shape[1:], len(of), dtype=torch.int64, device=of.device)
-    dtype = torch.float64 if of.is_floating_point() else torch.int64
+    dtype = widest_dtype(of.device) if of.is_floating_point() else torch.int64
     return Ratio(of.sum(0, dtype=dtype), count)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from hace_kernels.widest import widened
+
 from ..hierarchy import Hierarchy
 from .compare import Comparison, compare
 from .ratio import Ratio, share
@@ -57,7 +59,7 @@ def _ratio(part: Tensor, whole: Tensor, average: Average) -> Ratio:
         return Ratio(part.sum(), whole.sum())
     if average == "macro":
         # An answer or a truth that says nothing has nothing wrong or missing in it.
-        return share(torch.where(whole == 0, 1.0, part.double() / whole.clamp(min=1)))
+        return share(torch.where(whole == 0, 1.0, widened(part) / whole.clamp(min=1)))
     raise ValueError(f"average must be 'micro' or 'macro', got {average!r}")
 
 
