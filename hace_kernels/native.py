@@ -4,6 +4,7 @@ The library holds plain C++ and, where nvcc was there, CUDA behind torch's stabl
 Python module, so `torch.ops.load_library` brings it in and its ops appear under
 `torch.ops.hace_kernels`, for CPU tensors and for CUDA's.
 
+`HACE_NATIVE_LIBRARY=/path/library.so` brings in another build of it, as one with sanitizers, and
 `HACE_CUDA_EMULATION=/path/library.so` brings in another library instead, in which the CUDA kernels
 are compiled for the CPU and take CPU tensors (slowly: it is for tests, tests/cuda/emulation/).
 """
@@ -23,7 +24,11 @@ __all__ = ["LIBRARY", "cpu_lack", "cuda_device_type", "cuda_lack", "emulated", "
 
 emulated = "HACE_CUDA_EMULATION" in os.environ
 
-LIBRARY = Path(os.environ.get("HACE_CUDA_EMULATION") or Path(__file__).with_name("_native.so"))
+LIBRARY = Path(
+    os.environ.get("HACE_CUDA_EMULATION")
+    or os.environ.get("HACE_NATIVE_LIBRARY")
+    or Path(__file__).with_name("_native.so")
+)
 
 #: The device type of the tensors that the CUDA kernels take.
 cuda_device_type = "cpu" if emulated else "cuda"
