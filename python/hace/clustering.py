@@ -182,7 +182,8 @@ def directions(vectors: Any) -> Float64:
         raise TypeError(f"vectors must be real numbers, got dtype {array.dtype}")
     if array.ndim != 2 or not array.size:
         raise ValueError(
-            f"vectors must have shape (C, F), one row per class and at least one, got {array.shape}"
+            f"vectors must have shape (C, F), one row per class and at least one class, got "
+            f"{array.shape}"
         )
     unit = array.astype(np.float64)
     largest = np.maximum(unit.max(axis=1), -unit.min(axis=1))

@@ -320,7 +320,9 @@ class LossTables:
 
     def bound_loss(self, input: object, target: object) -> Tensor | None:
         """The loss without class weights, where `BoundPathLogLoss` takes the call."""
-        if not self._has_bound or type(input) is not Tensor or type(target) is not Tensor:
+        if torch.compiler.is_compiling() or not self._has_bound:  # a graph guards what it looks up
+            return None
+        if type(input) is not Tensor or type(target) is not Tensor:
             return None
         return self._bound.on(input.device)(input, target)
 
