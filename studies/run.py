@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+import hace
+
 from .losses import LOSSES
 from .measure import measure
 from .task import IntArray, Rows, Task
@@ -82,7 +84,7 @@ def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None
     options = dict(loss.grid[run.parameter])
     if run.coarse and loss.make is not LOSSES["ce"].make:
         options["target_space"] = "nodes"
-    given = wrong_tree(task.tree, run.tree, run.seed, vectors)
+    given = _given(run, task, vectors)
     criterion = loss.make(given, **options)
 
     torch.manual_seed(run.seed)
@@ -106,7 +108,10 @@ def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None
             row.update({f"{part}_{name}": value for name, value in values.items()})
             if part == "test":
                 heights[decision] = met
-    rho = 1.0 if run.tree == "true" else likeness(task.tree, given)
+    if run.tree == "true":
+        rho = 1.0
+    else:  # a DAG has no single meeting point
+        rho = likeness(task.tree, given) if given.is_tree else float("nan")
     shared: dict[str, float | str] = {
         **seconds,
         "run_seconds": time.process_time() - started,
@@ -114,6 +119,15 @@ def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None
     }
     weight = layer.weight.detach().numpy() if type(layer) is nn.Linear and classes is None else None
     return Outcome({d: {**row, **shared} for d, row in figures.items()}, heights, weight)
+
+
+def _given(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None) -> hace.Hierarchy:
+    """What the loss is given in the place of the task's tree."""
+    if run.tree != "dag":
+        return wrong_tree(task.tree, run.tree, run.seed, vectors)
+    if task.graph is None:
+        raise ValueError(f"{task.name} has no DAG")
+    return task.graph
 
 
 def training_rows(run: Run, task: Task) -> IntArray:

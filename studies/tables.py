@@ -206,7 +206,9 @@ def wrong_trees(report: Report) -> str:
         lines.append(cells)
     if len(lines) < 3:
         return ""
-    lines.sort(key=lambda cells: -float(cells[1]))
+    lines.sort(key=lambda cells: -float(cells[1]) if cells[1] != "nan" else -2)
+    for cells in lines:
+        cells[1] = cells[1].replace("nan", "").replace("-", "−")
     head = ["tree", "likeness", "seeds", "top-1", "to CE", "height", "to CE", "severity"]
     return _table(head, lines)
 

@@ -51,7 +51,11 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A tree, rows to train, to choose and to measure with, and how to train."""
+    """A tree, rows to train, to choose and to measure with, and how to train.
+
+    Attributes:
+        graph: the DAG that the tree is a part of, with the same classes, where there is one.
+    """
 
     name: str
     tree: hace.Hierarchy
@@ -60,6 +64,7 @@ class Task:
     test: Rows
     num_buckets: int
     schedule: Schedule
+    graph: hace.Hierarchy | None = None
 
     @classmethod
     def of_texts(
@@ -68,6 +73,7 @@ class Task:
         tree: hace.Hierarchy,
         parts: Sequence[Labelled],
         schedule: Schedule,
+        graph: hace.Hierarchy | None = None,
     ) -> Task:
         """Of the texts to train, to choose and to measure with.
 
@@ -83,7 +89,7 @@ class Task:
             Rows(_only(b, used), np.asarray(label, dtype=np.int64))
             for b, (_, label) in zip(bags, parts, strict=True)
         )
-        return cls(name, tree, train, validation, test, len(used), schedule)
+        return cls(name, tree, train, validation, test, len(used), schedule, graph)
 
     def train_counts(self) -> IntArray:
         """Training rows per class."""

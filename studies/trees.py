@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 import hace
 
-PAIRS = 50_000
+PAIRS = 20_000
 
 
 def wrong_tree(

