@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from .choose import choose, trials
 from .losses import LOSSES
@@ -142,6 +143,7 @@ def _heights(reports: list[Report]) -> Figure | None:
             at = np.arange(1, len(share) + 1) + (i - (len(names) - 1) / 2) * 0.8 / len(names)
             ax.bar(at, share, 0.8 / len(names), color=LINES[name], label=rivals[name].name)
         ax.set_title(TITLES[report.results.task], fontsize=10)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("height where answer and truth meet", fontsize=8)
         ax.set_ylabel("share of all rows, %", fontsize=8)
         ax.tick_params(labelsize=8)
@@ -187,6 +189,7 @@ def _rates(reports: list[Report]) -> Figure | None:
         return None
     figure, axes = _grid(len(shown), 1, 3.4)
     for ax, report in zip(axes, shown, strict=True):
+        shown_rates = sorted({float(row["rate"]) for row in trials(report.results, "hace")})
         for name, color in LINES.items():
             rows = trials(report.results, name)
             rates = sorted({float(row["rate"]) for row in rows})
@@ -196,6 +199,8 @@ def _rates(reports: list[Report]) -> Figure | None:
             ]
             ax.plot(rates, best, "o-", color=color, label=LOSSES[name].title, ms=4)
         ax.set_xscale("log")
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(shown_rates, [f"{rate:g}" for rate in shown_rates])
         ax.set_title(TITLES[report.results.task], fontsize=10)
         ax.set_xlabel("learning rate", fontsize=8)
         ax.set_ylabel("best validation top-1, %", fontsize=8)

@@ -15,6 +15,7 @@ from .losses import LOSSES, rates
 from .results import Results
 from .run import Run
 from .task import Task
+from .trees import wrong_tree
 
 SEEDS = (1, 2, 3, 4, 5)
 CORE = ("ce", "smoothing", "hace", "hace-shuffled")
@@ -74,9 +75,12 @@ def measure_long(task: Task, results: Results, losses: tuple[str, ...]) -> Runs:
 def trees(task: Task, results: Results, seeds: tuple[int, ...] = SEEDS) -> Runs:
     """HACE as it was chosen for the true tree, on wrong ones; a new one with each seed."""
     chosen = choose(results, "hace")
-    levels = tuple(f"drop {level}" for level in range(min(task.tree.depth, 2)))
+    # A level whose nodes are all classes stays.
+    dropped = {f"drop {n}": wrong_tree(task.tree, f"drop {n}", 0) for n in range(2)}
+    levels = [name for name, tree in dropped.items() if tree.num_nodes < task.tree.num_nodes]
+    names = (*SWAPS, *REWIRED, *levels, "cover", "agglomerative")
     for seed in seeds:
-        for tree in (*SWAPS, *REWIRED, *levels, "cover", "agglomerative"):
+        for tree in names:
             yield replace(chosen, seed=seed, tree=tree)
 
 

@@ -25,6 +25,10 @@ class Difference:
     high: float
     p: float
 
+    def turned(self) -> Difference:
+        """Of the same two the other way round."""
+        return Difference(-self.value, -self.high, -self.low, self.p)
+
 
 def paired_difference(a: FloatArray, b: FloatArray, draws: int = DRAWS) -> Difference:
     """Of `a` less `b`, both (seeds, rows): a bootstrap over seeds and rows at once.

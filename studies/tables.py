@@ -105,7 +105,10 @@ class Report:
                 for rival in rivals
                 for base in BASELINES
                 for outcome in OUTCOMES
-                if base in by_loss and rival != by_loss[base]
+                if base in by_loss
+                and rival != by_loss[base]
+                # The two baselines are compared once.
+                and (rival != by_loss.get("ce") or base == "ce")
             ]
             differences = [
                 paired_difference(self.values(r, o), self.values(by_loss[b], o)) for r, b, o in todo
@@ -114,6 +117,13 @@ class Report:
             self._compared[key] = [
                 Compared(*which, d, p)
                 for which, d, p in zip(todo, differences, corrected, strict=True)
+            ]
+            self._compared[key] += [
+                replace(
+                    c, rival=by_loss["ce"], baseline="smoothing", difference=c.difference.turned()
+                )
+                for c in self._compared[key]
+                if c.rival == by_loss.get("smoothing")
             ]
         return self._compared[key]
 
@@ -280,7 +290,7 @@ def coarse(report: Report) -> str:
 
 def cost(reports: list[Report]) -> str:
     """Processor time per step of training, in the loss and in all, medians over the runs."""
-    titles = [TITLES[report.results.task] for report in reports]
+    titles = [report.results.task for report in reports]
     lines = []
     for name in RIVALS:
         if name == "hace-shuffled":
@@ -291,7 +301,8 @@ def cost(reports: list[Report]) -> str:
             base, all_of_base = _milliseconds(report, "ce")
             cells.append("" if np.isnan(of_loss) else f"{of_loss:.2f} ({of_loss / base:.1f}×)")
             cells.append("" if np.isnan(all_of) else f"{all_of:.1f} ({all_of / all_of_base:.1f}×)")
-        lines.append(cells)
+        if any(cells[1:]):
+            lines.append(cells)
     head = ["loss", *(f"{title}: {part}" for title in titles for part in ("loss", "step"))]
     return _table(head, lines)
 
@@ -314,8 +325,8 @@ def by_test(reports: list[Report]) -> str:
             [
                 TITLES[report.results.task],
                 *(f"{top[name]:.1f}" for name in best),
-                f"{top['hace'] - top['ce']:+.1f}",
-                f"{top['hace'] - top['smoothing']:+.1f}",
+                _signed(top["hace"] - top["ce"], 1),
+                _signed(top["hace"] - top["smoothing"], 1),
             ]
         )
     head = ["task", "cross-entropy", "+ smoothing", "HACE", "HACE − CE", "HACE − smoothing"]
@@ -360,7 +371,7 @@ def what_was_run(reports: list[Report]) -> str:
                 str(len(rows)),
                 str((rows["seed"] == "0").sum()),
                 f"{rows['run_seconds'].sum() / 60:.0f}",
-                str(len(compared)),
+                str(sum(c.rival.name != LOSSES["ce"].title for c in compared)),
             ]
         )
     return _table(["task", "runs", "of them trials", "minutes", "comparisons"], lines)
