@@ -64,13 +64,8 @@ def main() -> None:
     trained = [*body.parameters()]
     if options.update_by_tiles:
         weight = head.linear.weight
-        rows = weight.to_local() if mesh is not None else weight
-
-        def update(at: torch.Tensor | slice, grad: torch.Tensor) -> None:
-            with torch.no_grad():
-                rows[at] -= options.rate * grad
-
-        head.on_weight_grad = update
+        rows = weight.to_local().detach() if mesh is not None else weight
+        head.on_weight_grad = hace.optim.TileSGD(rows, options.rate)
     else:
         trained += [*head.parameters()]
     optimizer = torch.optim.SGD(trained, options.rate)

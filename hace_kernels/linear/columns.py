@@ -245,12 +245,17 @@ def _written(
     gradient: RingGradient,
     needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    update = head.on_weight_grad if needed[1] else None
+    if update is not None and weight.is_leaf and weight.grad is not None:
+        raise RuntimeError(
+            "the weight has a gradient already, and an update by tiles cannot add to it: set "
+            "weight.grad to None before the backward, or accumulate without on_weight_grad"
+        )
     layer, x = _layer(input, weight, bias, head), input.to(head.dtype)
     # Tiles add up in the input's gradient, so that it is kept in the type worked in.
     # Other processes may need it where this one does not.
     wants_input = needed[0] or head.exchange is not None
     grad_input = torch.zeros_like(x, dtype=loss_dtype(x.dtype)) if wants_input else None
-    update = head.on_weight_grad if needed[1] else None
     grad_weight = torch.empty_like(weight) if needed[1] and update is None else None
     grad_bias = torch.empty_like(bias) if needed[2] and bias is not None else None
     buffer = layer.buffer(x)

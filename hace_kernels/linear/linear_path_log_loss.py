@@ -75,7 +75,8 @@ def linear_path_log_loss(
     Raises:
         IndexError, ValueError, TypeError, BackendError: as `path_log_loss`. With a shard a bad
             target in one process is an IndexError in all.
-        RuntimeError: at a second derivative through tiles, which do not have one.
+        RuntimeError: at a second derivative through tiles, which do not have one; in a backward
+            with on_weight_grad where the weight has a gradient already.
     """
     size = table.num_classes if shard is None else shard.last - shard.first
     _check_linear(input, weight, bias, target, size)

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from hace_kernels import Backend, BackendError, backends
 
-from . import decode, functional, metrics, nn
+from . import decode, functional, metrics, nn, optim
 from .checkpoints import allow_loading as _allow_loading
 from .hierarchy import Hierarchy
 from .losses import (
@@ -37,6 +37,7 @@ __all__ = [
     "functional",
     "metrics",
     "nn",
+    "optim",
     "predict",
     "report",
 ]

@@ -1,0 +1,262 @@
+"""Optimisers for `on_weight_grad`: they update a head's weight tile by tile in the backward.
+
+The gradient of the weight, as large as the weight itself, is then never whole. Each class is in one
+tile per backward, and gets the step that torch.optim's optimiser of the same name would make.
+
+Examples:
+    >>> import torch, hace
+    >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+    >>> head = hace.nn.HierarchicalClassifier(16, tree, fused=True)
+    >>> head.on_weight_grad = hace.optim.TileAdam(head.linear.weight, lr=1e-3)
+    >>> rest = torch.optim.Adam([head.linear.bias], lr=1e-3)
+    >>> loss = head(torch.randn(8, 16), torch.randint(3, (8,))).loss
+    >>> loss.backward()  # updates the weight
+    >>> rest.step()
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+__all__ = ["TileAdagrad", "TileAdam", "TileOptimizer", "TileSGD"]
+
+Rows = Tensor | slice
+"""Rows of the weight: a slice, or int64 indices without repetitions."""
+
+
+class TileOptimizer(Optimizer, ABC):
+    """What the three optimisers share: a weight (C, F), and states allocated once.
+
+    It is a torch optimiser of one parameter, so that learning-rate schedulers, `state_dict` and
+    `load_state_dict` work; but calling it with a tile makes the update, and `step()` only checks
+    that no gradient was left over. Rows that get no tile keep weight and state.
+
+    A backward is a step. So gradients cannot be accumulated over several backwards, cannot be
+    clipped by a global norm, which is known only after the last tile, and must not be multiplied by
+    a gradient scaler. Under DistributedDataParallel each process would step by its own gradient.
+    """
+
+    def __init__(self, weight: Tensor, options: dict[str, Any]) -> None:
+        if hasattr(weight, "to_local"):
+            raise TypeError(
+                "weight is a DTensor, whose tiles are rows of one process: pass "
+                "weight.to_local().detach(), which has the same memory"
+            )
+        if weight.dim() != 2 or not weight.is_floating_point():
+            raise ValueError(
+                f"weight must be (C, F), floating; got {tuple(weight.shape)} {weight.dtype}"
+            )
+        for name, value in options.items():
+            at_least_zero = all(each >= 0 for each in (value if type(value) is tuple else (value,)))
+            if not at_least_zero:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        super().__init__([weight], options)
+        self.state[weight].update(self._new_state(weight))
+
+    @abstractmethod
+    def _new_state(self, weight: Tensor) -> dict[str, Tensor]:
+        """The states before the first step, each (C, F) or (C, 1)."""
+
+    @abstractmethod
+    def _update(self, weight: Tensor, grad: Tensor, state: dict[str, Tensor]) -> None:
+        """Changes some rows of the weight and of the states in place."""
+
+    @torch.no_grad()
+    def __call__(self, rows: Rows, grad: Tensor) -> None:
+        """Updates rows of the weight, given their gradient (T, F)."""
+        weight = self._weight()
+        state = {name: array.to(weight.device) for name, array in self.state[weight].items()}
+        self.state[weight].update(state)
+        parts = {name: array[rows] for name, array in state.items()}
+        part = weight[rows]
+        self._update(part, grad.to(weight.dtype), parts)
+        if isinstance(rows, slice):  # The parts are views.
+            return
+        weight[rows] = part
+        for name, array in state.items():
+            array[rows] = parts[name]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Nothing is left to do: the backward has updated the weight.
+
+        Raises:
+            RuntimeError: where the weight has a gradient all the same, which would be lost.
+            ValueError: with a closure.
+        """
+        if closure is not None:
+            raise ValueError("an update by tiles happens in the backward and takes no closure")
+        if self._weight().grad is not None:
+            raise RuntimeError(
+                "the weight has a gradient that did not come by tiles and would be lost: pass this "
+                "optimiser as on_weight_grad wherever the weight is used, and set weight.grad to "
+                "None"
+            )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but states of another shape are a ValueError."""
+        for name, array in self.state[self._weight()].items():
+            found = state_dict["state"].get(0, {}).get(name)
+            if found is None or found.shape != array.shape:
+                shape = None if found is None else tuple(found.shape)
+                raise ValueError(f"the state {name} must be {tuple(array.shape)}, got {shape}")
+        super().load_state_dict(state_dict)
+
+    def _weight(self) -> Tensor:
+        weight: Tensor = self.param_groups[0]["params"][0]
+        return weight
+
+
+class TileSGD(TileOptimizer):
+    """`torch.optim.SGD` by tiles; without momentum it has no state.
+
+    Args:
+        weight: (C, F), the parameter of the head.
+        lr: the learning rate.
+        momentum: of the velocity, v ← momentum · v + gradient.
+        weight_decay: times the weight, added to its gradient.
+        nesterov: whether the step looks ahead along the velocity.
+
+    Raises:
+        ValueError: at an option below 0, nesterov without momentum, or another shape of weight.
+        TypeError: where weight is a DTensor.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        lr: float = 1e-3,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        if nesterov and not momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        options = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        super().__init__(weight, {"lr": lr, **options})
+
+    def _new_state(self, weight: Tensor) -> dict[str, Tensor]:
+        has_momentum = self.param_groups[0]["momentum"] != 0
+        return {"momentum_buffer": _zeros(weight)} if has_momentum else {}
+
+    def _update(self, weight: Tensor, grad: Tensor, state: dict[str, Tensor]) -> None:
+        group = self.param_groups[0]
+        grad = _with_decay(grad, weight, group["weight_decay"])
+        if group["momentum"]:
+            velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(grad)
+            grad = grad.add(velocity, alpha=group["momentum"]) if group["nesterov"] else velocity
+        weight.sub_(grad, alpha=group["lr"])
+
+
+class TileAdagrad(TileOptimizer):
+    """`torch.optim.Adagrad` by tiles (Duchi et al., 2011), without decay of the learning rate.
+
+    Args:
+        weight: (C, F), the parameter of the head.
+        lr: the learning rate.
+        weight_decay: times the weight, added to its gradient.
+        initial_accumulator_value: what the sums of squares begin with.
+        eps: added to their roots.
+
+    Raises:
+        ValueError: at an option below 0, or another shape of weight.
+        TypeError: where weight is a DTensor.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        lr: float = 1e-2,
+        *,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+    ) -> None:
+        options = {"weight_decay": weight_decay, "eps": eps}
+        start = {"initial_accumulator_value": initial_accumulator_value}
+        super().__init__(weight, {"lr": lr, **options, **start})
+
+    def _new_state(self, weight: Tensor) -> dict[str, Tensor]:
+        return {"sum": _zeros(weight).fill_(self.param_groups[0]["initial_accumulator_value"])}
+
+    def _update(self, weight: Tensor, grad: Tensor, state: dict[str, Tensor]) -> None:
+        group = self.param_groups[0]
+        grad = _with_decay(grad, weight, group["weight_decay"])
+        total = state["sum"].addcmul_(grad, grad)
+        weight.addcdiv_(grad, total.sqrt().add_(group["eps"]), value=-group["lr"])
+
+
+class TileAdam(TileOptimizer):
+    """`torch.optim.Adam` by tiles (Kingma and Ba, 2015); decoupled decay makes it AdamW.
+
+    Each row counts its own steps for the correction of the bias: 4 bytes per class.
+
+    Args:
+        weight: (C, F), the parameter of the head.
+        lr: the learning rate.
+        betas: the decay rates of the moments, each below 1.
+        eps: added to the root of the second moment.
+        weight_decay: times the weight, added to its gradient.
+        decoupled_weight_decay: the weight is multiplied by 1 - lr · weight_decay instead.
+
+    Raises:
+        ValueError: at an option below 0, a beta of 1 or more, or another shape of weight.
+        TypeError: where weight is a DTensor.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        betas = (betas[0], betas[1])
+        if max(betas) >= 1:
+            raise ValueError(f"betas must be below 1, got {betas}")
+        options = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
+        decoupled = {"decoupled_weight_decay": decoupled_weight_decay}
+        super().__init__(weight, {"lr": lr, **options, **decoupled})
+
+    def _new_state(self, weight: Tensor) -> dict[str, Tensor]:
+        # load_state_dict keeps the type of what is called "step"; a bfloat16 ends counting at 256.
+        step = torch.zeros(len(weight), 1, dtype=torch.int32, device=weight.device)
+        return {"exp_avg": _zeros(weight), "exp_avg_sq": _zeros(weight), "step": step}
+
+    def _update(self, weight: Tensor, grad: Tensor, state: dict[str, Tensor]) -> None:
+        group = self.param_groups[0]
+        lr, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
+        if group["decoupled_weight_decay"]:
+            weight.mul_(1 - lr * decay)
+        else:
+            grad = _with_decay(grad, weight, decay)
+        step = state["step"].add_(1)
+        mean = state["exp_avg"].lerp_(grad, 1 - beta1)
+        square = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        # -expm1(step · log β) is 1 - β^step without cancellation, so that float32 is enough.
+        corrections = [_correction(beta, step).to(weight.dtype) for beta in (beta1, beta2)]
+        scale = square.sqrt().div_(corrections[1].sqrt()).add_(group["eps"])
+        weight.addcdiv_(mean.div(corrections[0]), scale, value=-lr)
+
+
+def _correction(beta: float, step: Tensor) -> Tensor:
+    wide = torch.float32 if step.device.type == "mps" else torch.float64
+    log_beta = torch.tensor(beta, dtype=torch.float64).log().to(step.device, wide)
+    return -torch.expm1(step * log_beta)
+
+
+def _zeros(weight: Tensor) -> Tensor:
+    return torch.zeros_like(weight, requires_grad=False)
+
+
+def _with_decay(grad: Tensor, weight: Tensor, weight_decay: float) -> Tensor:
+    return grad.add(weight, alpha=weight_decay) if weight_decay else grad
