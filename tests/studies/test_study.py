@@ -70,7 +70,7 @@ def test_no_text_is_in_two_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     seen: list[list[str]] = []
 
     def remember(
-        name: str, tree: hace.Hierarchy, parts: list[tuple[list[str], object]], schedule: object
+        name: str, tree: hace.Hierarchy, parts: list[tuple[list[str], object]], **_: object
     ) -> None:
         seen.extend(texts for texts, _ in parts)
 
