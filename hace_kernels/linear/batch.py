@@ -78,8 +78,11 @@ class Batch:
         losses = torch.where(self.head.is_right, losses, torch.nan)
         losses = torch.where(self.weight != 0, self.weight * losses, 0.0)
         if self.pairs:
-            losses = losses.view(self.head.repeats, self.size).sum(0)
-            return losses if self.reduction == "none" else reduce(losses, self.size, self.reduction)
+            rows = self.size if self.kept is None else len(self.kept)
+            losses = losses.view(self.head.repeats, rows).sum(0)
+            if self.reduction == "none":
+                return self.spread(losses)
+            return reduce(losses, self.size, self.reduction)
         if self.reduction == "none":
             return self.spread(losses)
         return reduce(losses, self.weight.sum(), self.reduction)
@@ -135,7 +138,12 @@ def _batch_of_pairs(
     on_weight_grad: OnWeightGrad | None,
 ) -> Batch:
     """The loss is linear in the target's mass: a row's is the sum of those of its K paths."""
-    size, repeats = index.shape
+    (size, repeats), kept = index.shape, None
+    if shard is None and index.device.type == "cpu":
+        has_any = (index != options.ignore_index).any(1)
+        if not has_any.all():
+            kept = has_any.nonzero()[:, 0]
+            index, pair_weight = index[kept], pair_weight[kept]
     target, mass = index.T.reshape(-1), widened(pair_weight.T.reshape(-1))
     counts = target != options.ignore_index
     head = _head(target, counts, table, options, dtype, shard, on_weight_grad)
@@ -143,7 +151,7 @@ def _batch_of_pairs(
     weight = row_weights(counts, row, target_weight, widest_dtype(row.device))
     weight = torch.where(weight != 0, weight * mass, 0.0)
     head = replace(head, repeats=repeats)
-    return Batch(size, None, head, counts, weight, options.reduction, pairs=True)
+    return Batch(size, kept, head, counts, weight, options.reduction, pairs=True)
 
 
 def _head(

@@ -233,6 +233,24 @@ def test_an_update_by_tiles_of_the_classifier(tree: hace.Hierarchy) -> None:
         HierarchicalClassifier(FEATURES, tree, on_weight_grad=descend)
 
 
+@pytest.mark.parametrize("space", ["classes", "nodes"])
+def test_the_classifier_takes_pairs_by_tiles(tree: hace.Hierarchy, space: Any) -> None:
+    models = twins(tree, target_space=space, reduction="none")
+    index = torch.randint(tree.num_classes if space == "classes" else tree.num_nodes, (5, 3))
+    index[1, 2] = -100
+    index[3] = -100
+    share, x = torch.rand(5, 3), torch.randn(5, FEATURES)
+    results = []
+    for model in models:
+        leaf = x.clone().requires_grad_()
+        loss = model(leaf, (index, share)).loss
+        assert loss[3] == 0
+        results.append((loss, *torch.autograd.grad(loss.sum(), [leaf, *model.parameters()])))
+        assert not results[-1][1][3].any()
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two)
+
+
 def test_fused_is_checked(tree: hace.Hierarchy) -> None:
     with pytest.raises(ValueError, match="fused must be"):
         HierarchicalClassifier(FEATURES, tree, fused="yes")  # type: ignore[arg-type]

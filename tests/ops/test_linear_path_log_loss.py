@@ -336,6 +336,56 @@ def test_several_weighted_targets_per_row(
     torch.testing.assert_close(loss, wanted)
 
 
+@pytest.mark.parametrize("width", [1, 7, -1, 0, 5])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_pairs_against_80_bits(
+    case: cases.Case, width: int, reduction: str, monkeypatch: Any
+) -> None:
+    narrow(monkeypatch, width if width in (1, 7) else case.num_classes + width)
+    parts = layer(case, 9, torch.float64)
+    index, share = torch.randint(case.num_targets, (9, 3)), torch.rand(9, 3)
+    index[2, 1] = index[3, 0] = index[3, 2] = -100
+    index[4] = index[7] = -100
+    scale = torch.rand(case.num_targets)
+    incoming = torch.rand(9, dtype=torch.float64) if reduction == "none" else None
+    loss = tiled(parts, (index, share), case, reduction=reduction, target_weight=scale)
+    grads = torch.autograd.grad(loss, parts, incoming)
+
+    weights, mass = oracle.to_real(scale)[:, None] * case.weights, 0
+    for k in range(3):
+        counts = oracle.to_real(torch.where(index[:, k] == -100, 0, share[:, k]))
+        mass = mass + counts[:, None] * weights[index[:, k].clamp(min=0).numpy()]
+    x, weight, bias = (oracle.to_real(part) for part in parts)
+    rows = oracle.node_log_loss(x @ weight.T + bias, case.reach, mass, 0.0)
+    answer = oracle.reduce(rows, reduction, 9.0, 1.0 if incoming is None else incoming)
+    wanted = (answer.loss, answer.grad @ weight, answer.grad.T @ x, answer.grad.sum(0))
+    for found, right in zip((loss, *grads), wanted, strict=True):
+        error = np.abs(oracle.to_real(found) - right)
+        assert (error <= 1e-13 * np.abs(right).max()).all()
+    for ignored in (4, 7):
+        assert not grads[0][ignored].any()
+        assert reduction == "mean" or loss[ignored] == 0
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_rows_whose_pairs_are_all_ignored_may_hold_nan(case: cases.Case, reduction: str) -> None:
+    parts = layer(case, 4, torch.float64)
+    index, share = torch.randint(case.num_targets, (4, 2)), torch.rand(4, 2)
+    index[1] = -100
+    wanted = tiled(parts, (index, share), case, reduction=reduction)
+    grads = torch.autograd.grad(wanted.sum(), parts)
+    with torch.no_grad():
+        parts[0][1] = torch.nan
+    loss = tiled(parts, (index, share), case, reduction=reduction)
+    assert torch.equal(loss, wanted)
+    for found, right in zip(torch.autograd.grad(loss.sum(), parts), grads, strict=True):
+        assert torch.equal(found, right)
+    index[:] = -100
+    loss = tiled(parts, (index, share), case, reduction=reduction)
+    assert not loss.any()
+    assert not any(grad.any() for grad in torch.autograd.grad(loss.sum(), parts))
+
+
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_an_update_by_tiles_sees_each_row_once(shuffled: bool, monkeypatch: Any) -> None:
     narrow(monkeypatch, 7)
