@@ -131,7 +131,8 @@ def linear_hace_loss(
         on_weight_grad: called in the backward with rows of `linear_weight`, as a slice or int64
             indices, and their gradient (T, F), tile by tile; it may change these rows in place.
             `linear_weight` then gets no gradient, so that it is never whole. It cannot go with
-            clipping by a global norm, nor with gradients that add up over several backwards.
+            clipping by a global norm, nor with gradients that add up over several backwards: a
+            gradient that is there already is a RuntimeError. `hace.optim` has such updates.
 
     Returns:
         float64 for float64 products and float32 otherwise: a scalar, or (N) with "none".

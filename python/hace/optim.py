@@ -16,6 +16,7 @@ Examples:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from hace_kernels.rows import loss_dtype
+from hace_kernels.widest import widest_dtype
 
 __all__ = ["TileAdagrad", "TileAdam", "TileOptimizer", "TileSGD"]
 
@@ -242,16 +246,17 @@ class TileAdam(TileOptimizer):
         step = state["step"].add_(1)
         mean = state["exp_avg"].lerp_(grad, 1 - beta1)
         square = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        # -expm1(step · log β) is 1 - β^step without cancellation, so that float32 is enough.
-        corrections = [_correction(beta, step).to(weight.dtype) for beta in (beta1, beta2)]
-        scale = square.sqrt().div_(corrections[1].sqrt()).add_(group["eps"])
+        # In float32 for half types, as torch does with its scalars; a tile's copies are small.
+        dtype = loss_dtype(weight.dtype)
+        corrections = [_correction(beta, step).to(dtype) for beta in (beta1, beta2)]
+        scale = square.sqrt().div(corrections[1].sqrt()).add_(group["eps"])
         weight.addcdiv_(mean.div(corrections[0]), scale, value=-lr)
 
 
 def _correction(beta: float, step: Tensor) -> Tensor:
-    wide = torch.float32 if step.device.type == "mps" else torch.float64
-    log_beta = torch.tensor(beta, dtype=torch.float64).log().to(step.device, wide)
-    return -torch.expm1(step * log_beta)
+    """1 - β^step, without cancellation where there is no float64."""
+    log_beta = math.log(beta) if beta > 0 else -math.inf
+    return -torch.expm1(step.to(widest_dtype(step.device)) * log_beta)
 
 
 def _zeros(weight: Tensor) -> Tensor:

@@ -94,6 +94,34 @@ def test_steps_are_those_of_torch(
 
 
 @pytest.mark.parametrize(("cls", "twin", "options"), OPTIMISERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_same_gradient_makes_the_same_step(
+    cls: type[TileOptimizer], twin: Any, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    weight = nn.Parameter(torch.randn(CLASSES, FEATURES).to(dtype))
+    other = nn.Parameter(weight.detach().clone())
+    tile, whole = made(cls, twin, weight, options), twin([other], **options)
+    rows = torch.randperm(CLASSES)
+    for _ in range(3):
+        other.grad = torch.randn(CLASSES, FEATURES).to(dtype)
+        for part in rows.split(7):
+            tile(part, other.grad[part])
+        whole.step()
+    tolerance = 16 * torch.finfo(dtype).eps
+    torch.testing.assert_close(weight, other, rtol=tolerance, atol=tolerance)
+
+
+def test_adam_without_memory() -> None:
+    weight = nn.Parameter(torch.randn(CLASSES, FEATURES))
+    other = nn.Parameter(weight.detach().clone())
+    tile, whole = TileAdam(weight, betas=(0.0, 0.0)), torch.optim.Adam([other], betas=(0.0, 0.0))
+    other.grad = torch.randn(CLASSES, FEATURES)
+    tile(slice(0, CLASSES), other.grad)
+    whole.step()
+    torch.testing.assert_close(weight, other)
+
+
+@pytest.mark.parametrize(("cls", "twin", "options"), OPTIMISERS)
 def test_a_loaded_state_goes_on_the_same(
     cls: type[TileOptimizer], twin: Any, options: dict[str, Any]
 ) -> None:

@@ -71,7 +71,8 @@ class HierarchicalClassifier(Pretrained):
             the targets allow it; True: always, or an error that says why not; False: never.
         logit_bytes: a budget for the logits, in bytes.
         on_weight_grad: an update of the layer's weight, tile by tile in the backward, as
-            `hace.functional.linear_hace_loss` takes it; needs fused=True.
+            `hace.functional.linear_hace_loss` takes it, such as those of `hace.optim`; needs
+            fused=True.
         device_mesh: of one dimension: the layer's weight becomes a DTensor with `Shard(0)` over it,
             and each process holds its rows alone. All have the same input and targets, and get the
             same loss. Making the module is then a collective call.
