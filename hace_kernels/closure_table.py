@@ -7,12 +7,14 @@ below.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .layout import lay_out
 from .memory import memory_bytes
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     Int32 = NDArray[np.int32]
     Int64 = NDArray[np.int64]
 
-__all__ = ["ClosureTable", "Ragged", "build_closure_table", "longest_paths"]
+__all__ = ["ClosureTable", "Ragged", "Runs", "build_closure_table", "longest_paths"]
 
 # Lists are merged in chunks of about this many entries, so that temporaries stay small.
 _CHUNK_ENTRIES = 1 << 22
@@ -59,15 +61,28 @@ class Ragged(NamedTuple):
         """G."""
         return self.by_length.shape[0]
 
-    def to(self, device: torch.device | str) -> Ragged:
-        """The same lists on `device`."""
-        return Ragged(
-            self.ptr.to(device),
-            self.item.to(device),
-            self.by_length.to(device),
-            self.place.to(device),
-            self.buckets,
-        )
+
+class Runs(NamedTuple):
+    """The columns below each node as intervals of positions; tensors on one device.
+
+    The columns are numbered anew along a tree of the DAG's links, so that the intervals are few.
+
+    Attributes:
+        order: int32 (C), position → column.
+        ptr: int32 (N+1), bounds of each node's runs.
+        start, stop: int32, the runs of each node, ascending and apart.
+        parent_ptr: int32 (N+1), bounds of each node's parents in `parent`.
+        parent: int32 (E).
+        height: int32 (N), edges on the longest path down; parents have more than their children.
+    """
+
+    order: Tensor
+    ptr: Tensor
+    start: Tensor
+    stop: Tensor
+    parent_ptr: Tensor
+    parent: Tensor
+    height: Tensor
 
 
 class ClosureTable(NamedTuple):
@@ -84,6 +99,7 @@ class ClosureTable(NamedTuple):
         num_parents: int32 (N).
         column_node: int32 (C), the node of each column.
         edge_level_ptr: edges edge_level_ptr[l] … edge_level_ptr[l + 1] are level l.
+        runs: the same columns below each node as intervals, and the nodes' parents.
     """
 
     below: Ragged
@@ -93,6 +109,7 @@ class ClosureTable(NamedTuple):
     num_parents: Tensor
     column_node: Tensor
     edge_level_ptr: tuple[int, ...]
+    runs: Runs
 
     @property
     def device(self) -> torch.device:
@@ -130,17 +147,48 @@ class ClosureTable(NamedTuple):
         """int32, the columns at or below node 0, those at or below node 1, …"""
         return self.below.item
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that is a tensor, as the native op takes them: it reads the runs alone."""
+        edges = (self.edge_parent, self.edge_child, self.num_parents, self.column_node)
+        return [*self.runs, *self.below[:4], *self.above[:4], *edges]
+
+    @property
+    def sizes(self) -> list[int]:
+        """All that is a number: the levels of edges, and the buckets of both lists."""
+        parts = (
+            self.edge_level_ptr,
+            [size for bucket in self.below.buckets for size in bucket],
+            [size for bucket in self.above.buckets for size in bucket],
+        )
+        return [*map(len, parts), *(size for part in parts for size in part)]
+
+    @classmethod
+    def of_tensors(cls, tensors: Sequence[Tensor], sizes: Sequence[int]) -> ClosureTable:
+        """The table from its `tensors` and `sizes`."""
+        levels, below, above = np.split(np.array(sizes[3:]), np.cumsum(sizes[:2]))
+
+        def lists(of: Sequence[Tensor], buckets: Int64) -> Ragged:
+            ptr, item, by_length, place = of
+            bounds = ((int(a), int(b), int(c)) for a, b, c in buckets.reshape(-1, 3))
+            return Ragged(ptr, item, by_length, place, tuple(bounds))
+
+        order, ptr, start, stop, parent_ptr, parent, height = tensors[:7]
+        edge_parent, edge_child, num_parents, column_node = tensors[15:]
+        return cls(
+            lists(tensors[7:11], below),
+            lists(tensors[11:15], above),
+            edge_parent,
+            edge_child,
+            num_parents,
+            column_node,
+            tuple(levels.tolist()),
+            Runs(order, ptr, start, stop, parent_ptr, parent, height),
+        )
+
     def to(self, device: torch.device | str) -> ClosureTable:
         """The same table on `device`."""
-        return ClosureTable(
-            self.below.to(device),
-            self.above.to(device),
-            self.edge_parent.to(device),
-            self.edge_child.to(device),
-            self.num_parents.to(device),
-            self.column_node.to(device),
-            self.edge_level_ptr,
-        )
+        return self.of_tensors([tensor.to(device) for tensor in self.tensors], self.sizes)
 
 
 def build_closure_table(edges: Int64, num_nodes: int, classes: Int64) -> ClosureTable:
@@ -177,7 +225,54 @@ def build_closure_table(edges: Int64, num_nodes: int, classes: Int64) -> Closure
         num_parents=torch.from_numpy(np.bincount(child, minlength=num_nodes).astype(np.int32)),
         column_node=torch.from_numpy(classes.astype(np.int32)),
         edge_level_ptr=tuple(_bounds(np.bincount(height[child])).tolist()),
+        runs=_runs(parent, child, height, classes, ptr, column),
     )
+
+
+def _runs(
+    parent: Int64, child: Int64, height: Int64, classes: Int64, ptr: Int64, column: Int32
+) -> Runs:
+    """From the edges and the columns below each node."""
+    num_nodes, num_classes = len(height), len(classes)
+    by_child = np.lexsort((parent, child))
+    parent_ptr = _bounds(np.bincount(child, minlength=num_nodes))
+    first_parent = np.full(num_nodes, -1, np.int64)
+    has_parents = parent_ptr[1:] > parent_ptr[:-1]
+    first_parent[has_parents] = parent[by_child][parent_ptr[:-1][has_parents]]
+    order = lay_out(first_parent, classes).column
+    if order is None:
+        order = np.arange(num_classes, dtype=np.int32)
+    position = np.empty(num_classes, np.int64)
+    position[order] = np.arange(num_classes)
+
+    run_ptr = np.zeros(num_nodes + 1, np.int64)
+    starts, stops = [], []
+    first = 0
+    while first < num_nodes:  # in chunks, whose temporaries are small
+        last = int(np.searchsorted(ptr, ptr[first] + _CHUNK_ENTRIES, side="right")) - 1
+        last = max(last, first + 1)
+        node = np.repeat(np.arange(last - first), np.diff(ptr[first : last + 1]))
+        # Ascending by node and position; a number that is not one more begins a run. The step from
+        # node to node is larger than that from its last position to the next one's first.
+        at = np.sort(node * (num_classes + 1) + position[column[ptr[first] : ptr[last]]])
+        begins = np.flatnonzero(np.diff(at, prepend=-2) != 1)
+        ends = np.append(begins[1:], len(at))[: len(begins)] - 1
+        of, start = np.divmod(at[begins], num_classes + 1)
+        starts.append(start.astype(np.int32))
+        stops.append((at[ends] % (num_classes + 1) + 1).astype(np.int32))
+        run_ptr[first + 1 : last + 1] = np.bincount(of, minlength=last - first)
+        first = last
+    nothing = np.zeros(0, np.int32)
+    arrays = (
+        np.array(order),
+        np.cumsum(run_ptr),
+        np.concatenate([nothing, *starts]),
+        np.concatenate([nothing, *stops]),
+        parent_ptr,
+        parent[by_child],
+        height,
+    )
+    return Runs(*(torch.from_numpy(array.astype(np.int32)) for array in arrays))
 
 
 def longest_paths(tail: Int64, head: Int64, num_nodes: int) -> Int64:

@@ -1,7 +1,8 @@
 """Which implementations an op has: op → backend → callable.
 
-All implementations of an op take the same arguments, those of `hace_kernels.schemas` or, for the
-ops over DAGs (`dag_…`), those of `hace_kernels.dag`. Modules of `hace_kernels.ops` register theirs.
+All implementations of an op take the same arguments: those of `hace_kernels.schemas`, or rows and a
+`ClosureTable` where the reference alone has the op over DAGs. Modules of `hace_kernels.ops`
+register theirs.
 """
 
 from __future__ import annotations

@@ -43,6 +43,8 @@ class PathLogLossArguments(NamedTuple):
 class TreeLogLossArguments(NamedTuple):
     """The arguments of `tree_log_loss`; targets are mass, or indices with or without weights.
 
+    `dag_log_loss` has the same; its tree and levels are the tensors and sizes of a `ClosureTable`.
+
     Attributes:
         logits: (B, C), unit stride along a row.
         mass: (B, T) in the loss's dtype, unit stride along a row.
@@ -89,6 +91,7 @@ class TreeArguments(NamedTuple):
 LOSSES: dict[str, type[PathLogLossArguments] | type[TreeLogLossArguments]] = {
     "path_log_loss": PathLogLossArguments,
     "tree_log_loss": TreeLogLossArguments,
+    "dag_log_loss": TreeLogLossArguments,
 }
 
 _TYPES: dict[Any, str] = {

@@ -24,13 +24,12 @@
 #include "tree_arguments.h"
 #include "tree_log_loss_arguments.h"
 #include "tree_log_loss_kernel.h"
+#include "weigh_rows.h"
 
 namespace hace {
 namespace {
 
 using Call = TreeLogLossCall;
-
-constexpr const char* kNoPlace = "tree_log_loss: a target is at a place that no node has";
 
 // ---- arguments ----
 
@@ -71,39 +70,6 @@ TreeLogLossProblem problem_of(const Call& call) {
   problem.row_stride = call.logits.stride(0);
   problem.eps = call.eps;
   return problem;
-}
-
-// Rows of indices count where one is not ignored; what they count for is their target's weight
-// where there is a single one, and 1 elsewhere.
-Rows weigh_rows(const Call& call, const TreeLogLossProblem& problem) {
-  const int64_t num_rows = num_rows_of(call.logits);
-  const bool single = problem.single();
-  Rows rows;
-  rows.factor.resize(num_rows);
-  for (int64_t row = 0; row < num_rows; ++row) {
-    bool counts = problem.mass != nullptr, not_a_number = false;
-    for (int64_t k = 0; k < problem.num_indices; ++k) {
-      const int64_t at = row * problem.num_indices + k;
-      const int64_t target = problem.index[at];
-      if (target == problem.ignore_index) continue;
-      HACE_CHECK_INDEX(target >= 0 && target < problem.num_targets, "target ", target, " of row ",
-                       row, " is out of range: it must be in [0, ", problem.num_targets, ")");
-      HACE_CHECK_INDEX(problem.target_place[target] >= 0, "target ", target, " of row ", row,
-                       " has no class at or below it, so its probability is 0 whatever the logits");
-      STD_TORCH_CHECK(problem.target_place[target] < problem.tree.root(), kNoPlace);
-      counts = true;
-      // No number, no loss: the kernels keep NaN for columns that no target has.
-      if (std::isnan(problem.share[target]) || (!single && std::isnan(problem.index_weight[at])))
-        not_a_number = true;
-      if (single) rows.total += problem.weight ? problem.weight[target] : 1.0;
-    }
-    rows.factor[row] = not_a_number ? std::numeric_limits<double>::quiet_NaN() : counts;
-  }
-  if (!single) rows.total = static_cast<double>(num_rows);
-  if (call.reduction == kMean)
-    for (double& factor : rows.factor)
-      if (factor != 0) factor /= rows.total;
-  return rows;
 }
 
 // ---- what all rows share ----
@@ -346,7 +312,7 @@ void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double
 std::tuple<Tensor, Tensor> tree_log_loss(const Call& call, bool with_grad) {
   const Tensor& logits = call.logits;
   TreeLogLossProblem problem = problem_of(call);
-  const Rows rows = weigh_rows(call, problem);
+  const Rows rows = weigh_rows(problem, num_rows_of(logits), problem.tree.root(), call.reduction);
   std::vector<double> loss(num_rows_of(logits));
   Tensor grad =
       torch::stable::new_empty(logits, with_grad ? shape_of(logits) : std::vector<int64_t>{0});
@@ -357,7 +323,7 @@ std::tuple<Tensor, Tensor> tree_log_loss(const Call& call, bool with_grad) {
 Tensor tree_log_loss_backward(const Tensor& grad_loss, const Call& call) {
   const Tensor& logits = call.logits;
   TreeLogLossProblem problem = problem_of(call);
-  Rows rows = weigh_rows(call, problem);
+  Rows rows = weigh_rows(problem, num_rows_of(logits), problem.tree.root(), call.reduction);
   scale_by_incoming(rows, grad_loss, call.reduction);
   std::vector<double> loss(num_rows_of(logits));
   Tensor grad = torch::stable::new_empty(logits, shape_of(logits));

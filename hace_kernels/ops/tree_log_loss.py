@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -48,7 +48,8 @@ def tree_log_loss(
             (B,), int64; or a few weighted indices per row, as the pair (index (B, K), weight
             (B, K)). A target that requires a gradient gets one, by the reference.
         tree: the tree over the C columns, or the DAG, on the logits' device. On a DAG a node hands
-            the rest of its mass to its parents in equal parts, and it runs by the reference.
+            the rest of its mass to its parents in equal parts; there the CPU's kernel takes indices
+            without smoothing, and all else runs by the reference.
         table: what the T targets put where, on the logits' device.
         ignore_index: rows with this index count for nothing; in a pair, such an entry adds nothing.
         reduction: "none", "sum", or "mean", which divides by the rows' weights for indices (B,) and
@@ -85,24 +86,20 @@ def tree_log_loss(
         "reduction": REDUCTIONS.index(reduction),
         "eps": eps,
     }
-    if isinstance(tree, ClosureTable):
-        loss = resolve("dag_log_loss", backend, logits)(
-            DagLogLossArguments(logits, mass, indices, weight, tree, table, **options)
+    is_dag = isinstance(tree, ClosureTable)
+    loss = resolve("dag_log_loss" if is_dag else "tree_log_loss", backend, logits)(
+        TreeLogLossArguments(
+            logits=for_kernel(logits),
+            mass=None if mass is None else for_kernel(mass.to(loss_dtype(logits.dtype))),
+            indices=None if indices is None else indices.contiguous(),
+            index_weight=None if weight is None else widened(weight).contiguous(),
+            tree=tree.tensors,
+            level_ptr=[*(tree.sizes if isinstance(tree, ClosureTable) else tree.level_ptr)],
+            table=table.tensors,
+            row_spread=table.row_spread,
+            **options,
         )
-    else:
-        loss = resolve("tree_log_loss", backend, logits)(
-            TreeLogLossArguments(
-                logits=for_kernel(logits),
-                mass=None if mass is None else for_kernel(mass.to(loss_dtype(logits.dtype))),
-                indices=None if indices is None else indices.contiguous(),
-                index_weight=None if weight is None else widened(weight).contiguous(),
-                tree=tree.tensors,
-                level_ptr=[*tree.level_ptr],
-                table=table.tensors,
-                row_spread=table.row_spread,
-                **options,
-            )
-        )
+    )
     return cast(Tensor, loss)
 
 
@@ -157,38 +154,20 @@ def _target_of(
 
 
 def _reference(call: TreeLogLossArguments) -> Tensor:
-    """The reference from the op's arguments."""
+    return _of_reference(call, TreeTable.of_tensors(call.tree, call.level_ptr))
+
+
+def _dag_reference(call: TreeLogLossArguments) -> Tensor:
+    return _of_reference(call, ClosureTable.of_tensors(call.tree, call.level_ptr))
+
+
+def _of_reference(call: TreeLogLossArguments, tree: TreeTable | ClosureTable) -> Tensor:
+    """The loss by the reference."""
     return reference.tree_log_loss(
         as_rows(call.logits),
         _target_of(call.mass, call.indices, call.index_weight),
-        TreeTable.of_tensors(call.tree, call.level_ptr),
+        tree,
         TargetTable.of_tensors(call.table, call.row_spread),
-        ignore_index=call.ignore_index,
-        reduction=REDUCTIONS[call.reduction],
-        eps=call.eps,
-    )
-
-
-class DagLogLossArguments(NamedTuple):
-    """The arguments of `tree_log_loss` on a DAG, as in `TreeLogLossArguments`."""
-
-    logits: Tensor
-    mass: Tensor | None
-    indices: Tensor | None
-    index_weight: Tensor | None
-    dag: ClosureTable
-    table: TargetTable
-    ignore_index: int
-    reduction: int
-    eps: float
-
-
-def _dag_reference(call: DagLogLossArguments) -> Tensor:
-    return reference.tree_log_loss(
-        call.logits,
-        _target_of(call.mass, call.indices, call.index_weight),
-        call.dag,
-        call.table,
         ignore_index=call.ignore_index,
         reduction=REDUCTIONS[call.reduction],
         eps=call.eps,
@@ -207,8 +186,19 @@ def _total_weight(call: TreeLogLossArguments) -> Tensor:
     return row_weights(counts, torch.where(counts, index, 0), weight, dtype).sum(-1)
 
 
-def _op(name: str, **options: Any) -> LossOp:
-    return LossOp(name, TreeLogLossArguments, 4, _reference, _total_weight, **options)
+def _op(name: str, of_reference: Any = _reference, **options: Any) -> LossOp:
+    return LossOp(name, TreeLogLossArguments, 4, of_reference, _total_weight, **options)
+
+
+def _dag_of(op: LossOp) -> Any:
+    """Index targets by the op; those that put mass on every class, by the reference."""
+
+    def dag_log_loss(call: TreeLogLossArguments) -> Tensor:
+        table = TargetTable.of_tensors(call.table, call.row_spread)
+        by_index = call.indices is not None and table.spread is None and table.row_spread == 0
+        return op(call) if by_index and table.soft_labels is None else _dag_reference(call)
+
+    return dag_log_loss
 
 
 register("tree_log_loss", {"reference": _reference})
@@ -216,6 +206,7 @@ register("dag_log_loss", {"reference": _dag_reference})
 if native.load_error is None:
     _native = _op("tree_log_loss", takes_pixels=True)
     register("tree_log_loss", {"cpu": _native, "cuda": _native})
+    register("dag_log_loss", {"cpu": _dag_of(_op("dag_log_loss", _dag_reference))})
 if triton.load_error is None:
     from ..triton.rows import scale_in_place
 

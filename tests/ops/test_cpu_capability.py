@@ -14,7 +14,7 @@ from hace_kernels import backends, layout
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [
     *("path_log_loss", "path_log_loss_numerics", "column_orders"),
-    *("tree_sum", "tree_log_prob", "tree_log_loss", "pixels"),
+    *("tree_sum", "tree_log_prob", "tree_log_loss", "pixels", "dag_log_loss"),
 ]
 PATHS = [*(f"tests/ops/test_{name}.py" for name in FILES), "tests/hace/test_soft_targets.py"]
 

@@ -1,0 +1,198 @@
+"""`tree_log_loss` for indices on DAGs beside the 80-bit oracle, on backends that have it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import dags
+import numpy as np
+import pytest
+import torch
+from backend import Backend
+from cases import DTYPES
+from dags import SHAPES, Dag
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import assert_grad_close, assert_loss_close, node_log_loss, reduce
+from test_hace_loss_properties import SEEDS, property_test
+
+import hace_kernels
+from hace_kernels import TargetTable, build_closure_table
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.not_on(
+        "cuda-emulated", "triton-interpreted", "gpu", reason="the reference serves DAGs there"
+    ),
+]
+
+
+class Case:
+    """Every node with a class at or below it is a target."""
+
+    def __init__(self, dag: Dag, rng: np.random.Generator, dilution: float | None = None) -> None:
+        self.dag, self.rng = dag, rng
+        self.table = build_closure_table(dag.edge_array(), dag.num_nodes, np.array(dag.classes))
+        self.keep = rng.random(dag.num_nodes) if dilution is None else dag.dilution(dilution)
+        has_class = dag.reach().any(axis=1)
+        self.targets = TargetTable(
+            place=torch.from_numpy(np.where(has_class, np.arange(dag.num_nodes), -1)).int(),
+            keep=torch.from_numpy(self.keep),
+            unit=torch.zeros(dag.num_nodes, dtype=torch.float64),
+            share=torch.ones(dag.num_nodes, dtype=torch.float64),
+            weight=None,
+            spread=None,
+            row_spread=0.0,
+            soft_labels=None,
+        )
+        self.nodes = np.flatnonzero(has_class)
+
+    def logits(self, rows: int, dtype: torch.dtype, scale: float = 2.0) -> torch.Tensor:
+        z = scale * self.rng.normal(size=(rows, self.dag.num_classes))
+        return torch.from_numpy(z).to(dtype)
+
+    def indices(self, *shape: int) -> torch.Tensor:
+        return torch.from_numpy(self.rng.choice(self.nodes, shape))
+
+    def check(self, logits: torch.Tensor, target: Any, backend: Backend, eps: float = 0.0) -> None:
+        """Losses and gradients of each row, with incoming gradients of their own."""
+        index, weight = target if isinstance(target, tuple) else (target[:, None], None)
+        weight = torch.ones(index.shape).double() if weight is None else weight
+        mass = np.zeros((len(logits), self.dag.num_nodes), np.longdouble)
+        for row, k in np.argwhere(index.numpy() != -100):
+            mass[row, index[row, k]] += np.longdouble(weight[row, k].item())
+        answer = node_log_loss(logits, self.dag.reach(), self.dag.kept_mass(mass, self.keep), eps)
+        z = logits.clone().requires_grad_()
+        loss = hace_kernels.tree_log_loss(
+            z, target, self.table, self.targets,
+            reduction="none", eps=eps, backend=backend.name,
+        )  # fmt: skip
+        assert_loss_close(loss, answer, logits.dtype, 24)
+        incoming = torch.from_numpy(self.rng.normal(size=len(logits))).to(loss.dtype)
+        (grad,) = torch.autograd.grad(loss, z, incoming)
+        answer = reduce(answer, "none", len(logits), incoming.numpy())
+        assert_grad_close(grad, answer, roundings=24)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("eps", [0.0, 1e-6])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape(
+    backend: Backend, rng: np.random.Generator, shape: str, eps: float, dtype: torch.dtype
+) -> None:
+    case = Case(SHAPES[shape], rng)
+    case.check(case.logits(9, dtype), case.indices(9), backend, eps)
+
+
+def test_any_dag(backend: Backend) -> None:
+    """Some logits far apart, some -inf."""
+
+    @property_test
+    @given(dags.dags(), SEEDS, st.sampled_from([torch.float32, torch.float64]))
+    def any_dag(dag: Dag, seed: int, dtype: torch.dtype) -> None:
+        case = Case(dag, np.random.default_rng(seed), 0.7)
+        logits = torch.cat([case.logits(3, dtype, scale) for scale in (1.0, 30.0, 1e4)])
+        dead = case.rng.random(logits.shape) < case.rng.choice([0, 0.5])
+        dead[np.arange(9), case.rng.integers(dag.num_classes, size=9)] = False
+        logits[torch.from_numpy(dead)] = -torch.inf
+        case.check(logits, case.indices(9), backend)
+
+    any_dag()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_pairs(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
+    """Some entries ignored, in one row all; a target twice; weights of either sign."""
+    case = Case(SHAPES["random"], rng)
+    index = case.indices(12, 3)
+    index[rng.random((12, 3)) < 0.3] = -100
+    index[0], index[1] = index[1, 0], -100
+    weight = torch.from_numpy(rng.normal(size=(12, 3)))
+    weight[1] = 1
+    case.check(case.logits(12, dtype), (index, weight), backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gaps(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
+    """Columns below a node are far below all else, or far above."""
+    dag = dags.random_dag(rng, 60, extra=0.5, roots=2)
+    case = Case(dag, rng, 0.6)
+    logits = case.logits(len(case.nodes), dtype)
+    for row, node in enumerate(case.nodes):
+        logits[row, torch.from_numpy(dag.reach()[node])] += (-50, 50, -200, -2000, 700)[row % 5]
+    case.check(logits, torch.from_numpy(case.nodes), backend)
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 31, 33, 17_000])
+def test_widths(backend: Backend, rng: np.random.Generator, width: int) -> None:
+    """A wide node, beside one that shares every third of its columns; columns in any order."""
+    leaves = 3 + rng.permutation(width)
+    edges = [(0, 1), (0, 2), *((1, int(v)) for v in leaves), *((2, int(v)) for v in leaves[::3])]
+    dag = _Wide(edges, width + 3, leaves.tolist())
+    case = Case(dag, rng, 0.5)
+    case.check(case.logits(3, torch.float32), torch.tensor([1, 2, int(leaves[-1])]), backend)
+
+
+class _Wide(Dag):
+    """`test_widths`' DAG, found without walking its edges."""
+
+    @cached_property
+    def parents(self) -> list[list[int]]:
+        shared = set(self.classes[::3])
+        rest = ([1, 2] if v in shared else [1] for v in range(3, self.num_nodes))
+        return [[], [0], [0], *rest]
+
+    @cached_property
+    def downwards(self) -> list[int]:
+        return [*range(self.num_nodes)]
+
+    def reach(self) -> np.ndarray:
+        reach = np.zeros((self.num_nodes, self.num_classes), bool)
+        reach[:2], reach[2, ::3] = True, True
+        reach[self.classes, np.arange(self.num_classes)] = True
+        return reach
+
+
+def test_rows_that_do_not_count(backend: Backend, rng: np.random.Generator) -> None:
+    case = Case(SHAPES["random"], rng)
+    logits, target = case.logits(6, torch.float32), case.indices(6)
+    target[[0, 3]], logits[0], logits[3] = -100, torch.nan, -torch.inf
+    z = logits.requires_grad_()
+    for reduction in ("sum", "mean"):
+        given_all = hace_kernels.tree_log_loss(
+            z, target, case.table, case.targets, reduction=reduction, backend=backend.name
+        )
+        kept = target != -100
+        alone = hace_kernels.tree_log_loss(
+            z[kept], target[kept], case.table, case.targets,
+            reduction=reduction, backend=backend.name,
+        )  # fmt: skip
+        torch.testing.assert_close(given_all, alone)
+        (grad,) = torch.autograd.grad(given_all, z)
+        assert grad.isfinite().all()
+        assert (grad[~kept] == 0).all()
+
+
+def test_bad_targets(backend: Backend, rng: np.random.Generator) -> None:
+    case = Case(SHAPES["empty nodes"], rng)
+    nothing_below = int(np.flatnonzero(case.targets.place.numpy() < 0)[0])
+    for target, message in ((case.dag.num_nodes, "out of range"), (nothing_below, "no class")):
+        with pytest.raises(IndexError, match=message):
+            hace_kernels.tree_log_loss(
+                case.logits(1, torch.float32), torch.tensor([target]), case.table, case.targets,
+                backend=backend.name,
+            )  # fmt: skip
+
+
+def test_threads_do_not_matter(backend: Backend, rng: np.random.Generator, threads: Any) -> None:
+    case = Case(SHAPES["random"], rng)
+    logits, target = case.logits(40, torch.float32).requires_grad_(), case.indices(40)
+    found = []
+    for number in (1, 2):
+        threads(number)
+        loss = hace_kernels.tree_log_loss(
+            logits, target, case.table, case.targets, backend=backend.name
+        )
+        found.append((loss.detach(), *torch.autograd.grad(loss, logits)))
+    assert all(map(torch.equal, *found))
