@@ -138,7 +138,7 @@ bench-micro: export MALLOC_MMAP_THRESHOLD_ = 8589934592
 bench-micro: export MALLOC_TRIM_THRESHOLD_ = 17179869184
 bench-micro: export MALLOC_TOP_PAD_ = 268435456
 bench-micro: install
-	$(BIN)/python -m pytest benchmarks -p no:xdist --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m pytest benchmarks -m "" -p no:xdist --benchmark-columns=median,iqr,rounds
 
 # Fails when a ratio of times exceeds its limit in benchmarks/limits.json.
 bench-check: install

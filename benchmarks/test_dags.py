@@ -1,0 +1,51 @@
+"""HACE over a DAG beside cross-entropy, and beside the tree of each node's first parent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import hace
+
+from .problem import DILUTION
+
+#: Nodes, links besides those of a tree, and rows: as many as ImageNet's and the Human Phenotype
+#: Ontology's `is_a` graphs have.
+SIZES = [(1_860, 75, 32), (24_114, 4_000, 512)]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "dag", "tree"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: "{}-{}-{}".format(*size))
+def test_dag(benchmark: Any, size: tuple[int, int, int], loss: str) -> None:
+    num_nodes, num_links, rows = size
+    generator = np.random.default_rng(0)
+    children = np.arange(1, num_nodes)
+    parents = generator.integers((children - 1) // 6, (children - 1) // 3 + 1)
+    edges = [(str(u), str(v)) for u, v in zip(parents, children, strict=True)]
+    if loss != "tree":
+        more = generator.choice(np.arange(10, num_nodes), num_links, replace=False)
+        others = generator.integers(0, more // 3)
+        links = {(str(u), str(v)) for u, v in zip(others, more, strict=True)}
+        edges += sorted(links - set(edges))
+    hierarchy = hace.Hierarchy.from_edges(edges, allow_multiple_parents=loss != "tree")
+    module = hace.HACELoss(hierarchy, DILUTION)
+    logits = torch.randn(rows, hierarchy.num_classes, requires_grad=True)
+    target = torch.randint(hierarchy.num_classes, (rows,))
+
+    def value() -> Tensor:
+        if loss == "cross_entropy":
+            return functional.cross_entropy(logits, target)
+        return module(logits, target)
+
+    def step() -> None:
+        logits.grad = None
+        value().backward()
+
+    benchmark.group = f"a DAG of {num_nodes:,} nodes, {num_links:,} with two parents, B = {rows}"
+    benchmark.extra_info.update(backend=loss, classes=hierarchy.num_classes, rows=rows)
+    benchmark.pedantic(step, rounds=10, iterations=max(1, 1_000 // rows), warmup_rounds=1)
