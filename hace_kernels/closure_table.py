@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Int32 = NDArray[np.int32]
     Int64 = NDArray[np.int64]
 
-__all__ = ["ClosureTable", "Ragged", "Runs", "build_closure_table", "longest_paths"]
+__all__ = ["ClosureTable", "Intervals", "Ragged", "build_closure_table", "longest_paths"]
 
 # Lists are merged in chunks of about this many entries, so that temporaries stay small.
 _CHUNK_ENTRIES = 1 << 22
@@ -62,15 +62,15 @@ class Ragged(NamedTuple):
         return self.by_length.shape[0]
 
 
-class Runs(NamedTuple):
+class Intervals(NamedTuple):
     """The columns below each node as intervals of positions; tensors on one device.
 
     The columns are numbered anew along a tree of the DAG's links, so that the intervals are few.
 
     Attributes:
         order: int32 (C), position → column.
-        ptr: int32 (N+1), bounds of each node's runs.
-        start, stop: int32, the runs of each node, ascending and apart.
+        ptr: int32 (N+1), bounds of each node's intervals.
+        start, stop: int32, the intervals of each node, ascending and apart.
         parent_ptr: int32 (N+1), bounds of each node's parents in `parent`.
         parent: int32 (E).
         height: int32 (N), edges on the longest path down; parents have more than their children.
@@ -99,7 +99,7 @@ class ClosureTable(NamedTuple):
         num_parents: int32 (N).
         column_node: int32 (C), the node of each column.
         edge_level_ptr: edges edge_level_ptr[l] … edge_level_ptr[l + 1] are level l.
-        runs: the same columns below each node as intervals, and the nodes' parents.
+        intervals: the same columns below each node as intervals, and the nodes' parents.
     """
 
     below: Ragged
@@ -109,7 +109,7 @@ class ClosureTable(NamedTuple):
     num_parents: Tensor
     column_node: Tensor
     edge_level_ptr: tuple[int, ...]
-    runs: Runs
+    intervals: Intervals
 
     @property
     def device(self) -> torch.device:
@@ -149,9 +149,9 @@ class ClosureTable(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that is a tensor, as the native op takes them: it reads the runs alone."""
+        """All that is a tensor, as the native op takes them: it reads the intervals alone."""
         edges = (self.edge_parent, self.edge_child, self.num_parents, self.column_node)
-        return [*self.runs, *self.below[:4], *self.above[:4], *edges]
+        return [*self.intervals, *self.below[:4], *self.above[:4], *edges]
 
     @property
     def sizes(self) -> list[int]:
@@ -183,7 +183,7 @@ class ClosureTable(NamedTuple):
             num_parents,
             column_node,
             tuple(levels.tolist()),
-            Runs(order, ptr, start, stop, parent_ptr, parent, height),
+            Intervals(order, ptr, start, stop, parent_ptr, parent, height),
         )
 
     def to(self, device: torch.device | str) -> ClosureTable:
@@ -225,13 +225,13 @@ def build_closure_table(edges: Int64, num_nodes: int, classes: Int64) -> Closure
         num_parents=torch.from_numpy(np.bincount(child, minlength=num_nodes).astype(np.int32)),
         column_node=torch.from_numpy(classes.astype(np.int32)),
         edge_level_ptr=tuple(_bounds(np.bincount(height[child])).tolist()),
-        runs=_runs(parent, child, height, classes, ptr, column),
+        intervals=_intervals(parent, child, height, classes, ptr, column),
     )
 
 
-def _runs(
+def _intervals(
     parent: Int64, child: Int64, height: Int64, classes: Int64, ptr: Int64, column: Int32
-) -> Runs:
+) -> Intervals:
     """From the edges and the columns below each node."""
     num_nodes, num_classes = len(height), len(classes)
     by_child = np.lexsort((parent, child))
@@ -245,34 +245,34 @@ def _runs(
     position = np.empty(num_classes, np.int64)
     position[order] = np.arange(num_classes)
 
-    run_ptr = np.zeros(num_nodes + 1, np.int64)
+    interval_ptr = np.zeros(num_nodes + 1, np.int64)
     starts, stops = [], []
     first = 0
     while first < num_nodes:  # in chunks, whose temporaries are small
         last = int(np.searchsorted(ptr, ptr[first] + _CHUNK_ENTRIES, side="right")) - 1
         last = max(last, first + 1)
         node = np.repeat(np.arange(last - first), np.diff(ptr[first : last + 1]))
-        # Ascending by node and position; a number that is not one more begins a run. The step from
-        # node to node is larger than that from its last position to the next one's first.
+        # Ascending by node and position; a number that is not one more begins an interval, which
+        # the first of a node never is.
         at = np.sort(node * (num_classes + 1) + position[column[ptr[first] : ptr[last]]])
         begins = np.flatnonzero(np.diff(at, prepend=-2) != 1)
         ends = np.append(begins[1:], len(at))[: len(begins)] - 1
         of, start = np.divmod(at[begins], num_classes + 1)
         starts.append(start.astype(np.int32))
         stops.append((at[ends] % (num_classes + 1) + 1).astype(np.int32))
-        run_ptr[first + 1 : last + 1] = np.bincount(of, minlength=last - first)
+        interval_ptr[first + 1 : last + 1] = np.bincount(of, minlength=last - first)
         first = last
     nothing = np.zeros(0, np.int32)
     arrays = (
         np.array(order),
-        np.cumsum(run_ptr),
+        np.cumsum(interval_ptr),
         np.concatenate([nothing, *starts]),
         np.concatenate([nothing, *stops]),
         parent_ptr,
         parent[by_child],
         height,
     )
-    return Runs(*(torch.from_numpy(array.astype(np.int32)) for array in arrays))
+    return Intervals(*(torch.from_numpy(array.astype(np.int32)) for array in arrays))
 
 
 def longest_paths(tail: Int64, head: Int64, num_nodes: int) -> Int64:

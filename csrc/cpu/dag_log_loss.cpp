@@ -2,9 +2,9 @@
 // ancestors in a graph where nodes may have several parents.
 //
 // A row's mass rises from its targets along their ancestors alone, of which there are some dozens:
-// node v keeps q_v. Positions are numbered so that the columns at or below a node are few intervals
-// (its runs), and the ends of all these nodes' runs cut the row into pieces, each whole in some of
-// the nodes and outside the others. With E_i the sum of exp(z) over piece i, S_v that over the
+// node v keeps q_v. Positions are numbered so that the columns at or below a node are few
+// intervals, and the ends of all these nodes' intervals cut the row into pieces, each whole in some
+// of the nodes and outside the others. With E_i the sum of exp(z) over piece i, S_v that over the
 // pieces in v and S that over all,
 //
 //     L = -sum_v q_v log(S_v / S) = sum_v q_v log(1 + (S - S_v) / S_v)
@@ -59,9 +59,9 @@ struct Dag {
   int64_t num_columns;
   int64_t num_nodes;
   const int32_t* order;  // null: positions are columns
-  const int32_t* run_ptr;
-  const int32_t* run_start;
-  const int32_t* run_stop;
+  const int32_t* interval_ptr;
+  const int32_t* start;
+  const int32_t* stop;
   const int32_t* parent_ptr;
   const int32_t* parent;
   const int32_t* height;
@@ -81,25 +81,25 @@ Dag bind_dag(const std::vector<Tensor>& table) {
   Dag dag;
   dag.num_columns = table[0].numel();
   dag.num_nodes = table[6].numel();
-  const int64_t num_runs = table[2].numel(), num_edges = table[5].numel();
+  const int64_t num_intervals = table[2].numel(), num_edges = table[5].numel();
   dag.order = int32_vector("table.order", table[0]);
-  dag.run_ptr = int32_vector("table.run_ptr", table[1], dag.num_nodes + 1);
-  dag.run_start = int32_vector("table.run_start", table[2]);
-  dag.run_stop = int32_vector("table.run_stop", table[3], num_runs);
+  dag.interval_ptr = int32_vector("table.interval_ptr", table[1], dag.num_nodes + 1);
+  dag.start = int32_vector("table.start", table[2]);
+  dag.stop = int32_vector("table.stop", table[3], num_intervals);
   dag.parent_ptr = int32_vector("table.parent_ptr", table[4], dag.num_nodes + 1);
   dag.parent = int32_vector("table.parent", table[5]);
   dag.height = int32_vector("table.height", table[6]);
-  // The runs of a node are ascending and apart, and parents are higher than children.
-  bool sound = is_ptr(dag.run_ptr, dag.num_nodes, num_runs) &&
+  // The intervals of a node are ascending and apart, and parents are higher than children.
+  bool sound = is_ptr(dag.interval_ptr, dag.num_nodes, num_intervals) &&
                is_ptr(dag.parent_ptr, dag.num_nodes, num_edges) &&
                all_within(dag.order, dag.num_columns, 0, dag.num_columns) &&
                (num_edges == 0 || all_within(dag.parent, num_edges, 0, dag.num_nodes));
   STD_TORCH_CHECK(sound, kNoDag);
   for (int64_t v = 0; v < dag.num_nodes; ++v) {
     int32_t end = 0;
-    for (int64_t run = dag.run_ptr[v]; run < dag.run_ptr[v + 1]; ++run) {
-      sound = sound && dag.run_start[run] >= end && dag.run_stop[run] > dag.run_start[run];
-      end = dag.run_stop[run];
+    for (int64_t i = dag.interval_ptr[v]; i < dag.interval_ptr[v + 1]; ++i) {
+      sound = sound && dag.start[i] >= end && dag.stop[i] > dag.start[i];
+      end = dag.stop[i];
     }
     sound = sound && end <= dag.num_columns;
     for (int64_t e = dag.parent_ptr[v]; e < dag.parent_ptr[v + 1]; ++e)
@@ -160,7 +160,7 @@ class RowWork {
     return kept_;
   }
 
-  // Cuts the row at the ends of all runs of the nodes that keep mass.
+  // Cuts the row at the ends of all intervals of the nodes that keep mass.
   void cut(const Dag& dag) {
     std::fill(ends_.begin(), ends_.end(), 0);
     const auto end_at = [&](int64_t position) {
@@ -169,9 +169,9 @@ class RowWork {
     for (int64_t p = 0; p < dag.num_columns; p += kPieceColumns) end_at(p);
     end_at(dag.num_columns);
     for (const Kept& kept : kept_)
-      for (int64_t run = dag.run_ptr[kept.node]; run < dag.run_ptr[kept.node + 1]; ++run) {
-        end_at(dag.run_start[run]);
-        end_at(dag.run_stop[run]);
+      for (int64_t i = dag.interval_ptr[kept.node]; i < dag.interval_ptr[kept.node + 1]; ++i) {
+        end_at(dag.start[i]);
+        end_at(dag.stop[i]);
       }
     bound.clear();
     for (size_t word = 0; word < ends_.size(); ++word)
@@ -218,9 +218,9 @@ class RowWork {
   template <typename Inside, typename Outside>
   void for_pieces(const Dag& dag, int32_t node, Inside inside, Outside outside) const {
     size_t i = 0;
-    for (int64_t run = dag.run_ptr[node]; run < dag.run_ptr[node + 1]; ++run) {
-      for (; bound[i] < dag.run_start[run]; ++i) outside(i);
-      for (; bound[i] < dag.run_stop[run]; ++i) inside(i);
+    for (int64_t k = dag.interval_ptr[node]; k < dag.interval_ptr[node + 1]; ++k) {
+      for (; bound[i] < dag.start[k]; ++i) outside(i);
+      for (; bound[i] < dag.stop[k]; ++i) inside(i);
     }
     for (; i < sum.size(); ++i) outside(i);
   }

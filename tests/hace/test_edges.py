@@ -93,12 +93,20 @@ def test_layers_take_an_empty_batch(backend: Backend, empty: str) -> None:
     assert log_prob.shape == (0, tree.num_nodes)
     assert z.grad is not None
     assert hace.predict(z, tree).shape == (0,)
+
+
+@pytest.mark.not_on(
+    "cuda-emulated", "triton-interpreted", "gpu", reason="tiles are for the CPU and the reference"
+)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("empty", EMPTIES)
+def test_classifiers_take_an_empty_batch(backend: Backend, empty: str, fused: bool) -> None:
+    tree = hace.Hierarchy.from_paths(PATHS)
     loss = hace.HACELoss(tree, backend=backend.name)
-    for fused in (False, True):
-        head = hace.nn.HierarchicalClassifier(FEATURES, tree, loss, fused=fused)
-        output = head(EMPTIES[empty](FEATURES), torch.zeros(0, dtype=torch.int64)).output
-        assert output.shape == (0,)
-        assert head.predict(EMPTIES[empty](FEATURES)).shape == (0,)
+    head = hace.nn.HierarchicalClassifier(FEATURES, tree, loss, fused=fused)
+    output = head(EMPTIES[empty](FEATURES), torch.zeros(0, dtype=torch.int64)).output
+    assert output.shape == (0,)
+    assert head.predict(EMPTIES[empty](FEATURES)).shape == (0,)
 
 
 @pytest.mark.sample(beta=[500.0], dtype=[torch.float32])
