@@ -134,13 +134,16 @@ class BoundPathLogLoss:
                 len(shape) != 2
                 or shape[1] != self._num_classes
                 or not (logits.requires_grad and torch.is_grad_enabled())
+                or target.dtype != torch.int64
+                or target.shape != shape[:1]
                 or not logits.is_contiguous()
+                or not target.is_contiguous()
                 or not self._device == logits.device == target.device
             ):
                 return None
             op = self._resolved(logits)
             return None if op is None else op.eager(self._rest, logits, target)
-        except RuntimeError:  # what the kernels check: element types, targets
+        except RuntimeError:  # what the kernels check: which targets there are
             return None
 
     def _resolved(self, logits: Tensor) -> LossOp | None:

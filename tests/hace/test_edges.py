@@ -161,3 +161,17 @@ def test_hxe_with_a_negative_alpha_on_a_deep_tree(backend: Backend, dtype: torch
     answer = oracle.node_log_loss(logits, reach, weights[labels.classes])
     found = loss(logits, targets)
     oracle.assert_loss_close(found, answer, dtype, roundings=40)
+
+
+def test_targets_as_kernels_do_not_take_them(backend: Backend) -> None:
+    """Every second one of a tensor is as good as any; too few, or of another type, are refused."""
+    loss = hace.HACELoss(hace.Hierarchy.from_paths(PATHS), backend=backend.name)
+    logits = torch.randn(3, CLASSES).requires_grad_()
+    target = torch.tensor([0, 2, 1, 0, 2])
+    (grad,) = torch.autograd.grad(loss(logits, target[::2]), logits)
+    (expected,) = torch.autograd.grad(loss(logits, target[::2].clone()), logits)
+    torch.testing.assert_close(grad, expected, rtol=0, atol=0)
+    for bad in (target[:2], target, target[:3].double(), target[:3].int()):
+        with pytest.raises((ValueError, TypeError)):
+            loss(logits, bad)
+    torch.testing.assert_close(loss(logits, target[:3].byte()), loss(logits, target[:3]))
