@@ -98,7 +98,9 @@ class Shape:
     def registers(self) -> dict[str, int]:
         """Bounds on them that cost no spills: two programs share a multiprocessor at least."""
         bounded = not (self.wide or self.more or self.shuffled) and self.num_warps > 1
-        return {"maxnreg": 128} if bounded and torch.version.hip is None else {}
+        if not bounded or torch.version.hip is not None:
+            return {}
+        return {"maxnreg": 128 if self.num_warps >= 8 else 144}
 
     @property
     def steps(self) -> int:

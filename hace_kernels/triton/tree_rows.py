@@ -71,7 +71,7 @@ class Shape:
     @property
     def options(self) -> dict[str, int]:
         """For a launch. NVIDIA's compiler, left alone, spills a few registers for more programs."""
-        registers = {"maxnreg": 96} if torch.version.hip is None else {}
+        registers = {"maxnreg": 104} if torch.version.hip is None else {}
         return {"num_warps": self.num_warps, **registers}
 
     @property

@@ -94,7 +94,8 @@ def test_the_sanitizer_watches_tensors(watched: dict[str, str]) -> None:
         table = Tables.of(tree).paths(hace.weights.HACEWeights(0.7))
         beyond = table._replace(ptr=table.ptr + len(table.start))
         target = torch.tensor([0])
-        print(path_log_loss(torch.zeros(1, 6), target, table, backend="cuda"))
+        loss = path_log_loss(torch.zeros(1, 6), target, table, backend="cuda")
+        print(loss, flush=True)
         print(path_log_loss(torch.zeros(1, 6), target, beyond, backend="cuda"))
     """
     library = emulator.library("cuda-sanitized", *emulator.SANITIZE)

@@ -276,7 +276,13 @@ def test_compiled(backend: Backend, name: str) -> None:
     close(compiled(of_x)(x), of_x(x))
 
 
-@pytest.mark.on("cpu")
+@pytest.mark.not_on(
+    "reference",
+    "cuda-emulated",
+    "triton-interpreted",
+    "gpu",
+    reason="the names are those of the CPU's ops",
+)
 @pytest.mark.parametrize("name", ["path_log_loss", "tree_log_prob", "tree_sum_down"])
 def test_an_op_called_itself_drops_no_tangent(backend: Backend, name: str) -> None:
     """A graph's op has reverse mode alone: others are refused, with x that requires grad or not."""
