@@ -9,7 +9,7 @@ export HACE_REQUIRE_NATIVE = 1
 
 C_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: install test test-all test-thorough test-large test-asan fuzz build-gpu test-gpu lint format clean wheels docs
+.PHONY: install test test-all test-thorough test-large test-asan test-tsan fuzz build-gpu test-gpu lint format clean wheels docs
 .PHONY: demo demo-tune study study-quick study-report bench bench-quick bench-gpu bench-micro bench-check
 
 # Compiles what has changed since the last time; Python files are used in place.
@@ -57,7 +57,11 @@ fuzz: install
 
 # The CPU's kernels compiled with AddressSanitizer and UndefinedBehaviorSanitizer, which takes minutes.
 test-asan: install
-	$(BIN)/python tests/support/run_sanitized.py
+	$(BIN)/python tests/support/run_sanitized.py memory
+
+# The same with ThreadSanitizer, on four threads.
+test-tsan: install
+	$(BIN)/python tests/support/run_sanitized.py threads
 
 test-large: install
 	$(BIN)/python -m pytest -m large

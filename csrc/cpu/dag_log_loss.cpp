@@ -34,6 +34,7 @@
 #include "dag_log_loss_kernel.h"
 #include "errors.h"
 #include "isa.h"
+#include "parallel.h"
 #include "ranges.h"
 #include "rows.h"
 #include "scratch.h"
@@ -317,7 +318,7 @@ void run(const Call& call, const Problem& problem, const Rows& rows, double* los
   const int64_t row_bytes = dag.num_columns * size;
   const char* const logits = static_cast<const char*>(call.logits.const_data_ptr());
   const int64_t stride = call.logits.stride(0) * size;
-  torch::stable::parallel_for(0, call.logits.size(0), 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, call.logits.size(0), 1, [&](int64_t first, int64_t last) {
     const SubnormalsAreZero guard;
     work.start(dag);
     void* const exps = exps_memory.get(dag.num_columns * kernel.real_bytes + 64);

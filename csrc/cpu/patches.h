@@ -5,12 +5,11 @@
 // Bytes: the logits are read and the gradient is written once, as for rows.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <cstdint>
 
 #include "isa.h"
+#include "parallel.h"
 #include "patch_kernel.h"
 #include "scratch.h"
 #include "tensors.h"
@@ -80,7 +79,7 @@ inline void for_patches(const Pixels& pixels, Each each) {
   const int64_t row_bytes = std::max<int64_t>(1, pixels.columns * pixels.bytes);
   const int64_t most = std::clamp<int64_t>(kPatchBytes / row_bytes / 16 * 16, 16, int64_t{256});
   const int64_t in_image = (pixels.size + most - 1) / most;
-  torch::stable::parallel_for(0, pixels.num_images * in_image, 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, pixels.num_images * in_image, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t image = i / in_image, pixel = i % in_image * most;
       each(Patch{image, pixel, image * pixels.size + pixel, std::min(most, pixels.size - pixel)});

@@ -12,6 +12,7 @@
 #include "errors.h"
 #include "isa.h"
 #include "new_tensor.h"
+#include "parallel.h"
 #include "patches.h"
 #include "path_log_loss_arguments.h"
 #include "path_log_loss_kernel.h"
@@ -166,18 +167,17 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
       const Plan& plan = make_plan(problem, row, workspace);
       const int stages = num_stages(problem, plan);
       for (int stage = 0; stage < stages; ++stage)
-        torch::stable::parallel_for(0, stage_units(plan, stage), 1,
-                                    [&](int64_t first, int64_t last) {
-                                      const SubnormalsAreZero guard;
-                                      kernel.run_stage(problem, workspace, stage, first, last);
-                                    });
+        parallel_for(0, stage_units(plan, stage), 1, [&](int64_t first, int64_t last) {
+          const SubnormalsAreZero guard;
+          kernel.run_stage(problem, workspace, stage, first, last);
+        });
     }
     return;
   }
   const int64_t at_a_time = rows_at_a_time(problem);
   const int64_t num_units = (num_rows + at_a_time - 1) / at_a_time;
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(columns * at_a_time, 1));
-  torch::stable::parallel_for(0, num_units, grain, [&](int64_t first, int64_t last) {
+  parallel_for(0, num_units, grain, [&](int64_t first, int64_t last) {
     const SubnormalsAreZero guard;
     PathLogLossWorkspace workspace = workspace_of(problem, rows.max_entries, value_size);
     kernel.run_rows(problem, first * at_a_time, std::min(last * at_a_time, num_rows), workspace);

@@ -2,13 +2,13 @@
 // threads. The arithmetic is in path_tile_kernel.cpp.
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <optional>
 
 #include "isa.h"
+#include "parallel.h"
 #include "path_tile_kernel.h"
 #include "subnormals.h"
 #include "tensors.h"
@@ -66,7 +66,7 @@ void path_measure(const Tensor& logits, const Tensor& start, const Tensor& stop,
           ? rings("ring_moment", *ring_moment, ScalarType::Double).mutable_data_ptr<double>()
           : nullptr;
   const PathTileKernel kernel = HACE_BEST_KERNEL(path_tile_kernel, element_of(logits));
-  torch::stable::parallel_for(0, logits.size(0), grain_of(tile), [&](int64_t begin, int64_t end) {
+  parallel_for(0, logits.size(0), grain_of(tile), [&](int64_t begin, int64_t end) {
     const SubnormalsAreZero guard;
     kernel.measure(tile, sums, begin, end);
   });
@@ -98,7 +98,7 @@ void path_write(const Tensor& logits, const Tensor& start, const Tensor& stop, i
   void* to = grad.mutable_data_ptr();
   const int64_t grad_stride = grad.stride(0);
   const PathTileKernel kernel = HACE_BEST_KERNEL(path_tile_kernel, element_of(logits));
-  torch::stable::parallel_for(0, logits.size(0), grain_of(tile), [&](int64_t begin, int64_t end) {
+  parallel_for(0, logits.size(0), grain_of(tile), [&](int64_t begin, int64_t end) {
     const SubnormalsAreZero guard;
     kernel.write(tile, factors, to, grad_stride, begin, end);
   });

@@ -1,13 +1,13 @@
 // How the tree ops take a TreeTable, and share out blocks of rows.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
+#include "parallel.h"
 #include "ranges.h"
 #include "rows.h"
 #include "scratch.h"
@@ -60,7 +60,7 @@ inline thread_local Scratch thread_lines;
 template <typename RunBlock>
 inline void for_blocks(int64_t num_rows, int64_t block_rows, int64_t bytes, RunBlock run_block) {
   const int64_t num_blocks = (num_rows + block_rows - 1) / block_rows;
-  torch::stable::parallel_for(0, num_blocks, 1, [&](int64_t first, int64_t last) {
+  parallel_for(0, num_blocks, 1, [&](int64_t first, int64_t last) {
     void* const lines = thread_lines.get(bytes);
     for (int64_t block = first; block < last; ++block)
       run_block(block * block_rows, std::min(block_rows, num_rows - block * block_rows), lines);

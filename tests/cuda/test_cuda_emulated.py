@@ -16,7 +16,7 @@ from pathlib import Path
 
 import emulator
 import pytest
-from sanitizers import preloaded, sanitizers_lack
+from sanitizers import MEMORY
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,10 +73,10 @@ def test_trees_beyond_shared_memory() -> None:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a Python process that they watch, PyTorch's tensors in it included."""
-    lack = sanitizers_lack(tmp_path_factory.mktemp("sanitizers"))
+    lack = MEMORY.lack(tmp_path_factory.mktemp("sanitizers"))
     if lack is not None:
         pytest.skip(lack)
-    return preloaded()
+    return MEMORY.preloaded()
 
 
 def test_nothing_is_out_of_bounds(watched: dict[str, str]) -> None:

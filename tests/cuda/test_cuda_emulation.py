@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sanitizers import sanitizers_lack
+from sanitizers import MEMORY
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "tests" / "cuda" / "emulation" / "programs"
@@ -52,7 +52,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 @pytest.fixture(scope="session")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    lack = sanitizers_lack(tmp_path_factory.mktemp("sanitizers"))
+    lack = MEMORY.lack(tmp_path_factory.mktemp("sanitizers"))
     if lack is not None:
         pytest.skip(lack)
     return SANITIZED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cases
 import numpy as np
@@ -104,6 +104,19 @@ def test_wide_tiles_use_whole_vectors(name: str) -> None:
     )
     logits = case.logits(6, torch.float32, scale=5.0)
     check(case, logits, torch.tensor([0, 1, 2, 0, 1, 2]), name, [4096, 12288, 19999])
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the cpu backend is not built")
+def test_threads_do_not_matter(threads: Callable[[int], None]) -> None:
+    """The same bits, of tiles that are large enough for their rows to be shared out."""
+    case = cases.interval_case(20011, [[(9000, 9001, 0.5), (8000, 17000, 0.3)], []])
+    logits, target = case.logits(15, torch.float32), torch.arange(15) % 2
+    threads(1)
+    alone = by_tiles(case, logits, target, "cpu", [8192], entropy=0.3)
+    for count in (2, 5):
+        threads(count)
+        found = by_tiles(case, logits, target, "cpu", [8192], entropy=0.3)
+        torch.testing.assert_close(found, alone, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
-"""The CPU's kernels under AddressSanitizer and UndefinedBehaviorSanitizer: `make test-asan`.
+"""The CPU's kernels under sanitizers.
 
-Compiles them anew (minutes) and runs the sample of the parity suite on them, and `hace.verify`, in
-processes that the sanitizers watch, PyTorch's tensors included. Exits with 1 if anything fails.
+`make test-asan` has AddressSanitizer and UndefinedBehaviorSanitizer watch them, `make test-tsan`
+ThreadSanitizer. Compiles them anew (minutes) and runs the sample of the parity suite on them, and
+`hace.verify` or the tests of threads, in processes that the sanitizers watch. AddressSanitizer
+watches PyTorch's tensors, too. Exits with 1 if anything fails.
 """
 
 from __future__ import annotations
@@ -10,42 +12,75 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sanitizers import preloaded, sanitizers_lack
+from sanitizers import MEMORY, THREADS, Sanitizers
 
 ROOT = Path(__file__).resolve().parents[2]
-SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
-PYTEST = ["-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--backend=cpu"]
-SAMPLE = [*PYTEST, "-m", "sampled and not thorough", "-k", "not compile", "tests/ops"]
+PYTEST = ["-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+PARITY = [*PYTEST, "--backend=cpu"]
+SAMPLE = [*PARITY, "-m", "sampled and not thorough", "-k", "not compile", "tests/ops"]
+
+# The parity tests of threads, and the others. ThreadSanitizer ends the process where it finds
+# something, hence no capture: what it says would be lost.
+THREADS_TESTS = ["--capture=no", "-m", "not thorough and not large", "-k", "threads"]
+OTHERS = ["tests/ops/test_path_stages.py", "tests/hace/test_module_life.py"]
 
 
-def library() -> Path:
+@dataclass(frozen=True)
+class Watch:
+    """What is run, and with which sanitizers."""
+
+    sanitizers: Sanitizers
+    folder: str  # of the library, in build/
+    commands: tuple[list[str], ...]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+WATCHES = {
+    "memory": Watch(MEMORY, "cpu-sanitized", (["-m", "hace.verify", "--quick"], SAMPLE)),
+    # Four threads whatever the processors, which MKL would not allow by itself.
+    "threads": Watch(
+        THREADS,
+        "cpu-tsan",
+        (
+            [*PARITY, *THREADS_TESTS, "tests/ops"],
+            [*PYTEST, *THREADS_TESTS, *OTHERS],
+            [*SAMPLE, "--capture=no"],
+        ),
+        {"OMP_NUM_THREADS": "4", "MKL_DYNAMIC": "FALSE", "OMP_WAIT_POLICY": "passive"},
+    ),
+}
+
+
+def library(watch: Watch) -> Path:
     """The library with all ops; what has changed since it was made is compiled again, in build/."""
     import torch
 
     from build_tools import cpp, ninja_build
 
     os.chdir(ROOT)
-    os.environ["CXXFLAGS"] = f"-O1 -g1 {SANITIZE}"
-    os.environ["LDFLAGS"] = SANITIZE
-    folder, torch_folder = ROOT / "build" / "cpu-sanitized", Path(torch.__file__).parent
+    os.environ["CXXFLAGS"] = f"-O1 -g1 {watch.sanitizers.flags}"
+    os.environ["LDFLAGS"] = watch.sanitizers.flags
+    folder, torch_folder = ROOT / "build" / watch.folder, Path(torch.__file__).parent
     sanitized = cpp.native_library("sanitized.so", cpp.native_objects(torch_folder), torch_folder)
     ninja_build.run(folder, [sanitized])
     return folder / sanitized.path
 
 
-def main() -> int:
+def main(watch: Watch) -> int:
     """Returns the exit status."""
     with tempfile.TemporaryDirectory() as folder:
-        lack = sanitizers_lack(Path(folder))
+        lack = watch.sanitizers.lack(Path(folder))
     if lack is not None:
         print(f"not run: {lack}")
         return 1
     sys.path.insert(0, str(ROOT))
-    environment = {**os.environ, "HACE_NATIVE_LIBRARY": str(library()), **preloaded()}
-    for command in (["-m", "hace.verify", "--quick"], SAMPLE):
+    watched = {"HACE_NATIVE_LIBRARY": str(library(watch)), **watch.sanitizers.preloaded()}
+    environment = {**os.environ, **watched, **watch.environment}
+    for command in watch.commands:
         print("python", *command, flush=True)
         done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=False)
         if done.returncode != 0:
@@ -54,4 +89,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(WATCHES[sys.argv[1]]))

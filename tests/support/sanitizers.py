@@ -1,41 +1,65 @@
-"""Whether AddressSanitizer and UndefinedBehaviorSanitizer can be used here."""
+"""What compiles a library with sanitizers, and lets them watch a Python process that loads it."""
 
 from __future__ import annotations
 
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["preloaded", "sanitizers_lack"]
-
-NAMES = ("libasan.so", "libubsan.so")
+__all__ = ["MEMORY", "THREADS", "Sanitizers"]
 
 
-def libraries() -> dict[str, str]:
-    """Where g++ has them; a bare name for what it has not."""
-    return {name: path_of(name) for name in NAMES}
+@dataclass(frozen=True)
+class Sanitizers:
+    """Some that go together."""
+
+    name: str
+    flags: str  # the compiler's and the linker's
+    libraries: tuple[str, ...]
+    environment: dict[str, str]
+
+    def preloaded(self) -> dict[str, str]:
+        """The environment in which they watch a process that was not compiled with them."""
+        paths = " ".join(path_of(name) for name in self.libraries)
+        return {"LD_PRELOAD": paths, **self.environment}
+
+    def lack(self, folder: Path) -> str | None:
+        """Why they cannot be used, or None. With some kernels' address layouts they do not start.
+
+        A program is compiled in `folder`.
+        """
+        for name in self.libraries:
+            if not Path(path_of(name)).is_absolute():
+                return f"g++ comes without {name}"
+        program, source = folder / "nothing", folder / "nothing.cpp"
+        source.write_text("int main() {}\n")
+        command = ["g++", *self.flags.split(), str(source), "-o", str(program)]
+        for step in (command, [str(program)]):
+            done = subprocess.run(step, capture_output=True, text=True, check=False, timeout=60)
+            if done.returncode != 0:
+                return f"{self.name} does not run here: {done.stderr[-500:]}"
+        return None
 
 
-def path_of(name: str) -> str:
-    command = ["g++", f"-print-file-name={name}"]
+def path_of(library: str) -> str:
+    """Where g++ has it; the bare name if it has not."""
+    command = ["g++", f"-print-file-name={library}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def preloaded() -> dict[str, str]:
-    """The environment in which they watch a process that was not compiled with them."""
-    return {"LD_PRELOAD": " ".join(libraries().values()), "ASAN_OPTIONS": "detect_leaks=0"}
+MEMORY = Sanitizers(
+    name="AddressSanitizer",
+    flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined",
+    libraries=("libasan.so", "libubsan.so"),
+    environment={"ASAN_OPTIONS": "detect_leaks=0"},
+)
 
-
-def sanitizers_lack(folder: Path) -> str | None:
-    """Why they cannot be used, or None. With some kernels' address layouts they do not start."""
-    for name, path in libraries().items():
-        if not Path(path).is_absolute():
-            return f"g++ comes without {name}"
-    program = folder / "nothing"
-    source = folder / "nothing.cpp"
-    source.write_text("int main() {}\n")
-    command = ["g++", "-fsanitize=address,undefined", str(source), "-o", str(program)]
-    for step in (command, [str(program)]):
-        done = subprocess.run(step, capture_output=True, text=True, check=False, timeout=60)
-        if done.returncode != 0:
-            return f"AddressSanitizer does not run here: {done.stderr[-500:]}"
-    return None
+# PyTorch and Python are not compiled with it: what they do to memory is not looked at.
+THREADS = Sanitizers(
+    name="ThreadSanitizer",
+    flags="-fsanitize=thread",
+    libraries=("libtsan.so",),
+    environment={
+        "TSAN_OPTIONS": "ignore_noninstrumented_modules=1 halt_on_error=1 second_deadlock_stack=1"
+    },
+)
