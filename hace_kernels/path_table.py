@@ -79,6 +79,16 @@ class PathTable(NamedTuple):
         """T."""
         return self.ptr.shape[0] - 1
 
+    def innermost(self) -> tuple[Tensor, Tensor]:
+        """Bounds of each path's first interval, int32 (T); of every class where it has none."""
+        at, is_empty = self.ptr[:-1], self.ptr[:-1] == self.ptr[1:]
+        if not len(self.start):
+            start = torch.zeros(self.num_targets, dtype=torch.int32, device=self.device)
+            return start, start + self.num_classes
+        at = torch.where(is_empty, 0, at)
+        start = torch.where(is_empty, 0, self.start[at])
+        return start, torch.where(is_empty, self.num_classes, self.stop[at])
+
     def to(self, device: torch.device | str) -> PathTable:
         """The same table on `device`."""
         tensors = [moved(tensor, device) for tensor in self.tensors]

@@ -146,7 +146,7 @@ def linear_with_log_prob(
     weight: Tensor,
     target: Tensor,
     table: PathTable,
-    own: PathTable,
+    own: PathTable | None = None,
     *,
     bias: Tensor | None = None,
     target_weight: Tensor | None = None,
@@ -163,7 +163,8 @@ def linear_with_log_prob(
     Both come from one pass over the logits.
 
     Args:
-        own: the table of the same targets whose paths are the target's own interval.
+        own: the table of the same targets whose paths are the target's own interval; None: the
+            paths of `table` begin with it.
 
     Returns:
         The loss, and (B) log-probabilities of its dtype, 0 in rows that do not count.
@@ -174,7 +175,8 @@ def linear_with_log_prob(
     dtype = product_dtype(input, weight)
     options = Options(ignore_index, reduction, entropy, eps, backend)
     batch = batch_of(target, table, target_weight, options, dtype, shard, on_weight_grad)
-    batch = batch.with_own(target, own)
+    if own is not None:
+        batch = batch.with_own(target, own)
     losses, log_probs = linear_row_losses(batch.rows(input), weight, bias, batch.head)
     wanted = loss_dtype(dtype)
     return batch.reduced(losses).to(wanted), batch.counted(log_probs).to(wanted)

@@ -14,7 +14,7 @@ from hace_kernels.linear import (
 
 from .arguments import Target, check_weight, is_index
 from .spaces import num_columns
-from .tables import LossTables, Tables
+from .tables import LossTables
 from .weights import HACEWeights
 
 __all__ = [
@@ -77,14 +77,12 @@ def linear_path_loss_with_log_prob(
     rows, index = _checked(input, weight, target, class_weight, tables, shard)
     assert isinstance(index, Tensor)
     options = tables.options
-    spaces = options.logit_space, options.targets.target_space
-    own = Tables.of(tables.hierarchy).paths(HACEWeights(1.0), *spaces, device=input.device)
     loss, log_prob = linear_with_log_prob(
         rows,
         weight,
         index,
         tables.paths.on(input.device),
-        own,
+        tables.own_paths(input.device),
         bias=bias,
         target_weight=class_weight,
         ignore_index=options.ignore_index,

@@ -149,6 +149,13 @@ class Tables:
         key = ("paths", weights, logit_space, target_space, keep_full)
         return self._of_losses.get(key, device, build)
 
+    def own_intervals(
+        self, logit_space: LogitSpace = "classes", target_space: TargetSpace = "classes"
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Bounds of the class positions that each target of a tree stands for, int32 (T) each."""
+        node, layout = self._label_nodes_of_targets(target_space), self.layout(logit_space)
+        return layout.start[node], layout.stop[node]
+
     def nodes(
         self, logit_space: LogitSpace = "classes", *, device: torch.device | str = "cpu"
     ) -> NodeTable:
@@ -291,7 +298,7 @@ class LossTables:
     ) -> None:
         self.hierarchy, self.path_weights, self.options = hierarchy, path_weights, options
         tables = Tables.of(hierarchy)
-        spaces = options.logit_space, options.targets.target_space
+        self._spaces = spaces = options.logit_space, options.targets.target_space
         self.paths = PerDevice(
             lambda device: tables.paths(path_weights, *spaces, options.eps > 0, device=device)
         )
@@ -317,6 +324,22 @@ class LossTables:
             return tables.targets(path_weights, options.logit_space, options.targets, device=device)
 
         self.targets = PerDevice(targets)
+
+    def own_paths(self, device: torch.device) -> PathTable | None:
+        """The table whose paths are each target's own interval; None: `paths` begin with it."""
+        if self._paths_begin_with_own:
+            return None
+        own = HACEWeights(1.0)
+        return Tables.of(self.hierarchy).paths(own, *self._spaces, device=device)
+
+    @cached_property
+    def _paths_begin_with_own(self) -> bool:
+        def compare() -> bool:
+            own = Tables.of(self.hierarchy).own_intervals(*self._spaces)
+            first = self.paths.on(torch.device("cpu")).innermost()
+            return all(np.array_equal(x, y.numpy()) for x, y in zip(own, first, strict=True))
+
+        return outside_modes(compare)
 
     def bound_loss(self, input: object, target: object) -> Tensor | None:
         """The loss without class weights, where `BoundPathLogLoss` takes the call."""

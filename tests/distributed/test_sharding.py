@@ -124,6 +124,22 @@ def dtensors_of_other_shapes(rank: int, world: int) -> None:
         )
 
 
+def a_process_without_rows(rank: int, world: int) -> None:
+    tree = a_tree()
+    for mesh, placements in meshes(world):
+        for reduction in ("mean", "none"):
+            loss_fn = hace.HACELoss(tree, reduction=reduction)
+            logits, target = torch.randn(1, CLASSES), torch.tensor([7])
+            loss, incoming, grad = whole(loss_fn, logits, target)
+            z = distribute_tensor(logits, mesh, placements).requires_grad_()
+            of_rows = [p if p == Shard(0) else Replicate() for p in placements]
+            found = loss_fn(z, distribute_tensor(target, mesh, of_rows))
+            torch.testing.assert_close(found.full_tensor(), loss)
+            (found.sum() * incoming.item()).backward()
+            assert z.grad.placements == z.placements
+            torch.testing.assert_close(z.grad.full_tensor(), grad)
+
+
 def bad_targets(rank: int, world: int) -> None:
     """One process's bad target is an error in all, those of other rows too."""
     tree = a_tree()
@@ -275,8 +291,8 @@ def saves(rank: int, world: int, folder: str) -> None:
 
 
 def everything(rank: int, world: int, folder: str) -> None:
-    works = [dtensors, dtensors_of_other_shapes, bad_targets, plain_shards]
-    works += [shards_that_do_not_fit, classifiers, fsdp]
+    works = [dtensors, dtensors_of_other_shapes, a_process_without_rows, bad_targets]
+    works += [plain_shards, shards_that_do_not_fit, classifiers, fsdp]
     for work in works:
         work(rank, world)
     saves(rank, world, folder)

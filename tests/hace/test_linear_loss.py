@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import linear
@@ -149,17 +150,29 @@ def test_shapes_are_checked(tree: hace.Hierarchy) -> None:
 # --- the classifier -------------------------------------------------------------------------------
 
 
-def twins(tree: hace.Hierarchy, **options: Any) -> list[HierarchicalClassifier]:
+def twins(
+    tree: hace.Hierarchy, make: Any = hace.HACELoss, **options: Any
+) -> list[HierarchicalClassifier]:
     """The same classifier by tiles and of whole logits."""
-    loss = hace.HACELoss(tree, **options)
+    loss = make(tree, **options)
     made = [HierarchicalClassifier(FEATURES, tree, loss, fused=fused) for fused in (True, False)]
     made[1].load_state_dict(made[0].state_dict())
     return made
 
 
+def of_inner_nodes(tree: hace.Hierarchy, **options: Any) -> hace.PathLogLoss:
+    """A loss whose paths do not begin with the target."""
+    weights = np.where(tree.heights > 0, 0.5, 0.0)
+    return hace.PathLogLoss(tree, lambda target, node, depth, height: weights[node], **options)
+
+
+@pytest.mark.parametrize("make", [hace.HACELoss, of_inner_nodes])
 @pytest.mark.parametrize("space", ["classes", "nodes"])
-def test_the_classifier_gives_the_same_by_tiles(tree: hace.Hierarchy, space: Any) -> None:
-    tiled, whole = twins(tree, target_space=space)
+def test_the_classifier_gives_the_same_by_tiles(
+    tree: hace.Hierarchy, space: Any, make: Any
+) -> None:
+    tiled, whole = twins(tree, make, target_space=space)
+    assert (tiled.loss._tables.own_paths(torch.device("cpu")) is None) == (make is hace.HACELoss)
     x, target = torch.randn(6, FEATURES), torch.tensor([0, 5, -100, 59, 7, 7])
     if space == "nodes":
         target[1] = tree.num_nodes - 1
