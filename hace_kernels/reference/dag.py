@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..closure_table import ClosureTable, Ragged
+from ..exporting import is_exported
 from ..rows import loss_dtype
 from ..transforms import in_transform
 from ..widest import widest_dtype
@@ -78,7 +79,7 @@ def dag_log_prob(logits: Tensor, table: ClosureTable, spread_dead: bool) -> Tens
     """
     _check("logits", logits, table.num_classes, "class")
     z = logits.to(loss_dtype(logits.dtype))
-    if in_transform():
+    if _in_one_formula(z):
         return dag_plain.log_prob(z, table, spread_dead)
     return cast(Tensor, _LogProb.apply(z, table, spread_dead))  # type: ignore[no-untyped-call]
 
@@ -110,10 +111,15 @@ def dag_kept_mass(mass: Tensor, keep: Tensor, table: ClosureTable) -> Tensor:
     keep = keep.to(torch.promote_types(keep.dtype, mass.dtype))
     child = table.edge_child.long()
     share = ((1 - keep[child]) / table.num_parents[child]).to(mass.dtype)
-    if in_transform():
+    if _in_one_formula(mass):
         return keep.to(mass.dtype) * dag_plain.risen_mass(mass, share, table)
     risen = cast(Tensor, _Risen.apply(mass, share, table))  # type: ignore[no-untyped-call]
     return keep.to(mass.dtype) * risen
+
+
+def _in_one_formula(x: Tensor) -> bool:
+    """Whether `dag_plain` is wanted: for a transform, or for a graph of any number of rows."""
+    return in_transform() or is_exported() or not isinstance(x.shape[0], int)
 
 
 def _check(name: str, x: Tensor, width: int, columns: str) -> None:
@@ -175,7 +181,7 @@ def _rows_last(x: Tensor, nothing: float) -> Tensor:
 
 
 def _sums(values: Tensor, lists: Ragged, transposed: Ragged) -> Tensor:
-    if in_transform():
+    if _in_one_formula(values):
         return dag_plain.sums(values, lists)
     return cast(Tensor, _Sums.apply(values, lists, transposed))  # type: ignore[no-untyped-call]
 

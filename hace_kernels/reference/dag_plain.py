@@ -1,7 +1,8 @@
 """The ops over a DAG as formulas that PyTorch differentiates and batches by itself, in any order.
 
 They hold a number for every row and entry of the closure table, which `dag.py` never does: that
-module is for values and ordinary gradients, this one for torch.func's transforms and forward mode.
+module is for values and ordinary gradients, this one for torch.func's transforms, forward mode, and
+graphs that serve any number of rows.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def log_prob(z: Tensor, table: ClosureTable, spread_dead: bool) -> Tensor:
     lowest = torch.finfo(z.dtype).min
     terms = z[:, lists.item.long()]
     owner = _owner(lists).expand(terms.shape)
-    top = z.new_full((len(z), lists.num_lists), lowest)
+    top = z.new_full((z.shape[0], lists.num_lists), lowest)
     top = top.scatter_reduce(1, owner, terms.detach().clamp(min=lowest), "amax")
     total = _summed((terms - top.gather(1, owner)).exp(), lists)
     row_top = z.detach().clamp(min=lowest).amax(1, keepdim=True)
@@ -51,11 +52,13 @@ def risen_mass(mass: Tensor, share: Tensor, table: ClosureTable) -> Tensor:
 
 def _owner(lists: Ragged) -> Tensor:
     """The list of each entry."""
-    every = torch.arange(lists.num_lists, device=lists.ptr.device)
-    return every.repeat_interleave(lists.ptr.diff(), output_size=len(lists.item))
+    # The number of lists that have ended: ONNX knows no repeat_interleave of a given size.
+    ends = lists.ptr[1:-1].long()
+    ended = ends.new_zeros(len(lists.item) + 1).index_add(0, ends, torch.ones_like(ends))
+    return ended[:-1].cumsum(0)
 
 
 def _summed(entries: Tensor, lists: Ragged) -> Tensor:
     """The sum over each list: (B, entries) to (B, lists)."""
-    nothing = entries.new_zeros(len(entries), lists.num_lists)
+    nothing = entries.new_zeros(entries.shape[0], lists.num_lists)
     return nothing.index_add(1, _owner(lists), entries)

@@ -22,6 +22,7 @@ from hace.functional import node_log_probs
 
 FEATURES = 5
 PATHS = ["a/x", "a/y", "b/z", "b/c/w", "b/c/v", "b", "d"]
+DAG_EDGES = [("a", "x"), ("b", "x"), ("a", "y"), ("b", "z"), ("c", "z"), ("x", "v"), ("x", "w")]
 
 
 class Model(nn.Module):
@@ -65,6 +66,9 @@ def model(name: str) -> nn.Module:
     classifier = hace.nn.HierarchicalClassifier(FEATURES, tree)
     loss = hace.HACELoss(tree, reduction="none")
     smoothed = hace.HACELoss(tree, reduction="none", label_smoothing=0.1)
+    dag = hace.Hierarchy.from_edges(DAG_EDGES, allow_multiple_parents=True)
+    to_dag = nn.Linear(FEATURES, dag.num_classes)
+    dag_loss = hace.HACELoss(dag, reduction="none")
     made: dict[str, Callable[[], nn.Module]] = {
         "node log-probabilities": lambda: Model(linear, lambda z: node_log_probs(z, tree)),
         "tree linear": lambda: hace.nn.TreeLinear(FEATURES, tree),
@@ -85,7 +89,12 @@ def model(name: str) -> nn.Module:
         "least cost": lambda: Model(linear, lambda z: decode.minimum_expected_cost(z, tree)),
         "information": lambda: Model(linear, lambda z: decode.expected_information(z, tree)),
         "levels": lambda: Model(linear, lambda z: decode.top_k_per_level(z, tree, 2).node),
+        "DAG's nodes": lambda: Model(to_dag, lambda z: node_log_probs(z, dag)),
+        "DAG's loss": lambda: Model(to_dag, lambda z: dag_loss(z, z.detach().argmin(1))),
+        "DAG's deepest node": lambda: Model(to_dag, lambda z: decode.deepest_node(z, dag, 0.5)),
     }
+    dag_parts = ["DAG's nodes", "DAG's loss", "DAG's deepest node"]
+    made["DAG"] = lambda: All(made[name]() for name in dag_parts)
     answers = ["node log-probabilities", "predict", "deepest node", "least cost"]
     made["answers"] = lambda: All(made[name]() for name in answers)
     return made[name]().eval()
@@ -94,11 +103,11 @@ def model(name: str) -> nn.Module:
 MODELS = [
     "node log-probabilities", "tree linear", "log_prob", "predict", "topk", "predict nodes",
     "loss", "smoothed loss", "classifier", "deepest node", "majority", "least cost",
-    "information", "levels",
+    "information", "levels", "DAG",
 ]  # fmt: skip
 
 
-OPS = ["node log-probabilities", "tree linear", "loss", "smoothed loss"]
+OPS = ["node log-probabilities", "tree linear", "loss", "smoothed loss", "DAG's loss"]
 
 
 def quick(*names: str, among: list[str]) -> list[Any]:
@@ -148,7 +157,8 @@ def test_decomposed_into_plain_pytorch(name: str) -> None:
 
 def test_every_op_of_a_graph_has_a_decomposition() -> None:
     decomposed = {str(op) for op in hace_kernels.decompositions()}
-    for name in ("path_log_loss", "tree_log_loss", "tree_log_prob", "tree_sum_up", "tree_sum_down"):
+    losses = ("path_log_loss", "tree_log_loss", "dag_log_loss")
+    for name in (*losses, "tree_log_prob", "tree_sum_up", "tree_sum_down"):
         assert f"hace_kernels.{name}.default" in decomposed
 
 
@@ -185,7 +195,7 @@ def test_aot_inductor(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-@pytest.mark.parametrize("name", quick("tree linear", among=["loss", "answers"]))
+@pytest.mark.parametrize("name", quick("tree linear", among=["loss", "answers", "DAG"]))
 def test_onnx(name: str, tmp_path: Path) -> None:
     """In ONNX Runtime, which knows nothing of this package, for batches of any size."""
     runtime = pytest.importorskip("onnxruntime")
@@ -210,7 +220,9 @@ def test_onnx(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["node log-probabilities", "tree linear", "topk", "loss"])
+@pytest.mark.parametrize(
+    "name", ["node log-probabilities", "tree linear", "topk", "loss", "DAG's nodes"]
+)
 def test_traced(name: str, tmp_path: Path) -> None:
     module = model(name)
     torch.jit.save(torch.jit.trace(module, (batch(3),)), tmp_path / "traced.pt")
