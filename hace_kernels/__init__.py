@@ -13,6 +13,7 @@ from .linear import linear_path_log_loss
 from .memory import memory_bytes
 from .ops import (
     BoundPathLogLoss,
+    BoundTreeLogLoss,
     path_log_loss,
     tree_log_loss,
     tree_log_prob,
@@ -29,6 +30,7 @@ __all__ = [
     "Backend",
     "BackendError",
     "BoundPathLogLoss",
+    "BoundTreeLogLoss",
     "ClosureTable",
     "Layout",
     "PathEntries",

@@ -17,6 +17,7 @@
 
 #include "errors.h"
 #include "isa.h"
+#include "new_tensor.h"
 #include "patches.h"
 #include "rows.h"
 #include "scratch.h"
@@ -315,7 +316,7 @@ std::tuple<Tensor, Tensor> tree_log_loss(const Call& call, bool with_grad) {
   const Rows rows = weigh_rows(problem, num_rows_of(logits), problem.tree.root(), call.reduction);
   std::vector<double> loss(num_rows_of(logits));
   Tensor grad =
-      torch::stable::new_empty(logits, with_grad ? shape_of(logits) : std::vector<int64_t>{0});
+      new_tensor(with_grad ? shape_of(logits) : std::vector<int64_t>{0}, logits.scalar_type());
   run(call, problem, rows, loss.data(), with_grad ? grad.mutable_data_ptr() : nullptr);
   return {reduced_loss(logits, loss, rows, call.reduction), grad};
 }
@@ -326,7 +327,7 @@ Tensor tree_log_loss_backward(const Tensor& grad_loss, const Call& call) {
   Rows rows = weigh_rows(problem, num_rows_of(logits), problem.tree.root(), call.reduction);
   scale_by_incoming(rows, grad_loss, call.reduction);
   std::vector<double> loss(num_rows_of(logits));
-  Tensor grad = torch::stable::new_empty(logits, shape_of(logits));
+  Tensor grad = new_tensor(shape_of(logits), logits.scalar_type());
   run(call, problem, rows, loss.data(), grad.mutable_data_ptr());
   return grad;
 }

@@ -1,12 +1,14 @@
 """The ops that users of plain tensors call: checks, choice of backend, autograd, fake kernels."""
 
-from .path_log_loss import BoundPathLogLoss, path_log_loss
+from .bound import BoundPathLogLoss, BoundTreeLogLoss
+from .path_log_loss import path_log_loss
 from .tree_log_loss import tree_log_loss
 from .tree_log_prob import tree_log_prob
 from .tree_sum import tree_sum_down, tree_sum_up
 
 __all__ = [
     "BoundPathLogLoss",
+    "BoundTreeLogLoss",
     "path_log_loss",
     "tree_log_loss",
     "tree_log_prob",

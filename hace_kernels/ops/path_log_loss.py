@@ -8,18 +8,17 @@ import torch
 from torch import Tensor
 
 from .. import native, reference, triton
-from ..backends import asked_backend, resolve
-from ..exporting import is_traced
+from ..backends import resolve
 from ..path_table import PathTable
 from ..registry import register
 from ..rows import REDUCTIONS, as_rows, num_rows, row_weights
 from ..schemas import PathLogLossArguments
-from ..transforms import in_transform, is_differentiated
+from ..transforms import is_differentiated
 from ..widest import widened, widest_dtype
 from .checks import check_devices, check_options, check_rows_or_pixels, for_kernel
 from .loss import LossOp
 
-__all__ = ["BoundPathLogLoss", "path_log_loss"]
+__all__ = ["path_log_loss", "path_log_loss_rest"]
 
 
 def path_log_loss(
@@ -75,13 +74,13 @@ def path_log_loss(
             PathLogLossArguments(
                 for_kernel(logits),
                 target.contiguous(),
-                *_after_rows(table, target_weight, entropy, ignore_index, reduction, eps),
+                *path_log_loss_rest(table, target_weight, entropy, ignore_index, reduction, eps),
             )
         ),
     )
 
 
-def _after_rows(
+def path_log_loss_rest(
     table: PathTable,
     target_weight: Tensor | None,
     entropy: float,
@@ -94,65 +93,6 @@ def _after_rows(
         target_weight = widened(target_weight).contiguous()
     number = REDUCTIONS.index(reduction)
     return table.tensors, table.max_entries, target_weight, entropy, ignore_index, number, eps
-
-
-class BoundPathLogLoss:
-    """`path_log_loss` whose arguments are settled, but for the logits and the targets.
-
-    It takes the calls that nearly all are: in eager mode, for a loss with ordinary gradients, with
-    logits and targets as the kernels want them. Small ones take half of the time that
-    `path_log_loss` needs, which takes all others and says what is wrong with an argument.
-
-    Args:
-        table, ignore_index, reduction, entropy, eps, backend: as in `path_log_loss`, and right.
-    """
-
-    def __init__(
-        self,
-        table: PathTable,
-        *,
-        ignore_index: int,
-        reduction: str,
-        entropy: float,
-        eps: float,
-        backend: str,
-    ) -> None:
-        self._device, self._num_classes, self._backend = table.device, table.num_classes, backend
-        self._rest = _after_rows(table, None, entropy, ignore_index, reduction, eps)
-        self._asked: str | None = None
-        self._op: LossOp | None = None
-
-    def __call__(self, logits: Tensor, target: Tensor) -> Tensor | None:
-        """The loss; None where `path_log_loss` is to be asked."""
-        if torch.compiler.is_compiling() or is_traced() or in_transform():
-            return None
-        if type(logits) is not Tensor or type(target) is not Tensor:  # subclasses, and no tensors
-            return None
-        try:
-            shape = logits.shape
-            if (
-                len(shape) != 2
-                or shape[1] != self._num_classes
-                or not (logits.requires_grad and torch.is_grad_enabled())
-                or target.dtype != torch.int64
-                or target.shape != shape[:1]
-                or not logits.is_contiguous()
-                or not target.is_contiguous()
-                or not self._device == logits.device == target.device
-            ):
-                return None
-            op = self._resolved(logits)
-            return None if op is None else op.eager(self._rest, logits, target)
-        except RuntimeError:  # what the kernels check: which targets there are
-            return None
-
-    def _resolved(self, logits: Tensor) -> LossOp | None:
-        asked = asked_backend(self._backend)
-        if asked != self._asked:
-            op = resolve("path_log_loss", asked, logits)
-            self._op = op if isinstance(op, LossOp) else None
-            self._asked = asked
-        return self._op
 
 
 def _fits(logits: Tensor, target: Tensor, table: PathTable, target_weight: Tensor | None) -> bool:

@@ -20,7 +20,7 @@ from ..widest import widened, widest_dtype
 from .checks import check_devices, check_options, check_rows_or_pixels, for_kernel
 from .loss import LossOp
 
-__all__ = ["tree_log_loss"]
+__all__ = ["tree_log_loss", "tree_log_loss_rest"]
 
 
 def tree_log_loss(
@@ -81,26 +81,30 @@ def tree_log_loss(
         indices = target[:, None]
     if is_differentiated(mass, weight, *table.tensors):
         backend = "reference"
-    options: dict[str, Any] = {
-        "ignore_index": ignore_index,
-        "reduction": REDUCTIONS.index(reduction),
-        "eps": eps,
-    }
-    is_dag = isinstance(tree, ClosureTable)
-    loss = resolve("dag_log_loss" if is_dag else "tree_log_loss", backend, logits)(
+    name = "dag_log_loss" if isinstance(tree, ClosureTable) else "tree_log_loss"
+    loss = resolve(name, backend, logits)(
         TreeLogLossArguments(
-            logits=for_kernel(logits),
-            mass=None if mass is None else for_kernel(mass.to(loss_dtype(logits.dtype))),
-            indices=None if indices is None else indices.contiguous(),
-            index_weight=None if weight is None else widened(weight).contiguous(),
-            tree=tree.tensors,
-            level_ptr=[*(tree.sizes if isinstance(tree, ClosureTable) else tree.level_ptr)],
-            table=table.tensors,
-            row_spread=table.row_spread,
-            **options,
+            for_kernel(logits),
+            None if mass is None else for_kernel(mass.to(loss_dtype(logits.dtype))),
+            None if indices is None else indices.contiguous(),
+            None if weight is None else widened(weight).contiguous(),
+            *tree_log_loss_rest(tree, table, ignore_index, reduction, eps),
         )
     )
     return cast(Tensor, loss)
+
+
+def tree_log_loss_rest(
+    tree: TreeTable | ClosureTable,
+    table: TargetTable,
+    ignore_index: int,
+    reduction: str,
+    eps: float,
+) -> tuple[list[Tensor], list[int], list[Tensor | None], float, int, int, float]:
+    """The fields of `TreeLogLossArguments` that follow those with an entry per row."""
+    sizes = [*(tree.sizes if isinstance(tree, ClosureTable) else tree.level_ptr)]
+    number = REDUCTIONS.index(reduction)
+    return tree.tensors, sizes, table.tensors, table.row_spread, ignore_index, number, eps
 
 
 def _check(

@@ -337,7 +337,7 @@ def _tree_loss(rows: Tensor, target: Target, weight: Tensor | None, tables: Loss
         rows,
         target,
         tables.nodes.on(rows.device),
-        tables.targets.on(rows.device).table_for(target, weight),
+        tables.targets.on(rows.device).table_for(weight, isinstance(target, tuple)),
         ignore_index=options.ignore_index,
         reduction=options.reduction,
         eps=options.eps,

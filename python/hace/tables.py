@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hace_kernels import (
     BoundPathLogLoss,
+    BoundTreeLogLoss,
     ClosureTable,
     Layout,
     PathTable,
@@ -35,7 +36,7 @@ from .spaces import (
     nodes_of_targets,
 )
 from .table_cache import PerDevice, TableCache, outside_modes
-from .targets import Targets, build_targets
+from .targets import Targets, build_targets, check_targets
 from .weights import HACEWeights
 
 if TYPE_CHECKING:
@@ -306,24 +307,15 @@ class LossTables:
             lambda device: tables.label_nodes(options.logit_space, device=device)
         )
 
-        def bound(device: torch.device) -> BoundPathLogLoss:
-            return BoundPathLogLoss(
-                self.paths.on(device),
-                ignore_index=options.ignore_index,
-                reduction=options.reduction,
-                entropy=options.entropy,
-                eps=options.eps,
-                backend=options.backend,
-            )
-
-        self._bound = PerDevice(bound)
-        self._has_bound = hierarchy.is_tree and not options.targets.spreads
-
         def targets(device: torch.device) -> Targets:
             assert isinstance(path_weights, HACEWeights)
             return tables.targets(path_weights, options.logit_space, options.targets, device=device)
 
         self.targets = PerDevice(targets)
+        of_index = self._bind_tree if options.targets.spreads else self._bind_path
+        self._bound_indices = PerDevice(of_index)
+        self._bound_probabilities = PerDevice(self._bind_probabilities)
+        self._bound_pairs = PerDevice(self._bind_pairs)
 
     def own_paths(self, device: torch.device) -> PathTable | None:
         """The table whose paths are each target's own interval; None: `paths` begin with it."""
@@ -342,12 +334,59 @@ class LossTables:
         return outside_modes(compare)
 
     def bound_loss(self, input: object, target: object) -> Tensor | None:
-        """The loss without class weights, where `BoundPathLogLoss` takes the call."""
-        if torch.compiler.is_compiling() or not self._has_bound:  # a graph guards what it looks up
+        """The loss without class weights, where a bound loss of hace_kernels takes the call."""
+        if torch.compiler.is_compiling():  # a graph guards what it looks up
             return None
-        if type(input) is not Tensor or type(target) is not Tensor:
+        if type(input) is not Tensor:
             return None
-        return self._bound.on(input.device)(input, target)
+        bound: BoundPathLogLoss | BoundTreeLogLoss | None
+        if type(target) is tuple:
+            bound = self._bound_pairs.on(input.device)
+        elif type(target) is not Tensor:
+            return None
+        elif target.is_floating_point():
+            bound = self._bound_probabilities.on(input.device)
+        else:
+            bound = self._bound_indices.on(input.device)
+        return None if bound is None else bound(input, target)
+
+    def _bind_path(self, device: torch.device) -> BoundPathLogLoss | None:
+        options = self.options
+        if not self.hierarchy.is_tree:
+            return None
+        return BoundPathLogLoss(
+            self.paths.on(device),
+            ignore_index=options.ignore_index,
+            reduction=options.reduction,
+            entropy=options.entropy,
+            eps=options.eps,
+            backend=options.backend,
+        )
+
+    def _bind_tree(self, device: torch.device, of_pairs: bool = False) -> BoundTreeLogLoss | None:
+        options = self.options
+        if (
+            not self.hierarchy.is_tree
+            or not isinstance(self.path_weights, HACEWeights)
+            or options.entropy
+            or options.targets.spares_all
+        ):
+            return None
+        check_targets(options.targets, is_tree=True, weighted=False)
+        return BoundTreeLogLoss(
+            self.nodes.on(device),
+            self.targets.on(device).table_for(None, of_pairs),
+            ignore_index=options.ignore_index,
+            reduction=options.reduction,
+            eps=options.eps,
+            backend=options.backend,
+        )
+
+    def _bind_probabilities(self, device: torch.device) -> BoundTreeLogLoss | None:
+        return self._bind_tree(device) if self.options.ignore_index < 0 else None
+
+    def _bind_pairs(self, device: torch.device) -> BoundTreeLogLoss | None:
+        return self._bind_tree(device, of_pairs=True) if self.options.ignore_index < 0 else None
 
     def prepare(self) -> None:
         """Makes the tables on the CPU, so that errors come at construction and nothing is traced.

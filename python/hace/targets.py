@@ -42,16 +42,14 @@ class Targets(NamedTuple):
             self.table.to(device), self.unit_place.to(device), self.unit_target.to(device)
         )
 
-    def table_for(
-        self, target: Tensor | tuple[Tensor, Tensor], weight: Tensor | None
-    ) -> TargetTable:
-        """The table for these targets, in which class weights (T,) multiply mass before it rises.
+    def table_for(self, weight: Tensor | None, of_pairs: bool) -> TargetTable:
+        """The table in which class weights (T,) multiply mass before it rises.
 
         Smoothing of a pair is in proportion to its weights, so a row whose entries are all ignored
         has no mass.
         """
         table = self.table
-        if isinstance(target, tuple) and table.row_spread:
+        if of_pairs and table.row_spread:
             spread = torch.full_like(table.share, table.row_spread)
             table = table._replace(spread=spread, row_spread=0.0)
         if weight is None:

@@ -1,15 +1,18 @@
-"""`BoundPathLogLoss` takes the calls that nearly all are, and leaves the others alone."""
+"""Bound losses take the calls that nearly all are, and leave the others alone."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import hace
+from hace.options import TargetOptions
 from hace.tables import Tables
 from hace.weights import HACEWeights
-from hace_kernels import BoundPathLogLoss, native, path_log_loss
+from hace_kernels import BoundPathLogLoss, BoundTreeLogLoss, native, path_log_loss, tree_log_loss
 
 pytestmark = pytest.mark.skipif(
     native.load_error is not None, reason="without kernels no call is bound"
@@ -25,6 +28,20 @@ def bound(reduction: str = "mean", backend: str = "auto") -> BoundPathLogLoss:
     return BoundPathLogLoss(
         TABLE, ignore_index=-100, reduction=reduction, entropy=0.0, eps=0.0, backend=backend
     )
+
+
+#: Probabilities, and a few weighted targets per row.
+MASS = torch.rand(4, 5, generator=torch.Generator().manual_seed(1))
+PAIR = torch.stack([TARGET, TARGET.flip(0)], 1), MASS[:, :2].contiguous()
+
+
+def bound_tree(**options: Any) -> tuple[BoundTreeLogLoss, tuple[Any, ...]]:
+    tables = Tables.of(TREE)
+    chosen = TargetOptions(**options)
+    table = tables.targets(HACEWeights(0.7), "classes", chosen).table_for(None, of_pairs=False)
+    call = tables.label_nodes("classes"), table
+    bound = BoundTreeLogLoss(*call, ignore_index=-100, reduction="mean", eps=0.0, backend="auto")
+    return bound, call
 
 
 def logits_of(like: Tensor = LOGITS) -> Tensor:
@@ -43,6 +60,62 @@ def test_bound_calls_give_the_same_bits(reduction: str, dtype: torch.dtype) -> N
         (grad,) = torch.autograd.grad(loss.sum() * 3, ours, retain_graph=True)
         (expected_grad,) = torch.autograd.grad(expected.sum() * 3, theirs, retain_graph=True)
         assert torch.equal(grad, expected_grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        (TARGET, {"label_smoothing": 0.1}),
+        (TARGET, {"soft_label_beta": 3.0}),
+        (MASS, {}),
+        (PAIR, {}),
+    ],
+    ids=["smoothing", "soft labels", "probabilities", "pairs"],
+)
+def test_bound_calls_of_soft_targets(dtype: torch.dtype, target: Any, options: Any) -> None:
+    if dtype == torch.float64 and isinstance(target, Tensor) and target.is_floating_point():
+        target = target.double()
+    call, tables = bound_tree(**options)
+    ours, theirs = logits_of(LOGITS.to(dtype)), logits_of(LOGITS.to(dtype))
+    loss = call(ours, target)
+    expected = tree_log_loss(theirs, target, *tables)
+    assert loss is not None
+    assert torch.equal(loss, expected)
+    (grad,) = torch.autograd.grad(loss * 3, ours)
+    (expected_grad,) = torch.autograd.grad(expected * 3, theirs)
+    assert torch.equal(grad, expected_grad)
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        (MASS.double(), {}),  # not in the loss's dtype
+        (MASS.clone().requires_grad_(), {}),
+        (MASS.t().contiguous().t(), {}),
+        (MASS[:, :4], {}),
+        (MASS, {"soft_label_beta": 3.0}),
+        (PAIR[:1], {}),
+        ((PAIR[0].int(), PAIR[1]), {}),
+        ((PAIR[0], PAIR[1][:, :1]), {}),
+        ((PAIR[0], PAIR[1].clone().requires_grad_()), {}),
+        ((PAIR[0], None), {}),
+        (TARGET + 5, {"label_smoothing": 0.1}),
+        (None, {}),
+    ],
+)
+def test_other_soft_targets_are_left_alone(target: Any, options: Any) -> None:
+    call, _ = bound_tree(**options)
+    assert call(logits_of(), target) is None
+
+
+def test_losses_bind_what_they_do_not_refuse() -> None:
+    """An index that is ignored goes with indices alone, bound or not."""
+    loss = hace.HACELoss(TREE, ignore_index=3)
+    loss(logits_of(), TARGET.clamp(0))
+    for target in (MASS, PAIR):
+        with pytest.raises(ValueError, match="ignore_index"):
+            loss(logits_of(), target)
 
 
 class Subclass(torch.Tensor):

@@ -146,7 +146,9 @@ class TreeCase:
     ) -> TargetTable:
         """The table of a loss's targets; of pairs, where the target is one."""
         tables, chosen = Tables.of(self.hierarchy), TargetOptions(**options)
-        return tables.targets(HACEWeights(dilution), "classes", chosen).table_for(target, weight)
+        return tables.targets(HACEWeights(dilution), "classes", chosen).table_for(
+            weight, isinstance(target, tuple)
+        )
 
 
 def some_case(rng: np.random.Generator, leaves: int = 50, shuffle: bool = False) -> TreeCase:

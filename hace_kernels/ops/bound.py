@@ -1,0 +1,159 @@
+"""Losses whose arguments are settled, but for the logits and the targets.
+
+They take the calls that nearly all are: in eager mode, for a loss with ordinary gradients, with
+logits and targets as the kernels want them. Small ones take half of the time that the op itself
+needs, which takes all others and says what is wrong with an argument.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backends import asked_backend, resolve
+from ..closure_table import ClosureTable
+from ..exporting import is_traced
+from ..path_table import PathTable
+from ..rows import loss_dtype
+from ..target_table import TargetTable
+from ..transforms import in_transform
+from ..tree_table import TreeTable
+from ..widest import widened
+from .loss import LossOp
+from .path_log_loss import path_log_loss_rest
+from .tree_log_loss import tree_log_loss_rest
+
+__all__ = ["BoundPathLogLoss", "BoundTreeLogLoss"]
+
+
+class _BoundLoss:
+    """The op `name` with the arguments `rest`, which follow those with an entry per row."""
+
+    def __init__(
+        self,
+        name: str,
+        rest: tuple[Any, ...],
+        device: torch.device,
+        num_classes: int,
+        backend: str,
+    ) -> None:
+        self._name, self._rest = name, rest
+        self._device, self._num_classes, self._backend = device, num_classes, backend
+        self._asked: str | None = None
+        self._op: LossOp | None = None
+
+    def __call__(self, logits: Tensor, target: Tensor | tuple[Tensor, Tensor]) -> Tensor | None:
+        """The loss; None where the op is to be asked."""
+        if torch.compiler.is_compiling() or is_traced() or in_transform():
+            return None
+        if type(logits) is not Tensor:  # a subclass, or no tensor
+            return None
+        try:
+            shape = logits.shape
+            if (
+                len(shape) != 2
+                or shape[1] != self._num_classes
+                or not (logits.requires_grad and torch.is_grad_enabled())
+                or not logits.is_contiguous()
+                or logits.device != self._device
+            ):
+                return None
+            rows = self._targets(logits, target)
+            op = None if rows is None else self._resolved(logits)
+            return None if op is None or rows is None else op.eager(self._rest, logits, *rows)
+        except RuntimeError:  # what the kernels check: which targets there are
+            return None
+
+    def _targets(self, logits: Tensor, target: Any) -> tuple[Tensor | None, ...] | None:
+        """The targets as the op has them, or None where they are not as the kernels want them."""
+        raise NotImplementedError
+
+    def _resolved(self, logits: Tensor) -> LossOp | None:
+        asked = asked_backend(self._backend)
+        if asked != self._asked:
+            op = resolve(self._name, asked, logits)
+            self._op = op if isinstance(op, LossOp) else None
+            self._asked = asked
+        return self._op
+
+    def _is_plain(self, target: object, dtype: torch.dtype, shape: Any) -> bool:
+        return (
+            type(target) is Tensor
+            and target.dtype == dtype
+            and target.shape == shape
+            and target.is_contiguous()
+            and target.device == self._device
+        )
+
+
+class BoundPathLogLoss(_BoundLoss):
+    """`path_log_loss` of everything but the logits and the targets.
+
+    Args:
+        table, ignore_index, reduction, entropy, eps, backend: as in `path_log_loss`, and right.
+    """
+
+    def __init__(
+        self,
+        table: PathTable,
+        *,
+        ignore_index: int,
+        reduction: str,
+        entropy: float,
+        eps: float,
+        backend: str,
+    ) -> None:
+        rest = path_log_loss_rest(table, None, entropy, ignore_index, reduction, eps)
+        super().__init__("path_log_loss", rest, table.device, table.num_classes, backend)
+
+    def _targets(self, logits: Tensor, target: Any) -> tuple[Tensor | None, ...] | None:
+        return (target,) if self._is_plain(target, torch.int64, logits.shape[:1]) else None
+
+
+class BoundTreeLogLoss(_BoundLoss):
+    """`tree_log_loss` of everything but the logits and the targets, which may be of any kind.
+
+    Args:
+        tree, table, ignore_index, reduction, eps, backend: as in `tree_log_loss`, and right.
+    """
+
+    def __init__(
+        self,
+        tree: TreeTable | ClosureTable,
+        table: TargetTable,
+        *,
+        ignore_index: int,
+        reduction: str,
+        eps: float,
+        backend: str,
+    ) -> None:
+        name = "dag_log_loss" if isinstance(tree, ClosureTable) else "tree_log_loss"
+        rest = tree_log_loss_rest(tree, table, ignore_index, reduction, eps)
+        super().__init__(name, rest, table.device, tree.num_classes, backend)
+        self._num_targets, self._takes_mass = table.num_targets, table.soft_labels is None
+
+    def _targets(self, logits: Tensor, target: Any) -> tuple[Tensor | None, ...] | None:
+        num_rows = logits.shape[0]
+        if isinstance(target, tuple):
+            return self._pair(num_rows, *target) if len(target) == 2 else None
+        if self._is_plain(target, torch.int64, (num_rows,)):
+            return None, target[:, None], None
+        if (
+            self._takes_mass
+            and self._is_plain(target, loss_dtype(logits.dtype), (num_rows, self._num_targets))
+            and not target.requires_grad
+        ):
+            return target, None, None
+        return None
+
+    def _pair(self, num_rows: int, index: Any, weight: Any) -> tuple[Tensor | None, ...] | None:
+        if type(index) is not Tensor or type(weight) is not Tensor or index.dim() != 2:
+            return None
+        shape = (num_rows, index.shape[1])
+        if not self._is_plain(index, torch.int64, shape) or weight.requires_grad:
+            return None
+        if not self._is_plain(weight, weight.dtype, shape) or not weight.is_floating_point():
+            return None
+        return None, index, widened(weight)
