@@ -1,20 +1,23 @@
 """Losses of a linear layer whose logits need never be whole, in one process or over several."""
 
 from .columns import OnWeightGrad
+from .interval_log_prob import linear_interval_log_probs
 from .linear_path_log_loss import (
     linear_path_log_loss,
     linear_with_log_prob,
     logits_fit,
     sharded_path_log_loss,
 )
-from .shard import Exchange, Shard
+from .shard import Exchange, LocalClasses, Shard
 from .topk import TopK, linear_topk
 
 __all__ = [
     "Exchange",
+    "LocalClasses",
     "OnWeightGrad",
     "Shard",
     "TopK",
+    "linear_interval_log_probs",
     "linear_path_log_loss",
     "linear_topk",
     "linear_with_log_prob",

@@ -67,10 +67,10 @@ class LocalClasses(NamedTuple):
 
     def paths(self, paths: RowPaths) -> RowPaths:
         """The same paths in local positions; intervals may be empty."""
-        start, stop = self._local(paths.start), self._local(paths.stop)
-        return RowPaths(start, stop, paths.weight)
+        return RowPaths(self.local(paths.start), self.local(paths.stop), paths.weight)
 
-    def _local(self, end: Tensor) -> Tensor:
+    def local(self, end: Tensor) -> Tensor:
+        """Bounds of class positions as bounds of local positions."""
         if self.position is None:
             return (end - self.first).clamp(0, self.size)
         found = torch.searchsorted(self.position, end.contiguous(), out_int32=True)

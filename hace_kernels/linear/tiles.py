@@ -74,6 +74,14 @@ class Layer:
             return torch.mm(x, weight.T, out=z)
         return torch.addmm(self.part(self.bias, first, last), x, weight.T, out=z)
 
+    def tiles(self, x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """The tiles' bounds and logits (B, T), which the next tile overwrites."""
+        buffer = self.buffer(x)
+        for first, last in self.spans():
+            with without_autocast(x.device):
+                z = self.logits(x, self.part(self.weight, first, last), first, last, buffer)
+            yield first, last, z
+
     def buffer(self, x: Tensor) -> Tensor:
         """Memory for one tile of logits."""
         return x.new_empty(len(x) * min(self.width, len(self.weight)), dtype=self.dtype)

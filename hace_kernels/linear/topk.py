@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..rows import loss_dtype
-from .linear_path_log_loss import product_dtype
-from .tiles import Layer, tile_width, without_autocast
+from .column_sums import ColumnSums
+from .layer_checks import product_dtype
+from .tiles import Layer, tile_width
 
 __all__ = ["TopK", "linear_topk"]
 
@@ -35,6 +36,7 @@ def linear_topk(
     *,
     bias: Tensor | None = None,
     order: Tensor | None = None,
+    backend: str = "auto",
 ) -> TopK:
     """`F.linear(input, weight, bias).log_softmax(1).topk(k)` by tiles of classes.
 
@@ -45,6 +47,7 @@ def linear_topk(
         bias: (C), or None.
         order: int32 (C), the rows of the weight in the order in which they are gone through; the
             columns of the result are these rows. None: 0 … C − 1.
+        backend: "auto", or one of `hace_kernels.backends()`.
 
     Raises:
         ValueError: k is not in 1 … C.
@@ -52,27 +55,32 @@ def linear_topk(
     if not 0 < k <= len(weight) and len(weight) > 0:
         raise ValueError(f"k must be between 1 and the {len(weight)} classes, got {k}")
     with torch.no_grad():
-        return _topk(input, weight, bias, order, k)
+        return _topk(input, weight, bias, order, k, backend)
 
 
-def _topk(input: Tensor, weight: Tensor, bias: Tensor | None, order: Tensor | None, k: int) -> TopK:
+def _topk(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    order: Tensor | None,
+    k: int,
+    backend: str,
+) -> TopK:
     dtype = product_dtype(input, weight)
     x = input.to(dtype)
     width = tile_width(len(x), weight.shape[1], x.element_size())
     layer = Layer(weight, bias, order, dtype, width)
-    buffer, worked_in = layer.buffer(x), loss_dtype(dtype)
+    worked_in, sums = loss_dtype(dtype), ColumnSums((1, len(x)), dtype, x.device, backend)
     best = x.new_empty(len(x), 0)
     column = torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
-    log_sum = x.new_full((len(x),), -torch.inf, dtype=worked_in)
-    with without_autocast(x.device):
-        for first, last in layer.spans():
-            z = layer.logits(x, layer.part(weight, first, last), first, last, buffer)
-            log_sum = torch.logaddexp(log_sum, z.logsumexp(1).to(worked_in))
-            here, position = z.topk(min(k, last - first), 1)
-            position += first
-            best, column = torch.cat([best, here], 1), torch.cat([column, position], 1)
-            best, chosen = best.topk(min(k, best.shape[1]), 1)
-            column = column.gather(1, chosen)
+    for first, last, z in layer.tiles(x):
+        sums.add(0, z)
+        here, position = z.topk(min(k, last - first), 1)
+        position += first
+        best, column = torch.cat([best, here], 1), torch.cat([column, position], 1)
+        best, chosen = best.topk(min(k, best.shape[1]), 1)
+        column = column.gather(1, chosen)
     if order is not None:
         column = order.long()[column]
+    log_sum = sums.log_sum()[0].to(worked_in)
     return TopK(best.to(worked_in) - log_sum[:, None], column, log_sum)

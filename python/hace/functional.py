@@ -33,17 +33,27 @@ from .arguments import (
 from .class_dim import class_dim, to_rows, to_rows_or_pixels
 from .hierarchy import Hierarchy, check_hierarchy
 from .label_errors import explained
+from .linear_layer import check_layer
 from .linear_loss import linear_path_loss_by_tiles, why_not_by_tiles
+from .linear_nodes import linear_node_log_probs_by_tiles
 from .options import Distance, LossOptions, Reduction, Smoothing
-from .spaces import LogitSpace, TargetSpace
+from .spaces import LogitSpace, TargetSpace, num_columns
 from .tables import LossTables, Tables
 from .targets import check_targets
 from .weights import HACEWeights
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .distributed import ClassShard
 
-__all__ = ["class_nodes", "hace_loss", "linear_hace_loss", "node_log_probs"]
+__all__ = [
+    "class_nodes",
+    "hace_loss",
+    "linear_hace_loss",
+    "linear_node_log_probs",
+    "node_log_probs",
+]
 
 
 def hace_loss(
@@ -195,6 +205,45 @@ def node_log_probs(
     rows = hace_kernels.tree_log_prob(to_rows(input), nodes, backend=backend)
     dim = class_dim(input)
     return rows.reshape((*shape_of_targets(input), hierarchy.num_nodes)).movedim(-1, dim)
+
+
+def linear_node_log_probs(
+    input: Tensor,
+    linear_weight: Tensor,
+    nodes: Tensor | Sequence[int],
+    hierarchy: Hierarchy,
+    *,
+    linear_bias: Tensor | None = None,
+    logit_space: LogitSpace = "classes",
+    backend: str = "auto",
+) -> Tensor:
+    """`node_log_probs(F.linear(input, linear_weight, linear_bias), …)` of chosen nodes, by tiles.
+
+    For evaluation: logits are never whole, and the result has no gradient.
+
+    Args:
+        input: of the layer, (N, F) or (F), floating.
+        linear_weight: (C, F), one row for each column of the logits.
+        nodes: ids, (M), the same for all rows; or (N, M), each row's own, for a few of them: the
+            logits of a tile are then read M times.
+        hierarchy: of the classes; a tree or forest.
+        linear_bias: (C), or None.
+        logit_space: what the columns of the logits are, as in `node_log_probs`.
+        backend: "auto", or one of `hace.backends()`.
+
+    Returns:
+        (N, M) or (M): float64 for float64 products and float32 otherwise.
+
+    Raises:
+        IndexError: there is no such node.
+        ValueError, TypeError: shapes or dtypes do not fit, or the hierarchy is a DAG.
+        hace.BackendError: the backend asked for cannot run.
+    """
+    check_hierarchy(hierarchy)
+    check_layer(input, linear_weight, num_columns(hierarchy, logit_space))
+    return linear_node_log_probs_by_tiles(
+        input, linear_weight, linear_bias, nodes, hierarchy, logit_space, backend=backend
+    )
 
 
 def class_nodes(hierarchy: Hierarchy, *, device: torch.device | str = "cpu") -> Tensor:

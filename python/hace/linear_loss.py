@@ -13,6 +13,7 @@ from hace_kernels.linear import (
 )
 
 from .arguments import Target, check_weight, is_index
+from .linear_layer import check_layer
 from .spaces import num_columns
 from .tables import LossTables
 from .weights import HACEWeights
@@ -142,20 +143,9 @@ def _checked(
     """Input and target as rows, once their shapes are checked."""
     hierarchy, options = tables.hierarchy, tables.options
     check_weight(class_weight, hierarchy, options.targets.target_space)
-    for name, x in (("input", input), ("linear_weight", weight)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-    if input.dim() not in (1, 2):
-        raise ValueError(
-            f"input must be the layer's, of shape (F) or (N, F); got {tuple(input.shape)}"
-        )
     columns = num_columns(hierarchy, options.logit_space)
     columns = columns if shard is None else shard.last - shard.first
-    if weight.shape != (columns, input.shape[-1]):
-        raise ValueError(
-            f"linear_weight must be ({columns}, {input.shape[-1]}), one row for each column of the "
-            f"logits; got {tuple(weight.shape)}"
-        )
+    check_layer(input, weight, columns)
     rows = input if input.dim() == 2 else input[None]
     if isinstance(target, tuple):
         if len(target) != 2:

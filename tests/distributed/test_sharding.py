@@ -241,6 +241,11 @@ def classifiers(rank: int, world: int) -> None:
     assert torch.equal(many.predict(x), one.predict(x))
     for wanted, found in zip(one.topk(x, 20), many.topk(x, 20), strict=True):
         torch.testing.assert_close(found, wanted)
+    nodes, of_rows = [3, 0, 17], torch.randint(tree.num_nodes, (ROWS, 2))
+    for each in (nodes, of_rows):
+        found = many.node_log_probs(x, each)
+        torch.testing.assert_close(found, one.node_log_probs(x, each))
+        assert all(torch.equal(found, other) for other in processes.everywhere(found))
     torch.testing.assert_close(many.to_linear()(x), one.to_linear()(x))
     with pytest.raises(ValueError, match="use topk"):
         many.log_prob(x)

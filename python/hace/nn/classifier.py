@@ -14,6 +14,7 @@ from hace_kernels.linear import OnWeightGrad, linear_topk, logits_fit
 from ..arguments import Target, is_index
 from ..hierarchy import Hierarchy
 from ..linear_loss import linear_path_loss_with_log_prob, takes_tiles, why_not_by_tiles
+from ..linear_nodes import linear_node_log_probs_by_tiles
 from ..losses import CrossEntropyLoss, HACELoss
 from ..losses.path_loss import PathLoss
 from ..table_cache import PerDevice
@@ -23,6 +24,8 @@ from .pretrained import Pretrained
 from .sharded_linear import local_part, sharded_linear, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.distributed.device_mesh import DeviceMesh
 
     from ..distributed import ClassShard
@@ -257,6 +260,30 @@ class HierarchicalClassifier(Pretrained):
         logits: Tensor = self.linear(input)
         log_prob = logits.log_softmax(-1, dtype=loss_dtype(logits.dtype))
         return log_prob.index_select(-1, self._column.on(log_prob.device))
+
+    def node_log_probs(self, input: Tensor, nodes: Tensor | Sequence[int]) -> Tensor:
+        """Log-probabilities of chosen nodes by tiles, (N, M); they have no gradient.
+
+        Args:
+            input: (N, F) or (F).
+            nodes: ids, (M), the same for all rows, or (N, M), a few of each row's own. Over several
+                processes all give the same, and get the same.
+
+        Raises:
+            IndexError: there is no such node.
+            ValueError, TypeError: shapes or dtypes do not fit.
+        """
+        weight, bias = self._local_layer()
+        return linear_node_log_probs_by_tiles(
+            input,
+            weight,
+            bias,
+            nodes,
+            self.hierarchy,
+            "depth_first",
+            shard=self._shard,
+            backend=self.loss.options.backend,
+        )
 
     def predict(self, input: Tensor) -> Tensor:
         """The label of the most probable class, (N) int64."""
