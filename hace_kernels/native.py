@@ -6,7 +6,8 @@ Python module, so `torch.ops.load_library` brings it in and its ops appear under
 
 `HACE_NATIVE_LIBRARY=/path/library.so` brings in another build of it, as one with sanitizers, and
 `HACE_CUDA_EMULATION=/path/library.so` brings in another library instead, in which the CUDA kernels
-are compiled for the CPU and take CPU tensors (slowly: it is for tests, tests/cuda/emulation/).
+are compiled for the CPU and take CPU tensors. That is slow and meant for tests
+(tests/cuda_kernels/emulation/).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 // What a kernel needs of CUDA itself. The tests give the same names another meaning: there the
-// kernels' own source is compiled for the CPU (tests/cuda/emulation/).
+// kernels' own source is compiled for the CPU (tests/cuda_kernels/emulation/).
 #pragma once
 
 #ifdef __CUDACC__

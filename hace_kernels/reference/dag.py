@@ -23,6 +23,7 @@ from ..rows import loss_dtype
 from ..transforms import in_transform
 from ..widest import widest_dtype
 from . import dag_plain
+from .log_sums import LogSum
 
 __all__ = ["dag_kept_mass", "dag_log_prob", "dag_sum_down", "dag_sum_up"]
 
@@ -223,14 +224,14 @@ class _LogProb(torch.autograd.Function):
         num_columns = table.ptr.diff().clamp(min=1)[:, None].to(z.dtype)
         tops, totals = [], []
         for rows in _row_blocks(len(z)):
-            node = _sums_of_exp(z[rows], table.below)
-            row = _sum_of_exp(z[rows].t(), 0)
-            # In float64, so that P near 1 keeps its distance from 1 (the tops are the same then).
-            # A row without a softmax has a top or total of none, which gives NaN everywhere.
-            log_ratio = node.total.log() - row.total.log()
-            log_p[rows] = ((node.top - row.top) + log_ratio).clamp(max=0.0).t()
-            tops.append(node.top)
-            totals.append(torch.where(node.total == 0, num_columns, node.total.to(z.dtype)))
+            node = _log_sums(z[rows], table.below)
+            row = _log_sum(z[rows].t(), 0)
+            # In float64, so that P near 1 keeps its distance from 1 (the maxima are the same then).
+            # A row without a softmax has no maximum or no sum, which gives NaN everywhere.
+            log_ratio = node.sum.log() - row.sum.log()
+            log_p[rows] = ((node.max - row.max) + log_ratio).clamp(max=0.0).t()
+            tops.append(node.max)
+            totals.append(torch.where(node.sum == 0, num_columns, node.sum.to(z.dtype)))
         ctx.table, ctx.spread_dead = table, spread_dead
         ctx.save_for_backward(z, log_p, *tops, *totals)
         return log_p
@@ -248,35 +249,29 @@ class _LogProb(torch.autograd.Function):
         return torch.where((grad != 0).any(1, keepdim=True), grad_z, 0.0), None, None
 
 
-class _SumOfExp(NamedTuple):
-    """A log-sum, `exp(top) * total`; a total of 0, in float64, stands for no term."""
-
-    top: Tensor
-    total: Tensor
-
-
-def _sums_of_exp(z: Tensor, lists: Ragged) -> _SumOfExp:
-    """The log-sum of each list's logits: z (rows, C) to (lists, rows)."""
+def _log_sums(z: Tensor, lists: Ragged) -> LogSum:
+    """The log-sum of each list's logits, with sums in float64: z (rows, C) to (lists, rows)."""
     z = _rows_last(z, -torch.inf)
     num_rows = z.shape[1]
     top = z.new_full((lists.num_lists, num_rows), -torch.inf)
     total = torch.zeros_like(top, dtype=widest_dtype(z.device))
     for first, last, pieces in _tiles(lists, num_rows, nothing=len(z) - 1):
-        parts = (_sum_of_exp(_gather(z, items), 1) for items in pieces)
-        top[first:last], total[first:last] = reduce(_joined, parts)
-    return _SumOfExp(top.index_select(0, lists.place), total.index_select(0, lists.place))
+        parts = (_log_sum(_gather(z, items), 1) for items in pieces)
+        top[first:last], total[first:last] = reduce(_add, parts)
+    return LogSum(top.index_select(0, lists.place), total.index_select(0, lists.place))
 
 
-def _sum_of_exp(z: Tensor, dim: int) -> _SumOfExp:
+def _log_sum(z: Tensor, dim: int) -> LogSum:
     top = z.amax(dim)
     terms = (z - _finite(top).unsqueeze(dim)).exp_()
-    return _SumOfExp(top, terms.sum(dim, dtype=widest_dtype(z.device)))
+    return LogSum(top, terms.sum(dim, dtype=widest_dtype(z.device)))
 
 
-def _joined(a: _SumOfExp, b: _SumOfExp) -> _SumOfExp:
-    top = torch.maximum(a.top, b.top)
+def _add(a: LogSum, b: LogSum) -> LogSum:
+    """As log_sums.add, and also for sums whose terms are all exp(−inf)."""
+    top = torch.maximum(a.max, b.max)
     shift = _finite(top)
-    return _SumOfExp(top, a.total * (a.top - shift).exp() + b.total * (b.top - shift).exp())
+    return LogSum(top, a.sum * (a.max - shift).exp() + b.sum * (b.max - shift).exp())
 
 
 def _finite(top: Tensor) -> Tensor:

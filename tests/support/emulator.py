@@ -1,4 +1,5 @@
-"""The CUDA kernels' own source compiled for the CPU, with tests/cuda/emulation/ in CUDA's place."""
+"""The CUDA kernels' own source compiled for the CPU, with tests/cuda_kernels/emulation/ in place of
+CUDA."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("-x", "c++", "-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden")
 FLAGS += ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
 FLAGS += ("-DHACE_CUDA_EMULATION", cpp.STABLE_ABI)
-FLAGS += ("-Icsrc", "-Icsrc/cuda", "-Itests/cuda/emulation")
+FLAGS += ("-Icsrc", "-Icsrc/cuda", "-Itests/cuda_kernels/emulation")
 
 SANITIZE = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 

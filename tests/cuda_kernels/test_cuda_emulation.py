@@ -1,5 +1,5 @@
-"""The emulator that runs CUDA kernels on the CPU (tests/cuda/emulation) computes what a GPU would,
-and does not let mistakes pass."""
+"""The emulator that runs CUDA kernels on the CPU (tests/cuda_kernels/emulation) computes what a GPU
+would, and does not let mistakes pass."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import torch
 from sanitizers import MEMORY
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ROOT / "tests" / "cuda" / "emulation" / "programs"
+PROGRAMS = ROOT / "tests" / "cuda_kernels" / "emulation" / "programs"
 COMPILE = ["g++", "-x", "c++", "-std=c++17", "-O1", "-g1", "-DHACE_CUDA_EMULATION"]
 COMPILE += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-INCLUDES = ["-I", "csrc/cuda", "-I", "tests/cuda/emulation"]
+INCLUDES = ["-I", "csrc/cuda", "-I", "tests/cuda_kernels/emulation"]
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O0")
 
 Build = Callable[..., Path]

@@ -1,9 +1,9 @@
 """The CUDA kernels without a GPU: the parity suite on their own source, compiled for the CPU.
 
-`pytest --backend=cuda-emulated` runs it, with tests/cuda/emulation/ in CUDA's place. Here its
-sample runs again where threads come in other orders, where there is little shared memory, and under
-AddressSanitizer and UndefinedBehaviorSanitizer: in processes of their own, for a process has one
-native library.
+`pytest --backend=cuda-emulated` runs it, with tests/cuda_kernels/emulation/ in CUDA's place. Here
+its sample runs again where threads come in other orders, where there is little shared memory, and
+under AddressSanitizer and UndefinedBehaviorSanitizer: in processes of their own, for a process has
+one native library.
 """
 
 from __future__ import annotations
