@@ -129,4 +129,14 @@ LOSSES: dict[str, Loss] = {
     "h-ce": Loss("h-CE (node logits)", _layered, NONE, over_nodes=True),
     "tree-ce": Loss("TreeLinear + cross-entropy", _cross_entropy, NONE, layer=TreeLinear),
     "tree-hace": Loss("TreeLinear + HACE", _hace, DILUTIONS, layer=TreeLinear),
+    "tree-ce-shuffled": Loss(
+        "TreeLinear + cross-entropy, shuffled tree",
+        _cross_entropy,
+        NONE,
+        layer=TreeLinear,
+        tree="swap 100",
+    ),
+    "soft-shuffled": Loss(
+        "soft labels, shuffled tree", _soft, _one_per("beta", (5, 10, 20, 40)), tree="swap 100"
+    ),
 }
