@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import shutil
 import sys
@@ -27,7 +26,7 @@ _KERNEL_FLAGS = ("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 
 # The flags of each instruction set that the kernels are compiled for, chosen among at run time.
 _ISA_FLAGS: dict[str, tuple[str, ...]] = {"generic": ()}
-if platform.machine() in ("x86_64", "AMD64"):
+if sysconfig.get_platform().endswith(("-x86_64", "-amd64")):  # the machine that is built for
     _ISA_FLAGS["avx2"] = ("-mavx2", "-mfma", "-mf16c")
     _ISA_FLAGS["avx512"] = (
         *_ISA_FLAGS["avx2"],

@@ -2,22 +2,29 @@
 
 Every wheel is built from the source distribution, not from the checkout. auditwheel gives it its
 manylinux tag; torch's own libraries stay outside, since they come with torch. Then it is installed
-into an empty environment, and `hace.verify` runs there. The two variants differ in their version
-(0.1.0+cpu, 0.1.0+cuda), so that pip takes neither for the other.
+into an empty environment, and `hace.verify` runs there. The variants differ in their version
+(0.1.0+cpu, and 0.1.0+cu130 by nvcc 13.0), so that pip takes neither for the other.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
-from build_tools import cuda
+from build_tools import cross, cuda
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 #: Come with torch.
 EXCLUDED = ("libtorch*.so*", "libc10*.so*")
@@ -30,13 +37,32 @@ def main() -> None:
     out.mkdir(exist_ok=True)
     sdist = make_sdist(out)
     made = [sdist]
-    for variant in options.variant or (["cpu", "cuda"] if cuda.find_nvcc() else ["cpu"]):
-        wheel = repair(build(sdist, variant), out)
-        for torch in options.torch or [_torch_here()]:
-            check(wheel, torch)
-        made.append(wheel)
+    torches = options.torch or [_torch_here()]
+    here = platform.machine()
+    for machine in options.machine or [here]:
+        if machine != here:
+            made.append(_for_another_machine(machine, sdist, torches, out))
+            continue
+        for variant in options.variant or (["cpu", "cuda"] if cuda.find_nvcc() else ["cpu"]):
+            wheel = repair(build(sdist, variant), out)
+            for torch in torches:
+                check(wheel, torch)
+            made.append(wheel)
     for file in made:
         print(f"{file.stat().st_size / 2**20:6.1f} MiB  {file.name}")
+
+
+def _for_another_machine(machine: str, sdist: Path, torches: list[str], out: Path) -> Path:
+    """The wheel for CPUs, built by a cross-compiler."""
+    target = cross.Target(machine, Path("build", "cross", f"{machine}-{cross.PYTHON}").resolve())
+    target.prepare()
+    wheel = repair(build(sdist, "cpu", target.build_environment()), out)
+    for torch in torches:
+        if target.has_emulator:
+            check_emulated(wheel, torch, target)
+        else:
+            print(f"NOT VERIFIED, since qemu-{machine} is not found: {wheel.name}")
+    return wheel
 
 
 def make_sdist(out: Path) -> Path:
@@ -47,10 +73,11 @@ def make_sdist(out: Path) -> Path:
         return Path(shutil.move(made, out / made.name))
 
 
-def build(sdist: Path, variant: str) -> Path:
+def build(sdist: Path, variant: str, environment: Mapping[str, str] = _NOTHING) -> Path:
     """A wheel of the source distribution, for this Python and the torch that is here.
 
-    The sources stay in build/wheels with what was compiled, so that ninja need not begin again.
+    `environment` has the variables of a build for another machine. The sources stay in build/wheels
+    with what was compiled, so that ninja need not begin again.
     """
     folder = Path("build", "wheels").resolve()
     sources = folder / sdist.name.removesuffix(".tar.gz")
@@ -58,22 +85,42 @@ def build(sdist: Path, variant: str) -> Path:
         for entry in sources.iterdir():
             if entry.name != "build":
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    for stale in sources.glob("build/lib*"):
+    for stale in (*sources.glob("build/lib*"), *sources.glob("build/bdist*")):
         shutil.rmtree(stale)
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
     made = folder / variant
     shutil.rmtree(made, ignore_errors=True)
     _run(
-        *(sys.executable, "setup.py", "-q", "egg_info", "--tag-build", f"+{variant}"),
+        *(
+            sys.executable,
+            "setup.py",
+            "-q",
+            "egg_info",
+            "--tag-build",
+            f"+{local_version(variant)}",
+        ),
         *("bdist_wheel", "-d", str(made)),
         cwd=sources,
         HACE_BUILD=variant,
         HACE_CUDA_ARCHS="all",
         HACE_REQUIRE_NATIVE="1",
+        **environment,
     )
     (wheel,) = made.glob("*.whl")
     return wheel
+
+
+def local_version(variant: str) -> str:
+    """What follows the + in the version: cpu, or cu130 for what nvcc 13.0 compiles."""
+    nvcc = cuda.find_nvcc()
+    if variant == "cpu" or nvcc is None:
+        return variant
+    told = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    release = re.search(r"release (\d+)\.(\d+)", told)
+    if release is None:
+        raise SystemExit(f"{nvcc} --version does not tell its release: {told}")
+    return f"cu{release[1]}{release[2]}"
 
 
 def repair(wheel: Path, out: Path) -> Path:
@@ -98,10 +145,19 @@ def check(wheel: Path, torch: str) -> None:
         _run(python, "-m", "hace.verify", "--quick", "--backend", "cpu", cwd=folder)
 
 
-def _torch_here() -> str:
-    import torch
+def check_emulated(wheel: Path, torch: str, target: cross.Target) -> None:
+    """The same for another machine, whose Python runs under qemu: some minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        packages = (f"torch=={torch}", str(wheel))
+        command = (sys.executable, "-m", "pip", "install", "-q", "--target", folder)
+        _run(*command, *target.pip_options(), *packages, cwd=folder)
+        verify = ("-m", "hace.verify", "--quick", "--backend", "cpu")
+        target.run(*verify, cwd=folder, environment={**os.environ, "PYTHONPATH": folder})
 
-    return torch.__version__
+
+def _torch_here() -> str:
+    """The version of torch, without what says where its build came from."""
+    return metadata.version("torch").partition("+")[0]
 
 
 def _run(*command: str, cwd: Path | str | None = None, **environment: str) -> None:
@@ -120,6 +176,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         choices=("cpu", "cuda"),
         help="what to build, repeatable; both, or cpu alone where there is no nvcc",
+    )
+    parser.add_argument(
+        "--machine",
+        action="append",
+        choices=sorted({platform.machine(), *cross.ARCHITECTURES}),
+        help="to build for, repeatable; this one. Others: for CPUs, by a Debian cross-compiler",
     )
     parser.add_argument(
         "--torch",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
 
-from build_tools import cuda, ninja_build, requirements
+from build_tools import cross, cuda, ninja_build, requirements, wheels
 from build_tools.plan import Library, Object
 from build_tools.settings import Settings
+
+ROOT = Path(__file__).parents[2]
 
 # ---- what the environment asks for ----
 
@@ -94,6 +98,65 @@ def test_no_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
         cuda.choose(Settings("cuda"), "13.0")
 
 
+# ---- wheels ----
+
+
+@pytest.mark.usefixtures("nvcc")
+def test_a_wheel_is_named_by_its_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = types.SimpleNamespace(stdout="Cuda compilation tools, release 13.0, V13.0.88\n")
+    monkeypatch.setattr(wheels.subprocess, "run", lambda *args, **options: told)
+    assert wheels.local_version("cuda") == "cu130"
+    assert wheels.local_version("cpu") == "cpu"
+
+
+@pytest.fixture
+def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cross.Target:
+    """An aarch64 machine whose tools are all there."""
+    monkeypatch.setattr(cross.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+    return cross.Target("aarch64", tmp_path)
+
+
+def test_a_missing_cross_compiler(target: cross.Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross.shutil, "which", lambda tool: None)
+    with pytest.raises(SystemExit, match=r"need aarch64-linux-gnu-g\+\+: apt-get install g\+\+-"):
+        target.prepare()
+    assert not target.has_emulator
+
+
+def test_a_python_that_debian_does_not_have(
+    target: cross.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross, "SUITES", {(2, 7): "buster"})
+    with pytest.raises(SystemExit, match=r"which are 2\.7; for python3"):
+        target.prepare()
+
+
+def test_the_flags_follow_the_machine_that_is_built_for(target: cross.Target) -> None:
+    """CPython's own variables tell setuptools and our flags of the other machine."""
+    (target.folder / "settings").mkdir()
+    settings = "build_time_vars = {'EXT_SUFFIX': '.of-that-machine.so', 'SOABI': 'there'}\n"
+    (target.folder / "settings" / "_sysconfigdata__aarch64-linux-gnu.py").write_text(settings)
+    program = (
+        "import sysconfig; from build_tools import cpp; "
+        "print(sysconfig.get_platform(), sorted(cpp._ISA_FLAGS), *cpp.compiler(), "
+        "sysconfig.get_config_var('EXT_SUFFIX'))"
+    )
+    environment = target.build_environment()
+    environment["PYTHONPATH"] += os.pathsep + str(ROOT)
+    environment["CXX"] = sys.executable  # any program that is there
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [
+        *("linux-aarch64", "['generic']"),
+        *(sys.executable, ".of-that-machine.so"),
+    ]
+
+
 # ---- what is missing is told before anything is compiled ----
 
 
@@ -164,7 +227,6 @@ def compiled(library: Library) -> list[str]:
 
 def touch(path: str) -> None:
     """Changes a file, and makes it newer than all that was compiled."""
-    import os
     import time
 
     os.utime(path, (time.time() + 1, time.time() + 1))

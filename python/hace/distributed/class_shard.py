@@ -46,7 +46,10 @@ class ClassShard:
         logit_space: what the columns are, as in `hace.HACELoss`.
 
     Attributes:
-        first, last: as above. hierarchy, logit_space: as given.
+        first: the first column of this shard.
+        last: the column after its last.
+        hierarchy: as given.
+        logit_space: as given.
 
     Raises:
         ValueError: in all processes: the hierarchy is a DAG, or the shards do not hold each column

@@ -66,7 +66,10 @@ class HACELoss(PathLoss):
         backend: "auto", or one of `hace.backends()`.
 
     Attributes:
-        dilution, ignore_index, reduction, label_smoothing: the arguments; they may be set.
+        dilution: the argument; it may be set.
+        ignore_index: the argument; it may be set.
+        reduction: the argument; it may be set.
+        label_smoothing: the argument; it may be set.
 
     Shape:
         - Input: (C), (N, C) or (N, C, d1, …), floating.

@@ -52,7 +52,8 @@ class LayeredCrossEntropyLoss(OptionsModule):
           float32 otherwise.
 
     Attributes:
-        ignore_index, reduction: the arguments; they may be set.
+        ignore_index: the argument; it may be set.
+        reduction: the argument; it may be set.
 
     Raises:
         ValueError: at construction or call: an option outside its range, shapes that do not fit.

@@ -38,7 +38,8 @@ class OptionsModule(NotScripted, nn.Module):
     Attributes:
         hierarchy: of the classes.
         weight: a buffer, or None.
-        ignore_index, reduction: as in `nn.CrossEntropyLoss`; they may be set.
+        ignore_index: as in `nn.CrossEntropyLoss`; it may be set.
+        reduction: as in `nn.CrossEntropyLoss`; it may be set.
     """
 
     weight: Tensor | None

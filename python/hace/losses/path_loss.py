@@ -38,7 +38,9 @@ class PathLoss(OptionsModule):
         weight: (T,) class weights.
 
     Attributes:
-        ignore_index, reduction, label_smoothing: as in `nn.CrossEntropyLoss`; they may be set.
+        ignore_index: as in `nn.CrossEntropyLoss`; it may be set.
+        reduction: as in `nn.CrossEntropyLoss`; it may be set.
+        label_smoothing: as in `nn.CrossEntropyLoss`; it may be set.
     """
 
     label_smoothing = Option[float]()

@@ -49,7 +49,8 @@ class Comparison:
 
     Attributes:
         points: of the hierarchy.
-        pred, target: int64 (R), points.
+        pred: int64 (R), points.
+        target: int64 (R), points.
     """
 
     points: Points

@@ -19,7 +19,8 @@ class Ratio:
     The mean of the figures of batches is not the figure of all rows; the ratio of sums is.
 
     Attributes:
-        numerator, denominator: of one shape; int64 or float64.
+        numerator: int64 or float64.
+        denominator: of the same shape and dtype.
     """
 
     numerator: Tensor
