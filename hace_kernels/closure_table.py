@@ -8,6 +8,7 @@ below.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from .layout import lay_out
 from .memory import memory_bytes
+from .spanning_tree import NUM_TENSORS, SpanningTree, build_spanning_tree
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,6 +102,7 @@ class ClosureTable(NamedTuple):
         column_node: int32 (C), the node of each column.
         edge_level_ptr: edges edge_level_ptr[l] … edge_level_ptr[l + 1] are level l.
         intervals: the same columns below each node as intervals, and the nodes' parents.
+        spanning: a tree of the DAG's links, and what the DAG has beyond it.
     """
 
     below: Ragged
@@ -110,6 +113,7 @@ class ClosureTable(NamedTuple):
     column_node: Tensor
     edge_level_ptr: tuple[int, ...]
     intervals: Intervals
+    spanning: SpanningTree
 
     @property
     def device(self) -> torch.device:
@@ -149,14 +153,24 @@ class ClosureTable(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that is a tensor, as the native op takes them: it reads the intervals alone."""
+        """All that is a tensor, as the native ops take them.
+
+        These read the intervals and the spanning tree.
+        """
         edges = (self.edge_parent, self.edge_child, self.num_parents, self.column_node)
-        return [*self.intervals, *self.below[:4], *self.above[:4], *edges]
+        lists = (*self.below[:4], *self.above[:4])
+        return [*self.intervals, *self.spanning.tensors, *lists, *edges]
 
     @property
     def sizes(self) -> list[int]:
-        """All that is a number: the levels of edges, and the buckets of both lists."""
+        """All that is a number, several lists of it, after the lists' lengths.
+
+        The levels of the spanning tree, those of the nodes by height, those of the edges, and the
+        buckets of the lists of columns and of nodes.
+        """
         parts = (
+            self.spanning.tree.level_ptr,
+            self.spanning.height_ptr,
             self.edge_level_ptr,
             [size for bucket in self.below.buckets for size in bucket],
             [size for bucket in self.above.buckets for size in bucket],
@@ -166,25 +180,22 @@ class ClosureTable(NamedTuple):
     @classmethod
     def of_tensors(cls, tensors: Sequence[Tensor], sizes: Sequence[int]) -> ClosureTable:
         """The table from its `tensors` and `sizes`."""
-        levels, below, above = np.split(np.array(sizes[3:]), np.cumsum(sizes[:2]))
+        parts = np.split(np.array(sizes[5:]), np.cumsum(sizes[:4]))
+        levels, heights, edge_levels, below, above = (part.tolist() for part in parts)
 
-        def lists(of: Sequence[Tensor], buckets: Int64) -> Ragged:
-            ptr, item, by_length, place = of
-            bounds = ((int(a), int(b), int(c)) for a, b, c in buckets.reshape(-1, 3))
-            return Ragged(ptr, item, by_length, place, tuple(bounds))
+        def lists(of: Sequence[Tensor], buckets: list[int]) -> Ragged:
+            bounds = zip(buckets[::3], buckets[1::3], buckets[2::3], strict=True)
+            return Ragged(of[0], of[1], of[2], of[3], tuple(bounds))
 
-        order, ptr, start, stop, parent_ptr, parent, height = tensors[:7]
-        edge_parent, edge_child, num_parents, column_node = tensors[15:]
-        return cls(
-            lists(tensors[7:11], below),
-            lists(tensors[11:15], above),
-            edge_parent,
-            edge_child,
-            num_parents,
-            column_node,
-            tuple(levels.tolist()),
-            Intervals(order, ptr, start, stop, parent_ptr, parent, height),
-        )
+        rest = iter(tensors)
+
+        def take(count: int) -> list[Tensor]:
+            return [*islice(rest, count)]
+
+        intervals = Intervals(*take(len(Intervals._fields)))
+        spanning = SpanningTree.of_tensors(take(NUM_TENSORS), levels, heights)
+        ragged = lists(take(4), below), lists(take(4), above)
+        return cls(*ragged, *take(4), tuple(edge_levels), intervals, spanning)
 
     def to(self, device: torch.device | str) -> ClosureTable:
         """The same table on `device`."""
@@ -217,6 +228,15 @@ def build_closure_table(edges: Int64, num_nodes: int, classes: Int64) -> Closure
     order = np.argsort(column, kind="stable")
     above = np.repeat(np.arange(num_nodes, dtype=np.int32), np.diff(ptr))[order]
     del order
+    by_child = np.lexsort((parent, child))
+    parent_ptr = _bounds(np.bincount(child, minlength=num_nodes))
+    first_parent = np.full(num_nodes, -1, np.int64)
+    has_parents = parent_ptr[1:] > parent_ptr[:-1]
+    first_parent[has_parents] = parent[by_child][parent_ptr[:-1][has_parents]]
+    layout = lay_out(first_parent, classes)
+    order = np.arange(len(classes), dtype=np.int32) if layout.column is None else layout.column
+    interval_ptr, start, stop = _intervals(order, ptr, column)
+    of_nodes = order, interval_ptr, start, stop, parent_ptr, parent[by_child], height
     return ClosureTable(
         below=_ragged(ptr, column),
         above=_ragged(above_ptr, above),
@@ -225,23 +245,16 @@ def build_closure_table(edges: Int64, num_nodes: int, classes: Int64) -> Closure
         num_parents=torch.from_numpy(np.bincount(child, minlength=num_nodes).astype(np.int32)),
         column_node=torch.from_numpy(classes.astype(np.int32)),
         edge_level_ptr=tuple(_bounds(np.bincount(height[child])).tolist()),
-        intervals=_intervals(parent, child, height, classes, ptr, column),
+        intervals=Intervals(*(torch.from_numpy(array.astype(np.int32)) for array in of_nodes)),
+        spanning=build_spanning_tree(
+            (parent, child), height, first_parent, classes, layout, (interval_ptr, start, stop)
+        ),
     )
 
 
-def _intervals(
-    parent: Int64, child: Int64, height: Int64, classes: Int64, ptr: Int64, column: Int32
-) -> Intervals:
-    """From the edges and the columns below each node."""
-    num_nodes, num_classes = len(height), len(classes)
-    by_child = np.lexsort((parent, child))
-    parent_ptr = _bounds(np.bincount(child, minlength=num_nodes))
-    first_parent = np.full(num_nodes, -1, np.int64)
-    has_parents = parent_ptr[1:] > parent_ptr[:-1]
-    first_parent[has_parents] = parent[by_child][parent_ptr[:-1][has_parents]]
-    order = lay_out(first_parent, classes).column
-    if order is None:
-        order = np.arange(num_classes, dtype=np.int32)
+def _intervals(order: Int32, ptr: Int64, column: Int32) -> tuple[Int64, Int32, Int32]:
+    """The columns below each node as intervals of positions: their bounds, starts and stops."""
+    num_nodes, num_classes = len(ptr) - 1, len(order)
     position = np.empty(num_classes, np.int64)
     position[order] = np.arange(num_classes)
 
@@ -263,16 +276,11 @@ def _intervals(
         interval_ptr[first + 1 : last + 1] = np.bincount(of, minlength=last - first)
         first = last
     nothing = np.zeros(0, np.int32)
-    arrays = (
-        np.array(order),
+    return (
         np.cumsum(interval_ptr),
         np.concatenate([nothing, *starts]),
         np.concatenate([nothing, *stops]),
-        parent_ptr,
-        parent[by_child],
-        height,
     )
-    return Intervals(*(torch.from_numpy(array.astype(np.int32)) for array in arrays))
 
 
 def longest_paths(tail: Int64, head: Int64, num_nodes: int) -> Int64:

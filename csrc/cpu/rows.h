@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -60,6 +61,20 @@ inline Tensor reduced_loss(const Tensor& logits, const std::vector<double>& loss
   const bool mean_of_nothing = reduction == kMean && rows.total == 0;
   put(0, mean_of_nothing ? std::numeric_limits<double>::quiet_NaN() : sum);
   return out;
+}
+
+// The rows that count. The others are not read, and their gradient, if there is any, is 0.
+inline std::vector<int64_t> counting_rows(const double* factor, void* grad, int64_t num_rows,
+                                          int64_t row_bytes) {
+  std::vector<int64_t> counting;
+  counting.reserve(num_rows);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    if (factor[row] != 0)
+      counting.push_back(row);
+    else if (grad)
+      std::memset(static_cast<char*>(grad) + row * row_bytes, 0, row_bytes);
+  }
+  return counting;
 }
 
 // Stores that go past the caches pay only where the caches could not keep the result anyway, and

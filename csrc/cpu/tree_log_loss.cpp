@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "errors.h"
+#include "first_fault.h"
 #include "isa.h"
 #include "new_tensor.h"
 #include "patches.h"
@@ -174,42 +175,6 @@ void prepare(Element element, TreeLogLossProblem& problem, bool for_blocks) {
 
 // ---- the op ----
 
-// The first row, of all threads', whose mass is on a target without a place.
-class FirstFault {
- public:
-  void add(const TreeLogLossFault& fault, int64_t row) {
-    if (fault.row < 0) return;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (row_ < 0 || row < row_) {
-      row_ = row;
-      target_ = fault.target;
-    }
-  }
-  void check() const {
-    HACE_CHECK_INDEX(row_ < 0, "target ", target_, " of row ", row_,
-                     " has no class at or below it, so its probability is 0 whatever the logits");
-  }
-
- private:
-  std::mutex mutex_;
-  int64_t row_ = -1;
-  int64_t target_ = -1;
-};
-
-// The rows that count. The others are not read, and their gradient is 0.
-std::vector<int64_t> counting_rows(const TreeLogLossProblem& problem, int64_t num_rows,
-                                   int64_t row_bytes) {
-  std::vector<int64_t> counting;
-  counting.reserve(num_rows);
-  for (int64_t row = 0; row < num_rows; ++row) {
-    if (problem.factor[row] != 0)
-      counting.push_back(row);
-    else if (problem.grad)
-      std::memset(static_cast<char*>(problem.grad) + row * row_bytes, 0, row_bytes);
-  }
-  return counting;
-}
-
 // Works on few rows one by one, and returns those that it leaves to the block kernel, for the lanes
 // of a block take all as long whether they are used or not. That rows are few is said of the whole
 // batch, so that what a row gets does not depend on its place in it.
@@ -236,7 +201,7 @@ std::vector<int64_t> run_few(const TreeLogLossKernel& kernel, TreeLogLossProblem
 
 void run_rows(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem, Element element,
               int64_t num_rows, int64_t row_bytes, FirstFault& first_fault) {
-  std::vector<int64_t> rows = counting_rows(problem, num_rows, row_bytes);
+  std::vector<int64_t> rows = counting_rows(problem.factor, problem.grad, num_rows, row_bytes);
   problem.past_caches = writes_past_caches(num_rows, row_bytes);
   const int64_t num_counting = static_cast<int64_t>(rows.size());
   if (4 * num_counting <= kernel.block_rows + 2 && kernel.takes_row_by_row(problem))
@@ -275,7 +240,7 @@ void run_patches(const Call& call, const TreeLogLossKernel& kernel, const TreeLo
     if (whole.index_weight) problem.index_weight += patch.first * whole.num_indices;
     problem.factor += patch.first;
     problem.loss += patch.first;
-    const std::vector<int64_t> counting = counting_rows(problem, patch.count, row_bytes);
+    const std::vector<int64_t> counting = counting_rows(problem.factor, problem.grad, patch.count, row_bytes);
     const int64_t num_counting = static_cast<int64_t>(counting.size());
     void* const lines = thread_lines.get(kernel.num_lines(problem) * kernel.line_bytes);
     for (int64_t first = 0; first < num_counting; first += kernel.block_rows) {

@@ -194,23 +194,12 @@ def _op(name: str, of_reference: Any = _reference, **options: Any) -> LossOp:
     return LossOp(name, TreeLogLossArguments, 4, of_reference, _total_weight, **options)
 
 
-def _dag_of(op: LossOp) -> Any:
-    """Index targets by the op; those that put mass on every class, by the reference."""
-
-    def dag_log_loss(call: TreeLogLossArguments) -> Tensor:
-        table = TargetTable.of_tensors(call.table, call.row_spread)
-        by_index = call.indices is not None and table.spread is None and table.row_spread == 0
-        return op(call) if by_index and table.soft_labels is None else _dag_reference(call)
-
-    return dag_log_loss
-
-
 register("tree_log_loss", {"reference": _reference})
 register("dag_log_loss", {"reference": _dag_reference})
 if native.load_error is None:
     _native = _op("tree_log_loss", takes_pixels=True)
     register("tree_log_loss", {"cpu": _native, "cuda": _native})
-    register("dag_log_loss", {"cpu": _dag_of(_op("dag_log_loss", _dag_reference))})
+    register("dag_log_loss", {"cpu": _op("dag_log_loss", _dag_reference)})
 if triton.load_error is None:
     from ..triton.rows import scale_in_place
 

@@ -1,4 +1,4 @@
-"""`tree_log_loss` for indices on DAGs beside the 80-bit oracle, on backends that have it."""
+"""`tree_log_loss` on DAGs beside the 80-bit oracle, on backends that have it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from cases import DTYPES
 from dags import SHAPES, Dag
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import assert_grad_close, assert_loss_close, node_log_loss, reduce
+from oracle import (
+    assert_grad_close,
+    assert_loss_close,
+    node_log_loss,
+    reduce,
+    to_real,
+    working_dtype,
+)
 from test_hace_loss_properties import SEEDS, property_test
 
 import hace_kernels
@@ -29,9 +36,15 @@ pytestmark = [
 
 
 class Case:
-    """Every node with a class at or below it is a target."""
+    """Every node with a class at or below it is a target; `options` are of the target table."""
 
-    def __init__(self, dag: Dag, rng: np.random.Generator, dilution: float | None = None) -> None:
+    def __init__(
+        self,
+        dag: Dag,
+        rng: np.random.Generator,
+        dilution: float | None = None,
+        **options: Any,
+    ) -> None:
         self.dag, self.rng = dag, rng
         self.table = build_closure_table(dag.edge_array(), dag.num_nodes, np.array(dag.classes))
         self.keep = rng.random(dag.num_nodes) if dilution is None else dag.dilution(dilution)
@@ -45,7 +58,7 @@ class Case:
             spread=None,
             row_spread=0.0,
             soft_labels=None,
-        )
+        )._replace(**options)
         self.nodes = np.flatnonzero(has_class)
 
     def logits(self, rows: int, dtype: torch.dtype, scale: float = 2.0) -> torch.Tensor:
@@ -55,24 +68,70 @@ class Case:
     def indices(self, *shape: int) -> torch.Tensor:
         return torch.from_numpy(self.rng.choice(self.nodes, shape))
 
-    def check(self, logits: torch.Tensor, target: Any, backend: Backend, eps: float = 0.0) -> None:
+    def probabilities(self, rows: int) -> torch.Tensor:
+        """Of nodes, most of them 0."""
+        mass = self.rng.random((rows, self.dag.num_nodes)) * (self.rng.random(rows)[:, None] > 0.1)
+        mass[self.rng.random(mass.shape) < 0.5] = 0
+        mass[:, self.targets.place.numpy() < 0] = 0
+        return torch.from_numpy(mass)
+
+    def mass(self, target: Any, dtype: torch.dtype) -> np.ndarray:
+        """What the targets put on each node before it rises, (B, N)."""
+        table = self.targets
+        if isinstance(target, torch.Tensor) and target.is_floating_point():
+            put = to_real(target.to(working_dtype(dtype)))
+        else:
+            index, weight = target if isinstance(target, tuple) else (target[:, None], None)
+            weight = torch.ones(index.shape).double() if weight is None else weight
+            put = np.zeros((len(index), self.dag.num_nodes), np.longdouble)
+            for row, k in np.argwhere(index.numpy() != -100):
+                put[row, index[row, k]] += np.longdouble(weight[row, k].item())
+        everywhere = np.full((len(put), 1), np.longdouble(table.row_spread))
+        if table.spread is not None:
+            everywhere += (put * to_real(table.spread)).sum(1, keepdims=True)
+        return put * to_real(table.share) + everywhere * to_real(table.unit)
+
+    def check(
+        self,
+        logits: torch.Tensor,
+        target: Any,
+        backend: Backend,
+        eps: float = 0.0,
+        roundings: float = 24,
+    ) -> None:
         """Losses and gradients of each row, with incoming gradients of their own."""
-        index, weight = target if isinstance(target, tuple) else (target[:, None], None)
-        weight = torch.ones(index.shape).double() if weight is None else weight
-        mass = np.zeros((len(logits), self.dag.num_nodes), np.longdouble)
-        for row, k in np.argwhere(index.numpy() != -100):
-            mass[row, index[row, k]] += np.longdouble(weight[row, k].item())
+        mass = self.mass(target, logits.dtype)
+        if isinstance(target, torch.Tensor) and not target.is_floating_point():
+            mass[target.numpy() == -100] = 0
         answer = node_log_loss(logits, self.dag.reach(), self.dag.kept_mass(mass, self.keep), eps)
         z = logits.clone().requires_grad_()
         loss = hace_kernels.tree_log_loss(
             z, target, self.table, self.targets,
             reduction="none", eps=eps, backend=backend.name,
         )  # fmt: skip
-        assert_loss_close(loss, answer, logits.dtype, 24)
+        assert_loss_close(loss, answer, logits.dtype, roundings)
         incoming = torch.from_numpy(self.rng.normal(size=len(logits))).to(loss.dtype)
         (grad,) = torch.autograd.grad(loss, z, incoming)
         answer = reduce(answer, "none", len(logits), incoming.numpy())
-        assert_grad_close(grad, answer, roundings=24)
+        assert_grad_close(grad, answer, roundings=roundings)
+
+
+def smoothing(dag: Dag, rng: np.random.Generator, kind: str) -> dict[str, Any]:
+    """Options of a target table: ε/C for every class, for every node, or for all but the target;
+    with weights of classes."""
+    epsilon, unit = 0.1, np.zeros(dag.num_nodes)
+    on = dag.reach().any(axis=1) if kind == "nodes" else np.isin(range(dag.num_nodes), dag.classes)
+    unit[on] = rng.random(int(on.sum())) if kind == "weights" else 1
+    options: dict[str, Any] = {"unit": torch.from_numpy(unit)}
+    share = np.full(dag.num_nodes, 1 - epsilon)
+    if kind in ("others", "all on others"):
+        epsilon = 1.0 if kind == "all on others" else epsilon
+        to_each = epsilon / max(1, on.sum() - 1)
+        share = np.where(on, 1 - epsilon - to_each, 1 - epsilon)
+        options["spread"] = torch.from_numpy(np.where(on, to_each, epsilon / on.sum()))
+    else:
+        options["row_spread"] = epsilon / on.sum()
+    return {**options, "share": torch.from_numpy(share)}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -111,6 +170,80 @@ def test_pairs(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -
     weight = torch.from_numpy(rng.normal(size=(12, 3)))
     weight[1] = 1
     case.check(case.logits(12, dtype), (index, weight), backend)
+
+
+SMOOTHING = ["uniform", "nodes", "others", "all on others", "weights"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("eps", [0.0, 1e-6])
+@pytest.mark.parametrize("kind", SMOOTHING)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_smoothing(
+    backend: Backend,
+    rng: np.random.Generator,
+    shape: str,
+    kind: str,
+    eps: float,
+    dtype: torch.dtype,
+) -> None:
+    """Of indices, of pairs, and of probabilities."""
+    dag = SHAPES[shape]
+    case = Case(dag, rng, **smoothing(dag, rng, kind))
+    case.check(case.logits(9, dtype), case.indices(9), backend, eps)
+    index, weight = case.indices(9, 3), torch.from_numpy(rng.random((9, 3)))
+    index[rng.random((9, 3)) < 0.2] = -100
+    index[:, 0] = case.indices(9)
+    case.check(case.logits(9, dtype), (index, weight), backend, eps)
+    case.check(case.logits(9, dtype), case.probabilities(9), backend, eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("eps", [0.0, 1e-6])
+@pytest.mark.parametrize("rows", [0, 1, 16, 35])
+@pytest.mark.parametrize("shape", ["random", "two roots", "nodes"])
+def test_probabilities(
+    backend: Backend,
+    rng: np.random.Generator,
+    shape: str,
+    rows: int,
+    eps: float,
+    dtype: torch.dtype,
+) -> None:
+    case = Case(SHAPES[shape], rng)
+    case.check(case.logits(rows, dtype), case.probabilities(rows), backend, eps)
+
+
+@pytest.mark.parametrize("kind", [None, "uniform", "others"])
+def test_soft_targets_on_any_dag(backend: Backend, kind: str | None) -> None:
+    """Some logits far apart, some -inf."""
+
+    @property_test
+    @given(dags.dags(), SEEDS, st.sampled_from([torch.float32, torch.float64]))
+    def any_dag(dag: Dag, seed: int, dtype: torch.dtype) -> None:
+        rng = np.random.default_rng(seed)
+        case = Case(dag, rng, 0.7, **(smoothing(dag, rng, kind) if kind else {}))
+        logits = torch.cat([case.logits(3, dtype, scale) for scale in (1.0, 30.0, 1e4)])
+        dead = case.rng.random(logits.shape) < case.rng.choice([0, 0.5])
+        dead[np.arange(9), case.rng.integers(dag.num_classes, size=9)] = False
+        logits[torch.from_numpy(dead)] = -torch.inf
+        case.check(logits, case.probabilities(9), backend)
+        case.check(logits, case.indices(9), backend)
+
+    any_dag()
+
+
+def test_all_mass_on_others(backend: Backend) -> None:
+    """A class that smoothing leaves nothing adds nothing, even where its logit is -inf."""
+    dag = SHAPES["shared leaf"]
+    rng = np.random.default_rng(0)
+    case = Case(dag, rng, 1.0, **smoothing(dag, rng, "all on others"))
+    logits = case.logits(3, torch.float32)
+    logits[:, 2] = -torch.inf  # column 2 is node 2's
+    case.check(logits, torch.full((3,), 2), backend)
+    case.check(logits, (torch.full((3, 1), 2), torch.full((3, 1), 0.7)), backend)
+    one = torch.eye(dag.num_nodes)[[2, 2, 2]]
+    case.check(logits, one, backend)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -172,6 +305,17 @@ def test_rows_that_do_not_count(backend: Backend, rng: np.random.Generator) -> N
         (grad,) = torch.autograd.grad(given_all, z)
         assert grad.isfinite().all()
         assert (grad[~kept] == 0).all()
+
+
+def test_mass_where_no_class_is(backend: Backend, rng: np.random.Generator) -> None:
+    case = Case(SHAPES["empty nodes"], rng)
+    mass = torch.zeros(20, case.dag.num_nodes)
+    nowhere = int(np.flatnonzero(case.targets.place.numpy() < 0)[0])
+    mass[17:, nowhere] = 0.5
+    with pytest.raises(IndexError, match=rf"target {nowhere} of row 17 has no class"):
+        hace_kernels.tree_log_loss(
+            case.logits(20, torch.float32), mass, case.table, case.targets, backend=backend.name
+        )
 
 
 def test_bad_targets(backend: Backend, rng: np.random.Generator) -> None:

@@ -1,0 +1,67 @@
+// What the driver of `dag_log_loss` (dag_log_loss.cpp) asks of its kernels for blocks of rows, which
+// are compiled once per instruction set (dag_block_kernel.cpp). No torch here.
+#pragma once
+
+#include <cstdint>
+
+#include "dag.h"
+#include "element.h"
+#include "targets.h"
+#include "tree_log_loss_kernel.h"
+
+namespace hace {
+
+// Arrays of numbers in the type worked in are `const void*` here. Places are those of a
+// SpanningTree, mixed nodes' included.
+struct DagBlockProblem : Targets {
+  SpanningTree spanning;
+  const void* logits;  // (rows, C), unit stride along a row
+  int64_t row_stride;
+  void* grad;  // (rows, C) contiguous, of the logits' type; null: the loss alone
+
+  const int32_t* part_index;  // by place of the tree: its number among those that are parts, or -1
+  int64_t num_part_places;
+  const double* kept_unit;  // by place: what it keeps of 1 on every class; null: nothing is put there
+  const void* kept_unit_of_line;  // the same in the type worked in
+
+  // For targets as mass.
+  const void* kept;             // by place: what a node keeps of the mass that reaches it
+  const void* handed;           // by node: what it hands to each of its parents
+  const int32_t* with_children;  // nodes, children before their parents
+  int64_t num_with_children;
+
+  double eps;
+  const double* factor;  // by row: multiplies the gradient
+  double* loss;          // by row
+  bool past_caches;
+};
+
+// What targets that are indices put on one place of one row, once it has risen.
+struct DagOwn {
+  int32_t lane;
+  int32_t place;
+  double q;
+};
+
+// The rows of a block, and for targets that are indices what they put where.
+struct DagBlockRows {
+  const int64_t* row;
+  int64_t count;
+  const double* on_every_class;  // by lane
+  const DagOwn* own;
+  int64_t num_own;
+};
+
+struct DagBlockKernel {
+  int64_t block_rows;
+  int64_t line_bytes;
+  int64_t (*num_lines)(const DagBlockProblem&);
+  // `lines` is 64-byte aligned memory of num_lines.
+  void (*run)(const DagBlockProblem&, const DagBlockRows&, void* lines, TreeLogLossFault* fault);
+};
+
+DagBlockKernel dag_block_kernel_generic(Element);
+DagBlockKernel dag_block_kernel_avx2(Element);
+DagBlockKernel dag_block_kernel_avx512(Element);
+
+}  // namespace hace

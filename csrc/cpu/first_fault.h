@@ -1,0 +1,34 @@
+// Mass on a target without a place, which threads find while they run.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+
+#include "errors.h"
+#include "tree_log_loss_kernel.h"
+
+namespace hace {
+
+// The first row, of all threads', whose mass is on a target without a place.
+class FirstFault {
+ public:
+  void add(const TreeLogLossFault& fault, int64_t row) {
+    if (fault.row < 0) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (row_ < 0 || row < row_) {
+      row_ = row;
+      target_ = fault.target;
+    }
+  }
+  void check() const {
+    HACE_CHECK_INDEX(row_ < 0, "target ", target_, " of row ", row_,
+                     " has no class at or below it, so its probability is 0 whatever the logits");
+  }
+
+ private:
+  std::mutex mutex_;
+  int64_t row_ = -1;
+  int64_t target_ = -1;
+};
+
+}  // namespace hace

@@ -1,0 +1,165 @@
+"""A tree inside a DAG: what the kernels of `dag_log_loss` sweep over.
+
+Each node hangs below its first parent alone, which makes a tree. A node with only these children
+below it has in the DAG what it has in the tree. The columns below any other are those of several
+subtrees of this tree that have no column in common: its *parts*. So the sums of exponentials below
+all nodes of the DAG are one sweep over the tree and, for some nodes, a few additions, none of which
+loses digits; and the gradient is that of the tree where such a node hands its mass to its parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .layout import Layout
+from .tree_table import TreeTable, build_tree_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Int32 = NDArray[np.int32]
+    Int64 = NDArray[np.int64]
+
+__all__ = ["SpanningTree", "build_spanning_tree"]
+
+
+class SpanningTree(NamedTuple):
+    """A tree of a DAG's N nodes over the columns, and what the DAG has beyond it.
+
+    A node that has the columns of one place of the tree, and is the first to have them, keeps its
+    values at that place. All other nodes with a column are *mixed*, and have places of their own
+    after the P of the tree: P, P + 1, …, P + X − 1.
+
+    Attributes:
+        tree: the tree.
+        place: int32 (N), each node's place, below P + X, or −1 where it has no column.
+        part_ptr: int32 (X + 1), bounds in `part` of the parts of each mixed node.
+        part: int32, places of the tree, apart and in ascending order of position.
+        holder_ptr: int32 (P + 1), bounds in `holder` of the mixed nodes that each place is part of.
+        holder: int32, 0 … X − 1.
+        by_height: int32 (N), the nodes with children before their parents.
+        child_ptr: int32 (N + 1), bounds in `child` of each node's children in the DAG.
+        child: int32 (E), nodes.
+        height_ptr: by_height[height_ptr[h]] … by_height[height_ptr[h + 1]] have no child at or
+            above height h.
+    """
+
+    tree: TreeTable
+    place: Tensor
+    part_ptr: Tensor
+    part: Tensor
+    holder_ptr: Tensor
+    holder: Tensor
+    by_height: Tensor
+    child_ptr: Tensor
+    child: Tensor
+    height_ptr: tuple[int, ...]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that is a tensor, as the native ops take them."""
+        return [*self.tree.tensors, *self[1:-1]]
+
+    @classmethod
+    def of_tensors(
+        cls, tensors: Sequence[Tensor], level_ptr: Sequence[int], height_ptr: Sequence[int]
+    ) -> SpanningTree:
+        """The tree from its `tensors`, its levels and those of the DAG."""
+        tree = TreeTable.of_tensors(tensors[:5], level_ptr)
+        return cls(tree, *tensors[5:], height_ptr=tuple(height_ptr))
+
+
+#: How many tensors a SpanningTree has.
+NUM_TENSORS = 13
+
+
+def build_spanning_tree(
+    edges: tuple[Int64, Int64],
+    height: Int64,
+    first_parent: Int64,
+    classes: Int64,
+    layout: Layout,
+    intervals: tuple[Int64, Int32, Int32],
+) -> SpanningTree:
+    """From a DAG and the tree of its nodes' first parents, on the CPU.
+
+    Args:
+        edges: int64 (E) parents and int64 (E) children.
+        height: int64 (N), edges on the longest path down.
+        first_parent: int64 (N), −1 at a root.
+        classes: int64 (C), the nodes that the logits have as columns.
+        layout: the layout of `first_parent` and `classes`.
+        intervals: the positions of the columns below each node, as int64 (N + 1) bounds and the
+            int32 starts and stops of intervals, ascending and apart.
+    """
+    tree = build_tree_table(layout, first_parent, classes)
+    num_nodes, num_places = len(height), tree.num_places
+    node, part = _parts(tree, layout, len(classes), *intervals)
+    num_parts = np.bincount(node, minlength=num_nodes)
+
+    place = np.full(num_nodes, -1, np.int64)
+    alone = np.flatnonzero(num_parts == 1)
+    of_alone = part[np.searchsorted(node, alone)]
+    taken, first = np.unique(of_alone, return_index=True)
+    place[alone[first]] = taken
+    mixed = np.flatnonzero((num_parts > 0) & (place < 0))
+    place[mixed] = num_places + np.arange(len(mixed))
+    of_mixed = part[place[node] >= num_places]
+    part_ptr = _bounds(num_parts[mixed])
+    holder = np.repeat(np.arange(len(mixed)), num_parts[mixed])
+
+    parent, child = edges
+    by_parent = np.lexsort((child, parent))
+    arrays = (
+        place,
+        part_ptr,
+        of_mixed,
+        _bounds(np.bincount(of_mixed, minlength=num_places)),
+        holder[np.argsort(of_mixed, kind="stable")],
+        np.argsort(height, kind="stable"),
+        _bounds(np.bincount(parent, minlength=num_nodes)),
+        child[by_parent],
+    )
+    tensors = (torch.from_numpy(array.astype(np.int32)) for array in arrays)
+    return SpanningTree(tree, *tensors, height_ptr=tuple(_bounds(np.bincount(height)).tolist()))
+
+
+def _parts(
+    tree: TreeTable, layout: Layout, num_classes: int, ptr: Int64, start: Int32, stop: Int32
+) -> tuple[Int64, Int64]:
+    """The parts of all nodes, as int64 nodes, ascending, and int64 places."""
+    # An interval as one number, and the lowest place that has it.
+    column = np.arange(num_classes) if layout.column is None else layout.column
+    has_inner = np.flatnonzero(tree.place.numpy() >= num_classes)
+    of_column = np.arange(num_classes) * (num_classes + 2) + 1
+    of_inner = layout.start[has_inner] * np.int64(num_classes + 1) + layout.stop[has_inner]
+    keys, first = np.unique(np.concatenate([of_column, of_inner]), return_index=True)
+    place = np.concatenate([column, tree.place.numpy()[has_inner]]).astype(np.int64)[first]
+    end = keys % (num_classes + 1)
+
+    # From the left, always the largest subtree that begins there and goes no further.
+    interval = np.arange(len(start))
+    at, last = start.astype(np.int64), stop.astype(np.int64)
+    intervals, parts = [interval[:0]], [place[:0]]
+    while len(interval):
+        found = np.searchsorted(keys, at * (num_classes + 1) + last, side="right") - 1
+        intervals.append(interval)
+        parts.append(place[found])
+        at = end[found]
+        left = at < last
+        interval, at, last = interval[left], at[left], last[left]
+    of_interval = np.concatenate(intervals)
+    ascending = np.argsort(of_interval, kind="stable")
+    node = np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))
+    return node[of_interval[ascending]], np.concatenate(parts)[ascending]
+
+
+def _bounds(count: Int64) -> Int64:
+    ptr = np.zeros(len(count) + 1, np.int64)
+    np.cumsum(count, out=ptr[1:])
+    return ptr
