@@ -1,12 +1,13 @@
-// The block kernels of `dag_log_loss` for one instruction set: as many rows at a time as a vector has
-// lanes, for targets with mass anywhere.
+// The block kernels of `dag_log_loss` for one instruction set: as many rows at a time as a vector
+// has lanes, for targets with mass anywhere.
 //
-// A tree of the DAG's links (SpanningTree) is swept as tree_log_loss_kernel.cpp sweeps one; its words
-// are used here. The columns below a mixed node u are those of its parts, places of the tree that
-// have no column in common, so that
+// A tree of the DAG's links (SpanningTree) is swept as tree_log_loss_kernel.cpp sweeps one; its
+// words are used here. The columns below a mixed node u are those of its parts, places of the tree
+// that have no column in common, so that
 //
 //   S_u = sum over parts t of S_t
-//   d/dz_j (-q_u log P_u) = q_u p_j - sum over the part t above j of (q_u S_t / S_u) exp(z_j - lse_t)
+//   d/dz_j (-q_u log P_u) = q_u p_j - sum over the part t above j of (q_u S_t / S_u) exp(z_j -
+//   lse_t)
 //
 // and its gradient is that of the mass q_u S_t / S_u on each part: every share is at most 1, and
 // nothing is subtracted. Each place has a largest logit of its own, and so has each mixed node.
@@ -49,7 +50,8 @@ struct DagLines {
   }
 };
 
-// The loss and W at the places of the tree, as the upward sweep passes; keeps what mixed nodes need.
+// The loss and W at the places of the tree, as the upward sweep passes; keeps what mixed nodes
+// need.
 template <bool kLoss, typename Real, typename Keeps>
 struct DagLoss {
   using Line = Vector<Real>;
@@ -213,8 +215,7 @@ struct DagBlock {
       lines.mass[place] = kept_unit ? alpha * kept_unit[place] : Line{};
     for (int64_t i = 0; i < rows.num_own; ++i) {
       const DagOwn& own = rows.own[i];
-      const double spread =
-          kept_unit ? on_every_class[own.lane] * problem.kept_unit[own.place] : 0;
+      const double spread = kept_unit ? on_every_class[own.lane] * problem.kept_unit[own.place] : 0;
       const double q = spread + own.q;
       // As above; both are float64 here.
       const bool cancels = problem.spread && std::fabs(q) <= 0x1p-44 * std::fabs(spread);
@@ -306,8 +307,7 @@ struct DagBlock {
     }
     const auto dead = sum == 0;
     const Line scale = dead ? Line{} : q / sum;
-    for (const int32_t* part = begin; part < end; ++part)
-      lines.mass[*part] += share(*part) * scale;
+    for (const int32_t* part = begin; part < end; ++part) lines.mass[*part] += share(*part) * scale;
     if (__builtin_expect(any(dead), 0))  // evenly, as inside of a tree
       for (const int32_t* part = begin; part < end; ++part)
         lines.mass[*part] +=

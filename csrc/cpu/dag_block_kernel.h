@@ -1,5 +1,5 @@
-// What the driver of `dag_log_loss` (dag_log_loss.cpp) asks of its kernels for blocks of rows, which
-// are compiled once per instruction set (dag_block_kernel.cpp). No torch here.
+// What the driver of `dag_log_loss` (dag_log_loss.cpp) asks of its kernels for blocks of rows,
+// which are compiled once per instruction set (dag_block_kernel.cpp). No torch here.
 #pragma once
 
 #include <cstdint>
@@ -21,12 +21,13 @@ struct DagBlockProblem : Targets {
 
   const int32_t* part_index;  // by place of the tree: its number among those that are parts, or -1
   int64_t num_part_places;
-  const double* kept_unit;  // by place: what it keeps of 1 on every class; null: nothing is put there
+  const double*
+      kept_unit;  // by place: what it keeps of 1 on every class; null: nothing is put there
   const void* kept_unit_of_line;  // the same in the type worked in
 
   // For targets as mass.
-  const void* kept;             // by place: what a node keeps of the mass that reaches it
-  const void* handed;           // by node: what it hands to each of its parents
+  const void* kept;              // by place: what a node keeps of the mass that reaches it
+  const void* handed;            // by node: what it hands to each of its parents
   const int32_t* with_children;  // nodes, children before their parents
   int64_t num_with_children;
 

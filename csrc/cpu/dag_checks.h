@@ -45,14 +45,13 @@ inline void check_spanning_tree(const SpanningTree& spanning, int64_t num_parts,
   const int64_t num_nodes = spanning.num_nodes();
   check_parents(tree);
   check_children(tree);
-  STD_TORCH_CHECK(
-      is_ptr(spanning.part_ptr, spanning.num_mixed, num_parts) &&
-          is_ptr(spanning.child_ptr, num_nodes, num_edges) &&
-          all_within_or_none(spanning.place, num_nodes, -1, spanning.num_places()) &&
-          all_within_or_none(spanning.part, num_parts, 0, tree.root()) &&
-          all_within_or_none(spanning.by_height, num_nodes, 0, num_nodes) &&
-          all_within_or_none(spanning.child, num_edges, 0, num_nodes),
-      kNoDag);
+  STD_TORCH_CHECK(is_ptr(spanning.part_ptr, spanning.num_mixed, num_parts) &&
+                      is_ptr(spanning.child_ptr, num_nodes, num_edges) &&
+                      all_within_or_none(spanning.place, num_nodes, -1, spanning.num_places()) &&
+                      all_within_or_none(spanning.part, num_parts, 0, tree.root()) &&
+                      all_within_or_none(spanning.by_height, num_nodes, 0, num_nodes) &&
+                      all_within_or_none(spanning.child, num_edges, 0, num_nodes),
+                  kNoDag);
 }
 
 // The DAG, fit to be followed.

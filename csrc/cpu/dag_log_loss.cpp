@@ -1,7 +1,7 @@
-// `dag_log_loss` on the CPU: checks and binds the arguments, prepares what all rows share, splits the
-// work over threads. Targets that are indices rise along their ancestors alone, and where they put
-// nothing elsewhere, rows go one by one (dag_row.h). All others go in blocks of as many rows as a
-// vector has lanes (dag_block_kernel.cpp).
+// `dag_log_loss` on the CPU: checks and binds the arguments, prepares what all rows share, splits
+// the work over threads. Targets that are indices rise along their ancestors alone, and where they
+// put nothing elsewhere, rows go one by one (dag_row.h). All others go in blocks of as many rows as
+// a vector has lanes (dag_block_kernel.cpp).
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -85,8 +85,7 @@ void run_rows(const Call& call, const Problem& problem, const Results& results) 
     rising.start(dag);
     void* const exps = exps_memory.get(dag.num_columns * kernel.real_bytes + 64);
     for (int64_t row = first; row < last; ++row) {
-      char* const to =
-          results.grad ? static_cast<char*>(results.grad) + row * row_bytes : nullptr;
+      char* const to = results.grad ? static_cast<char*>(results.grad) + row * row_bytes : nullptr;
       const double factor = results.rows.factor[row];
       if (factor == 0) {
         if (to) std::memset(to, 0, row_bytes);
@@ -155,8 +154,7 @@ void split_mass(const Dag& dag, DagBlockProblem& problem, Shared<Real>& shared) 
   for (int64_t i = 0; i < dag.num_nodes; ++i) {
     const int32_t v = spanning.by_height[i];
     const int32_t parents = dag.parent_ptr[v + 1] - dag.parent_ptr[v];
-    if (spanning.place[v] >= 0)
-      shared.kept[spanning.place[v]] = static_cast<Real>(problem.keep[v]);
+    if (spanning.place[v] >= 0) shared.kept[spanning.place[v]] = static_cast<Real>(problem.keep[v]);
     shared.handed[v] = static_cast<Real>((1 - problem.keep[v]) / parents);
     if (spanning.child_ptr[v] < spanning.child_ptr[v + 1]) shared.with_children.push_back(v);
   }
@@ -221,16 +219,15 @@ void run_blocks(const Call& call, const Problem& problem, const Results& results
   const std::vector<int64_t> counting =
       counting_rows(block.factor, block.grad, num_rows, row_bytes);
   FirstFault first_fault;
-  for_blocks(static_cast<int64_t>(counting.size()), kernel.block_rows,
-             kernel.num_lines(block) * kernel.line_bytes,
-             [&](int64_t first, int64_t count, void* lines) {
-               const SubnormalsAreZero guard;
-               rising.start(dag);
-               TreeLogLossFault fault;
-               kernel.run(block, block_targets.of(problem, counting.data() + first, count), lines,
-                          &fault);
-               first_fault.add(fault, fault.row);
-             });
+  for_blocks(
+      static_cast<int64_t>(counting.size()), kernel.block_rows,
+      kernel.num_lines(block) * kernel.line_bytes, [&](int64_t first, int64_t count, void* lines) {
+        const SubnormalsAreZero guard;
+        rising.start(dag);
+        TreeLogLossFault fault;
+        kernel.run(block, block_targets.of(problem, counting.data() + first, count), lines, &fault);
+        first_fault.add(fault, fault.row);
+      });
   first_fault.check();
 }
 

@@ -1,4 +1,5 @@
-// How the mass of a row's targets rises along their ancestors alone, of which there are some dozens.
+// How the mass of a row's targets rises along their ancestors alone, of which there are some
+// dozens.
 #pragma once
 
 #include <algorithm>

@@ -33,9 +33,7 @@ namespace hace {
 // What a thread needs for a row; kept between rows.
 class DagRowWork {
  public:
-  void start(const Dag& dag) {
-    ends_.assign(dag.num_columns / 64 + 1, 0);
-  }
+  void start(const Dag& dag) { ends_.assign(dag.num_columns / 64 + 1, 0); }
 
   // Cuts the row at the ends of all intervals of the nodes that keep mass.
   void cut(const Dag& dag, const std::vector<Kept>& kept) {

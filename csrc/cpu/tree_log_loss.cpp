@@ -240,7 +240,8 @@ void run_patches(const Call& call, const TreeLogLossKernel& kernel, const TreeLo
     if (whole.index_weight) problem.index_weight += patch.first * whole.num_indices;
     problem.factor += patch.first;
     problem.loss += patch.first;
-    const std::vector<int64_t> counting = counting_rows(problem.factor, problem.grad, patch.count, row_bytes);
+    const std::vector<int64_t> counting =
+        counting_rows(problem.factor, problem.grad, patch.count, row_bytes);
     const int64_t num_counting = static_cast<int64_t>(counting.size());
     void* const lines = thread_lines.get(kernel.num_lines(problem) * kernel.line_bytes);
     for (int64_t first = 0; first < num_counting; first += kernel.block_rows) {

@@ -48,8 +48,8 @@ def tree_log_loss(
             (B,), int64; or a few weighted indices per row, as the pair (index (B, K), weight
             (B, K)). A target that requires a gradient gets one, by the reference.
         tree: the tree over the C columns, or the DAG, on the logits' device. On a DAG a node hands
-            the rest of its mass to its parents in equal parts; there the CPU's kernel takes indices
-            without smoothing, and all else runs by the reference.
+            the rest of its mass to its parents in equal parts; the CPU has kernels for it, and
+            GPUs run it by the reference.
         table: what the T targets put where, on the logits' device.
         ignore_index: rows with this index count for nothing; in a pair, such an entry adds nothing.
         reduction: "none", "sum", or "mean", which divides by the rows' weights for indices (B,) and

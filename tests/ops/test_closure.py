@@ -93,10 +93,47 @@ def assert_table(dag: Dag, table: ClosureTable) -> None:
         assert all(level < level_of_edge[parent, child] for level in handed_on)
 
 
+def assert_spanning_tree(dag: Dag, table: ClosureTable) -> None:
+    """The parts of each node have its columns, each once; children come before their parents."""
+    spanning, reach = table.spanning, dag.reach()
+    tree = spanning.tree
+    columns: list[list[int]] = [[] for _ in range(tree.num_places)]
+    for column in range(dag.num_classes):
+        place = column
+        while place >= 0:
+            columns[place].append(column)
+            place = int(tree.parent[place])
+    parts = np.split(spanning.part.numpy(), spanning.part_ptr.numpy()[1:-1])
+    for node, place in enumerate(spanning.place.tolist()):
+        if place >= tree.num_places:
+            of_node = sum((columns[part] for part in parts[place - tree.num_places]), [])
+        else:
+            of_node = columns[place] if place >= 0 else []
+        assert sorted(of_node) == np.flatnonzero(reach[node]).tolist()
+    taken = [place for place in spanning.place.tolist() if place >= 0]
+    assert len(set(taken)) == len(taken)
+    held = np.split(spanning.holder.numpy(), spanning.holder_ptr.numpy()[1:-1])
+    for place, holders in enumerate(held):
+        assert holders.tolist() == [x for x, of_x in enumerate(parts) if place in of_x]
+
+    children = np.split(spanning.child.numpy(), spanning.child_ptr.numpy()[1:-1])
+    assert [of_node.tolist() for of_node in children] == list(map(sorted, dag.children))
+    heights = np.array(dag.heights())
+    assert sorted(spanning.by_height.tolist()) == list(range(dag.num_nodes))
+    for height, (first, last) in enumerate(pairwise(spanning.height_ptr)):
+        assert (heights[spanning.by_height[first:last].numpy()] == height).all()
+
+
 @given(dags.dags())
 @examples
 def test_table_of_any_dag(dag: Dag) -> None:
     assert_table(dag, table_of(dag))
+    assert_spanning_tree(dag, table_of(dag))
+
+
+@every_shape
+def test_spanning_tree(shape: str) -> None:
+    assert_spanning_tree(SHAPES[shape], table_of(SHAPES[shape]))
 
 
 @every_shape
