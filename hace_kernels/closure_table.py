@@ -194,8 +194,19 @@ class ClosureTable(NamedTuple):
 
         intervals = Intervals(*take(len(Intervals._fields)))
         spanning = SpanningTree.of_tensors(take(NUM_TENSORS), levels, heights)
-        ragged = lists(take(4), below), lists(take(4), above)
-        return cls(*ragged, *take(4), tuple(edge_levels), intervals, spanning)
+        below_each, above_each = lists(take(4), below), lists(take(4), above)
+        edge_parent, edge_child, num_parents, column_node = take(4)
+        return cls(
+            below_each,
+            above_each,
+            edge_parent,
+            edge_child,
+            num_parents,
+            column_node,
+            tuple(edge_levels),
+            intervals,
+            spanning,
+        )
 
     def to(self, device: torch.device | str) -> ClosureTable:
         """The same table on `device`."""
@@ -234,9 +245,11 @@ def build_closure_table(edges: Int64, num_nodes: int, classes: Int64) -> Closure
     has_parents = parent_ptr[1:] > parent_ptr[:-1]
     first_parent[has_parents] = parent[by_child][parent_ptr[:-1][has_parents]]
     layout = lay_out(first_parent, classes)
-    order = np.arange(len(classes), dtype=np.int32) if layout.column is None else layout.column
-    interval_ptr, start, stop = _intervals(order, ptr, column)
-    of_nodes = order, interval_ptr, start, stop, parent_ptr, parent[by_child], height
+    column_at = layout.column
+    if column_at is None:
+        column_at = np.arange(len(classes), dtype=np.int32)
+    interval_ptr, start, stop = _intervals(column_at, ptr, column)
+    of_nodes = column_at, interval_ptr, start, stop, parent_ptr, parent[by_child], height
     return ClosureTable(
         below=_ragged(ptr, column),
         above=_ragged(above_ptr, above),

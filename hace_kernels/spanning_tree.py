@@ -37,6 +37,7 @@ class SpanningTree(NamedTuple):
 
     Attributes:
         tree: the tree.
+        height_ptr: by_height[height_ptr[h]] … by_height[height_ptr[h + 1]] are of height h.
         place: int32 (N), each node's place, below P + X, or −1 where it has no column.
         part_ptr: int32 (X + 1), bounds in `part` of the parts of each mixed node.
         part: int32, places of the tree, apart and in ascending order of position.
@@ -45,11 +46,10 @@ class SpanningTree(NamedTuple):
         by_height: int32 (N), the nodes with children before their parents.
         child_ptr: int32 (N + 1), bounds in `child` of each node's children in the DAG.
         child: int32 (E), nodes.
-        height_ptr: by_height[height_ptr[h]] … by_height[height_ptr[h + 1]] have no child at or
-            above height h.
     """
 
     tree: TreeTable
+    height_ptr: tuple[int, ...]
     place: Tensor
     part_ptr: Tensor
     part: Tensor
@@ -58,12 +58,11 @@ class SpanningTree(NamedTuple):
     by_height: Tensor
     child_ptr: Tensor
     child: Tensor
-    height_ptr: tuple[int, ...]
 
     @property
     def tensors(self) -> list[Tensor]:
         """All that is a tensor, as the native ops take them."""
-        return [*self.tree.tensors, *self[1:-1]]
+        return [*self.tree.tensors, *self[2:]]
 
     @classmethod
     def of_tensors(
@@ -71,7 +70,7 @@ class SpanningTree(NamedTuple):
     ) -> SpanningTree:
         """The tree from its `tensors`, its levels and those of the DAG."""
         tree = TreeTable.of_tensors(tensors[:5], level_ptr)
-        return cls(tree, *tensors[5:], height_ptr=tuple(height_ptr))
+        return cls(tree, tuple(height_ptr), *tensors[5:])
 
 
 #: How many tensors a SpanningTree has.
@@ -126,7 +125,7 @@ def build_spanning_tree(
         child[by_parent],
     )
     tensors = (torch.from_numpy(array.astype(np.int32)) for array in arrays)
-    return SpanningTree(tree, *tensors, height_ptr=tuple(_bounds(np.bincount(height)).tolist()))
+    return SpanningTree(tree, tuple(_bounds(np.bincount(height)).tolist()), *tensors)
 
 
 def _parts(

@@ -106,7 +106,7 @@ def assert_spanning_tree(dag: Dag, table: ClosureTable) -> None:
     parts = np.split(spanning.part.numpy(), spanning.part_ptr.numpy()[1:-1])
     for node, place in enumerate(spanning.place.tolist()):
         if place >= tree.num_places:
-            of_node = sum((columns[part] for part in parts[place - tree.num_places]), [])
+            of_node = [c for part in parts[place - tree.num_places] for c in columns[part]]
         else:
             of_node = columns[place] if place >= 0 else []
         assert sorted(of_node) == np.flatnonzero(reach[node]).tolist()
