@@ -68,6 +68,7 @@ def _resampled(seeds: int, rows: int, draws: int) -> tuple[Weights, Weights]:
         found = np.empty((draws, number), dtype=np.float32)
         for i in range(draws):
             found[i] = np.bincount(rng.integers(number, size=number), minlength=number)
-        return found / np.float32(number)
+        found /= number
+        return found
 
     return weights(seeds), weights(rows)

