@@ -57,7 +57,7 @@ def check_input(input: Tensor, hierarchy: Hierarchy, logit_space: LogitSpace) ->
 
 
 def check_target(target: Target, input: Tensor, hierarchy: Hierarchy, options: LossOptions) -> None:
-    """Raises TypeError unless `target` is one of the three kinds, ValueError unless it fits."""
+    """Raises TypeError unless `target` is of one of the three kinds, ValueError unless it fits."""
     if isinstance(target, tuple):
         _check_pair(target, input, options)
         return

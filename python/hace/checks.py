@@ -23,7 +23,7 @@ def as_number(name: str, value: object) -> float:
 
 
 def as_finite(name: str, value: object) -> float:
-    """`as_number` of a finite number.
+    """A finite real number as a float.
 
     Raises:
         TypeError: it is not a number.
@@ -48,7 +48,7 @@ def as_integer(name: str, value: Any) -> int:
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raises ValueError, which lists the choices, unless it is one of them."""
+    """Raises ValueError, which lists the choices, unless `value` is one of them."""
     if not isinstance(value, str) or value not in choices:
         *first, last = map(repr, choices)
         raise ValueError(f"{name} must be {', '.join(first)} or {last}, got {value!r}")

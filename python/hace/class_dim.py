@@ -23,12 +23,12 @@ def to_rows(x: Tensor) -> Tensor:
     return x.movedim(dim, -1).reshape(num_rows, x.shape[dim])
 
 
-#: Pixels fewer than these fill no line of memory; they are copied to rows.
+#: Fewer pixels than this do not fill a cache line; they are copied to rows.
 _FEWEST_PIXELS = 16
 
 
 def to_rows_or_pixels(x: Tensor) -> Tensor:
-    """Rows, or pixels (N, C, d1·d2·…) where x has these side by side in memory, not its classes."""
+    """Pixels (N, C, d1·d2·…) where these, not the classes, are contiguous in memory; else rows."""
     if x.dim() <= 2 or x.stride(1) == 1 or math.prod(x.shape[2:]) < _FEWEST_PIXELS:
         return to_rows(x)
     return x.flatten(2)

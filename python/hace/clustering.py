@@ -56,7 +56,7 @@ def cluster_classes(
     """
     if names is not None:
         names = checked_names(names)
-        if len(names) != len(vectors):  # before the work, which may take a while
+        if len(names) != len(vectors):  # checked before the work, which may take a while
             raise ValueError(
                 f"{len(names)} names for {len(vectors)} vectors; give every class exactly one name "
                 f"(inner nodes are named 'cluster 0', 'cluster 1', ...)"
@@ -74,7 +74,7 @@ def cluster_classes(
 
 
 def cover_tree(vectors: Any, base: float = 1.3) -> Int64:
-    """The parents of a cover tree: nested nets of classes, ever finer.
+    """The parents of a cover tree: nested nets of classes, finer from level to level.
 
     The net C_l of level l is a set of classes, its centres; its radius is base^l, a distance of
     normalised vectors (as a cosine distance, base^(2l) / 2). A class of C_(l-1) that is not in C_l
@@ -99,9 +99,9 @@ def cover_tree(vectors: Any, base: float = 1.3) -> Int64:
     Computes about C^2 / 2 distances at most, never more than 24 MB of them at a time.
 
     Args:
-        vectors: (C, F) numbers, a row for each class; array, tensor or nested lists.
-        base: the ratio of the radii of one level and the next, above 1. A smaller one gives more
-            levels and fewer children for a node.
+        vectors: (C, F) numbers, one row per class; array, tensor or nested lists.
+        base: the ratio of the radii of one level and the next, above 1. A smaller ratio gives more
+            levels and fewer children per node.
 
     Source: Beygelzimer, Kakade, Langford, *Cover Trees for Nearest Neighbor*, ICML 2006, built from
     the top in batches. For losses: Wang, Izbicki, *The Tree Loss*, AISTATS 2022.
@@ -121,9 +121,9 @@ def cover_tree(vectors: Any, base: float = 1.3) -> Int64:
 def agglomerative(vectors: Any, linkage: Linkage = "average") -> Int64:
     """The parents of a binary tree: the two closest clusters are merged until one is left.
 
-    Nodes C to 2C-2 are the merges, in their order. The distance of two clusters is made of the
-    cosine distances 1 - cos of their classes, as `linkage` says. Takes time and memory for C^2
-    distances, and SciPy.
+    Nodes C to 2C-2 are the merges, in their order. The distance of two clusters is computed from
+    the cosine distances 1 - cos of their classes, as `linkage` says. Needs SciPy, and time and
+    memory for C^2 distances.
 
     Args:
         vectors: as for `cover_tree`.
@@ -223,8 +223,9 @@ class Nets(NamedTuple):
 def nested_nets(unit: Float64, base: float) -> Nets:
     """The nets of a cover tree, from the coarsest to the finest; see `cover_tree`.
 
-    Each class keeps its nearest centre so far. At every level, those further than the radius from
-    theirs are gone through in order, and become centres unless one of them before was close.
+    Each class keeps its nearest centre so far. At every level, the classes further than the radius
+    from their nearest centre are taken in order, and each becomes a centre unless one that became a
+    centre before it is close.
     """
     num_classes = len(unit)
     level = np.zeros(num_classes, np.int64)
@@ -237,7 +238,7 @@ def nested_nets(unit: Float64, base: float) -> Nets:
     at = level[0] = _level_that_covers(_farthest(cosine[waiting]), base)
     while True:
         farthest = _farthest(cosine[waiting])
-        # Levels between that would add no centre are skipped.
+        # Levels in between that would add no centre are skipped.
         finest, at = at, min(at, _level_that_covers(farthest, base)) - 1
         if farthest <= _RESOLUTION:
             level[waiting], parent[waiting] = at, nearest[waiting]

@@ -1,4 +1,4 @@
-"""What a person asks of a hierarchy that has just been read: is it the one that was meant?"""
+"""A summary that shows a person whether a hierarchy was read as it was meant."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def describe(tree: TreeView) -> str:
 
 
 def summary(tree: TreeView) -> list[tuple[str, str]]:
-    """The lines of `describe`: what is told, and what was found."""
+    """The lines of `describe`, as pairs of a heading and a text."""
     is_class = np.zeros(tree.num_nodes, np.bool_)
     is_class[tree.classes] = True
     num_children = np.bincount(tree.parent_ids, minlength=tree.num_nodes)
@@ -94,7 +94,7 @@ def _name(tree: TreeView, node: int) -> str:
 
 
 def _path(tree: TreeView, node: int) -> str:
-    """A class with what is above it; of a DAG, the class alone."""
+    """A class and what is above it; in a DAG, the class alone."""
     if not tree.is_tree:
         return tree.short_name(node)
     return " > ".join(tree.short_name(above) for above in reversed(tree.path(node)))

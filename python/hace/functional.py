@@ -121,12 +121,12 @@ def linear_hace_loss(
     eps: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
-    """`hace_loss(F.linear(input, linear_weight, linear_bias), …)` whose logits need not be whole.
+    """`hace_loss(F.linear(input, linear_weight, linear_bias), …)`, by tiles of classes if need be.
 
-    Logits of up to `logit_bytes` are made whole. Larger ones are made in tiles of classes, twice:
-    once to be measured, and once for the gradient, which takes four matrix products instead of
-    three and memory for a tile. The layer's gradient is rounded once. Under autocast the layer is
-    cast tile by tile. The rows of the layer may be in label order or in any other `logit_space`.
+    Logits of up to `logit_bytes` are computed as a whole. Larger ones are computed tile by tile and
+    twice, for the loss and for the gradient, which takes four matrix products instead of three, and
+    memory for one tile. The layer's gradient is rounded once. Under autocast the layer is cast tile
+    by tile. The rows of the layer may be in label order or in any other `logit_space`.
 
     Args:
         input: of the layer, (N, F) or (F), floating.
@@ -140,9 +140,10 @@ def linear_hace_loss(
         logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
         on_weight_grad: called in the backward with rows of `linear_weight`, as a slice or int64
             indices, and their gradient (T, F), tile by tile; it may change these rows in place.
-            `linear_weight` then gets no gradient, so that it is never whole. It cannot go with
-            clipping by a global norm, nor with gradients that add up over several backwards: a
-            gradient that is there already is a RuntimeError. `hace.optim` has such updates.
+            `linear_weight` then gets no gradient, so that it is never whole. It cannot be combined
+            with clipping by a global norm, nor with gradients that add up over several backwards: a
+            gradient that is there already raises RuntimeError. `hace.optim` has functions of this
+            kind.
 
     Returns:
         float64 for float64 products and float32 otherwise: a scalar, or (N) with "none".
@@ -219,13 +220,13 @@ def linear_node_log_probs(
 ) -> Tensor:
     """`node_log_probs(F.linear(input, linear_weight, linear_bias), …)` of chosen nodes, by tiles.
 
-    For evaluation: logits are never whole, and the result has no gradient.
+    For evaluation: the logits are never held as a whole, and the result has no gradient.
 
     Args:
         input: of the layer, (N, F) or (F), floating.
         linear_weight: (C, F), one row for each column of the logits.
-        nodes: ids, (M), the same for all rows; or (N, M), each row's own, for a few of them: the
-            logits of a tile are then read M times.
+        nodes: ids, (M), the same for all rows; or (N, M), other nodes for each row, which is meant
+            for small M: the logits of a tile are then read M times.
         hierarchy: of the classes; a tree or forest.
         linear_bias: (C), or None.
         logit_space: what the columns of the logits are, as in `node_log_probs`.
@@ -249,7 +250,7 @@ def linear_node_log_probs(
 def class_nodes(hierarchy: Hierarchy, *, device: torch.device | str = "cpu") -> Tensor:
     """`Hierarchy.classes` as a tensor, to index what has a column per node; int64 (C), cached.
 
-    (The hierarchy's own arrays are read-only, of which PyTorch warns.)
+    (PyTorch warns when it is given the hierarchy's own arrays, which are read-only.)
 
     Raises:
         TypeError: it is not a hierarchy.
@@ -269,7 +270,7 @@ def linear_path_loss(
     on_weight_grad: OnWeightGrad | None = None,
     shard: Shard | None = None,
 ) -> Tensor:
-    """The same of a linear layer, by tiles of classes where its logits are beyond the budget."""
+    """`path_loss` of a linear layer, by tiles where its logits would exceed the budget."""
     may_be_whole = shard is None and on_weight_grad is None
     if may_be_whole and why_not_by_tiles(target, tables) is not None:
         num_logits = input.numel() // max(1, input.shape[-1]) * len(linear_weight)
@@ -298,7 +299,7 @@ def path_loss(
     tables: LossTables,
     shard: ClassShard | None = None,
 ) -> Tensor:
-    """A loss of the family `−Σ_i w_i log P_{a_i}`, once its keywords are checked."""
+    """A loss of the family `−Σ_i w_i log P_{a_i}`, whose keywords have been checked."""
     options, hierarchy = tables.options, tables.hierarchy
     if shard is not None:
         return _sharded_loss(input, target, weight, tables, shard)
@@ -307,7 +308,7 @@ def path_loss(
     check_input(input, hierarchy, options.logit_space)
     check_weight(weight, hierarchy, options.targets.target_space)
     check_target(target, input, hierarchy, options)
-    if hasattr(input, "device_mesh"):  # a DTensor, whose module takes a while to import
+    if hasattr(input, "device_mesh"):  # a DTensor; its module takes a while to import
         from .distributed.dtensor import dtensor_path_loss
 
         return dtensor_path_loss(input, target, weight, tables)
@@ -390,14 +391,15 @@ def _tree_loss(rows: Tensor, target: Target, weight: Tensor | None, tables: Loss
         ignore_index=options.ignore_index,
         reduction=options.reduction,
         eps=options.eps,
-        # All that smoothing spares a target may be all that it gets: the reference alone cancels it
-        # to 0 at every node, where a rest of rounding would be infinitely costly at −inf.
+        # Smoothing that leaves nothing on the target itself: only the reference cancels the
+        # target's mass to exactly 0 at every node; a rounding error left there would be infinitely
+        # costly at −inf.
         backend="reference" if options.targets.spares_all else options.backend,
     )
 
 
 def _target_rows(target: Target, dim: int = 2) -> Target:
-    """What the ops take beside rows, or beside pixels where `dim` is 3."""
+    """The target in the form that the ops take beside rows, or beside pixels where `dim` is 3."""
     if isinstance(target, tuple):
         return to_rows(target[0]).long(), to_rows(target[1])
     if target.is_floating_point():

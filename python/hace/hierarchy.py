@@ -58,10 +58,10 @@ class Hierarchy:
     """A tree, forest or DAG of N nodes, C of which are classes and carry a logit. Immutable.
 
     Build one with `from_paths`, `from_edges`, `from_csv`, `from_parents` or `from_embeddings`.
-    Where a node has several parents it is a DAG, and `is_tree` is False: then a class counts once
-    for every node that it is at or below, by however many paths, depths and heights are those of
-    longest paths, and the queries that need a tree (`parents`, `path`, `lca`, `siblings`,
-    `depth_first_classes`) raise ValueError.
+    Where a node has several parents the hierarchy is a DAG, and `is_tree` is False. Then a class
+    counts once for each node above it, however many paths lead there, depths and heights are those
+    of the longest paths, and the queries that need a tree (`parents`, `parent`, `path`, `lca`,
+    `siblings`, `depth_first_classes`) raise ValueError.
 
     Pickling and `save` keep the links, names and classes, and nothing that is computed from them.
 
@@ -111,14 +111,15 @@ class Hierarchy:
         if classes is None:
             classes = np.flatnonzero(links.is_leaf)
         else:
-            if isinstance(classes, Mapping):  # its numbers are the labels, not its order
+            if isinstance(classes, Mapping):  # in the order of its labels, not its own
                 classes = in_label_order(classes)
             classes = checked_classes(classes, links.num_nodes, names)
         self._links = links
         self._names = names
         self._classes = read_only(classes)
         self._num_classes = len(classes)
-        # Where `hace.tables` keeps what it computes of this hierarchy; no part of it.
+        # `hace.tables` keeps here what it computes from this hierarchy; it is not part of its
+        # value.
         self._tables: Any = None
 
     @classmethod
@@ -141,11 +142,11 @@ class Hierarchy:
             classes: the nodes that carry a logit, in label order, by id (or by name where there
                 are names; of a mapping by name, in any form that `subset` takes). Left out, they
                 are the leaves in ascending id.
-            missing: of a mapping, words that mean "no parent" as well.
+            missing: for a mapping, further words that mean "no parent".
 
         Raises:
             TypeError: parents or classes that are not integers, names that are not strings.
-            ValueError: no node, a parent out of range or, of a mapping, one that is not a key, a
+            ValueError: no node, a parent that is out of range or, in a mapping, not a key, a
                 self-loop or cycle, a duplicate name, two names that look the same, no class, an
                 unknown or a duplicate class.
         """
@@ -179,8 +180,8 @@ class Hierarchy:
                 level columns, say), in which None, NaN and "" are left out. Or a mapping from or to
                 labels, as `subset` takes it, with paths as names.
             sep: what separates the parts of a path, and of the names.
-            missing: parts that mean "no value" and are left out as well; [] if words such as "NA"
-                are names.
+            missing: parts that mean "no value" too and are left out; [] if words such as "NA" are
+                names.
 
         Raises:
             TypeError: a path is neither a string nor a sequence of text and numbers.
@@ -202,7 +203,8 @@ class Hierarchy:
     ) -> Self:
         """A hierarchy from (parent, child) names; nodes by first appearance, parent before child.
 
-        The label order is the file's only where `classes` gives it: `describe` shows it.
+        The order of the edges is seldom the order of a data set's labels: give `classes`, and look
+        at the labels with `describe`.
 
         Args:
             edges: pairs of text or whole numbers (lists, an array, a data frame of two columns). An
@@ -213,7 +215,7 @@ class Hierarchy:
             child_first: the pairs are (child, parent).
             allow_multiple_parents: allow a child several parents, which makes a DAG. Where no child
                 has, it is a tree or forest all the same.
-            missing: words that mean "no parent" as well; [] if words such as "NA" are names.
+            missing: further words that mean "no parent"; [] if words such as "NA" are names.
 
         Raises:
             TypeError: an edge is not a pair, or a name neither text nor a number.
@@ -251,7 +253,7 @@ class Hierarchy:
         missing: Collection[str] | None = None,
         allow_multiple_parents: bool = False,
     ) -> Self:
-        """A hierarchy from a table in a text file; `from_edges` or `from_paths` of its rows.
+        """A hierarchy from a table in a text file, whose rows are read as edges or as paths.
 
         Nothing is guessed: a file that does not hold what the arguments say is an error that shows
         what it holds. Blanks around fields are cut off, and blank lines are left out.
@@ -274,9 +276,9 @@ class Hierarchy:
             quote: the character around fields that hold the delimiter; None for files that have
                 none.
             skip: lines to leave out before the first row.
-            comment: lines that begin so are left out; None for none.
+            comment: what a line that is a comment begins with; None if the file has no comments.
             encoding: UTF-8 by default, or what the byte order mark at the file's start says.
-            missing: words that mean "no value" as an empty field does; [] if words such as "NA"
+            missing: words that mean "no value", as an empty field does; [] if words such as "NA"
                 are names.
             allow_multiple_parents: allow a child several parents, which makes a DAG.
 
@@ -313,7 +315,7 @@ class Hierarchy:
         sep: str = "/",
         missing: Collection[str] | None = None,
     ) -> Self:
-        """A hierarchy from records or mappings within each other, as JSON and YAML have them.
+        """A hierarchy from nested records or mappings, as JSON and YAML have them.
 
         The classes are the leaves in the order of the data, and node i is class i. `names` are full
         paths.
@@ -341,7 +343,7 @@ class Hierarchy:
         sep: str = "/",
         missing: Collection[str] | None = None,
     ) -> Self:
-        """A hierarchy from indented lines; a line is below the last one that is indented less.
+        """A hierarchy from indented lines; each is below the last less indented line before it.
 
         The classes are the leaves in the order of the lines, and node i is class i. `names` are
         full paths.
@@ -381,7 +383,7 @@ class Hierarchy:
             sep: what separates the parts of a code, of which the parent's are the first ones. Left
                 out, it begins with the parent's characters ("S72.0" is above "S72.01").
             ranges: a code such as "31-33" (NAICS) or "A00-A09" (ICD) is above all codes that begin
-                with something from its first end to its last, and above ranges within it.
+                with anything from its first to its last part, and above the ranges within it.
 
         Raises:
             TypeError: a code is neither text nor a number.
@@ -392,7 +394,7 @@ class Hierarchy:
 
     @classmethod
     def _of_named(cls, named: NamedLinks, classes: Any = None) -> Self:
-        """From what a reader found, and labels."""
+        """From what a reader found, and the class names if they were given."""
         names = tuple(named.names)
         links = Links.of_parents(np.array(named.parents, np.int64))
         if named.more_edges:
@@ -418,8 +420,8 @@ class Hierarchy:
     ) -> Self:
         """A tree made from a vector for each class, for classes that come without a hierarchy.
 
-        Classes with a small angle between their vectors are put together; lengths do not count.
-        Class i is leaf and node i, the inner nodes follow.
+        Classes whose vectors have a small angle between them are put together; lengths do not
+        count. Class i is node i and a leaf; the inner nodes follow.
 
         Args:
             vectors: (C, F) numbers (array, tensor or nested lists), the i-th row for class i.
@@ -451,7 +453,7 @@ class Hierarchy:
             "parent": self._links.parent,
             "classes": self._classes,
         }
-        # Empty without names, and there all the same: what damage takes away is missed then.
+        # Written even without names (then empty), so that a file that has lost them is noticed.
         arrays["name_bytes"], arrays["name_ptr"] = pack_names(self._names or ())
         if self._names is None:
             arrays["name_ptr"] = arrays["name_ptr"][:0]
@@ -583,7 +585,7 @@ class Hierarchy:
         return hashlib.sha256(b"".join(self.digests)).hexdigest()
 
     def index(self, name: str) -> int:
-        """The node of that name, or of that last part of a path if only one node has it.
+        """The node of that name; of a path, the last part is enough if only one node has it.
 
         Raises:
             ValueError: no node has it, or several have it as their last part.
@@ -610,11 +612,11 @@ class Hierarchy:
         return NameIndex(self._names or (), self._links)
 
     def with_names(self, names: Any, sep: str = "/") -> Self:
-        """The same hierarchy with names in place of ids, which often stand in two files or columns.
+        """The same hierarchy with new names, for data that has ids and names in different places.
 
         The names of a tree's nodes become full paths of the given names, so that a name may repeat
-        in different places, and `index` and `subset` take last parts. Those of a DAG are taken as
-        they are, and must differ.
+        in different places, and `index` and `subset` take last parts. The names of a DAG's nodes
+        are taken as they are, and must differ.
 
         Args:
             names: a mapping from each node's present name (its id, where it has none) to a name;
@@ -623,14 +625,14 @@ class Hierarchy:
 
         Raises:
             TypeError: names that are neither text nor whole numbers.
-            ValueError: a node without a name, another number of names, a name that holds `sep`,
-                two nodes of one name below one parent (in a DAG, anywhere).
+            ValueError: a node without a name, a wrong number of names, a name that holds `sep`, two
+                nodes of the same name below one parent (in a DAG, anywhere).
         """
         named = path_names(self._links, self._names, names, sep)
         return self._of(self._links, named, self._classes)
 
     def subset(self, labels: Any, *, single_parent: bool = False) -> Self:
-        """The same hierarchy with a data set's labels as its classes, and nothing beside them.
+        """The part of the hierarchy at and above a data set's labels, which become its classes.
 
         Class i and node i is label i. The nodes above follow by first appearance, root first within
         a path, so the order of the file that the hierarchy came from leaves no trace. Nodes without
@@ -641,13 +643,13 @@ class Hierarchy:
                 `label2id`) or from label to name (`id2label`, its keys as numbers or text). Each
                 is a node's full name, or the last part of a path that only one node has. Where the
                 nodes have no names, node ids.
-            single_parent: of a DAG make a tree: each node keeps its deepest parent (by the longest
-                path from a root), of several the first by name.
+            single_parent: make a tree of a DAG: each node keeps its deepest parent (by the longest
+                path from a root); where several are equally deep, the first by name.
 
         Raises:
             TypeError: labels that are neither a list nor a mapping of these forms.
-            ValueError: labels that match no node (told with what is near them) or several, two
-                labels of one node, labels that are not 0, 1, …, C-1.
+            ValueError: labels that match no node (the message shows similar names) or several, two
+                labels for one node, labels that are not 0, 1, …, C-1.
         """
         if self._names is None:
             ids = in_label_order(labels) if isinstance(labels, Mapping) else labels
@@ -673,7 +675,8 @@ class Hierarchy:
     def ancestors(self, node: int) -> list[int]:
         """The node and all nodes above it, each once.
 
-        They ascend by the fewest edges from `node`, then by id; on a tree this is its path.
+        They are in the order of the fewest edges from `node`, then of their ids; in a tree this is
+        its path.
 
         Raises:
             ValueError: `node` is out of range.
@@ -755,7 +758,7 @@ class Hierarchy:
         return x.reshape(nodes_a.shape)
 
     def require_tree(self, what: str, instead: str = "") -> None:
-        """Raises ValueError on a DAG, with a node that has several parents.
+        """Raises ValueError on a DAG; the message names a node that has several parents.
 
         Args:
             what: what needs a tree.
@@ -782,7 +785,7 @@ class Hierarchy:
         return int(node)
 
     def describe(self) -> str:
-        """What has been read, in a few lines: counts, what is unusual, and the first labels."""
+        """A summary in a few lines: counts, what is unusual, and the first labels."""
         return describe_hierarchy(self)
 
     def to_text(self, depth: int | None = None, max_children: int | None = None) -> str:
@@ -852,7 +855,7 @@ class Hierarchy:
         return self
 
     def __deepcopy__(self, memo: object) -> Self:
-        return self  # immutable: copies of a model may share it, and its tables
+        return self  # immutable, so that copies of a model may share it and its tables
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -867,13 +870,13 @@ class Hierarchy:
             np.frombuffer(state[name], np.int64).copy()
             for name in ("parent_ptr", "parent", "classes")
         )
-        # Checked as what anybody gives: torch.load takes a state from anywhere.
+        # Checked like any other input: torch.load may take a state from anywhere.
         names = None if state["names"] is None else checked_names(state["names"])
         self._set(checked_links(ptr, parent, names), names, classes)
 
 
 def check_hierarchy(hierarchy: object) -> None:
-    """Raises TypeError unless it is one."""
+    """Raises TypeError unless `hierarchy` is a `Hierarchy`."""
     if not isinstance(hierarchy, Hierarchy):
         raise TypeError(f"hierarchy must be a hace.Hierarchy, got {type(hierarchy).__name__}")
 

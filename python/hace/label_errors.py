@@ -1,4 +1,4 @@
-"""What a label that is out of range may have been meant to be."""
+"""Errors for labels out of range that say what may have been meant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VALUE = re.compile(r"target (-?\d+) .*is out of range")
 
 
 def explained(error: IndexError, hierarchy: Hierarchy, target_space: TargetSpace) -> IndexError:
-    """The error, with a hint at `target_space` where a target is not a label but is a node id."""
+    """The error; where the target is a node id but not a label, with a hint at `target_space`."""
     found = _VALUE.search(str(error))
     if found is None or target_space != "classes":
         return error

@@ -32,7 +32,7 @@ def nodes_of_labels(
 ) -> list[int]:
     """The node of each label: the one with that full name, or the only one with that last part.
 
-    Of several nodes on one path with that last part ("person" above "person") it is the class.
+    If nodes on one path share that last part ("person" above "person"), the class is meant.
 
     Args:
         labels: names in label order.

@@ -1,8 +1,8 @@
 """The tree of labels: the hierarchy in which every class is a leaf.
 
 A class label means that class alone, and a node id its subtree. The two differ where a class sits
-at an inner node v: its label stands for the logit of its own, one part of what is below v. So each
-such class gets a leaf of its own under its node here, and all tables are made of this tree, in
+at an inner node v: its label stands for its own logit, and v for all logits below it. So each such
+class gets a leaf of its own under its node here, and all tables are compiled from this tree, in
 which the path of a label starts at what the label means.
 """
 

@@ -1,4 +1,4 @@
-"""What a linear layer takes that is given as plain tensors."""
+"""Checks of a linear layer that is given as plain tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["check_layer"]
 
 
 def check_layer(input: object, weight: object, columns: int) -> None:
-    """Raises unless input and weight are a layer's with this many columns of logits.
+    """Raises unless input and weight fit a linear layer with this many columns of logits.
 
     Raises:
         TypeError: one of them is not a tensor.

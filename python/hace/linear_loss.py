@@ -1,4 +1,4 @@
-"""Path losses of a linear layer whose logits need not be whole."""
+"""Path losses of a linear layer without holding all logits at once."""
 
 from __future__ import annotations
 
@@ -101,14 +101,14 @@ def linear_path_loss_with_log_prob(
 def takes_tiles(
     input: Tensor, weight: Tensor, target: Target, tables: LossTables, logit_bytes: int | None
 ) -> bool:
-    """Whether the logits are beyond the budget and the loss can do without."""
+    """Whether the logits exceed the budget and the loss can be computed without them as a whole."""
     rows = input.numel() // max(1, input.shape[-1])
     fits = logits_fit(rows * len(weight), input, weight, logit_bytes)
     return not fits and why_not_by_tiles(target, tables) is None
 
 
 def why_not_by_tiles(target: Target, tables: LossTables) -> str | None:
-    """What keeps a loss from being made by tiles of classes, and what to do; or None."""
+    """Why a loss cannot be computed by tiles of classes, and what to do instead; or None."""
     what = None
     if not tables.hierarchy.is_tree:
         what = "a DAG's subtrees are not runs of classes"

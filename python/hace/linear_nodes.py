@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen nodes, of a linear layer whose logits are never whole."""
+"""Log-probabilities of chosen nodes from a linear layer, without holding all logits at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def linear_node_log_probs_by_tiles(
     shard: ClassShard | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """What `hace.functional.linear_node_log_probs` says, once the layer is checked.
+    """`hace.functional.linear_node_log_probs` of a layer that has been checked.
 
     With a shard, in depth-first order, weight and bias are its rows, and all processes call this.
     """

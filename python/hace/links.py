@@ -1,7 +1,7 @@
 """The links of a hierarchy as arrays: node v's parents are `parent[parent_ptr[v]:parent_ptr[v+1]]`.
 
-Here the links are checked and measured; no function knows more of a hierarchy than its links and,
-for its messages, its names.
+The functions here check links and compute depths, heights and the like. They know nothing of a
+hierarchy but its links and, for error messages, its names.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Links:
     def __init__(self, parent_ptr: Int64, parent: Int64) -> None:
         self.parent_ptr = read_only(parent_ptr)
         self.parent = read_only(parent)
-        # Plain numbers: torch.compile may look at them, and at no array.
+        # Plain numbers, since torch.compile can guard these but not arrays.
         self.num_nodes = len(parent_ptr) - 1
         self.is_tree = not bool((self.num_parents > 1).any())
 
@@ -83,7 +83,7 @@ class Links:
 
     @cached_property
     def depths(self) -> Int64:
-        """Edges on the longest path from a root, int64 (N); -1 on a cycle, and behind one."""
+        """Edges on the longest path from a root, int64 (N); -1 on a cycle and below one."""
         if not self.is_tree:
             return read_only(longest_paths(self.parent, self.child, self.num_nodes))
         depths = np.full(self.num_nodes, -1)
@@ -131,11 +131,11 @@ class Links:
         return list(found)
 
     def refuse_cycles(self, names: Sequence[str] | None) -> None:
-        """Raises ValueError, which names the nodes of a cycle, where there is one."""
+        """Raises ValueError if there is a cycle; the message names its nodes."""
         behind_cycle = self.depths < 0
         if not behind_cycle.any():
             return
-        # One parent each is enough to find a cycle, if that one is behind the cycle too.
+        # To find a cycle one parent per node is enough, if it too is on or below a cycle.
         within = behind_cycle[self.parent] & behind_cycle[self.child]
         parents = np.full(self.num_nodes, -1)
         parents[self.child[within]] = self.parent[within]
@@ -156,7 +156,7 @@ class Links:
 
 
 def checked_links(parent_ptr: Any, parent: Any, names: Sequence[str] | None) -> Links:
-    """Links from what a caller gives; cycles longer than one node are left to be found.
+    """Links from a caller's arguments, checked except for cycles of more than one node.
 
     Raises:
         TypeError: the values are not integers.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .links import Links
 
 _SEPARATORS = (" > ", " / ", " | ", " -> ", "; ", "::", "->", "/", ">", "|", "\\", ";", "\t", ".")
-_MANY = 20_000  # at most this many names are compared with one that is not found
+_MANY = 20_000  # a name that is not found is compared with at most this many names
 
 
 class NameIndex:
@@ -48,7 +48,7 @@ class NameIndex:
         return common[:end] or None
 
     def _are_codes(self) -> bool:
-        """Whether the names are those of `from_codes`: what follows a point says nothing alone."""
+        """Whether the names are codes, of which the part after a point means nothing alone."""
         return all(name.rpartition(".")[2].isdecimal() for name in self._names if "." in name)
 
     @cached_property
@@ -103,10 +103,11 @@ class NameIndex:
         return tuple(dict.fromkeys([*self._by_last_part, *self.by_name]))
 
     def near(self, name: str, number: int = 3) -> list[str]:
-        """Names and last parts that resemble one that is not there."""
+        """Names and last parts that resemble a name that was not found."""
         known: Iterable[str] = self._known
         if len(self._names) > _MANY:
-            # All names of a large taxonomy take a second each: those that may be a slip of the pen.
+            # Comparing with all names of a large taxonomy takes a second: only those that may be a
+            # misspelling are compared.
             start = name[:1].casefold()
             known = [
                 other
@@ -120,13 +121,13 @@ class NameIndex:
         return [folded[other] for other in found]
 
     def shown(self, nodes: Sequence[int], at_most: int = 3) -> str:
-        """The first of some nodes by name, for an error."""
+        """The names of the first few of some nodes, for an error message."""
         names = ", ".join(repr(self._names[node]) for node in nodes[:at_most])
         return names if len(nodes) <= at_most else f"{names}, …"
 
 
 def plain(name: str) -> str:
-    """A name in lower case, with blanks for the characters that stand for blanks in file names."""
+    """A name in lower case, with blanks where file names have other characters in their place."""
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 

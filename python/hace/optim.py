@@ -1,7 +1,8 @@
 """Optimisers for `on_weight_grad`: they update a head's weight tile by tile in the backward.
 
-The gradient of the weight, as large as the weight itself, is then never whole. Each class is in one
-tile per backward, and gets the step that torch.optim's optimiser of the same name would make.
+So the gradient of the weight, which is as large as the weight itself, is never held as a whole.
+Each class is in one tile per backward, and gets the step that torch.optim's optimiser of the same
+name would make.
 
 Examples:
     >>> import torch, hace
@@ -87,10 +88,10 @@ class TileOptimizer(Optimizer, ABC):
             array[rows] = parts[name]
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Nothing is left to do: the backward has updated the weight.
+        """Does nothing, since the backward has updated the weight; checks that nothing was lost.
 
         Raises:
-            RuntimeError: where the weight has a gradient all the same, which would be lost.
+            RuntimeError: the weight has a gradient, which would be lost.
             ValueError: with a closure.
         """
         if closure is not None:
@@ -103,7 +104,7 @@ class TileOptimizer(Optimizer, ABC):
             )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but states of another shape are a ValueError."""
+        """As torch's method; states of another shape raise ValueError."""
         for name, array in self.state[self._weight()].items():
             found = state_dict["state"].get(0, {}).get(name)
             if found is None or found.shape != array.shape:

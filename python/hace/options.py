@@ -1,4 +1,4 @@
-"""The keywords that losses share, checked once; numbers become plain floats and ints here."""
+"""The keywords that losses share, checked in one place, where numbers become floats and ints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Distance: TypeAlias = Literal["height", "depth"]
 class TargetOptions:
     """The keywords that say what a target stands for; see `hace.HACELoss`.
 
-    They alone (beside the path weights) shape target tables, whose cache has them as its key.
+    With the path weights, they are all that target tables depend on, and so the key of their cache.
 
     Raises:
         ValueError: a value outside its range.
@@ -39,7 +39,7 @@ class TargetOptions:
 
     @property
     def spares_all(self) -> bool:
-        """Whether smoothing leaves nothing on the target itself."""
+        """Whether smoothing may leave no mass on the target itself."""
         return self.label_smoothing == 1 and self.smoothing != "uniform"
 
     def __post_init__(self) -> None:

@@ -25,9 +25,9 @@ def path_names(links: Links, ids: Sequence[str] | None, names: Any, sep: str) ->
         sep: what separates the parts of a path.
 
     Raises:
-        TypeError: names of another kind.
-        ValueError: a node without a name, another number of names, a name that holds `sep`, two
-            nodes of one name: below one parent, or in a DAG anywhere.
+        TypeError: names that are neither a list nor a mapping of text and whole numbers.
+        ValueError: a node without a name, a wrong number of names, a name that holds `sep`, two
+            nodes of the same name below one parent (in a DAG, anywhere).
     """
     checked_sep(sep)
     own = _names_in_order(ids, names, links.num_nodes)

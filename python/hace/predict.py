@@ -22,8 +22,8 @@ def predict(
 ) -> Tensor:
     """The most probable class of each row.
 
-    With a logit for each node, only those of the classes (the leaves, unless the hierarchy says
-    otherwise) are compared, as in the evaluation of arXiv 2605.06274.
+    Where there is a logit for each node, only the logits of classes (the leaves, unless the
+    hierarchy says otherwise) are compared, as in the evaluation of arXiv 2605.06274.
 
     Args:
         input: logits (C), (N, C) or (N, C, d1, …).

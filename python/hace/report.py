@@ -40,7 +40,7 @@ class Report:
     """The figures of one model. `print` it for a table, or take `figures`.
 
     Attributes:
-        num_rows: how many rows counted.
+        num_rows: how many rows were counted.
         figures: name → number; "accuracy at depth 2" and the like for each level. What is
             undefined, such as the severity of no mistakes, is NaN.
         worst: the nodes at which most mistakes begin, as (name, rows whose truth is at or below
@@ -61,7 +61,7 @@ class Report:
     worst: list[tuple[str, int, int]]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: numbers, strings and lists; what is undefined is None."""
+        """The report as numbers, strings and lists for JSON; what is undefined is None."""
         return {
             "rows": self.num_rows,
             "figures": {
@@ -117,7 +117,7 @@ def report(
         hierarchy: of both; on a DAG there are no figures of levels.
         logit_space: what the class dimension of logits holds, see `hace.metrics.LogitLabels`.
         target_space: what `target` holds: labels of "classes" or ids of "nodes".
-        pred_space: what answers are, as the target unless it is given; not with logits.
+        pred_space: what the answers are, by default the same as the target; not for logits.
         ignore_index: rows with this target are left out.
         k: of the rankings, at most C.
         worst: how many nodes to name.
@@ -228,7 +228,7 @@ def mistakes_begin(c: Comparison) -> Tensor:
 
 
 def _told(name: str, value: float) -> str:
-    """The figure as people write it, with shares in percent."""
+    """The figure as text, with shares in percent."""
     if math.isnan(value):
         return "–"
     if "severity" in name or "distance" in name or "height" in name or name.endswith(" depth"):

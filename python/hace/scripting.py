@@ -1,4 +1,4 @@
-"""What `torch.jit.script` is told of modules that it cannot compile."""
+"""The error of `torch.jit.script` for modules that it cannot compile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["NotScripted"]
 
 
 class NotScripted:
-    """A module over a hierarchy, which TorchScript has no type for."""
+    """A module that holds a hierarchy, a type that TorchScript does not have."""
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise TypeError(

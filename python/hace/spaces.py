@@ -33,12 +33,12 @@ each of which is its whole subtree."""
 
 
 def check_logit_space(value: object) -> None:
-    """Raises ValueError unless it is a `LogitSpace`."""
+    """Raises ValueError unless `value` is a `LogitSpace`."""
     check_choice("logit_space", value, get_args(LogitSpace))
 
 
 def check_target_space(value: object) -> None:
-    """Raises ValueError unless it is a `TargetSpace`."""
+    """Raises ValueError unless `value` is a `TargetSpace`."""
     check_choice("target_space", value, get_args(TargetSpace))
 
 

@@ -20,18 +20,19 @@ def cut(
 ) -> tuple[Int64, Links]:
     """The nodes at or above some, and the links between them.
 
-    The i-th of `nodes` is node i of what is left. Those above follow by first appearance: for each
-    in turn those that are new, by their depth, then by name. So the order in which the hierarchy
-    itself came does not count.
+    The i-th of `nodes` becomes node i. The nodes above follow by first appearance: for each of
+    `nodes` in turn the new ones among them, by depth, then by name. So the order of the nodes in
+    the original hierarchy does not matter.
 
     Args:
         links: of the hierarchy.
-        names: of its nodes, if they have names; otherwise ids count in their place.
+        names: of its nodes, if they have names; otherwise ids take their place.
         nodes: distinct ids, in label order.
-        single_parent: leave every node one parent: the deepest, and of those the first by name.
+        single_parent: keep one parent per node: the deepest; of equally deep ones, the first by
+        name.
 
     Returns:
-        The old id of each node that is left, int64 (M), and the links of those.
+        The old id of each node that is kept, int64 (M), and the links between them.
     """
     depths = links.depths.tolist()
     ptr, parent = links.parent_ptr.tolist(), links.parent.tolist()

@@ -1,4 +1,4 @@
-"""Tables kept on every device that asked for them, and made outside every mode."""
+"""Caches of tables per device, and a way to build them outside tracing and other modes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _CPU = torch.device("cpu")
 
 
 def outside_modes(make: Callable[[], T]) -> T:
-    """Runs `make` outside tracing, fake tensors and inference mode: a table outlives them all."""
-    # Where the compiler is not imported it traces nothing; importing it takes more than a second.
+    """Runs `make` outside tracing, fake tensors and inference mode, which a table outlives."""
+    # A compiler that is not imported traces nothing; importing it takes more than a second.
     if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
         return _untraced(make)
     return _outside_modes(make)
@@ -42,10 +42,10 @@ def _untraced(make: Callable[[], T]) -> T:
 
 
 class PerDevice(Generic[T]):
-    """What one module or call needs on each device; `find` makes it at the first use there.
+    """What one module or call needs on each device; `find` makes it when it is first used there.
 
-    A module that holds its tables lives through the cache's letting them go, and code compiled for
-    it looks at nothing that others change.
+    A module that holds its tables keeps them when the cache drops them, and code compiled for it
+    depends on nothing that others change.
     """
 
     def __init__(self, find: Callable[[torch.device], T]) -> None:
@@ -77,7 +77,7 @@ class TableCache:
     def get(self, key: Hashable, device: torch.device | str, build: Callable[[], M]) -> M:
         """The table of `key` on `device`; where it is new, `build` makes it on the CPU.
 
-        The key holds all that the table depends on, and names its kind.
+        The key holds everything that the table depends on, and the kind of table.
         """
         table: M | None = self._tables.get((key, torch.device(device)))
         if table is None:

@@ -1,4 +1,4 @@
-"""A hierarchy compiled into what the ops take; kept with the hierarchy, for each device."""
+"""A hierarchy compiled into the tables that the ops take, cached on the hierarchy per device."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ __all__ = ["LossTables", "NodeTable", "Tables"]
 
 T = TypeVar("T")
 
-# A schedule over dilutions asks for new tables at each step, which must not fill the memory.
+# A schedule of the dilution asks for a new table at each step; they must not fill the memory.
 _MAX_LOSSES = 16
 
 NodeTable = TreeTable | ClosureTable
-"""What the ops over all nodes take: a tree's table, or a DAG's."""
+"""What the ops over all nodes take: the table of a tree or of a DAG."""
 
 
 class Tables:
-    """The tables of one hierarchy, each made when it is first asked for; `Tables.of` has them.
+    """The tables of one hierarchy, each built when it is first asked for; `Tables.of` returns them.
 
-    They are made of the label tree, in which a class at an inner node is a leaf below it.
+    They are built from the label tree, in which a class at an inner node is a leaf below it.
     """
 
     def __init__(self, hierarchy: Hierarchy) -> None:
-        # No reference to the hierarchy, which refers to its tables: they go when it goes.
+        # No reference to the hierarchy, which refers to its tables: so both are freed together.
         self.is_tree = hierarchy.is_tree
         self.labels: LabelTree = label_tree(hierarchy)
         self._columns = {
@@ -90,9 +90,10 @@ class Tables:
         return tables
 
     def derived(self, key: Hashable, build: Callable[[], T]) -> T:
-        """What is computed from the hierarchy elsewhere, once; it must not refer to the hierarchy.
+        """A cached value that another module computes from the hierarchy and that does not refer to
+        it.
 
-        The key holds all that it depends on, names its kind, and the device of its tensors.
+        The key holds everything that the value depends on, its kind, and the device of its tensors.
         """
         value: T | None = self._derived.get(key)
         if value is None:
@@ -128,8 +129,8 @@ class Tables:
             weights: gives each entry of a path its weight; hashable, for the cache.
             logit_space: what the columns of the logits are.
             target_space: what integer targets are an index of.
-            keep_full: keep entries that hold every class (with `eps` they add a constant).
-            device: where the table is to lie.
+            keep_full: keep the entries of nodes that hold every class (with `eps` they add a
+            constant). device: where the table is to lie.
 
         Raises:
             MemoryError: the table would not fit in memory.
@@ -203,7 +204,7 @@ class Tables:
         *,
         device: torch.device | str = "cpu",
     ) -> Targets:
-        """How the targets of a loss go up the tree, without class weights.
+        """The target table of a loss, without class weights.
 
         Args:
             weights: gives each node's share of the mass that reaches it.
@@ -335,7 +336,7 @@ class LossTables:
 
     def bound_loss(self, input: object, target: object) -> Tensor | None:
         """The loss without class weights, where a bound loss of hace_kernels takes the call."""
-        if torch.compiler.is_compiling():  # a graph guards what it looks up
+        if torch.compiler.is_compiling():  # a graph guards all that it looks up
             return None
         if type(input) is not Tensor:
             return None

@@ -1,11 +1,11 @@
 """The metrics as `torchmetrics` classes: they add up over batches and ranks, and divide at the end.
 
-A mean over batches is not the figure of all rows where batches differ in what they are divided by,
-as the severity of mistakes is by their number. These classes sum what is above and what is below
-the fraction, so that `self.log("severity", metric)` in Lightning logs the figure of the epoch.
+The mean of a figure over batches is not the figure of all rows where its denominator differs
+between batches, as the number of mistakes does in their mean severity. These classes sum numerator
+and denominator, so that `self.log("severity", metric)` in Lightning logs the figure of the epoch.
 
-Needs `pip install hace-kernels[torchmetrics]`. The functions of `hace.metrics` are the same figures
-of one batch.
+Needs `pip install hace-kernels[torchmetrics]`. The functions of `hace.metrics` give the same
+figures for one batch.
 """
 
 from __future__ import annotations
@@ -374,7 +374,7 @@ class LevelCalibrationError(Metric):
 class OperatingCurveArea(Metric):
     """The area of `hace.metrics.operating_curve` of all batches and ranks.
 
-    Keeps every step of the curve: a few numbers for each row.
+    Keeps every step of the curve: a few numbers per row.
     """
 
     is_differentiable = False

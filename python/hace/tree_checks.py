@@ -1,4 +1,4 @@
-"""What makes parents or edges a hierarchy, and errors that name the node where they are not."""
+"""Checks that parents, names and classes make a hierarchy, with errors that name the node."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def checked_ids(values: Any, argument: str) -> NDArray[np.integer[Any]]:
 
 
 def describe(node: int, names: Sequence[str] | None) -> str:
-    """A node as errors show it: its id, and its name where it has one."""
+    """A node in an error message: its id, and its name if it has one."""
     return f"node {node}" if names is None else f"node {node} ({names[node]!r})"
 
 
@@ -78,7 +78,7 @@ def checked_parents(values: Any, names: Sequence[str] | None) -> Int64:
 def refuse_cycle(
     parents: Int64, behind_cycle: NDArray[np.bool_], names: Sequence[str] | None
 ) -> NoReturn:
-    """Raises ValueError with the nodes of a cycle; every given node is on a cycle or below one."""
+    """Raises ValueError that names a cycle; every given node is on a cycle or below one."""
     step: dict[int, int] = {}
     node = int(np.flatnonzero(behind_cycle)[0])
     while node not in step:
@@ -173,7 +173,7 @@ def _ids_of(classes: Sequence[Any], names: Sequence[str] | None) -> list[int]:
 
 
 def _first_repetition(values: Iterable[Any]) -> tuple[int, int]:
-    """Places of the first value that has been seen before."""
+    """The positions of the first value that repeats, and of its first occurrence before."""
     seen: dict[Any, int] = {}
     for place, value in enumerate(values):
         if value in seen:

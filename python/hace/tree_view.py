@@ -1,4 +1,4 @@
-"""What is asked of a hierarchy to describe or draw it; `hace.Hierarchy` has it all."""
+"""What is needed of a hierarchy to describe or draw it; `hace.Hierarchy` has it all."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """`python -m hace.verify`: does what was installed here compute the right thing?
 
-Every compiled backend that can run is held to the float64 reference, in loss and gradient, over
-trees, dtypes, both kinds of logits and three kinds of targets; and every backend's derivatives,
-the reference's too, to finite differences. Prints a table of the largest errors beside their
-bounds. Exits with 1 if one is beyond its bound, and where there is no backend to verify.
+Every compiled backend that can run is compared with the float64 reference, in loss and gradient,
+over trees, dtypes, both kinds of logits and three kinds of targets; and the derivatives of every
+backend, also of the reference, with finite differences. Prints a table of the largest errors beside
+their bounds. Exits with 1 if an error exceeds its bound, or if there is no backend to verify.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .hierarchy import Hierarchy
 from .spaces import LogitSpace, num_columns
 from .tables import Tables
 
-# Bounds on the errors below: some units in the last place of what each dtype's loss and gradient
-# are rounded to (float32 for the loss of half-precision logits).
+# Bounds on the errors below: a few units in the last place of the dtype that loss and gradient are
+# rounded to (float32 for the loss of half-precision logits).
 _BOUNDS = {
     torch.float64: (1e-13, 1e-13),
     torch.float32: (2e-6, 2e-6),
@@ -39,10 +39,10 @@ _ROWS = 24
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the checks and prints the table; 0 if there were some and all are right, else 1."""
+    """Runs the checks and prints the table; returns 0 if there were some and all passed, else 1."""
     options = _parser().parse_args(arguments)
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # many small steps, which threads only hold up on a busy machine
+    torch.set_num_threads(1)  # the steps are small: more threads would slow them
     print(f"torch {torch.__version__}")
     for backend in hace.backends().values():
         state = "available" if backend.available else "absent"
@@ -171,12 +171,12 @@ def _errors(
     true_loss, true_grad = _loss_and_grad(loss_fn("reference"), logits.double(), target)
     loss_size, grad_size = true_loss.abs(), true_grad.abs().amax(1)
     if kind != "index":
-        # Soft targets add up terms that cancel in a row that is sure of what it is told: those of
-        # the loss are about 1, those of the gradient masses times probabilities.
+        # With soft targets, terms cancel in a row whose prediction is right and confident: those of
+        # the loss are about 1, those of the gradient are masses times probabilities.
         loss_size = loss_size.clamp(min=1)
         grad_size = grad_size.maximum(logits.detach().double().softmax(1).amax(1))
-    # The kernels take subnormal numbers for 0, in the dtype that they work in: what is smaller than
-    # this may be off by the smallest normal number.
+    # The kernels treat subnormal numbers of the dtype that they compute in as 0: results smaller
+    # than this may be off by the smallest normal number.
     work = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32)
     smallest = [max(torch.finfo(dtype).tiny, work.tiny / bound) for bound in _BOUNDS[dtype]]
     loss_error = (loss - true_loss).abs() / loss_size.clamp(min=smallest[0])
@@ -220,7 +220,7 @@ def _run() -> int:
     try:
         status = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the table has seen enough of it, as `head` does
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status

@@ -1,4 +1,4 @@
-"""Path weights: a loss of the family `L = -Σ_i w_i · log P_i` is how it weighs a path.
+"""Path weights, which distinguish the losses of the family `L = -Σ_i w_i · log P_i`.
 
 On the path a_0 … a_D of a target, a_0 is the target itself and a_D its root.
 """
@@ -62,7 +62,7 @@ class HACEWeights:
     def max_entries(self) -> int | None:
         """The smallest L such that every weight w_i with i ≥ L is below 2^-60, on any path.
 
-        Among them the root's, (1-d)^D with D = L, is the largest. None beyond 32-bit depths.
+        The largest of these is the root's, (1-d)^D with D = L. None if L does not fit in 32 bits.
         """
         rest = 1.0 - self.dilution
         if rest < WEIGHT_CUT:
@@ -76,7 +76,7 @@ class HACEWeights:
         return entries
 
     def keep(self, has_parent: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The share of the mass reaching it that each node keeps, which defines the same loss."""
+        """The share of the mass reaching a node that it keeps, which defines the same loss."""
         return np.where(has_parent, self.dilution, 1.0)
 
     def __call__(self, entries: PathEntries) -> NDArray[np.float64]:
@@ -131,7 +131,7 @@ class CallableWeights:
 
 
 class _Keyed:
-    """Weights made of arrays, which compare by a key: torch.compile hashes dataclasses whole."""
+    """Weights made of arrays, compared by a key: torch.compile would hash a dataclass's arrays."""
 
     max_entries: ClassVar[None] = None
     key: Hashable
@@ -228,7 +228,7 @@ def _power_shares(q: float, height: NDArray[np.int64]) -> NDArray[np.float64]:
 def remaining_mass(
     parents: NDArray[np.int64], depths: NDArray[np.int64], share: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The part of a mass of 1 at the root that reaches each node; each takes its share (N)."""
+    """The part of a mass of 1 at the root that reaches each node, when each takes its share (N)."""
     reaching = np.ones(len(parents))
     by_depth = np.argsort(depths, kind="stable")
     for node in np.split(by_depth, np.cumsum(np.bincount(depths))[:-1])[1:]:

@@ -7,6 +7,7 @@ classes at inner nodes, on every backend.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,11 @@ HIERARCHIES = {
 
 
 def hierarchy(kind: str, input: torch.Tensor) -> hace.Hierarchy:
-    classes = input.shape[min(1, input.dim() - 1)]
+    return hierarchy_over(kind, input.shape[min(1, input.dim() - 1)])
+
+
+@cache  # with its tables
+def hierarchy_over(kind: str, classes: int) -> hace.Hierarchy:
     leaves, found = classes, None
     while found is None or found.num_classes > classes:  # inner classes come on top of the leaves
         found = HIERARCHIES[kind](np.random.default_rng(0), leaves)

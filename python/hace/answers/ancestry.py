@@ -90,7 +90,7 @@ class TreeAncestry:
         return torch.where(holds(point), point, self.parent[below])
 
     def _climb(self, point: Tensor, while_: Callable[[Tensor], Tensor]) -> Tensor:
-        """The highest ancestor as far as `while_` holds; the point itself where it never does."""
+        """The highest ancestor up to which `while_` holds; the point itself where it never does."""
         for up in reversed(self.up):
             above = up[point]
             point = torch.where(while_(above), above, point)
@@ -148,7 +148,8 @@ class DagAncestry:
         row_b, point_b, edges_b = self.pairs_above(b)
         size = len(self.depth)
         key, key_b = row * size + point, row_b * size + point_b
-        # Both are sorted, and each row's list ends with the virtual root: nothing is past the end.
+        # Both are sorted, and each row's list ends with the virtual root, so no search runs past
+        # the end.
         found = torch.searchsorted(key_b, key)
         shared = key_b[found] == key
         row, point, way = row[shared], point[shared], (edges + edges_b[found])[shared]
@@ -170,14 +171,14 @@ class DagAncestry:
 
 
 def _ancestor_lists(points: Points) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every point and the virtual root what is at or above it, ascending, and how far."""
+    """What is at or above each point and the virtual root, ascending, with the distances."""
     tree, virtual = points.tree, points.num_points
     parents: list[list[int]] = [[] for _ in range(virtual)]
     for parent, child in tree.edges.tolist():
         parents[child].append(parent)
     lists: list[dict[int, int]] = [{} for _ in range(virtual)]
     lists.append({virtual: 0})
-    entries, bound = 0, memory_bytes() // 200  # of a dictionary's bytes for each entry
+    entries, bound = 0, memory_bytes() // 200  # a dictionary takes about 200 bytes per entry
     for point in np.argsort(tree.depths, kind="stable").tolist():
         found = {point: 0}
         for parent in parents[point] or [virtual]:

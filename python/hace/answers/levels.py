@@ -1,6 +1,6 @@
-"""The answers at each depth: its points, and the leaves above it, which count as themselves.
+"""The answers at each depth: the points of that depth, and the leaves that are less deep.
 
-So the answers of a level are a partition of the classes, at every level, however ragged the tree.
+So the answers of every level are a partition of the classes, however uneven the leaves' depths.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _find_levels(points: Points, device: torch.device) -> list[_Level]:
 
 
 def has_answer(points: Points, point: Tensor, level: int) -> Tensor:
-    """Whether each point is an answer of a level; a coarser one leaves it open."""
+    """Whether each point is an answer of a level; a coarser one leaves the level's answer open."""
     tables = points.on(point.device)
     return (tables.depth[point] == level) | (
         (tables.depth[point] < level) & (tables.height[point] == 0)

@@ -34,7 +34,7 @@ class PointTables(NamedTuple):
     Attributes:
         depth: int64 (P+1), edges on the longest path from a root; −1 at the virtual root.
         height: int64 (P+1), edges on the longest path down.
-        node: int64 (P+1), the node id that a point is told as; −1 for the virtual root.
+        node: int64 (P+1), the node id that users see for a point; −1 for the virtual root.
         of_class: int64 (C), the point of each class label.
         own_label: int64 (P−N), the labels of the classes at inner nodes, points N … P−1.
     """
@@ -48,11 +48,11 @@ class PointTables(NamedTuple):
 
 @dataclass
 class _Data:
-    """What is found once for equal hierarchies. It must not refer to the one it is kept for."""
+    """What is computed once per hierarchy, and kept there, so that it must not refer to it."""
 
     own_label: Int64
     of_class: Int64
-    leafy: Hierarchy | None  # the hierarchy of the points, where that is another one
+    leafy: Hierarchy | None  # the hierarchy of the points, if it is another one
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class Points:
 
     @property
     def num_points(self) -> int:
-        """P; the virtual root, which is no node, is point P."""
+        """P; the virtual root, which is not a node, is point P."""
         return self.tree.num_nodes
 
     @property
     def has_lone_root(self) -> bool:
-        """Whether one root is above all points, which then says nothing about any of them."""
+        """Whether a single root is above all points, so that answering with it says nothing."""
         return len(self.tree.roots) == 1
 
     def on(self, device: torch.device) -> PointTables:
@@ -89,7 +89,7 @@ class Points:
         return torch.where(index < 0, self.num_points, index.long())
 
     def told(self, point: Tensor) -> Tensor:
-        """The node ids that points are told as: a lone root, or −1, for the virtual root."""
+        """The node ids that users see for points; for the virtual root a lone root, or −1."""
         node = self.on(point.device).node[point]
         if not self.has_lone_root:
             return node

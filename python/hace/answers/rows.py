@@ -26,9 +26,9 @@ __all__ = [
     "shape_of_targets",
 ]
 
-# Numbers in a chunk of rows: 64 MiB of float32, which a GPU is not idle with.
+# Numbers in a chunk of rows: 64 MiB of float32, enough to keep a GPU busy.
 _CHUNK = 1 << 24
-# Kernels work on blocks of as many rows.
+# Kernels work on blocks of this many rows.
 _BLOCK = 16
 
 
@@ -49,7 +49,7 @@ def row_by_row(
     logit_space: LogitSpace,
     decide: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """What `decide` makes of each row, in the input's shape.
+    """What `decide` returns for each row, in the input's shape.
 
     The rows go through a few at a time, so that memory beyond input and output stays small.
 
@@ -60,14 +60,14 @@ def row_by_row(
         decide: from rows (r, columns) to (r, …).
 
     Returns:
-        The input's shape without its class dimension, and then what there is for each row.
+        The input's shape without its class dimension, followed by the shape of one row's result.
 
     Raises:
         ValueError: the input's shape does not fit.
         TypeError: input that is not floating point, or no hierarchy.
     """
     rows = input_rows(input, hierarchy, logit_space)
-    if is_exported():  # chunks have the size of one batch
+    if is_exported():  # a graph must not depend on the number of chunks of one batch
         decided = decide(rows)
         return decided.reshape((*shape_of_targets(input), *decided.shape[1:]))
     parts = [decide(part) for part in chunks_of(rows, hierarchy.num_nodes)]

@@ -1,6 +1,6 @@
-"""How much an answer says, and the answers of a row that no other beats.
+"""How specific an answer is, and the Pareto-optimal answers of a row.
 
-Of two nodes, the more specific one says more: it is deeper, or it has fewer classes below it.
+Of two nodes, the more specific one is deeper, or has fewer classes below it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the report; 1 for files that do not fit, with the reason."""
+    """Prints the report and returns 0; for files that do not fit, prints why and returns 1."""
     try:
         found = report(
             _tensor(options.input),

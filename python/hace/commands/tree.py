@@ -1,7 +1,7 @@
-"""Reads a hierarchy from a file, says what was read, and matches it with a data set's labels.
+"""Reads a hierarchy from a file, prints a summary, and matches it with a data set's labels.
 
-A .json file holds records or mappings within each other, and a .npz file is what Hierarchy.save
-wrote. Every other file is a table of text with a row per line, or what --as says.
+A .json file holds nested records or mappings, and a .npz file was written by Hierarchy.save. Every
+other file is a text table with a row per line, or what --as says.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     labels.add_argument(
         "--labels",
         metavar="FILE",
-        help="the data set's labels, to which the tree is cut: one a line in label order; .json "
+        help="the data set's labels, to which the tree is cut: one per line in label order; .json "
         "with a list, class_to_idx, id2label, or a config.json that has one; or an image folder",
     )
     labels.add_argument("--single-parent", action="store_true", help="make a tree of a DAG")
@@ -54,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints what was read; 1 for a file that is no hierarchy, with the reason."""
+    """Prints what was read and returns 0; for a file without a hierarchy, prints why and returns
+    1."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -134,7 +135,7 @@ def _read(options: argparse.Namespace) -> Hierarchy:
                 missing=options.missing,
             )
         if form == "outline":
-            indent = "--" if options.indent == [] else options.indent  # argparse takes -- away
+            indent = "--" if options.indent == [] else options.indent  # argparse removes "--"
             return Hierarchy.from_outline(file, indent=indent, sep=sep, missing=options.missing)
         lines = [line.strip() for line in file if line.strip()]
     if form == "codes":

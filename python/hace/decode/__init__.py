@@ -1,8 +1,8 @@
 """From logits to decisions: a class, a coarser node, a set with a guarantee, or words.
 
-Every function takes logits (C), (N, C) or (N, C, d1, …) on any device, and all of them take O(N)
-time for each row (but for the sorting of k best ones), and no C × C matrix. Answers are labels of
-classes or ids of nodes; −1 stands for the whole forest.
+Every function takes logits (C), (N, C) or (N, C, d1, …) on any device, and takes O(N) time per row
+(except for sorting the k best), without a C × C matrix. Answers are labels of classes or ids of
+nodes; −1 stands for the whole forest.
 
 Examples:
     >>> import torch, hace

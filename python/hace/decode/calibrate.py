@@ -1,4 +1,4 @@
-"""The threshold, or the bonus, with which answers are as accurate as wanted, on held-out rows."""
+"""Finds the threshold or bonus with which answers reach a wanted accuracy on held-out rows."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def calibrate_threshold(
     """The lowest threshold of `deepest_node` from which on answers are as accurate as wanted.
 
     An answer is right where it is the truth, above it or (for coarse truths) below it. At this
-    threshold and every higher one the accuracy on these rows is at least `accuracy`; what it is
-    on others is not promised (`conformal_threshold` does that).
+    threshold and every higher one the accuracy on these rows is at least `accuracy`. For other rows
+    nothing is guaranteed (`conformal_threshold` gives a guarantee).
 
     Args:
         input: logits (C), (N, C) or (N, C, d1, …) of held-out rows.
@@ -51,7 +51,7 @@ def calibrate_threshold(
         labels: `logit_space`, `target_space`, `ignore_index`, see `hace.metrics.LogitLabels`.
 
     Returns:
-        A probability; infinity where only saying nothing is accurate enough.
+        A probability; infinity if no answer is accurate enough except to say nothing.
 
     Raises:
         TypeError: input that is not floating point, a target that does not hold integers.
@@ -62,7 +62,8 @@ def calibrate_threshold(
     curve = operating_steps(scored, specificity).curve()
     enough = curve.accuracy >= accuracy - 1e-9
     held = int(enough.long().cumprod(0).sum())
-    # Between two thresholds of the curve the answers are the same; the middle is safe of rounding.
+    # Between two thresholds of the curve the answers do not change; the middle is safe from
+    # rounding.
     if held == len(enough):
         return 0.0
     above, below = curve.threshold[held - 1].item(), curve.threshold[held].item()
@@ -106,7 +107,8 @@ def calibrate_bonus(
 
 
 class _Answers:
-    """The answers that some bonus may give: the Pareto-optimal nodes of each row, and nothing."""
+    """The possible answers at any bonus: the Pareto-optimal nodes of each row, or saying
+    nothing."""
 
     def __init__(self, s: Scored, specificity: Specificity) -> None:
         table = specificity_of(s.hierarchy, specificity, s.rows.device)

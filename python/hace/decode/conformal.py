@@ -1,4 +1,4 @@
-"""Answers that hold the truth as often as promised: split conformal prediction with nodes as sets.
+"""Answers with guaranteed coverage: split conformal prediction with nodes as sets.
 
 The answer is a node on the path of the most probable class, a_0 below a_1 below …: at threshold τ,
 the lowest a_i with P_{a_i} > τ. It holds the truth y exactly where s(x, y) ≤ τ, s being the
@@ -6,7 +6,7 @@ probability of the node just below the lowest common ancestor of a_0 and y on th
 holds y). With τ the ⌈(n + 1) · coverage⌉-th smallest of the s of n held-out rows, a further row's
 answer holds its truth with probability `coverage` at least, whatever the model, as long as the rows
 are exchangeable (Vovk et al., *Algorithmic Learning in a Random World*, 2005; Papadopoulos et al.,
-2002). The promise is for rows on average, not for each class.
+2002). The guarantee is for rows on average, not for each class.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def conformal_threshold(
         labels: `logit_space`, `target_space`, `ignore_index`, see `hace.metrics.LogitLabels`.
 
     Returns:
-        A probability; infinity where there are too few rows for any promise but the root.
+        A probability; infinity if there are too few rows to guarantee any answer but the root.
 
     Raises:
         TypeError: input that is not floating point, a target that does not hold integers.

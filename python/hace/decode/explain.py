@@ -1,4 +1,4 @@
-"""What a model says about a row, in names and percentages."""
+"""A model's output for a row, in names and percentages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Explanation", "Named", "explain"]
 
 
 class Named(NamedTuple):
-    """A node with a person's word for it.
+    """A node and its probability, for people to read.
 
     Attributes:
         node: its id; −1 for the whole forest.
@@ -38,7 +38,7 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model says about one row. `print` it.
+    """A model's output for one row, for people to read: `print` it.
 
     Attributes:
         classes: the k most probable classes, best first, each by itself.
@@ -65,7 +65,7 @@ class Explanation:
 def explain(
     input: Tensor, hierarchy: Hierarchy, k: int = 3, *, logit_space: LogitSpace = "classes"
 ) -> list[Explanation]:
-    """What a person reads: the most probable classes and nodes by name, for each row.
+    """The most probable classes and nodes of each row by name, for people to read.
 
     Args:
         input: logits (C), (N, C) or (N, C, d1, …), floating; its rows are those of

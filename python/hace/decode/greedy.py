@@ -1,4 +1,4 @@
-"""From the root downwards, always to the most probable child."""
+"""Top-down prediction: from the root, always to the most probable child."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _children(points: Points, device: torch.device) -> _Children:
 
 
 def _walk(log_prob: Tensor, table: _Children) -> Tensor:
-    """The leaf that each row comes to: time for the children along the way, at most N."""
+    """The leaf that each row reaches, in time for the children along the way, at most N."""
     num_rows = len(log_prob)
     at = torch.full((num_rows,), log_prob.shape[1], device=log_prob.device)
     while True:

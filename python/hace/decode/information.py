@@ -1,4 +1,4 @@
-"""The node that says most, weighed by how probable it is."""
+"""The node with the most expected information."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def expected_information(
 ) -> Tensor:
     """The node v with the largest P_v · (information of v + bonus).
 
-    With bonus 0 it is the most information that can be expected of an answer that counts only
-    where it is right. A bonus for being right makes answers coarser and more accurate, and
-    `calibrate_bonus` finds the one for a wanted accuracy: no answers of that accuracy say more
-    (DARTS: Deng et al., *Hedging Your Bets: Optimizing Accuracy-Specificity Trade-offs in Large
-    Scale Visual Recognition*, CVPR 2012).
+    With bonus 0 this maximises the expected information, where a wrong answer counts as none. A
+    larger bonus for being right makes answers coarser and more accurate. `calibrate_bonus` finds
+    the bonus for a wanted accuracy: no other answers of that accuracy have more information (DARTS:
+    Deng et al., *Hedging Your Bets: Optimizing Accuracy-Specificity Trade-offs in Large Scale
+    Visual Recognition*, CVPR 2012).
 
     Args:
         input: logits (C), (N, C) or (N, C, d1, …), floating.

@@ -36,9 +36,9 @@ def top_k_per_level(
 ) -> LevelRanking:
     """The k most probable answers at depth 0, 1, …, D.
 
-    The answers of a level are the nodes of that depth and the leaves above it, so that their
-    probabilities add up to 1 at every level. A class at an inner node is such a leaf below it; it
-    is told as the node, with the probability of the class alone.
+    The answers of a level are the nodes of that depth and the leaves that are less deep, so that
+    their probabilities add up to 1 at every level. A class at an inner node counts as a leaf below
+    the node; it is returned as the node's id, with the probability of the class alone.
 
     Args:
         input: logits (C), (N, C) or (N, C, d1, …), floating.

@@ -1,4 +1,4 @@
-"""The nodes worth answering: no other is both more probable and more specific."""
+"""The Pareto-optimal nodes: no other node is both more probable and more specific."""
 
 from __future__ import annotations
 

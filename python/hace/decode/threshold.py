@@ -33,8 +33,8 @@ def deepest_node(
     Args:
         input: logits (C), (N, C) or (N, C, d1, …), floating.
         hierarchy: of the classes; DAGs too.
-        threshold: a probability; `calibrate_threshold` finds the one for a wanted accuracy. 0 is
-            the most specific node of all, and above 1 nothing is said.
+        threshold: a probability; `calibrate_threshold` finds the one for a wanted accuracy. 0 gives
+            the most specific node of all, and above 1 no node is probable enough.
         specificity: "depth", or "information" for the node with the fewest classes below it.
         logit_space: what the class dimension of the input holds: "classes", one logit for each of
             the hierarchy's "nodes", or the classes in "depth_first" order.

@@ -17,8 +17,8 @@ class CrossEntropyLoss(PathLoss):
     """Cross-entropy `−log P_y`, where the target y may be any node of the hierarchy.
 
     For a class it is `nn.CrossEntropyLoss`; for a node (`target_space="nodes"`) it is the log-loss
-    of the node's whole subtree. It is `hace.HACELoss` with dilution 1, whose arguments, shapes and
-    errors it has.
+    of the node's whole subtree. It is `hace.HACELoss` with dilution 1 and has the same arguments,
+    shapes and errors.
 
     Other names: HCE in Cultrera di Montesano et al. 2025; the marginal or coarse-label likelihood
     in papers on partial and coarse labels.

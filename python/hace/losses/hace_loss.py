@@ -19,9 +19,10 @@ class HACELoss(PathLoss):
     `L = −Σ_i w_i log P_{a_i}`, where `P_v` is the softmax mass of the classes at or below node v
     and a_0 … a_D is the path from the target to its root, weighted `w_i = d(1−d)^i` for i < D and
     `w_D = (1−d)^D`. Source: Chan, D'Ascenzo, Cultrera di Montesano, *When Labels Have Structure*,
-    arXiv 2605.06274, section 3. With d = 1 it is `nn.CrossEntropyLoss`, whose arguments and shapes
-    it has; the smaller d, the more the ancestors weigh. Two things differ: half-precision logits
-    give a float32 loss, and probability 0 on a −inf logit adds 0 where PyTorch has NaN.
+    arXiv 2605.06274, section 3. With d = 1 it is `nn.CrossEntropyLoss`, and it takes the same
+    arguments and shapes; the smaller d, the more weight the ancestors have. Two things differ:
+    half-precision logits give a float32 loss, and a target probability of 0 on a −inf logit adds 0
+    where PyTorch gives NaN.
 
     A class label means that class alone: at an inner node, where a class has a logit of its own,
     the path of its label starts at that logit, as if the class were a leaf under its node. A node
@@ -39,16 +40,16 @@ class HACELoss(PathLoss):
     P_v; soft labels are not defined there.
 
     Args:
-        hierarchy: of the classes; its class i is logit i.
+        hierarchy: the classes and what is above them; its class i is logit i.
         dilution: d in (0, 1], the share of its mass that a node keeps; the rest goes to its parent.
         logit_space: what the class dimension of the input holds: the hierarchy's C "classes", or
             one logit for each of its N "nodes", each of which then counts as a class of its own,
             or the classes in "depth_first" order, that of `hierarchy.depth_first_classes`.
-        target_space: what targets are an index of, T in number: the "classes", or the "nodes", so
-            that coarse labels mix with fine ones.
+        target_space: which T things a target is an index of: the "classes", or the "nodes", so that
+            coarse labels mix with fine ones.
         weight: (T,), multiplies each target's mass before it goes up the tree.
-        ignore_index: rows with this target count for nothing; in a pair (index, weight) such an
-            entry adds nothing, and with probabilities it has no meaning.
+        ignore_index: rows with this target are left out, also of the mean; in a pair (index,
+            weight) such an entry adds nothing, and with probabilities it has no meaning.
         reduction: "none", "sum", or "mean", which divides by `Σ weight[y]` for indices and by the
             number of rows for probabilities and pairs.
         label_smoothing: ε, the share of each target's mass that is spread.
@@ -136,7 +137,7 @@ class HACELoss(PathLoss):
 
     @property
     def dilution(self) -> float:
-        """d; it may be set, and the tables follow."""
+        """d; it may be set, and the loss takes the tables for the new value."""
         assert isinstance(self.path_weights, HACEWeights)
         return self.path_weights.dilution
 

@@ -21,10 +21,10 @@ __all__ = ["HXELoss"]
 class HXELoss(PathLoss):
     """HXE: cross-entropy at every step down the tree, `L = −Σ_v λ_v log(P_v / P_parent(v))`.
 
-    v runs over the target's path, `λ_v = exp(−α · depth)`, and the step to a root is from 1. λ
-    falls with the depth from the root, so that early wrong turns cost most; with α = 0 it is
+    v runs over the target's path, `λ_v = exp(−α · depth)`, and the parent of a root has probability
+    1. λ falls with the depth, so that mistakes near the root cost most; with α = 0 it is
     cross-entropy. Source: Bertinetto et al., *Making Better Mistakes*, CVPR 2020, section 3.1,
-    where it is called hierarchical cross-entropy, as other losses are in other papers.
+    where it is called hierarchical cross-entropy, a name that other papers give to other losses.
 
     Args:
         hierarchy: of the classes; a tree or forest.

@@ -27,21 +27,21 @@ class LayeredCrossEntropyLoss(OptionsModule):
     """h-CE: `L = −Σ_{j ∈ path(y)} log p_j + Σ_{i internal} Π_{j ∈ path(i)} p_j`.
 
     p is the softmax over all N nodes, each of which has a logit. The poster "Loss in Layers" is
-    read so: path(y) is y and every node above it; internal nodes are those with children, and the
-    second sum is over all of them, those on path(y) too; a root is on its paths. The poster calls
+    read as follows: path(y) is y and every node above it, roots included; internal nodes are those
+    with children, and the second sum is over all of them, also those on path(y). The poster calls
     it hierarchical cross-entropy (h-CE), a name that other papers give to other losses: see
     `hace.HXELoss` and `hace.CrossEntropyLoss`.
 
     It takes a log-softmax, sums it down the paths (`hace_kernels.tree_sum_down`), and is exact in
-    log space. p_v is the logit of node v's own, not the mass of its subtree, so a class at an inner
-    node and that node as a target are the same here.
+    log space. p_v comes from node v's own logit and is not the mass of its subtree, so a class at
+    an inner node and that node are the same target here.
 
     Args:
         hierarchy: of the classes; a tree or forest, or a DAG, where path(i) is i and every node
             above it.
-        target_space: what targets are an index of, T in number: the "classes" or the "nodes".
+        target_space: which T things a target is an index of: the "classes" or the "nodes".
         weight: (T,), multiplies the loss of each target's rows.
-        ignore_index: rows with this target count for nothing.
+        ignore_index: rows with this target are left out, also of the mean.
         reduction: "none", "sum", or "mean", which divides by `Σ weight[y]`.
         backend: "auto", or one of `hace.backends()`.
 

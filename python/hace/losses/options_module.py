@@ -1,4 +1,4 @@
-"""Losses whose keywords are attributes, as those of `nn.CrossEntropyLoss` are."""
+"""Losses whose keywords are attributes, as in `nn.CrossEntropyLoss`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Option(Generic[T]):
-    """A keyword of a loss as an attribute, which is checked when it is set."""
+    """A keyword of a loss as an attribute that is checked when it is set."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -61,5 +61,5 @@ class OptionsModule(NotScripted, nn.Module):
         raise NotImplementedError
 
     def _set_options(self, options: LossOptions) -> None:
-        """Takes other options, or raises and stays as it is."""
+        """Takes other options; if they are wrong it raises and keeps the old ones."""
         raise NotImplementedError

@@ -24,9 +24,9 @@ class PathLogLoss(PathLoss):
     """Log-loss over the target's path with any weights, `L = −Σ_i w_i log P_{a_i}`.
 
     Weights may be negative. The proper scoring rules with superclass weights of Urbani et al. 2024
-    (arXiv 2411.16438) are named schemes; they hand a mass of 1 down the path from below the root,
-    of which a node of height h (edges to the deepest leaf below it) takes its share and the target
-    what is left.
+    (arXiv 2411.16438) are named schemes. They hand a mass of 1 down the path, beginning below the
+    root: a node of height h (edges to the deepest leaf below it) takes its share, and the target
+    takes what is left.
 
     Args:
         hierarchy: of the classes; a tree or forest.

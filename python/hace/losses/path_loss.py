@@ -1,4 +1,4 @@
-"""What the losses of the family share: a module around a hierarchy, path weights and options."""
+"""The base of the losses over a path: a module with a hierarchy, path weights and options."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class PathLoss(OptionsModule):
         self._prepare(path_weights, options)
 
     def _prepare(self, path_weights: PathWeights, options: LossOptions) -> None:
-        """Takes weights and options, with their tables, or raises and stays as it is."""
+        """Takes weights, options and their tables; on an error it raises and keeps the old ones."""
         check_targets(options.targets, self.hierarchy.is_tree, self.weight is not None)
         tables = LossTables(self.hierarchy, path_weights, options)
         tables.prepare()
@@ -78,8 +78,8 @@ class PathLoss(OptionsModule):
     def forward(self, input: Tensor, target: Target, *, shard: ClassShard | None = None) -> Tensor:
         """The loss of `input` against `target`; see the class.
 
-        With a shard, `input` holds its columns of the logits, and other processes the others.
-        Logits that are DTensors need none.
+        With a shard, `input` holds the shard's columns of the logits, and other processes hold the
+        others. Logits that are DTensors need no shard.
         """
         return path_loss(input, target, self.weight, self._tables, shard)
 
@@ -94,7 +94,8 @@ class PathLoss(OptionsModule):
         on_weight_grad: OnWeightGrad | None = None,
         shard: ClassShard | None = None,
     ) -> Tensor:
-        """The loss of `F.linear(input, linear_weight, linear_bias)`; logits need not be whole.
+        """The loss of `F.linear(input, linear_weight, linear_bias)`, by tiles of classes if need
+        be.
 
         `hace.functional.linear_hace_loss` describes the arguments, the result and the errors. With
         a shard, the layer holds the rows of its columns.
@@ -113,7 +114,7 @@ class PathLoss(OptionsModule):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_tables"]  # they are made again
+        del state["_tables"]  # they are built again
         return {**state, "path_weights": self.path_weights, "options": self.options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -138,7 +139,7 @@ class PathLoss(OptionsModule):
         return loss
 
     def _own_repr(self) -> str:
-        """The arguments that the class has beside the shared ones."""
+        """The arguments that the class has in addition to the shared ones."""
         return ""
 
     def extra_repr(self) -> str:
@@ -148,7 +149,7 @@ class PathLoss(OptionsModule):
 
 
 def check_tree(hierarchy: object, loss: str) -> None:
-    """Raises TypeError unless it is a hierarchy, ValueError where it is a DAG."""
+    """Raises TypeError unless `hierarchy` is a `Hierarchy`, ValueError if it is a DAG."""
     check_hierarchy(hierarchy)
     assert isinstance(hierarchy, Hierarchy)
     hierarchy.require_tree(

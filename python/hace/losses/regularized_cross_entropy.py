@@ -15,7 +15,7 @@ __all__ = ["RegularizedCrossEntropyLoss"]
 
 
 class RegularizedCrossEntropyLoss(PathLoss):
-    """r-CE: cross-entropy less the entropy, `L = −log P_y + λ Σ_c p_c log p_c`.
+    """r-CE: cross-entropy minus λ times the entropy, `L = −log P_y + λ Σ_c p_c log p_c`.
 
     c runs over the columns of the logits; both terms come from one pass over them. Source: the
     poster "Loss in Layers". As with cross-entropy, a target may be any node. Other papers call the

@@ -17,10 +17,11 @@ __all__ = ["SoftLabelLoss"]
 class SoftLabelLoss(PathLoss):
     """Cross-entropy with soft labels, `−Σ_c q_c log p_c` with `q_c ∝ exp(−β · dist(c, y))`.
 
-    dist is the height of the lowest common ancestor over the tree's. Source: Bertinetto et al.,
-    *Making Better Mistakes*, CVPR 2020, section 3.2, where it is called "soft labels"; later papers
-    call it hierarchical label smoothing or hierarchy-aware label embedding. It is `hace.HACELoss`
-    with dilution 1 and `soft_label_beta=β`, whose other arguments, shapes and errors it has.
+    dist is the height of the lowest common ancestor divided by the height of the tree. Source:
+    Bertinetto et al., *Making Better Mistakes*, CVPR 2020, section 3.2, where it is called "soft
+    labels"; later papers call it hierarchical label smoothing or hierarchy-aware label embedding.
+    It is `hace.HACELoss` with dilution 1 and `soft_label_beta=β`; its other arguments, shapes and
+    errors are the same.
 
     Args:
         hierarchy: of the classes; a tree or forest.

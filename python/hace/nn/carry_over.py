@@ -1,4 +1,4 @@
-"""From the layer over one edition of a taxonomy to the layer over the next."""
+"""Carries a trained layer over from one edition of a taxonomy to the next."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class CarriedOver(NamedTuple):
     """What became of the classes (of a classifier) or nodes (of a `TreeLinear`), by name.
 
     Attributes:
-        kept: in both hierarchies, with a parent of the same name.
-        moved: in both, under another parent.
-        added: only in the new one.
-        dropped: only in the old one.
+        kept: those in both hierarchies with a parent of the same name.
+        moved: those in both under different parents.
+        added: those only in the new one.
+        dropped: those only in the old one.
     """
 
     kept: tuple[str, ...]
@@ -43,18 +43,19 @@ def carry_over(
     *,
     sep: str | None = None,
 ) -> CarriedOver:
-    """Gives the new layer what the old one has learnt, row by row, matched by name.
+    """Copies the rows of the old layer to the new one, matched by name.
 
     A class of both hierarchies gives the same logit before and after. A new class starts with the
     mean of the rows of its nearest ancestor's old classes; in a `TreeLinear`, where a class is the
-    sum of its path, it starts with its parent's. A class without any such ancestor keeps what the
-    new layer drew.
+    sum of its path, it starts with its parent's. A class without any such ancestor keeps its random
+    initial row.
 
     Args:
         old: the layer that was trained.
         new: the same kind of layer over the next hierarchy, with as many features; it is changed.
-        sep: where names are paths, what separates their parts: then a class that is found under no
-            full name is also matched by its last part, where only one on each side has it.
+        sep: where names are paths, what separates their parts. A class whose full name is not found
+            is then also matched by its last part, if it is the only one with that part on either
+            side.
 
     Returns:
         What was kept, moved, added and dropped.
@@ -99,7 +100,7 @@ def _check(pairs: _Pairs, old: Hierarchy, new: Hierarchy) -> None:
 
 
 def _sources(old: Hierarchy, new: Hierarchy, of_classes: bool, sep: str | None) -> dict[int, int]:
-    """The old node of each new node that has one; of the classes, or of all nodes."""
+    """For the new nodes (or only the classes) that have one, the old node of the same name."""
     assert old.names is not None
     assert new.names is not None
     nodes_old = {old.names[node]: node for node in _nodes(old, of_classes)}
@@ -118,7 +119,7 @@ def _nodes(hierarchy: Hierarchy, of_classes: bool) -> list[int]:
 
 
 def _by_last_part(nodes: dict[str, int], sep: str) -> dict[str, int]:
-    """Nodes by the last part of their name, without parts that several have."""
+    """Nodes by the last part of their name, without the parts that several nodes share."""
     parts = [name.rpartition(sep)[2] for name in nodes]
     count = Counter(parts)
     return {
@@ -129,7 +130,7 @@ def _by_last_part(nodes: dict[str, int], sep: str) -> dict[str, int]:
 def _carry_classes(
     before: Tensor, after: Tensor, old: Hierarchy, new: Hierarchy, source: dict[int, int]
 ) -> None:
-    """Rows in depth-first order, one for each class."""
+    """Copies rows in depth-first order, one per class."""
     assert old.names is not None
     assert new.names is not None
     row_of_old = {int(old.classes[c]): row for row, c in enumerate(old.depth_first_classes)}
@@ -151,7 +152,7 @@ def _carry_classes(
 def _carry_nodes(
     before: Tensor, after: Tensor, old: Hierarchy, new: Hierarchy, source: dict[int, int]
 ) -> None:
-    """Rows by node id, whose sums over paths are what counts."""
+    """Copies rows by node id such that the sums over paths are kept."""
     for node in np.argsort(new.depths, kind="stable").tolist():
         above = [v for v in new.ancestors(node) if v != node]
         if node in source:

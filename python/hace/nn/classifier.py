@@ -1,4 +1,4 @@
-"""A last layer and a loss in one, whose rows lie as the kernels want them."""
+"""A last layer and a loss in one, with the layer's rows in the order that kernels read fastest."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Prediction(NamedTuple):
     Attributes:
         output: (N), each row's log-probability of its target; for a coarse target that of its whole
             subtree. Only for index targets, else None.
-        loss: a scalar, or as the loss's reduction says.
+        loss: a scalar, or of the shape that the loss's reduction gives.
     """
 
     output: Tensor | None
@@ -66,19 +66,20 @@ class HierarchicalClassifier(Pretrained):
 
     Args:
         in_features: F.
-        hierarchy: of the C classes; a tree or forest.
-        loss: a loss of this package over the same hierarchy with a logit for each class; left out,
+        hierarchy: of the C classes; a tree or forest. loss: a loss of this package over the same
+        hierarchy with a logit for each class; left out,
             `hace.HACELoss(hierarchy)`.
         bias: whether the layer has one.
-        fused: "auto": logits beyond `logit_bytes` are made in tiles of classes, never whole, where
-            the targets allow it; True: always, or an error that says why not; False: never.
+        fused: whether logits are computed in tiles of classes and never held as a whole. "auto":
+            where they would exceed `logit_bytes` and the targets allow it; True: always, or an
+            error that says why not; False: never.
         logit_bytes: a budget for the logits, in bytes.
         on_weight_grad: an update of the layer's weight, tile by tile in the backward, as
             `hace.functional.linear_hace_loss` takes it, such as those of `hace.optim`; needs
             fused=True.
         device_mesh: of one dimension: the layer's weight becomes a DTensor with `Shard(0)` over it,
             and each process holds its rows alone. All have the same input and targets, and get the
-            same loss. Making the module is then a collective call.
+            same loss. Constructing the module is then a collective call.
         device, dtype: of the layer.
 
     Shape:
@@ -88,7 +89,7 @@ class HierarchicalClassifier(Pretrained):
         linear: the layer; its row i is class `hierarchy.depth_first_classes[i]`.
 
     Raises:
-        TypeError: `loss` is not a loss of the path family (h-CE is not: it needs node logits).
+        TypeError: `loss` is not a loss over paths (h-CE is not one, since it needs node logits).
         ValueError: the hierarchy is a DAG; `loss` is over another hierarchy, or takes a logit for
             each node.
     """
@@ -155,7 +156,7 @@ class HierarchicalClassifier(Pretrained):
         self._prepare()
 
     def _prepare(self) -> None:
-        # No buffers: nothing that a checkpoint does not restore may decide a prediction.
+        # Not buffers: a prediction must not depend on anything that a checkpoint does not restore.
         tables = Tables.of(self.hierarchy)
         self._label = PerDevice(lambda device: tables.depth_first_labels(device=device))
         self._column = PerDevice(lambda device: tables.depth_first_columns(device=device))
@@ -220,7 +221,7 @@ class HierarchicalClassifier(Pretrained):
         return Prediction(output, loss)
 
     def _local_layer(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the classes that are here."""
+        """Weight and bias of the classes that this process holds."""
         bias = self.linear.bias
         return local_part(self.linear.weight), None if bias is None else local_part(bias)
 
@@ -244,11 +245,11 @@ class HierarchicalClassifier(Pretrained):
 
     @property
     def exchanged_bytes(self) -> int:
-        """What this process has put into all-reduces so far; 0 without a `device_mesh`."""
+        """How many bytes this process has sent in all-reduces so far; 0 without a `device_mesh`."""
         return 0 if self._shard is None else self._shard.exchange.bytes
 
     def log_prob(self, input: Tensor) -> Tensor:
-        """Every class's log-probability, (N, C) in label order, in the loss's dtype.
+        """The log-probability of every class, (N, C) in label order, in the loss's dtype.
 
         Raises:
             ValueError: the classes are spread over processes; `topk` gives the largest.
@@ -266,8 +267,8 @@ class HierarchicalClassifier(Pretrained):
 
         Args:
             input: (N, F) or (F).
-            nodes: ids, (M), the same for all rows, or (N, M), a few of each row's own. Over several
-                processes all give the same, and get the same.
+            nodes: ids, (M), the same for all rows, or (N, M), a few nodes of its own for each row.
+                With several processes, all must give the same ids and all get the same result.
 
         Raises:
             IndexError: there is no such node.
@@ -302,7 +303,7 @@ class HierarchicalClassifier(Pretrained):
     def to_linear(self) -> nn.Linear:
         """An ordinary `nn.Linear` with the logits in label order.
 
-        Of a layer over several processes it is whole, and a collective call.
+        For a layer over several processes this is a collective call, which gathers all rows.
         """
         weight: Tensor = whole(self.linear.weight)
         bias: Tensor | None = None if self.linear.bias is None else whole(self.linear.bias)

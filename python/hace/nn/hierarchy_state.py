@@ -1,4 +1,4 @@
-"""Layers whose rows belong to classes or nodes: their state says to which."""
+"""Layers whose rows belong to classes or nodes, with a state that says to which."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _PARTS = ("links", "names", "order of classes")
 class HierarchyState(NotScripted, nn.Module):
     """A layer over a hierarchy, whose state dict has the hierarchy's digests as its extra state.
 
-    Loading the state of a layer over another hierarchy is refused, since its rows are those of
-    other classes. `hace.nn.carry_over` moves rows by name.
+    Loading the state of a layer over another hierarchy is refused, since its rows belong to other
+    classes. `hace.nn.carry_over` moves rows by name.
     """
 
     def __init__(self, hierarchy: Hierarchy) -> None:
@@ -32,7 +32,7 @@ class HierarchyState(NotScripted, nn.Module):
         return torch.frombuffer(bytearray(b"".join(self.hierarchy.digests)), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Nothing: the hierarchy stays what it is, and loading has compared it."""
+        """Does nothing: loading has compared the hierarchies, and this one stays."""
 
     def _load_from_state_dict(
         self,
@@ -47,7 +47,8 @@ class HierarchyState(NotScripted, nn.Module):
         state = state_dict.get(f"{prefix}_extra_state")
         differing = [] if state is None else self._differing(state)
         if differing:
-            # Raised and not collected: the layers inside this one must not be loaded either.
+            # Raised at once and not collected, so that the layers inside this one are not loaded
+            # either.
             raise RuntimeError(
                 f"the state of {prefix.rstrip('.') or type(self).__name__} is of a layer over "
                 f"another hierarchy than {self.hierarchy!r}, with other {', '.join(differing)}, so "

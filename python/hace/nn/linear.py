@@ -1,4 +1,4 @@
-"""An `nn.Linear` of given tensors."""
+"""An `nn.Linear` from given tensors."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ __all__ = ["Pretrained"]
 _WEIGHTS, _HIERARCHY, _CONFIG = "model.safetensors", "hierarchy.npz", "config.json"
 _FORMAT = 1
 
-#: The losses that their keywords make again.
+#: The losses that can be built again from their keywords.
 _LOSSES = (
     "CrossEntropyLoss",
     "HACELoss",
@@ -36,17 +36,17 @@ _OPTIONS = {"beta": "soft_label_beta", "distance": "soft_label_distance"}
 
 
 class Pretrained(HierarchyState):
-    """What can be saved and loaded of a layer `linear` and a `loss` over a hierarchy."""
+    """Saves and loads a layer `linear` and a `loss` over a hierarchy."""
 
     linear: nn.Linear
     loss: PathLoss
     _shard: Any
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
-        """Writes the layer, its loss and its hierarchy into a directory, which is made.
+        """Writes the layer, its loss and its hierarchy into a directory, and creates it if need be.
 
         The files are `model.safetensors`, `hierarchy.npz` (`Hierarchy.load` reads it by itself) and
-        `config.json`. They hold data alone, nothing that loading would run.
+        `config.json`. They hold only data; loading runs no code from them.
 
         Raises:
             ImportError: safetensors is not installed.
@@ -89,8 +89,8 @@ class Pretrained(HierarchyState):
 
         Args:
             directory: of the files.
-            loss: in the place of the one that it was saved with; needed for a loss whose weights
-                are the user's own (`hace.PathLogLoss`).
+            loss: a loss to use in place of the saved one; needed for a loss with path weights of
+                the user's own (`hace.PathLogLoss`).
             device: of the layer.
             options: `fused`, `logit_bytes` and `on_weight_grad`, as the class takes them.
 
@@ -113,7 +113,7 @@ class Pretrained(HierarchyState):
             state = load_file(folder / _WEIGHTS)
         except OSError:
             raise
-        except Exception as error:  # whatever the parser makes of foreign bytes
+        except Exception as error:  # the parser may raise anything on foreign bytes
             raise ValueError(f"{folder / _WEIGHTS} is damaged: {error}") from error
         make: Any = cls
         classifier: Self = make(
@@ -141,7 +141,7 @@ def _safetensors() -> Any:
 
 
 def _replace(path: Path, write: Any) -> None:
-    """Writes a file beside its place and renames it, so that a crash leaves no half of it."""
+    """Writes a file under another name and renames it, so that a crash leaves no half of it."""
     beside = path.with_name(f".{path.name}.new")
     write(beside)
     beside.replace(path)
@@ -162,7 +162,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _config_of(loss: PathLoss) -> dict[str, Any]:
-    """The loss's type, and its keywords where they make it again."""
+    """The loss's type, and its keywords if the loss can be built again from them."""
     config: dict[str, Any] = {"type": type(loss).__name__}
     if type(loss).__name__ not in _LOSSES or type(loss).__module__.split(".")[0] != "hace":
         return config

@@ -24,8 +24,8 @@ def sharded_linear(
 ) -> nn.Linear:
     """An `nn.Linear` of DTensors with `Shard(0)` over a mesh of one dimension.
 
-    No process ever holds another's rows. Parameters are drawn as `nn.Linear` draws them, from
-    torch's seed and each process's place in the mesh.
+    No process ever holds the rows of another. Parameters are initialised as by `nn.Linear`, from
+    torch's seed and the position of each process in the mesh.
 
     Raises:
         ValueError: the mesh has several dimensions.
@@ -66,12 +66,12 @@ def sharded_linear(
 
 
 def local_part(parameter: Tensor) -> Tensor:
-    """This process's part of a DTensor; a plain tensor itself."""
+    """This process's part of a DTensor; a plain tensor is returned as it is."""
     part: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
     return part
 
 
 def whole(parameter: Tensor) -> Tensor:
-    """All of a DTensor, gathered; a plain tensor itself."""
+    """All of a DTensor, gathered; a plain tensor is returned as it is."""
     full: Tensor = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
     return full

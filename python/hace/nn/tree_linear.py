@@ -25,10 +25,10 @@ class TreeLinear(HierarchyState):
     """`nn.Linear` whose weight of class c is the sum of one vector for each node on its path.
 
     `logits_c = Σ_{v ∈ path(c)} (v_v · x + b_v)`: the N products are summed down the tree, and the
-    (C, F) matrix of class weights is never built. Classes that share ancestors share what these
-    learn, so rare classes learn from common ones. Followed by cross-entropy it is the Tree Loss of
-    Wang & Izbicki 2022, *The Tree Loss: Improving Generalization with Many Classes*; it goes with
-    every loss here. Where there is no tree, `Hierarchy.from_embeddings` makes one.
+    (C, F) matrix of class weights is never built. Classes share the vectors of their common
+    ancestors, so rare classes learn from frequent ones. Followed by cross-entropy it is the Tree
+    Loss of Wang & Izbicki 2022, *The Tree Loss: Improving Generalization with Many Classes*; it can
+    be used with every loss here. Where there is no tree, `Hierarchy.from_embeddings` makes one.
 
     On a DAG, path(c) is the class's node and all nodes above it, each once.
 
@@ -91,9 +91,10 @@ class TreeLinear(HierarchyState):
     def reset_parameters(self) -> None:
         """Draws the parameters so that a leaf's sums have the variance of `nn.Linear`'s weights.
 
-        `nn.Linear` draws from ±1/√F. Of that variance each node takes a share on the way down: the
-        h-th part where the deepest leaf is h nodes below, a leaf what is left. On a DAG, where a
-        leaf may have more nodes above it than there are levels, its sums vary more than that.
+        `nn.Linear` draws from ±1/√F. On the way down each node takes a share of what remains of
+        that variance: the h-th part where the deepest leaf is h nodes below, and a leaf takes all
+        that is left. On a DAG, where a leaf may have more nodes above it than there are levels, its
+        sums vary more than that.
         """
         bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
         share = 1 / (self.hierarchy.heights + 1)
