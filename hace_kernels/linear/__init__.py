@@ -1,6 +1,7 @@
 """Losses of a linear layer whose logits need never be whole, in one process or over several."""
 
 from .columns import OnWeightGrad
+from .folded_tree import TreeOfClasses
 from .interval_log_prob import linear_interval_log_probs
 from .linear_path_log_loss import (
     linear_path_log_loss,
@@ -9,6 +10,7 @@ from .linear_path_log_loss import (
     sharded_path_log_loss,
 )
 from .shard import Exchange, LocalClasses, Shard
+from .smoothing import Smoothing
 from .topk import TopK, linear_topk
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "LocalClasses",
     "OnWeightGrad",
     "Shard",
+    "Smoothing",
     "TopK",
+    "TreeOfClasses",
     "linear_interval_log_probs",
     "linear_path_log_loss",
     "linear_topk",

@@ -14,19 +14,25 @@ from ..rows import reduce, row_weights
 from ..widest import widened, widest_dtype
 from .columns import Head, OnWeightGrad
 from .shard import Shard, local_classes
+from .smoothing import NodeSweep, Smoothing
 
 __all__ = ["Batch", "Options", "batch_of"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """The keywords of `path_log_loss` except its target weights."""
+    """The keywords of `path_log_loss` except its target weights; and label smoothing.
+
+    Attributes:
+        smoothing: of the targets, with their weights in it; None: none.
+    """
 
     ignore_index: int = -100
     reduction: str = "mean"
     entropy: float = 0.0
     eps: float = 0.0
     backend: str = "auto"
+    smoothing: Smoothing | None = None
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,10 @@ class Batch:
         kept: int64 (B'), the rows that `head` and `weight` are of; None: all.
         head: their paths and all else but the layer.
         counts: bool (B'), False where the target is `ignore_index`.
-        weight: float64 (B'), what each row counts for; (K · B) where a row has K paths.
+        weight: float64 (B'), what multiplies each row's loss; (K · B') where a row has K paths.
+        total: float64 scalar, what the mean divides by.
         reduction: "none", "mean" or "sum".
-        pairs: whether rows have several weighted targets.
+        everywhere: float64 (B'), what each row puts on every class; None: nothing.
     """
 
     size: int
@@ -48,8 +55,9 @@ class Batch:
     head: Head
     counts: Tensor
     weight: Tensor
+    total: Tensor
     reduction: str
-    pairs: bool = False
+    everywhere: Tensor | None = None
 
     def rows(self, x: Tensor) -> Tensor:
         """The rows of x (B, …) that are kept."""
@@ -73,19 +81,19 @@ class Batch:
         """Row log-probabilities (B') as (B), 0 in rows that do not count."""
         return self.spread(torch.where(self.counts, log_probs, 0.0))
 
-    def reduced(self, losses: Tensor) -> Tensor:
-        """Row losses (B'), unweighted, as the caller wants them."""
+    def reduced(self, losses: Tensor, of_nodes: Tensor | None) -> Tensor:
+        """The losses of paths and of smoothing (`RowLosses`), as the caller wants them."""
         losses = torch.where(self.head.is_right, losses, torch.nan)
         losses = torch.where(self.weight != 0, self.weight * losses, 0.0)
-        if self.pairs:
+        if self.head.repeats != 1:
             rows = self.size if self.kept is None else len(self.kept)
             losses = losses.view(self.head.repeats, rows).sum(0)
-            if self.reduction == "none":
-                return self.spread(losses)
-            return reduce(losses, self.size, self.reduction)
+        if of_nodes is not None and self.everywhere is not None:
+            smoothed = torch.where(self.everywhere != 0, self.everywhere * of_nodes, 0.0)
+            losses = losses + smoothed
         if self.reduction == "none":
             return self.spread(losses)
-        return reduce(losses, self.weight.sum(), self.reduction)
+        return reduce(losses, self.total, self.reduction)
 
 
 def batch_of(
@@ -124,7 +132,10 @@ def batch_of(
     head = _head(target, counts, table, options, dtype, shard, on_weight_grad)
     row = torch.where(counts & head.is_right, target, 0)
     weight = row_weights(counts, row, target_weight, widest_dtype(row.device))
-    return Batch(size, kept, head, counts, weight, options.reduction)
+    batch = Batch(size, kept, head, counts, weight, weight.sum(), options.reduction)
+    if options.smoothing is None:
+        return batch
+    return _smoothed(batch, row, widened(counts), options.smoothing, shard)
 
 
 def _batch_of_pairs(
@@ -151,7 +162,41 @@ def _batch_of_pairs(
     weight = row_weights(counts, row, target_weight, widest_dtype(row.device))
     weight = torch.where(weight != 0, weight * mass, 0.0)
     head = replace(head, repeats=repeats)
-    return Batch(size, kept, head, counts, weight, options.reduction, pairs=True)
+    total = weight.new_tensor(size)
+    batch = Batch(size, kept, head, counts, weight, total, options.reduction)
+    if options.smoothing is None:
+        return batch
+    mass = torch.where(counts, mass, 0.0)
+    return _smoothed(batch, row, mass, options.smoothing, shard)
+
+
+def _smoothed(
+    batch: Batch, row: Tensor, mass: Tensor, smoothing: Smoothing, shard: Shard | None
+) -> Batch:
+    """The batch with its targets' mass shared between their paths and all classes.
+
+    Args:
+        batch: whose `total` stays as it is.
+        row: int64, the target of each path.
+        mass: float64, what each path's target counts for, without target weights.
+    """
+    head = batch.head
+    share = smoothing.share[row][:, None]
+
+    def scaled(paths: RowPaths) -> RowPaths:
+        return paths._replace(weight=paths.weight * share)
+
+    def sweep(rows: int, width: int) -> NodeSweep:
+        first, borders = (0, None) if shard is None else (shard.first, shard.borders)
+        trees = smoothing.tree.folded(head.classes, first, width, borders)
+        return NodeSweep(trees, smoothing.kept, rows, head.dtype, head.backend)
+
+    everywhere = torch.where(mass != 0, mass * smoothing.everywhere[row], 0.0)
+    if head.repeats != 1:
+        rows = batch.size if batch.kept is None else len(batch.kept)
+        everywhere = everywhere.view(head.repeats, rows).sum(0)
+    head = replace(head, paths=scaled(head.paths), local=scaled(head.local), smoothing=sweep)
+    return replace(batch, head=head, weight=mass, everywhere=everywhere)
 
 
 def _head(

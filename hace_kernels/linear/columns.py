@@ -20,6 +20,7 @@ from ..reference.path_stages import RingGradient
 from ..row_paths import Rings, RowPaths, empty_rings
 from ..rows import loss_dtype
 from .shard import Exchange, LocalClasses
+from .smoothing import NodeSweep
 from .tiles import Layer, tile_width, without_autocast
 
 __all__ = ["Head", "OnWeightGrad", "linear_row_losses", "logit_row_losses"]
@@ -43,6 +44,8 @@ class Head:
         exchange: with the processes that hold the other classes; None where all are here.
         repeats: how many paths a row has; those of all rows one after the other.
         on_weight_grad: takes the gradient of the layer's weight, tile by tile, in its place.
+        smoothing: makes the sweep over all nodes, from the number of rows and the width of tiles;
+            None without label smoothing.
     """
 
     paths: RowPaths
@@ -56,6 +59,11 @@ class Head:
     exchange: Exchange | None
     repeats: int = 1
     on_weight_grad: OnWeightGrad | None = None
+    smoothing: Callable[[int, int], NodeSweep] | None = None
+
+    def sweep(self, rows: int, width: int) -> NodeSweep | None:
+        """The sweep over all nodes of as many rows, for tiles of this width."""
+        return None if self.smoothing is None else self.smoothing(rows, width)
 
     def rings(self) -> Rings:
         """The sums before anything is added."""
@@ -67,8 +75,22 @@ class Head:
         for rows in self._repeated(z):
             path_measure(z, self.local.part(rows), first, rings.part(rows), self.backend)
 
-    def write(self, z: Tensor, first: int, gradient: RingGradient) -> None:
-        """The gradient of a tile in its place: the sum over a row's paths."""
+    def write(
+        self,
+        z: Tensor,
+        first: int,
+        gradient: RingGradient,
+        sweep: NodeSweep | None = None,
+        grad_nodes: Tensor | None = None,
+    ) -> None:
+        """The gradient of a tile in its place: the sum over a row's paths, and over all nodes."""
+        if sweep is not None and grad_nodes is not None:
+            of_nodes = sweep.gradient(z, first, grad_nodes)
+            of_paths = z.to(of_nodes.dtype)  # rounded once, together
+            self.write(of_paths, first, gradient)
+            torch.add(of_paths, of_nodes, out=of_nodes)
+            z.copy_(of_nodes)
+            return
         total = None
         for rows in self._repeated(z):
             part = gradient.part(rows)
@@ -82,10 +104,13 @@ class Head:
         return [slice(k * len(z), (k + 1) * len(z)) for k in range(self.repeats)]
 
 
-def linear_row_losses(
-    input: Tensor, weight: Tensor, bias: Tensor | None, head: Head
-) -> tuple[Tensor, Tensor]:
-    """Each path's loss, unweighted, and log P of its innermost interval; both float64 (B).
+RowLosses: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
+"""Each path's loss, unweighted, log P of its innermost interval, and each row's loss of label
+smoothing, for 1 on every class; None without smoothing. All float64."""
+
+
+def linear_row_losses(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> RowLosses:
+    """The losses of a linear layer's logits.
 
     Args:
         input: (B, F).
@@ -93,7 +118,7 @@ def linear_row_losses(
         bias: (C), or None.
         head: the rest.
     """
-    losses: tuple[Tensor, Tensor] = _Columns.apply(  # type: ignore[no-untyped-call]
+    losses: RowLosses = _Columns.apply(  # type: ignore[no-untyped-call]
         input, weight, bias, head
     )
     return losses
@@ -103,73 +128,99 @@ class _Columns(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, head: Head
-    ) -> tuple[Tensor, Tensor]:
-        rings = _measured(input, weight, bias, head)
+    ) -> RowLosses:
+        layer, x = _layer(input, weight, bias, head), input.to(head.dtype)
+        rings, sweep = head.rings(), head.sweep(len(x), layer.width)
+        buffer = layer.buffer(x)
+        with without_autocast(x.device):
+            for first, last in layer.spans():
+                z = layer.logits(x, layer.part(weight, first, last), first, last, buffer)
+                head.measure(z, first, rings)
+                if sweep is not None:
+                    sweep.measure(z, first)
+        of_nodes = _resolve_nodes(rings, head, sweep)
         ctx.save_for_backward(input, weight, bias, *rings)
-        ctx.head = head
+        ctx.head, ctx.sweep = head, sweep
         ctx.set_materialize_grads(False)
-        resolved = path_resolve(rings, head.paths, eps=head.eps, entropy=head.entropy)
-        return resolved.loss, resolved.log_prob
+        return *_path_losses(rings, head), of_nodes
 
     @staticmethod
     def backward(
-        ctx: Any, grad_loss: Tensor | None, grad_log_prob: Tensor | None
+        ctx: Any,
+        grad_loss: Tensor | None,
+        grad_log_prob: Tensor | None,
+        grad_nodes: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         input, weight, bias, *rings = ctx.saved_tensors
         _refuse_second_derivative()
-        gradient = _gradient(Rings(*rings), ctx.head, grad_loss, grad_log_prob)
+        gradient = _gradient(Rings(*rings), ctx.head, grad_loss, grad_log_prob, grad_nodes)
         if gradient is None:
             return None, None, None, None
-        grads = _written(input, weight, bias, ctx.head, gradient, ctx.needs_input_grad[:3])
+
+        def write(z: Tensor, first: int) -> None:
+            ctx.head.write(z, first, gradient, ctx.sweep, grad_nodes)
+
+        grads = _written(input, weight, bias, ctx.head, write, ctx.needs_input_grad[:3])
         return (*grads, None)
 
 
-def logit_row_losses(logits: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+def logit_row_losses(logits: Tensor, head: Head) -> RowLosses:
     """The same for logits (B, C') of the classes that this process holds."""
-    losses: tuple[Tensor, Tensor] = _Logits.apply(logits, head)  # type: ignore[no-untyped-call]
+    losses: RowLosses = _Logits.apply(logits, head)  # type: ignore[no-untyped-call]
     return losses
 
 
 class _Logits(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-        rings = head.rings()
-        for first, columns in _logit_tiles(logits, head):
-            z = logits if columns is None else logits.index_select(1, columns)
-            head.measure(z, first, rings)
-        _exchange(rings, head)
+    def forward(ctx: Any, logits: Tensor, head: Head) -> RowLosses:
+        rings, width = head.rings(), _logit_tile_width(logits, head)
+        sweep = head.sweep(len(logits), width)
+        with without_autocast(logits.device):
+            for first, columns in _logit_tiles(logits, head):
+                z = logits if columns is None else logits.index_select(1, columns)
+                head.measure(z, first, rings)
+                if sweep is not None:
+                    sweep.measure(z, first)
+            of_nodes = _resolve_nodes(rings, head, sweep)
         ctx.save_for_backward(logits, *rings)
-        ctx.head = head
+        ctx.head, ctx.sweep = head, sweep
         ctx.set_materialize_grads(False)
-        resolved = path_resolve(rings, head.paths, eps=head.eps, entropy=head.entropy)
-        return resolved.loss, resolved.log_prob
+        return *_path_losses(rings, head), of_nodes
 
     @staticmethod
     def backward(
-        ctx: Any, grad_loss: Tensor | None, grad_log_prob: Tensor | None
+        ctx: Any,
+        grad_loss: Tensor | None,
+        grad_log_prob: Tensor | None,
+        grad_nodes: Tensor | None,
     ) -> tuple[Tensor | None, None]:
         logits, *rings = ctx.saved_tensors
         _refuse_second_derivative()
-        gradient = _gradient(Rings(*rings), ctx.head, grad_loss, grad_log_prob)
+        gradient = _gradient(Rings(*rings), ctx.head, grad_loss, grad_log_prob, grad_nodes)
         if gradient is None:
             return None, None
         grad = logits.clone()
-        for first, columns in _logit_tiles(logits, ctx.head):
-            g = grad if columns is None else grad.index_select(1, columns)
-            ctx.head.write(g, first, gradient)
-            if columns is not None:
-                grad.index_copy_(1, columns, g)
+        with without_autocast(logits.device):
+            for first, columns in _logit_tiles(logits, ctx.head):
+                g = grad if columns is None else grad.index_select(1, columns)
+                ctx.head.write(g, first, gradient, ctx.sweep, grad_nodes)
+                if columns is not None:
+                    grad.index_copy_(1, columns, g)
         return grad, None
+
+
+def _logit_tile_width(logits: Tensor, head: Head) -> int:
+    """Columns of a tile; columns in their order need no gathering and are one tile."""
+    if head.classes.order is None:
+        return max(1, logits.shape[1])
+    return tile_width(len(logits), 1, logits.element_size())
 
 
 def _logit_tiles(logits: Tensor, head: Head) -> Iterator[tuple[int, Tensor | None]]:
     """The first position of each tile, and its columns; None: all, in their order."""
-    order, width = head.classes.order, tile_width(len(logits), 1, logits.element_size())
-    if order is None:
-        yield 0, None
-        return
-    for first in range(0, len(order), width):
-        yield first, order[first : first + width].long()
+    order, width = head.classes.order, _logit_tile_width(logits, head)
+    for first in range(0, logits.shape[1], width):
+        yield first, None if order is None else order[first : first + width].long()
 
 
 def _refuse_second_derivative() -> None:
@@ -187,18 +238,24 @@ def _layer(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> La
     return Layer(weight, bias, head.classes.order, head.dtype, width)
 
 
-def _measured(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Rings:
-    layer, x = _layer(input, weight, bias, head), input.to(head.dtype)
-    rings, buffer = head.rings(), layer.buffer(x)
-    with without_autocast(x.device):
-        for first, last in layer.spans():
-            z = layer.logits(x, layer.part(weight, first, last), first, last, buffer)
-            head.measure(z, first, rings)
-    _exchange(rings, head)
-    return rings
+def _resolve_nodes(rings: Rings, head: Head, sweep: NodeSweep | None) -> Tensor | None:
+    """Completes the rings with all processes' classes, and gives the rows' losses of smoothing."""
+    if sweep is not None:
+        sweep.add_own()
+    _exchange(rings, head, sweep)
+    return None if sweep is None else sweep.resolve(rings)
 
 
-def _exchange(rings: Rings, head: Head) -> None:
+def _path_losses(rings: Rings, head: Head) -> tuple[Tensor, Tensor]:
+    resolved = path_resolve(rings, head.paths, eps=head.eps, entropy=head.entropy)
+    loss = resolved.loss
+    if head.smoothing is not None:
+        # Smoothing may take from a target more than it leaves there, but not more than it gives.
+        loss = torch.where(loss == -torch.inf, torch.inf, loss)
+    return loss, resolved.log_prob
+
+
+def _exchange(rings: Rings, head: Head, sweep: NodeSweep | None) -> None:
     """The rings of all processes' classes; a bad target in one of them is an error in all."""
     if head.exchange is None:
         return
@@ -206,7 +263,10 @@ def _exchange(rings: Rings, head: Head) -> None:
     num_rows = len(head.is_right) // head.repeats if head.repeats else 0
     row = torch.arange(1, num_rows + 1, device=head.is_right.device).repeat(head.repeats)
     bad_rows = torch.where(head.is_right, 0, row).float()
-    bad_row = head.exchange.rings(rings, torch.cat([bad_rows, bad_rows.new_zeros(1)]).max())
+    together = rings if sweep is None else sweep.beside(rings)
+    bad_row = head.exchange.rings(together, torch.cat([bad_rows, bad_rows.new_zeros(1)]).max())
+    if sweep is not None:
+        sweep.take(together, rings)
     if bad_row.device.type == "cpu" and bad_row > 0:
         raise IndexError(
             f"the target of row {int(bad_row) - 1} is out of range, or has no class at or below "
@@ -216,9 +276,18 @@ def _exchange(rings: Rings, head: Head) -> None:
 
 
 def _gradient(
-    rings: Rings, head: Head, grad_loss: Tensor | None, grad_log_prob: Tensor | None
+    rings: Rings,
+    head: Head,
+    grad_loss: Tensor | None,
+    grad_log_prob: Tensor | None,
+    grad_nodes: Tensor | None,
 ) -> RingGradient | None:
-    """The gradient of the rows' losses and log-probabilities, each times what comes in."""
+    """The gradient of the rows' losses and log-probabilities, each times what comes in.
+
+    None where nothing at all comes in, for smoothing either.
+    """
+    if grad_loss is None and grad_nodes is not None:
+        grad_loss = torch.zeros_like(rings.sum[:, 0])
     if grad_log_prob is None:
         if grad_loss is None:
             return None
@@ -242,7 +311,7 @@ def _written(
     weight: Tensor,
     bias: Tensor | None,
     head: Head,
-    gradient: RingGradient,
+    write: Callable[[Tensor, int], None],
     needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     update = head.on_weight_grad if needed[1] else None
@@ -263,7 +332,7 @@ def _written(
         for first, last in layer.spans():
             part = layer.part(weight, first, last)
             g = layer.logits(x, part, first, last, buffer)
-            head.write(g, first, gradient)
+            write(g, first)
             if grad_input is not None:
                 if grad_input.dtype == g.dtype:
                     grad_input.addmm_(g, part)

@@ -16,6 +16,7 @@ from .batch import Options, batch_of
 from .columns import OnWeightGrad, linear_row_losses, logit_row_losses
 from .layer_checks import check_layer, product_dtype
 from .shard import Shard
+from .smoothing import Smoothing
 
 __all__ = [
     "LOGIT_BYTES",
@@ -43,6 +44,7 @@ def linear_path_log_loss(
     reduction: str = "mean",
     entropy: float = 0.0,
     eps: float = 0.0,
+    smoothing: Smoothing | None = None,
     logit_bytes: int | None = None,
     backend: str = "auto",
     shard: Shard | None = None,
@@ -61,6 +63,7 @@ def linear_path_log_loss(
             up. "mean" divides pairs by B.
         table, target_weight, ignore_index, reduction, entropy, eps, backend: as in
             `path_log_loss`.
+        smoothing: label smoothing; makes tiles, whatever the budget. Not with eps.
         bias: (C), or None; with a shard, its entries.
         logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
         shard: the classes that this process holds; None: all. Every process has all rows.
@@ -80,9 +83,10 @@ def linear_path_log_loss(
     """
     size = table.num_classes if shard is None else shard.last - shard.first
     _check_linear(input, weight, bias, target, size)
-    check_options(reduction, eps, entropy)
+    _check_options(reduction, eps, entropy, smoothing)
     dtype = product_dtype(input, weight)
     takes_tiles = shard is not None or on_weight_grad is not None or isinstance(target, tuple)
+    takes_tiles = takes_tiles or smoothing is not None
     if not takes_tiles and logits_fit(len(input) * len(weight), input, weight, logit_bytes):
         assert isinstance(target, Tensor)
         return path_log_loss(
@@ -96,10 +100,10 @@ def linear_path_log_loss(
             eps=eps,
             backend=backend,
         )
-    options = Options(ignore_index, reduction, entropy, eps, backend)
+    options = Options(ignore_index, reduction, entropy, eps, backend, smoothing)
     batch = batch_of(target, table, target_weight, options, dtype, shard, on_weight_grad)
-    losses, _ = linear_row_losses(batch.rows(input), weight, bias, batch.head)
-    return batch.reduced(losses).to(loss_dtype(dtype))
+    losses, _, of_nodes = linear_row_losses(batch.rows(input), weight, bias, batch.head)
+    return batch.reduced(losses, of_nodes).to(loss_dtype(dtype))
 
 
 def sharded_path_log_loss(
@@ -113,6 +117,7 @@ def sharded_path_log_loss(
     reduction: str = "mean",
     entropy: float = 0.0,
     eps: float = 0.0,
+    smoothing: Smoothing | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """`path_log_loss` of logits whose columns are spread over processes.
@@ -121,8 +126,8 @@ def sharded_path_log_loss(
         logits: (B, C'), the columns of this process, floating. Every process has all rows.
         table: of all C classes.
         shard: the columns that are here.
-        target, target_weight, ignore_index, reduction, entropy, eps, backend: as in
-            `path_log_loss`, the same in every process.
+        target, target_weight, ignore_index, reduction, entropy, eps, smoothing, backend: as in
+            `linear_path_log_loss`, the same in every process.
 
     Returns:
         As `path_log_loss`, the same bits in all processes.
@@ -133,12 +138,12 @@ def sharded_path_log_loss(
     """
     check_rows("logits", logits, shard.last - shard.first, "class of the shard")
     _check_target(target, len(logits))
-    check_options(reduction, eps, entropy)
-    options = Options(ignore_index, reduction, entropy, eps, backend)
+    _check_options(reduction, eps, entropy, smoothing)
+    options = Options(ignore_index, reduction, entropy, eps, backend, smoothing)
     batch = batch_of(target, table, target_weight, options, logits.dtype, shard)
     rows = logits if logits.shape[1] <= 1 or logits.stride(1) == 1 else logits.contiguous()
-    losses, _ = logit_row_losses(rows, batch.head)
-    return batch.reduced(losses).to(loss_dtype(logits.dtype))
+    losses, _, of_nodes = logit_row_losses(rows, batch.head)
+    return batch.reduced(losses, of_nodes).to(loss_dtype(logits.dtype))
 
 
 def linear_with_log_prob(
@@ -154,6 +159,7 @@ def linear_with_log_prob(
     reduction: str = "mean",
     entropy: float = 0.0,
     eps: float = 0.0,
+    smoothing: Smoothing | None = None,
     backend: str = "auto",
     shard: Shard | None = None,
     on_weight_grad: OnWeightGrad | None = None,
@@ -171,15 +177,21 @@ def linear_with_log_prob(
     """
     size = table.num_classes if shard is None else shard.last - shard.first
     _check_linear(input, weight, bias, target, size)
-    check_options(reduction, eps, entropy)
+    _check_options(reduction, eps, entropy, smoothing)
     dtype = product_dtype(input, weight)
-    options = Options(ignore_index, reduction, entropy, eps, backend)
+    options = Options(ignore_index, reduction, entropy, eps, backend, smoothing)
     batch = batch_of(target, table, target_weight, options, dtype, shard, on_weight_grad)
     if own is not None:
         batch = batch.with_own(target, own)
-    losses, log_probs = linear_row_losses(batch.rows(input), weight, bias, batch.head)
+    losses, log_probs, of_nodes = linear_row_losses(batch.rows(input), weight, bias, batch.head)
     wanted = loss_dtype(dtype)
-    return batch.reduced(losses).to(wanted), batch.counted(log_probs).to(wanted)
+    return batch.reduced(losses, of_nodes).to(wanted), batch.counted(log_probs).to(wanted)
+
+
+def _check_options(reduction: str, eps: float, entropy: float, smoothing: Smoothing | None) -> None:
+    check_options(reduction, eps, entropy)
+    if eps and smoothing is not None:
+        raise ValueError("eps inside the logarithm and label smoothing do not go together by tiles")
 
 
 def logits_fit(

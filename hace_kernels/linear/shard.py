@@ -43,11 +43,13 @@ class Shard:
     Attributes:
         first, last: of the table's C columns; equal where this process holds none.
         exchange: with the processes that hold the others.
+        borders: the first columns of all processes in ascending order, and C; for smoothing.
     """
 
     first: int
     last: int
     exchange: Exchange
+    borders: tuple[int, ...] | None = None
 
 
 class LocalClasses(NamedTuple):

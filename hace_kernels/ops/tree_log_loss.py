@@ -20,7 +20,7 @@ from ..widest import widened, widest_dtype
 from .checks import check_devices, check_options, check_rows_or_pixels, for_kernel
 from .loss import LossOp
 
-__all__ = ["tree_log_loss", "tree_log_loss_rest"]
+__all__ = ["tree_log_loss", "tree_log_loss_gradient", "tree_log_loss_rest"]
 
 
 def tree_log_loss(
@@ -105,6 +105,39 @@ def tree_log_loss_rest(
     sizes = [*(tree.sizes if isinstance(tree, ClosureTable) else tree.level_ptr)]
     number = REDUCTIONS.index(reduction)
     return tree.tensors, sizes, table.tensors, table.row_spread, ignore_index, number, eps
+
+
+def tree_log_loss_gradient(
+    grad_loss: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    tree: TreeTable,
+    table: TargetTable,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """The gradient (B, C) of the rows' losses, from that of each, (B): one pass where it can be.
+
+    Args:
+        grad_loss: (B), in the loss's dtype.
+        logits, target, tree, table, backend: as in `tree_log_loss`, contiguous; targets are int64
+            (B), or probabilities.
+    """
+    is_mass = target.is_floating_point()
+    call = TreeLogLossArguments(
+        logits,
+        target if is_mass else None,
+        None if is_mass else target[:, None],
+        None,
+        *tree_log_loss_rest(tree, table, -100, "none", 0.0),
+    )
+    op = resolve("tree_log_loss", backend, logits)
+    if isinstance(op, LossOp):
+        return op.gradient(grad_loss, call[: op.num_rows], call[op.num_rows :])
+    with torch.enable_grad():
+        z = logits.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(op(call._replace(logits=z)), z, grad_loss)
+    return gradient
 
 
 def _check(

@@ -118,6 +118,8 @@ def linear_hace_loss(
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    smoothing: Smoothing = "uniform",
     eps: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
@@ -131,11 +133,10 @@ def linear_hace_loss(
     Args:
         input: of the layer, (N, F) or (F), floating.
         linear_weight: (C, F), one row for each column of the logits.
-        target: indices, (N) or (), or a pair (index, weight) of (N, K) or (K). Where targets
-            spread over all classes (smoothing, soft labels, probabilities), and on DAGs, apply
-            `hace_loss` to `F.linear`.
+        target: indices, (N) or (), or a pair (index, weight) of (N, K) or (K). For probabilities,
+            soft labels, eps beside label smoothing, and on DAGs, apply `hace_loss` to `F.linear`.
         hierarchy, dilution, logit_space, target_space, weight: as in `hace.HACELoss`.
-        ignore_index, reduction, eps, backend: as there.
+        ignore_index, reduction, label_smoothing, smoothing, eps, backend: as there.
         linear_bias: (C), or None.
         logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
         on_weight_grad: called in the backward with rows of `linear_weight`, as a slice or int64
@@ -158,6 +159,8 @@ def linear_hace_loss(
         target_space=target_space,
         ignore_index=ignore_index,
         reduction=reduction,
+        label_smoothing=label_smoothing,
+        smoothing=smoothing,
         eps=eps,
         backend=backend,
     )
@@ -272,7 +275,8 @@ def linear_path_loss(
 ) -> Tensor:
     """`path_loss` of a linear layer, by tiles where its logits would exceed the budget."""
     may_be_whole = shard is None and on_weight_grad is None
-    if may_be_whole and why_not_by_tiles(target, tables) is not None:
+    is_spread = tables.options.targets.spreads
+    if may_be_whole and (is_spread or why_not_by_tiles(target, tables) is not None):
         num_logits = input.numel() // max(1, input.shape[-1]) * len(linear_weight)
         if logits_fit(num_logits, input, linear_weight, logit_bytes):
             return path_loss(linear(input, linear_weight, linear_bias), target, weight, tables)
@@ -365,6 +369,7 @@ def _sharded_loss(
         reduction=options.reduction,
         entropy=options.entropy,
         eps=options.eps,
+        smoothing=tables.smoothing(weight, isinstance(target, tuple), input.device),
         backend=options.backend,
     )
     return loss.reshape(shape_of_targets(input)) if options.reduction == "none" else loss

@@ -55,6 +55,7 @@ def linear_path_loss_by_tiles(
         reduction=options.reduction,
         entropy=options.entropy,
         eps=options.eps,
+        smoothing=tables.smoothing(class_weight, isinstance(target, tuple), input.device),
         logit_bytes=logit_bytes,
         backend=options.backend,
         shard=shard,
@@ -90,6 +91,7 @@ def linear_path_loss_with_log_prob(
         reduction=options.reduction,
         entropy=options.entropy,
         eps=options.eps,
+        smoothing=tables.smoothing(class_weight, False, input.device),
         backend=options.backend,
         shard=shard,
         on_weight_grad=on_weight_grad,
@@ -112,8 +114,8 @@ def why_not_by_tiles(target: Target, tables: LossTables) -> str | None:
     what = None
     if not tables.hierarchy.is_tree:
         what = "a DAG's subtrees are not runs of classes"
-    elif tables.options.targets.spreads:
-        what = "label smoothing and soft labels spread over all classes"
+    elif tables.options.targets.soft_label_beta is not None:
+        what = "soft labels are spread over all classes"
     elif isinstance(target, tuple):
         if not isinstance(tables.path_weights, HACEWeights):
             return (
@@ -124,12 +126,28 @@ def why_not_by_tiles(target: Target, tables: LossTables) -> str | None:
             return "the entropy of RegularizedCrossEntropyLoss goes with one target index per row"
     elif not is_index(target):
         what = "probabilities are as large as the logits"
+    if what is None and tables.options.targets.label_smoothing:
+        what = _why_not_smoothed(tables)
     if what is None:
         return None
     return (
         f"{what}, which needs whole logits: apply the loss to F.linear(input, weight, bias), or "
         "give hard targets, or pairs of a few weighted ones"
     )
+
+
+def _why_not_smoothed(tables: LossTables) -> str | None:
+    """What keeps label smoothing from being made by tiles, or None."""
+    options = tables.options
+    if not isinstance(tables.path_weights, HACEWeights):
+        return f"{tables.path_weights} weighs single paths, and label smoothing spreads over all"
+    if options.eps:
+        return "label smoothing by tiles is of plain logarithms, and eps is added inside them"
+    if options.entropy:
+        return "the entropy of RegularizedCrossEntropyLoss goes with plain targets"
+    if options.targets.spares_all:
+        return "smoothing that leaves nothing on the target cancels to 0 there"
+    return None
 
 
 def _checked(

@@ -23,6 +23,7 @@ from hace_kernels import (
     build_tree_table,
     lay_out,
 )
+from hace_kernels.linear import Smoothing, TreeOfClasses
 
 from .hierarchy import Hierarchy, check_hierarchy
 from .label_tree import LabelTree, label_tree
@@ -196,6 +197,24 @@ class Tables:
             return self.nodes(logit_space, device=device)
         return self._of_spaces.get(("label nodes", logit_space), device, build)
 
+    def tree_of_classes(
+        self, logit_space: LogitSpace = "classes", device: torch.device | str = "cpu"
+    ) -> TreeOfClasses:
+        """A tree as losses by tiles of classes take it for targets that are spread over it.
+
+        Raises:
+            ValueError: an unknown `logit_space`, or a DAG.
+        """
+
+        def build() -> TreeOfClasses:
+            order = self.layout(logit_space).column
+            position = None if order is None else torch.from_numpy(np.argsort(order))
+            tree = self.label_nodes(logit_space, device=device)
+            assert isinstance(tree, TreeTable)
+            return TreeOfClasses(tree, position)
+
+        return self.derived(("tree of classes", logit_space, torch.device(device)), build)
+
     def targets(
         self,
         weights: HACEWeights,
@@ -317,6 +336,22 @@ class LossTables:
         self._bound_indices = PerDevice(of_index)
         self._bound_probabilities = PerDevice(self._bind_probabilities)
         self._bound_pairs = PerDevice(self._bind_pairs)
+        self._tree_of_classes = PerDevice(
+            lambda device: tables.tree_of_classes(options.logit_space, device)
+        )
+
+    def smoothing(
+        self, weight: Tensor | None, of_pairs: bool, device: torch.device
+    ) -> Smoothing | None:
+        """How targets on a tree are smoothed, for losses by tiles; None where they are not."""
+        if not self.options.targets.label_smoothing:
+            return None
+        table = self.targets.on(device).table_for(weight, of_pairs)
+        tree = self._tree_of_classes.on(device)
+        everywhere = torch.full_like(table.share, table.row_spread)
+        if table.spread is not None:
+            everywhere = everywhere + table.spread
+        return Smoothing(tree, tree.kept(table), table.share, everywhere)
 
     def own_paths(self, device: torch.device) -> PathTable | None:
         """The table whose paths are each target's own interval; None: `paths` begin with it."""

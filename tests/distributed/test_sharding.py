@@ -31,6 +31,7 @@ LOSSES: dict[str, Any] = {
     "HACE": hace.HACELoss,
     "HXE": hace.HXELoss,
     "r-CE": hace.RegularizedCrossEntropyLoss,
+    "smoothed": lambda tree, **options: hace.HACELoss(tree, label_smoothing=0.2, **options),
 }
 
 
@@ -118,8 +119,8 @@ def dtensors_of_other_shapes(rank: int, world: int) -> None:
         loss_fn(distribute_tensor(logits, mesh, [Shard(0)]), target)
     with pytest.raises(ValueError, match="still to be summed"):
         loss_fn(DTensor.from_local(logits, mesh, [Partial()]), target)
-    with pytest.raises(ValueError, match="label smoothing"):
-        hace.HACELoss(tree, label_smoothing=0.1)(
+    with pytest.raises(ValueError, match="soft labels"):
+        hace.HACELoss(tree, soft_label_beta=4.0)(
             distribute_tensor(logits, mesh, [Shard(1)]), target
         )
 
@@ -216,8 +217,9 @@ def shards_that_do_not_fit(rank: int, world: int) -> None:
 
 def classifiers(rank: int, world: int) -> None:
     tree, mesh = a_tree(), init_device_mesh("cpu", (world,))
-    one = HierarchicalClassifier(FEATURES, tree, fused=False)
-    many = HierarchicalClassifier(FEATURES, tree, device_mesh=mesh)
+    loss = hace.HACELoss(tree, label_smoothing=0.1)
+    one = HierarchicalClassifier(FEATURES, tree, loss, fused=False)
+    many = HierarchicalClassifier(FEATURES, tree, loss, device_mesh=mesh)
     assert many.linear.weight.placements == (Shard(0),)
     bound = FEATURES**-0.5
     drawn = many.linear.weight.full_tensor()

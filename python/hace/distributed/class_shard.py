@@ -72,13 +72,13 @@ class ClassShard:
             each = -(-columns // dist.get_world_size(group))
             first = min(columns, each * dist.get_rank(group))
             last = min(columns, first + each)
-        self.first, self.last = _checked(first, last, columns, group)
+        self.first, self.last, self._borders = _checked(first, last, columns, group)
         self.exchange = GroupExchange(group)
 
     @property
     def shard(self) -> Shard:
         """As `hace_kernels` takes it."""
-        return Shard(self.first, self.last, self.exchange)
+        return Shard(self.first, self.last, self.exchange, self._borders)
 
     def topk(self, local_logits: Tensor, k: int) -> ShardedTopK:
         """The k most probable classes of each row: (N, k) log-probabilities and labels.
@@ -137,8 +137,8 @@ class ClassShard:
 
 def _checked(
     first: int | None, last: int | None, columns: int, group: dist.ProcessGroup | None
-) -> tuple[int, int]:
-    """The bounds, once all processes have seen all bounds."""
+) -> tuple[int, int, tuple[int, ...]]:
+    """The bounds, once all processes have seen all bounds, and where columns change hands."""
     own = torch.tensor([-1 if end is None else end for end in (first, last)])
     bounds = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(bounds, own, group=group)
@@ -150,4 +150,4 @@ def _checked(
             f"the shards must hold each of the {columns} columns once, and both bounds must be "
             f"given in all processes or in none; got {', '.join(f'{a}:{b}' for a, b in held)}"
         )
-    return int(own[0]), int(own[1])
+    return int(own[0]), int(own[1]), tuple(ends)

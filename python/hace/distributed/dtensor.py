@@ -60,6 +60,7 @@ def dtensor_path_loss(
         "reduction": "none",
         "entropy": options.entropy,
         "eps": options.eps,
+        "smoothing": tables.smoothing(weight, isinstance(target, tuple), logits.device),
         "backend": options.backend,
     }
     first, last = local_span(input, classes)
@@ -70,7 +71,9 @@ def dtensor_path_loss(
         alone=over_classes is None,
     )
     table = tables.paths.on(logits.device)
-    losses = sharded_path_log_loss(logits, local, table, Shard(first, last, exchange), **keywords)
+    borders = _borders(input, classes, over_classes)
+    shard = Shard(first, last, exchange, borders)
+    losses = sharded_path_log_loss(logits, local, table, shard, **keywords)
     if options.reduction == "none":
         shape = list(input.shape)
         del shape[classes]
@@ -95,6 +98,14 @@ def local_span(input: DTensor, dim: int) -> tuple[int, int]:
     )
     first = min(offset[dim], input.shape[dim])
     return first, first + shape[dim]
+
+
+def _borders(input: DTensor, classes: int, over_classes: int | None) -> tuple[int, ...]:
+    """Where columns change hands between processes, with 0 and their number."""
+    size = input.shape[classes]
+    count = 1 if over_classes is None else input.device_mesh.size(over_classes)
+    each = max(1, -(-size // count))  # torch's rule for Shard
+    return (*range(0, size, each), size)
 
 
 def _mesh_dims(input: DTensor, classes: int) -> tuple[int | None, list[int]]:

@@ -1,0 +1,249 @@
+"""A tree as a tile of classes sees it: whole inside, folded up outside.
+
+The nodes below which some of a tile's classes are, but not only these, cross its border. What such
+a node has outside the tile is one column of the tile's tree, so that every probability in that tree
+is what it is in the whole one once this column has the logit of what it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..reference.tree_sum import sum_below
+from ..target_table import TargetTable
+from ..tree_table import TreeTable
+from .shard import LocalClasses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Int64 = NDArray[np.int64]
+
+__all__ = ["FoldedTree", "FoldedTrees", "TreeOfClasses"]
+
+# Batches of other sizes have tiles of other widths; the last batch of an epoch is one.
+_MAX_KEPT = 4
+
+
+class FoldedTree(NamedTuple):
+    """The tree over the T classes of a tile and E columns more.
+
+    Attributes:
+        tree: its nodes are the n inside the tile, then those that cross its border. These are E
+            with the virtual root, which is the last and no node. Columns T … T + E − 1 are what
+            each has outside the tile and outside the crossing nodes below it.
+        place: int64 (P'), each place's in the whole tree; the virtual root's for the E columns.
+        crossing: int64 (E), the crossing nodes, as `FoldedTrees.crossing` numbers them.
+        above: int64 (E), which of the E is the one above each; the virtual root has itself.
+    """
+
+    tree: TreeTable
+    place: Tensor
+    crossing: Tensor
+    above: Tensor
+
+    @property
+    def width(self) -> int:
+        """T."""
+        return self.tree.num_classes - len(self.crossing)
+
+    @property
+    def num_inside(self) -> int:
+        """n."""
+        return self.tree.num_nodes - len(self.crossing) + 1
+
+    @property
+    def inside(self) -> Tensor:
+        """The tree's places of the nodes inside, int64 (n)."""
+        return self.tree.place[: self.num_inside].long()
+
+
+class FoldedTrees(NamedTuple):
+    """The trees of all tiles of a process's classes.
+
+    Attributes:
+        tiles: in the order of their classes.
+        width: classes of a tile; the last may have fewer.
+        crossing: int64 (X), places in the whole tree of all nodes that cross a border of a tile or
+            of a process, and of the virtual root, the last.
+        is_shared: bool (X), whether a node crosses a border of a process: the same nodes in all.
+            The virtual root's sum is known from the rings.
+    """
+
+    tiles: tuple[FoldedTree, ...]
+    width: int
+    crossing: Tensor
+    is_shared: Tensor
+
+
+class TreeOfClasses:
+    """A tree, and where its nodes' classes are; it folds the tree for tiles.
+
+    Args:
+        tree: over the C columns.
+        position: int (C), column → class position, in which every subtree is a run; None: the
+            same.
+    """
+
+    def __init__(self, tree: TreeTable, position: Tensor | None) -> None:
+        self.tree = tree
+        self._kept: dict[tuple[object, ...], FoldedTrees] = {}
+        self._parent = tree.parent.cpu().numpy().astype(np.int64)
+        self._num_columns = tree.num_columns.cpu().numpy().astype(np.int64)
+        self._level = np.repeat(np.arange(len(tree.level_ptr) - 1), np.diff(tree.level_ptr))
+        columns = np.arange(tree.num_classes) if position is None else position.cpu().numpy()
+        self._start = self._below(columns, np.minimum)
+
+    def kept(self, table: TargetTable) -> Tensor:
+        """What each place keeps of 1 on every class, float64 (P); 0 where its probability is 1."""
+        if table.risen is not None:
+            reaching = table.risen.reaching
+        else:
+            reaching = sum_below(table.unit[None], self.tree, 1 - table.keep)[0]
+        return torch.where(
+            self.tree.num_columns == self.tree.num_classes, 0.0, table.keep * reaching
+        )
+
+    def _below(self, of_columns: NDArray[np.integer], merge: np.ufunc) -> Int64:
+        """The least or largest value of each place's columns, int64 (P)."""
+        num_classes, parent = self.tree.num_classes, self._parent
+        least = np.iinfo(np.int64).max if merge is np.minimum else -1
+        values = np.full(self.tree.num_places, least, np.int64)
+        values[:num_classes] = of_columns
+        levels = [num_classes + bound for bound in self.tree.level_ptr]
+        for first, last in pairwise([0, *levels]):
+            here = slice(first, min(last, len(values) - 1))
+            merge.at(values, parent[here], values[here])
+        return values
+
+    def folded(
+        self, classes: LocalClasses, first: int, width: int, borders: Sequence[int] | None = None
+    ) -> FoldedTrees:
+        """The tree folded for the tiles of a process's classes.
+
+        Args:
+            classes: the classes that are here.
+            first: the first of their columns.
+            width: of a tile.
+            borders: the processes' first columns in ascending order, and C; None: one process.
+        """
+        key = (first, classes.size, width, None if borders is None else tuple(borders))
+        found = self._kept.pop(key, None)
+        if found is None:
+            found = self._fold(classes, first, width, borders)
+            while len(self._kept) >= _MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
+        self._kept[key] = found
+        return found
+
+    def _fold(
+        self, classes: LocalClasses, first: int, width: int, borders: Sequence[int] | None
+    ) -> FoldedTrees:
+        num_classes, root = self.tree.num_classes, self.tree.num_places - 1
+        inner = np.arange(num_classes, root)
+        ends = (self._start, self._start + self._num_columns)
+        start, stop = (classes.local(torch.from_numpy(end)).numpy() for end in ends)
+        is_shared = np.zeros(root + 1, dtype=bool)
+        if borders is not None:
+            process = np.searchsorted(np.asarray(borders[1:-1]), np.arange(num_classes), "right")
+            is_shared = self._below(process, np.minimum) != self._below(process, np.maximum)
+            is_shared[root] = False
+
+        here = inner[start[inner] < stop[inner]]
+        tile, last = start[here] // width, (stop[here] - 1) // width
+        is_inside = (tile == last) & ~is_shared[here]
+        inside, tile_of_inside = here[is_inside], tile[is_inside]
+        crossing = np.union1d(np.append(np.flatnonzero(is_shared), root), here[~is_inside])
+        from_, to = start[crossing], stop[crossing]
+
+        tiles = []
+        column = np.arange(first, first + classes.size)
+        if classes.order is not None:
+            column = first + classes.order.cpu().numpy().astype(np.int64)
+        by_tile = inside[np.argsort(tile_of_inside, kind="stable")]
+        num_tiles = -(-classes.size // width)
+        bounds = np.searchsorted(np.sort(tile_of_inside), np.arange(num_tiles + 1))
+        for index in range(num_tiles):
+            begin, end = index * width, min((index + 1) * width, classes.size)
+            num_here = np.minimum(to, end) - np.maximum(from_, begin)
+            numbers = np.flatnonzero(num_here > 0)
+            tiles.append(
+                self._fold_tile(
+                    column[begin:end],
+                    by_tile[bounds[index] : bounds[index + 1]],
+                    crossing[numbers],
+                    numbers,
+                    num_here[numbers],
+                )
+            )
+        device = self.tree.device
+        return FoldedTrees(
+            tuple(tiles),
+            width,
+            torch.from_numpy(crossing).to(device),
+            torch.from_numpy(is_shared[crossing]).to(device),
+        )
+
+    def _fold_tile(
+        self,
+        columns: Int64,
+        inside: Int64,
+        crossing: Int64,
+        numbers: Int64,
+        num_here: Int64,
+    ) -> FoldedTree:
+        """A tile's tree.
+
+        Args:
+            columns: the tile's, by position.
+            inside, crossing: places of inner nodes; the virtual root is the last of `crossing`.
+            numbers: those of the crossing nodes.
+            num_here: how many of each crossing node's columns are in the tile.
+        """
+        root, num_extra = self.tree.num_places - 1, len(crossing)
+        inner = np.union1d(inside, crossing)  # children before their parents
+        num_classes = len(columns) + num_extra
+
+        def local(places: Int64) -> Int64:
+            return num_classes + np.searchsorted(inner, places)
+
+        above_columns, above_inner = self._parent[columns], self._parent[inner[:-1]]
+        parent = np.concatenate([local(above_columns), local(crossing), local(above_inner), [-1]])
+        child = np.argsort(parent[:-1], kind="stable")
+        child_ptr = np.zeros(len(inner) + 1, np.int64)
+        np.cumsum(np.bincount(parent[:-1] - num_classes, minlength=len(inner)), out=child_ptr[1:])
+
+        outside = self._num_columns[crossing] - num_here
+        above = np.searchsorted(crossing, self._parent[crossing[:-1]])
+        own = outside.copy()
+        np.subtract.at(own, above, outside[:-1])
+        num_columns = np.concatenate([np.ones(len(columns)), own, self._num_columns[inner]])
+        level = self._level[inner - self.tree.num_classes]
+        level_ptr = [*np.flatnonzero(np.diff(level, prepend=-1)).tolist(), len(inner)]
+
+        device = self.tree.device
+
+        def tensor(values: NDArray[np.generic], dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.from_numpy(values).to(device, dtype)
+
+        tree = TreeTable(
+            place=tensor(np.concatenate([local(inside), local(crossing[:-1])])),
+            parent=tensor(parent),
+            child_ptr=tensor(child_ptr),
+            child=tensor(child),
+            num_columns=tensor(num_columns),
+            level_ptr=tuple(level_ptr),
+        )
+        place = np.concatenate([columns, np.full(num_extra, root), inner])
+        return FoldedTree(
+            tree,
+            tensor(place, torch.int64),
+            tensor(numbers, torch.int64),
+            tensor(np.append(above, num_extra - 1), torch.int64),
+        )
