@@ -1,6 +1,5 @@
 """Losses of a linear layer whose logits need never be whole, in one process or over several."""
 
-from .columns import OnWeightGrad
 from .folded_tree import TreeOfClasses
 from .interval_log_prob import linear_interval_log_probs
 from .linear_path_log_loss import (
@@ -9,18 +8,22 @@ from .linear_path_log_loss import (
     logits_fit,
     sharded_path_log_loss,
 )
+from .node_sums import NodeSums, build_node_sums
 from .shard import Exchange, LocalClasses, Shard
 from .smoothing import Smoothing
+from .tiles import OnWeightGrad
 from .topk import TopK, linear_topk
 
 __all__ = [
     "Exchange",
     "LocalClasses",
+    "NodeSums",
     "OnWeightGrad",
     "Shard",
     "Smoothing",
     "TopK",
     "TreeOfClasses",
+    "build_node_sums",
     "linear_interval_log_probs",
     "linear_path_log_loss",
     "linear_topk",

@@ -12,9 +12,10 @@ from ..path_table import PathTable
 from ..row_paths import RowPaths
 from ..rows import reduce, row_weights
 from ..widest import widened, widest_dtype
-from .columns import Head, OnWeightGrad
+from .columns import Head
 from .shard import Shard, local_classes
 from .smoothing import NodeSweep, Smoothing
+from .tiles import OnWeightGrad
 
 __all__ = ["Batch", "Options", "batch_of"]
 

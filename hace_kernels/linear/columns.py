@@ -19,14 +19,13 @@ from ..ops.path_stages import path_measure, path_resolve, path_write
 from ..reference.path_stages import RingGradient
 from ..row_paths import Rings, RowPaths, empty_rings
 from ..rows import loss_dtype
+from .node_sums import NodeSums
 from .shard import Exchange, LocalClasses
 from .smoothing import NodeSweep
-from .tiles import Layer, tile_width, without_autocast
+from .tiles import Layer, OnWeightGrad, tile_width, without_autocast
+from .tree_layer import layer_of
 
-__all__ = ["Head", "OnWeightGrad", "linear_row_losses", "logit_row_losses"]
-
-OnWeightGrad: TypeAlias = Callable[[Tensor | slice, Tensor], object]
-"""Takes rows of the weight, as a slice or int64 indices, and their gradient (T, F)."""
+__all__ = ["Head", "linear_row_losses", "logit_row_losses"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Head:
         on_weight_grad: takes the gradient of the layer's weight, tile by tile, in its place.
         smoothing: makes the sweep over all nodes, from the number of rows and the width of tiles;
             None without label smoothing.
+        sums: of node vectors, which the layer's weight and bias then are.
     """
 
     paths: RowPaths
@@ -60,6 +60,7 @@ class Head:
     repeats: int = 1
     on_weight_grad: OnWeightGrad | None = None
     smoothing: Callable[[int, int], NodeSweep] | None = None
+    sums: NodeSums | None = None
 
     def sweep(self, rows: int, width: int) -> NodeSweep | None:
         """The sweep over all nodes of as many rows, for tiles of this width."""
@@ -235,7 +236,7 @@ def _refuse_second_derivative() -> None:
 def _layer(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Layer:
     itemsize = head.dtype.itemsize
     width = tile_width(len(input), weight.shape[1], itemsize)
-    return Layer(weight, bias, head.classes.order, head.dtype, width)
+    return layer_of(weight, bias, head.classes.order, head.dtype, width, head.sums)
 
 
 def _resolve_nodes(rings: Rings, head: Head, sweep: NodeSweep | None) -> Tensor | None:
@@ -325,8 +326,8 @@ def _written(
     # Other processes may need it where this one does not.
     wants_input = needed[0] or head.exchange is not None
     grad_input = torch.zeros_like(x, dtype=loss_dtype(x.dtype)) if wants_input else None
-    grad_weight = torch.empty_like(weight) if needed[1] and update is None else None
-    grad_bias = torch.empty_like(bias) if needed[2] and bias is not None else None
+    grad_weight = layer.gradient(weight, update) if needed[1] else None
+    grad_bias = layer.gradient(bias) if needed[2] and bias is not None else None
     buffer = layer.buffer(x)
     with without_autocast(x.device):
         for first, last in layer.spans():
@@ -338,17 +339,13 @@ def _written(
                     grad_input.addmm_(g, part)
                 else:
                     grad_input += torch.mm(g, part)
-            if update is not None:
-                update(layer.rows(first, last), torch.mm(g.T, x))
-            elif grad_weight is not None:
-                if head.classes.order is None and grad_weight.dtype == g.dtype:
-                    torch.mm(g.T, x, out=grad_weight[first:last])
-                else:
-                    layer.put(grad_weight, first, last, torch.mm(g.T, x))
+            if grad_weight is not None:
+                grad_weight.put_product(first, last, g.T, x)
             if grad_bias is not None:
-                layer.put(grad_bias, first, last, g.sum(0, dtype=loss_dtype(g.dtype)))
+                grad_bias.put(first, last, g.sum(0, dtype=loss_dtype(g.dtype)))
     if grad_input is not None:
         if head.exchange is not None:
             head.exchange.grad_input(grad_input)
         grad_input = grad_input.to(input.dtype)
-    return grad_input, grad_weight, grad_bias
+    of_weight = None if grad_weight is None else grad_weight.finish()
+    return grad_input, of_weight, None if grad_bias is None else grad_bias.finish()

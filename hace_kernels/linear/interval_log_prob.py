@@ -13,8 +13,10 @@ from ..rows import loss_dtype
 from ..widest import widened
 from .column_sums import ColumnSums
 from .layer_checks import check_layer, product_dtype
+from .node_sums import NodeSums
 from .shard import Exchange, LocalClasses
 from .tiles import Layer, tile_width
+from .tree_layer import layer_of
 
 __all__ = ["linear_interval_log_probs"]
 
@@ -31,6 +33,7 @@ def linear_interval_log_probs(
     bias: Tensor | None = None,
     exchange: Exchange | None = None,
     backend: str = "auto",
+    node_sums: NodeSums | None = None,
 ) -> Tensor:
     """`log P` of intervals of class positions under `F.linear(input, weight, bias)`, by tiles.
 
@@ -45,6 +48,7 @@ def linear_interval_log_probs(
         bias: (C'), or None.
         exchange: with the processes that hold the other classes; None where all are here.
         backend: "auto", or one of `hace_kernels.backends()`.
+        node_sums: of node vectors, which weight and bias then are, (N, F) and (N).
 
     Returns:
         (B, M), float64 where the products are, float32 otherwise: −inf for intervals without mass;
@@ -54,10 +58,10 @@ def linear_interval_log_probs(
         ValueError, TypeError: shapes or dtypes that do not fit.
         BackendError: the backend asked for cannot run, or has no stages.
     """
-    check_layer(input, weight, bias, classes.size)
+    check_layer(input, weight, bias, classes.size if node_sums is None else node_sums.num_nodes)
     dtype = product_dtype(input, weight)
     width = tile_width(len(input), weight.shape[1], dtype.itemsize)
-    layer = Layer(weight, bias, classes.order, dtype, width)
+    layer = layer_of(weight, bias, classes.order, dtype, width, node_sums)
     find = _of_all_rows if start.dim() == 1 else _of_each_row
     with torch.no_grad():
         found = find(input.detach().to(dtype), layer, start, stop, classes, exchange, backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -13,10 +14,12 @@ from ..ops.path_log_loss import path_log_loss
 from ..path_table import PathTable
 from ..rows import loss_dtype
 from .batch import Options, batch_of
-from .columns import OnWeightGrad, linear_row_losses, logit_row_losses
+from .columns import linear_row_losses, logit_row_losses
 from .layer_checks import check_layer, product_dtype
+from .node_sums import NodeSums
 from .shard import Shard
 from .smoothing import Smoothing
+from .tiles import OnWeightGrad
 
 __all__ = [
     "LOGIT_BYTES",
@@ -49,6 +52,7 @@ def linear_path_log_loss(
     backend: str = "auto",
     shard: Shard | None = None,
     on_weight_grad: OnWeightGrad | None = None,
+    node_sums: NodeSums | None = None,
 ) -> Tensor:
     """`path_log_loss(F.linear(input, weight, bias), …)` whose logits need not be whole.
 
@@ -70,6 +74,8 @@ def linear_path_log_loss(
         on_weight_grad: called in the backward with rows of the weight, a slice or int64 indices,
             and their gradient (T, F), tile by tile; the weight itself then gets no gradient, so
             that this is never whole. It may change these rows in place.
+        node_sums: of node vectors, in the positions of `table`: weight and bias are then (N, F) and
+            (N), of which those of the classes are sums, and tiles are always taken.
 
     Returns:
         The loss, float64 where the products are, float32 otherwise: a scalar, or (B,) with "none".
@@ -82,12 +88,13 @@ def linear_path_log_loss(
             with on_weight_grad where the weight has a gradient already.
     """
     size = table.num_classes if shard is None else shard.last - shard.first
+    size = size if node_sums is None else node_sums.num_nodes
     _check_linear(input, weight, bias, target, size)
     _check_options(reduction, eps, entropy, smoothing)
     dtype = product_dtype(input, weight)
-    takes_tiles = shard is not None or on_weight_grad is not None or isinstance(target, tuple)
-    takes_tiles = takes_tiles or smoothing is not None
-    if not takes_tiles and logits_fit(len(input) * len(weight), input, weight, logit_bytes):
+    needs_tiles = shard is not None or on_weight_grad is not None or node_sums is not None
+    needs_tiles = needs_tiles or isinstance(target, tuple) or smoothing is not None
+    if not needs_tiles and logits_fit(len(input) * len(weight), input, weight, logit_bytes):
         assert isinstance(target, Tensor)
         return path_log_loss(
             linear(input, weight, bias),
@@ -102,7 +109,8 @@ def linear_path_log_loss(
         )
     options = Options(ignore_index, reduction, entropy, eps, backend, smoothing)
     batch = batch_of(target, table, target_weight, options, dtype, shard, on_weight_grad)
-    losses, _, of_nodes = linear_row_losses(batch.rows(input), weight, bias, batch.head)
+    head = replace(batch.head, sums=node_sums)
+    losses, _, of_nodes = linear_row_losses(batch.rows(input), weight, bias, head)
     return batch.reduced(losses, of_nodes).to(loss_dtype(dtype))
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Layer", "tile_width", "without_autocast"]
+__all__ = ["Layer", "OnWeightGrad", "TileGradient", "tile_width", "without_autocast"]
+
+OnWeightGrad: TypeAlias = Callable[[Tensor | slice, Tensor], object]
+"""Takes rows of the weight, as a slice or int64 indices, and their gradient (T, F)."""
 
 # A tile's logits should still be in the second-level cache (a GPU's is shared and larger) when the
 # product that made them is done, and matrix products want some width.
@@ -51,11 +56,15 @@ class Layer:
     dtype: torch.dtype
     width: int
 
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.weight)
+
     def spans(self) -> Iterator[tuple[int, int]]:
         """The tiles, as bounds of class positions."""
-        num_classes = len(self.weight)
-        for first in range(0, num_classes, self.width):
-            yield first, min(first + self.width, num_classes)
+        for first in range(0, self.num_classes, self.width):
+            yield first, min(first + self.width, self.num_classes)
 
     def rows(self, first: int, last: int) -> slice | Tensor:
         """The rows of the weight at positions first .. last."""
@@ -84,8 +93,47 @@ class Layer:
 
     def buffer(self, x: Tensor) -> Tensor:
         """Memory for one tile of logits."""
-        return x.new_empty(len(x) * min(self.width, len(self.weight)), dtype=self.dtype)
+        return x.new_empty(len(x) * min(self.width, self.num_classes), dtype=self.dtype)
 
-    def put(self, grad: Tensor, first: int, last: int, part: Tensor) -> None:
-        """Stores a tile's part of a gradient shaped as the weight or the bias."""
-        grad[self.rows(first, last)] = part.to(grad.dtype)
+    def gradient(self, array: Tensor, update: OnWeightGrad | None = None) -> TileGradient:
+        """What takes the gradient of `weight` or `bias` by tiles."""
+        return _RowGradient(self, array, update)
+
+
+class TileGradient(ABC):
+    """Takes the gradient of a layer's weight or bias tile by tile."""
+
+    @abstractmethod
+    def put(self, first: int, last: int, part: Tensor) -> None:
+        """Takes the gradient (T, …) of the classes at positions first .. last."""
+
+    def put_product(self, first: int, last: int, a: Tensor, b: Tensor) -> None:
+        """`put` of a @ b."""
+        self.put(first, last, torch.mm(a, b))
+
+    @abstractmethod
+    def finish(self) -> Tensor | None:
+        """The gradient, once all tiles have been; None where an update took it."""
+
+
+class _RowGradient(TileGradient):
+    def __init__(self, layer: Layer, array: Tensor, update: OnWeightGrad | None) -> None:
+        self._layer, self._update = layer, update
+        self._grad = torch.empty_like(array) if update is None else None
+
+    def put(self, first: int, last: int, part: Tensor) -> None:
+        rows = self._layer.rows(first, last)
+        if self._grad is not None:
+            self._grad[rows] = part.to(self._grad.dtype)
+        elif self._update is not None:
+            self._update(rows, part)
+
+    def put_product(self, first: int, last: int, a: Tensor, b: Tensor) -> None:
+        rows = self._layer.rows(first, last)
+        if self._grad is not None and isinstance(rows, slice) and self._grad.dtype == a.dtype:
+            torch.mm(a, b, out=self._grad[rows])
+        else:
+            super().put_product(first, last, a, b)
+
+    def finish(self) -> Tensor | None:
+        return self._grad

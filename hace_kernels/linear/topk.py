@@ -10,7 +10,9 @@ from torch import Tensor
 from ..rows import loss_dtype
 from .column_sums import ColumnSums
 from .layer_checks import product_dtype
+from .node_sums import NodeSums
 from .tiles import Layer, tile_width
+from .tree_layer import layer_of
 
 __all__ = ["TopK", "linear_topk"]
 
@@ -37,6 +39,7 @@ def linear_topk(
     bias: Tensor | None = None,
     order: Tensor | None = None,
     backend: str = "auto",
+    node_sums: NodeSums | None = None,
 ) -> TopK:
     """`F.linear(input, weight, bias).log_softmax(1).topk(k)` by tiles of classes.
 
@@ -48,29 +51,23 @@ def linear_topk(
         order: int32 (C), the rows of the weight in the order in which they are gone through; the
             columns of the result are these rows. None: 0 … C − 1.
         backend: "auto", or one of `hace_kernels.backends()`.
+        node_sums: of node vectors, which weight and bias then are, (N, F) and (N); the order is
+            that of their class positions.
 
     Raises:
         ValueError: k is not in 1 … C.
     """
-    if not 0 < k <= len(weight) and len(weight) > 0:
-        raise ValueError(f"k must be between 1 and the {len(weight)} classes, got {k}")
-    with torch.no_grad():
-        return _topk(input, weight, bias, order, k, backend)
-
-
-def _topk(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    order: Tensor | None,
-    k: int,
-    backend: str,
-) -> TopK:
     dtype = product_dtype(input, weight)
-    x = input.to(dtype)
-    width = tile_width(len(x), weight.shape[1], x.element_size())
-    layer = Layer(weight, bias, order, dtype, width)
-    worked_in, sums = loss_dtype(dtype), ColumnSums((1, len(x)), dtype, x.device, backend)
+    width = tile_width(len(input), weight.shape[1], dtype.itemsize)
+    layer = layer_of(weight, bias, order, dtype, width, node_sums)
+    if not 0 < k <= layer.num_classes and layer.num_classes > 0:
+        raise ValueError(f"k must be between 1 and the {layer.num_classes} classes, got {k}")
+    with torch.no_grad():
+        return _topk(input.to(dtype), layer, order, k, backend)
+
+
+def _topk(x: Tensor, layer: Layer, order: Tensor | None, k: int, backend: str) -> TopK:
+    worked_in, sums = loss_dtype(x.dtype), ColumnSums((1, len(x)), x.dtype, x.device, backend)
     best = x.new_empty(len(x), 0)
     column = torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
     for first, last, z in layer.tiles(x):

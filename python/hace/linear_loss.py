@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hace_kernels.linear import (
+    NodeSums,
     OnWeightGrad,
     Shard,
     linear_path_log_loss,
@@ -37,9 +38,13 @@ def linear_path_loss_by_tiles(
     logit_bytes: int | None = None,
     on_weight_grad: OnWeightGrad | None = None,
     shard: Shard | None = None,
+    node_sums: NodeSums | None = None,
 ) -> Tensor:
-    """The loss of `F.linear(input, weight, bias)`; `hace.functional.linear_hace_loss` says more."""
-    rows, target = _checked(input, weight, target, class_weight, tables, shard)
+    """The loss of `F.linear(input, weight, bias)`; `hace.functional.linear_hace_loss` says more.
+
+    With node sums, weight and bias are those of `hace.nn.TreeLinear`.
+    """
+    rows, target = _checked(input, weight, target, class_weight, tables, shard, node_sums)
     lack = why_not_by_tiles(target, tables)
     if lack is not None:
         raise ValueError(lack)
@@ -60,6 +65,7 @@ def linear_path_loss_by_tiles(
         backend=options.backend,
         shard=shard,
         on_weight_grad=on_weight_grad,
+        node_sums=node_sums,
     )
     return loss.reshape(input.shape[:-1]) if options.reduction == "none" else loss
 
@@ -157,12 +163,14 @@ def _checked(
     class_weight: Tensor | None,
     tables: LossTables,
     shard: Shard | None,
+    node_sums: NodeSums | None = None,
 ) -> tuple[Tensor, Target]:
     """Input and target as rows, once their shapes are checked."""
     hierarchy, options = tables.hierarchy, tables.options
     check_weight(class_weight, hierarchy, options.targets.target_space)
     columns = num_columns(hierarchy, options.logit_space)
     columns = columns if shard is None else shard.last - shard.first
+    columns = columns if node_sums is None else node_sums.num_nodes
     check_layer(input, weight, columns)
     rows = input if input.dim() == 2 else input[None]
     if isinstance(target, tuple):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hace_kernels.linear import LocalClasses, linear_interval_log_probs
+from hace_kernels.linear import LocalClasses, NodeSums, linear_interval_log_probs
 
 from .hierarchy import Hierarchy
-from .spaces import LogitSpace
+from .spaces import LogitSpace, num_columns
 from .tables import Tables
 
 if TYPE_CHECKING:
@@ -29,10 +29,12 @@ def linear_node_log_probs_by_tiles(
     *,
     shard: ClassShard | None = None,
     backend: str = "auto",
+    node_sums: NodeSums | None = None,
 ) -> Tensor:
     """`hace.functional.linear_node_log_probs` of a layer that has been checked.
 
     With a shard, in depth-first order, weight and bias are its rows, and all processes call this.
+    With node sums they are those of `hace.nn.TreeLinear`.
     """
     hierarchy.require_tree(
         "the log-probabilities of chosen nodes by tiles",
@@ -46,12 +48,20 @@ def linear_node_log_probs_by_tiles(
     if shard is None:
         order = None if layout.column is None else torch.from_numpy(layout.column.copy())
         order = None if order is None else order.to(input.device)
-        classes, exchange = LocalClasses(None, 0, order, len(weight)), None
+        classes, exchange = LocalClasses(None, 0, order, num_columns(hierarchy, logit_space)), None
     else:
         classes, exchange = LocalClasses(None, shard.first, None, len(weight)), shard.exchange
     rows = input if input.dim() == 2 else input[None]
     found = linear_interval_log_probs(
-        rows, weight, start, stop, classes, bias=bias, exchange=exchange, backend=backend
+        rows,
+        weight,
+        start,
+        stop,
+        classes,
+        bias=bias,
+        exchange=exchange,
+        backend=backend,
+        node_sums=node_sums,
     )
     return found.reshape(*input.shape[:-1], each.shape[-1])
 

@@ -23,7 +23,7 @@ from hace_kernels import (
     build_tree_table,
     lay_out,
 )
-from hace_kernels.linear import Smoothing, TreeOfClasses
+from hace_kernels.linear import NodeSums, Smoothing, TreeOfClasses, build_node_sums
 
 from .hierarchy import Hierarchy, check_hierarchy
 from .label_tree import LabelTree, label_tree
@@ -180,6 +180,25 @@ class Tables:
             return table._replace(place=table.place[: self.labels.num_nodes].clone())
 
         return self._of_spaces.get(("nodes", logit_space), device, build)
+
+    def node_sums(self, *, device: torch.device | str = "cpu") -> NodeSums:
+        """How the vectors of a tree's nodes add up to those of its classes, by class position.
+
+        Raises:
+            ValueError: a DAG.
+        """
+
+        def build() -> NodeSums:
+            layout, num_nodes = self.layout(), self.labels.num_nodes
+            return build_node_sums(
+                layout.start[:num_nodes],
+                layout.stop[:num_nodes],
+                self.labels.links.parents[:num_nodes],
+                layout.depth[:num_nodes].astype(np.int64),
+                self._columns["classes"][self._depth_first],
+            )
+
+        return self._of_spaces.get("node sums", device, build)
 
     def label_nodes(
         self, logit_space: LogitSpace = "classes", *, device: torch.device | str = "cpu"

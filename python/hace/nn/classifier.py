@@ -22,6 +22,7 @@ from ..tables import Tables
 from .linear import linear_of
 from .pretrained import Pretrained
 from .sharded_linear import local_part, sharded_linear, whole
+from .topk import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,18 +45,6 @@ class Prediction(NamedTuple):
 
     output: Tensor | None
     loss: Tensor
-
-
-class TopK(NamedTuple):
-    """The most probable classes of each row.
-
-    Attributes:
-        log_prob: (N, k), largest first.
-        label: int64 (N, k).
-    """
-
-    log_prob: Tensor
-    label: Tensor
 
 
 class HierarchicalClassifier(Pretrained):

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import hace_kernels
+from hace_kernels import loss_dtype
+from hace_kernels.linear import OnWeightGrad, linear_topk
 
+from ..arguments import Target
 from ..hierarchy import Hierarchy
+from ..label_errors import explained
+from ..linear_loss import linear_path_loss_by_tiles, takes_tiles
+from ..linear_nodes import linear_node_log_probs_by_tiles
+from ..losses.path_loss import PathLoss
 from ..table_cache import PerDevice
 from ..tables import Tables
 from ..weights import remaining_mass
 from .hierarchy_state import HierarchyState
 from .linear import linear_of
+from .topk import TopK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["TreeLinear"]
 
@@ -28,7 +39,8 @@ class TreeLinear(HierarchyState):
     (C, F) matrix of class weights is never built. Classes share the vectors of their common
     ancestors, so rare classes learn from frequent ones. Followed by cross-entropy it is the Tree
     Loss of Wang & Izbicki 2022, *The Tree Loss: Improving Generalization with Many Classes*; it can
-    be used with every loss here. Where there is no tree, `Hierarchy.from_embeddings` makes one.
+    be used with every loss here. For many classes, `loss` makes the logits tile by tile. Where
+    there is no tree, `Hierarchy.from_embeddings` makes one.
 
     On a DAG, path(c) is the class's node and all nodes above it, each once.
 
@@ -113,6 +125,123 @@ class TreeLinear(HierarchyState):
         of_nodes = F.linear(input, self.weight, self.bias)
         logits = self._sum_down(of_nodes.reshape(-1, of_nodes.shape[-1]))
         return logits.reshape(*of_nodes.shape[:-1], self.out_features)
+
+    def loss(
+        self,
+        input: Tensor,
+        target: Target,
+        loss_fn: PathLoss,
+        *,
+        logit_bytes: int | None = None,
+        on_weight_grad: OnWeightGrad | None = None,
+    ) -> Tensor:
+        """`loss_fn(self(input), target)`, where neither logits nor class weights need be whole.
+
+        Products of up to `logit_bytes`, one for each row and node, are made whole, as are those of
+        targets and trees that tiles do not take (see `hace.functional.linear_hace_loss`). Else each
+        tile of classes has its weights summed from the nodes over it, and multiplied once in the
+        forward and once more in the backward.
+
+        Args:
+            input: (N, F) or (F).
+            target: as the loss takes it.
+            loss_fn: a loss like `hace.HACELoss`, of this hierarchy and a logit for each class.
+            logit_bytes: a budget in bytes; None: 256 MiB. 0 takes tiles wherever they can be.
+            on_weight_grad: called with node ids, int64 (n), and the gradients of their vectors,
+                (n, F), each node once; see `hace.functional.linear_hace_loss`. Always by tiles.
+
+        Raises:
+            TypeError: `loss_fn` is not a loss of the path family.
+            ValueError: it is over another hierarchy or other columns; with on_weight_grad, tiles
+                do not take such targets.
+            IndexError, RuntimeError: as the loss, and as `hace.functional.linear_hace_loss`.
+        """
+        self._check_loss(loss_fn)
+        tables = loss_fn._tables
+        if on_weight_grad is None and not takes_tiles(
+            input, self.weight, target, tables, logit_bytes
+        ):
+            return cast("Tensor", loss_fn(self(input), target))
+        try:
+            return linear_path_loss_by_tiles(
+                input,
+                self.weight,
+                self.bias,
+                target,
+                loss_fn.weight,
+                tables,
+                on_weight_grad=on_weight_grad,
+                node_sums=Tables.of(self.hierarchy).node_sums(device=input.device),
+            )
+        except IndexError as error:
+            space = tables.options.targets.target_space
+            raise explained(error, self.hierarchy, space) from None
+
+    def _check_loss(self, loss_fn: object) -> None:
+        if not isinstance(loss_fn, PathLoss):
+            raise TypeError(
+                f"loss_fn must be a loss like hace.HACELoss, got {type(loss_fn).__name__}"
+            )
+        if loss_fn.hierarchy != self.hierarchy:
+            raise ValueError(
+                f"loss_fn is over {loss_fn.hierarchy!r}, another hierarchy than the layer's, "
+                f"{self.hierarchy!r}"
+            )
+        if loss_fn.options.logit_space != "classes":
+            raise ValueError(
+                "the layer has a logit for each class in label order: make loss_fn with "
+                f'logit_space="classes", not "{loss_fn.options.logit_space}"'
+            )
+
+    def topk(self, input: Tensor, k: int) -> TopK:
+        """The k most probable classes of each row by tiles: log-probabilities and labels, (N, k).
+
+        They have no gradient. On a DAG logits are whole.
+
+        Raises:
+            ValueError: there are not k classes.
+        """
+        if not self.hierarchy.is_tree:
+            logits = self(input).detach()
+            return TopK(*logits.log_softmax(-1, dtype=loss_dtype(logits.dtype)).topk(k))
+        tables = Tables.of(self.hierarchy)
+        rows = input if input.dim() == 2 else input[None]
+        found = linear_topk(
+            rows,
+            self.weight,
+            k,
+            bias=self.bias,
+            backend=self.backend,
+            node_sums=tables.node_sums(device=input.device),
+        )
+        label = tables.depth_first_labels(device=input.device)[found.column]
+        return TopK(*(x.reshape(*input.shape[:-1], k) for x in (found.log_prob, label)))
+
+    def predict(self, input: Tensor) -> Tensor:
+        """The label of the most probable class by tiles, int64 (N)."""
+        return self.topk(input, 1).label[..., 0]
+
+    def node_log_probs(self, input: Tensor, nodes: Tensor | Sequence[int]) -> Tensor:
+        """Log-probabilities of chosen nodes by tiles, (N, M); they have no gradient.
+
+        Args:
+            input: (N, F) or (F).
+            nodes: ids, (M), the same for all rows, or (N, M), a few of each row's own.
+
+        Raises:
+            IndexError: there is no such node.
+            ValueError: shapes do not fit, or the hierarchy is a DAG.
+        """
+        return linear_node_log_probs_by_tiles(
+            input,
+            self.weight,
+            self.bias,
+            nodes,
+            self.hierarchy,
+            "classes",
+            backend=self.backend,
+            node_sums=Tables.of(self.hierarchy).node_sums(device=input.device),
+        )
 
     def to_linear(self) -> nn.Linear:
         """An ordinary `nn.Linear` with the same outputs, for inference."""

@@ -1,0 +1,256 @@
+"""Class weights that are sums of node vectors down a tree, made tile by tile.
+
+The weight of a class is the sum of the vectors of its node and of all nodes above it. In
+depth-first order the inner nodes over a tile of classes are a run of every level, so that the
+tile's weights come from these runs, level by level, and from the vectors of its own leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..rows import loss_dtype
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Int32 = NDArray[np.int32]
+    Int64 = NDArray[np.int64]
+
+__all__ = ["NodeSums", "Tile", "build_node_sums"]
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """The inner nodes of one depth that have a class below them, by their first class position.
+
+    Attributes:
+        node: int64 (n), ids.
+        parent: int64 (n), their parents' places in the level above; empty at the roots.
+        start, stop: int32 (n), bounds of class positions, on the host.
+    """
+
+    node: Tensor
+    parent: Tensor
+    start: Int32
+    stop: Int32
+
+    def to(self, device: torch.device | str) -> Level:
+        """The same with its tensors on `device`."""
+        return replace(self, node=self.node.to(device), parent=self.parent.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """The classes in the order of their positions.
+
+    Attributes:
+        node: int64 (C), ids.
+        level, place: int64 (C), the inner node that is theirs, or above them where theirs is a
+            leaf; as many levels as there are, and place 0, where nothing is above.
+        inner: int64, ascending, the positions of those at an inner node.
+    """
+
+    node: Tensor
+    level: Tensor
+    place: Tensor
+    inner: Tensor
+
+    def to(self, device: torch.device | str) -> Classes:
+        """The same on `device`."""
+        return Classes(*(getattr(self, name).to(device) for name in self.__annotations__))
+
+
+class Run(NamedTuple):
+    """Places of a level: first .. last are over the tile, first_inner .. last_inner over no other.
+
+    At most one at either end is over others.
+    """
+
+    first: int
+    last: int
+    first_inner: int
+    last_inner: int
+
+
+class Tile(NamedTuple):
+    """The nodes over one tile of classes.
+
+    Inner nodes have rows in a table of sums, level by level from row 1 on; row 0 is nothing.
+
+    Attributes:
+        first, last: bounds of class positions.
+        runs: of the levels, from the roots down.
+        rows: of each run in the table.
+        num_rows: of the table.
+        inner: bounds in `Classes.inner`.
+    """
+
+    first: int
+    last: int
+    runs: list[Run]
+    rows: list[slice]
+    num_rows: int
+    inner: slice
+
+
+class NodeSums:
+    """How node vectors add up to class weights.
+
+    Args:
+        levels: of the tree's inner nodes, from the roots down.
+        classes: of the tree.
+        num_nodes: N.
+
+    Attributes:
+        num_classes: C.
+    """
+
+    def __init__(self, levels: list[Level], classes: Classes, num_nodes: int) -> None:
+        self._levels, self._classes = levels, classes
+        self.num_classes, self.num_nodes = len(classes.node), num_nodes
+        self.tiles = lru_cache(8)(self._find_tiles)
+
+    def to(self, device: torch.device | str) -> NodeSums:
+        """The same on `device`."""
+        levels = [level.to(device) for level in self._levels]
+        return NodeSums(levels, self._classes.to(device), self.num_nodes)
+
+    def crossing(self, width: int) -> Tensor:
+        """The inner nodes whose classes are in several tiles of this width, int64."""
+        found = [self._classes.node[:0]]
+        for level in self._levels:
+            is_crossing = level.start // width != (level.stop - 1) // width
+            found.append(level.node[torch.from_numpy(is_crossing).to(level.node.device)])
+        return torch.cat(found)
+
+    def down(self, vectors: Tensor, tile: Tile) -> Tensor:
+        """The sums of a tile's classes.
+
+        Args:
+            vectors: (N, …), of the nodes.
+
+        Returns:
+            (T, …), float64 for float64 vectors and float32 otherwise.
+        """
+        dtype, classes = loss_dtype(vectors.dtype), self._classes
+        table = vectors.new_empty((tile.num_rows, *vectors.shape[1:]), dtype=dtype)
+        table[0] = 0
+        above, first_above = table, 0
+        for level, run, rows in zip(self._levels, tile.runs, tile.rows, strict=False):
+            each = table[rows]
+            each.copy_(vectors.index_select(0, level.node[run.first : run.last]))
+            if len(level.parent):
+                each += above.index_select(0, level.parent[run.first : run.last] - first_above)
+            above, first_above = each, run.first
+        sums = vectors.index_select(0, classes.node[tile.first : tile.last]).to(dtype)
+        if tile.inner.start < tile.inner.stop:
+            sums.index_fill_(0, classes.inner[tile.inner] - tile.first, 0)
+        sums += table.index_select(0, self._rows_above(tile))
+        return sums
+
+    def up(self, grad: Tensor, tile: Tile) -> Iterator[tuple[Tensor, Tensor, slice]]:
+        """The transpose of `down`: the gradients of the nodes over a tile, from the leaves up.
+
+        Args:
+            grad: (T, …), of the tile's classes, float64 or float32.
+
+        Yields:
+            Nodes, int64 (n); the sums over their classes in the tile, (n, …); and which of them
+            have no classes in other tiles.
+        """
+        classes = self._classes
+        table = grad.new_zeros((tile.num_rows, *grad.shape[1:]))
+        table.index_add_(0, self._rows_above(tile), grad)
+        node = classes.node[tile.first : tile.last]
+        if tile.inner.start < tile.inner.stop:
+            is_leaf = torch.ones_like(node, dtype=torch.bool)
+            is_leaf[classes.inner[tile.inner] - tile.first] = False
+            node, grad = node[is_leaf], grad[is_leaf]
+        yield node, grad, slice(0, len(node))
+        for depth in reversed(range(len(tile.runs))):
+            level, run, sums = self._levels[depth], tile.runs[depth], table[tile.rows[depth]]
+            if depth:
+                parent = level.parent[run.first : run.last] - tile.runs[depth - 1].first
+                table[tile.rows[depth - 1]].index_add_(0, parent, sums)
+            inner = slice(run.first_inner - run.first, run.last_inner - run.first)
+            yield level.node[run.first : run.last], sums, inner
+
+    def _rows_above(self, tile: Tile) -> Tensor:
+        """The row of the inner node above each class of a tile, int64 (T)."""
+        classes, device = slice(tile.first, tile.last), self._classes.node.device
+        shifts = [rows.start - run.first for run, rows in zip(tile.runs, tile.rows, strict=True)]
+        shifts += [0] * (len(self._levels) + 1 - len(shifts))
+        shift = torch.tensor(shifts, device=device)
+        return self._classes.place[classes] + shift[self._classes.level[classes]]
+
+    def _find_tiles(self, width: int) -> list[Tile]:
+        """The tiles of this width."""
+        firsts = np.arange(0, self.num_classes, width)
+        lasts = np.minimum(firsts + width, self.num_classes)
+        by_level = []
+        for level in self._levels:
+            first_inner = np.searchsorted(level.start, firsts)
+            bounds = (
+                np.searchsorted(level.stop, firsts, "right"),
+                np.searchsorted(level.start, lasts),
+                first_inner,
+                np.maximum(first_inner, np.searchsorted(level.stop, lasts, "right")),
+            )
+            by_level.append([Run(*each) for each in np.stack(bounds, 1).tolist()])
+        inner = np.searchsorted(self._classes.inner.cpu().numpy(), np.append(firsts, lasts[-1:]))
+        tiles = []
+        for index, (first, last) in enumerate(zip(firsts.tolist(), lasts.tolist(), strict=True)):
+            runs = [of_level[index] for of_level in by_level]
+            runs = [run for run in runs if run.first < run.last]
+            ends = np.cumsum([1, *(run.last - run.first for run in runs)]).tolist()
+            rows = [slice(*pair) for pair in pairwise(ends)]
+            of_inner = slice(int(inner[index]), int(inner[index + 1]))
+            tiles.append(Tile(first, last, runs, rows, ends[-1], of_inner))
+        return tiles
+
+
+def build_node_sums(
+    start: Int32, stop: Int32, parents: Int64, depths: Int64, class_nodes: Int64
+) -> NodeSums:
+    """The sums of a tree, on the CPU.
+
+    Args:
+        start, stop: int32 (N), bounds of the class positions at or below each node.
+        parents: int64 (N), −1 at a root.
+        depths: int64 (N).
+        class_nodes: int64 (C), the node of each class position.
+    """
+    num_nodes = len(parents)
+    is_inner = np.zeros(num_nodes, bool)
+    is_inner[parents[(parents >= 0) & (start < stop)]] = True
+    nodes = np.flatnonzero(is_inner)
+    nodes = nodes[np.lexsort((start[nodes], depths[nodes]))]
+    num_levels = int(depths[nodes].max(initial=-1)) + 1
+    ends = np.searchsorted(depths[nodes], np.arange(num_levels + 1))
+    place, levels = np.zeros(num_nodes, np.int64), []
+    for depth in range(num_levels):
+        node = nodes[ends[depth] : ends[depth + 1]]
+        place[node] = np.arange(len(node))
+        parent = place[parents[node]] if depth else node[:0]
+        levels.append(
+            Level(torch.from_numpy(node), torch.from_numpy(parent), start[node], stop[node])
+        )
+    inner = np.flatnonzero(is_inner[class_nodes])
+    above = np.where(is_inner[class_nodes], class_nodes, parents[class_nodes])
+    has_above = above >= 0
+    classes = Classes(
+        node=torch.from_numpy(class_nodes.copy()),
+        level=torch.from_numpy(np.where(has_above, depths[above], num_levels)),
+        place=torch.from_numpy(np.where(has_above, place[above], 0)),
+        inner=torch.from_numpy(inner),
+    )
+    return NodeSums(levels, classes, num_nodes)

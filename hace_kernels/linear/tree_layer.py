@@ -1,0 +1,90 @@
+"""A linear layer whose class weights are sums of node vectors, by tiles of classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..rows import loss_dtype
+from .node_sums import NodeSums, Tile
+from .tiles import Layer, OnWeightGrad, TileGradient
+
+__all__ = ["TreeLayer", "layer_of"]
+
+
+@dataclass(frozen=True)
+class TreeLayer(Layer):
+    """A `Layer` whose `weight` and `bias` are those of nodes, (N, F) and (N).
+
+    Attributes:
+        sums: which make them those of classes.
+    """
+
+    sums: NodeSums
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.sums.num_classes
+
+    def tile(self, first: int) -> Tile:
+        """The nodes over the tile that begins at this class position."""
+        return self.sums.tiles(self.width)[first // self.width]
+
+    def part(self, array: Tensor, first: int, last: int) -> Tensor:
+        """The sums of classes first .. last, rounded once to the products' dtype."""
+        return self.sums.down(array, self.tile(first)).to(self.dtype)
+
+    def gradient(self, array: Tensor, update: OnWeightGrad | None = None) -> NodeGradient:
+        """What takes the gradient of `weight` or `bias` by tiles."""
+        return NodeGradient(self, array, update)
+
+
+def layer_of(
+    weight: Tensor,
+    bias: Tensor | None,
+    order: Tensor | None,
+    dtype: torch.dtype,
+    width: int,
+    sums: NodeSums | None,
+) -> Layer:
+    """A layer of class weights, or where there are sums, of node vectors."""
+    if sums is None:
+        return Layer(weight, bias, order, dtype, width)
+    return TreeLayer(weight, bias, None, dtype, width, sums)
+
+
+class NodeGradient(TileGradient):
+    """The gradient of node vectors. Those over several tiles add up in a buffer of their own."""
+
+    def __init__(self, layer: TreeLayer, array: Tensor, update: OnWeightGrad | None) -> None:
+        self._layer, self._update = layer, update
+        # Nodes without a class get none.
+        self._grad = torch.zeros_like(array) if update is None else None
+        crossing = layer.sums.crossing(layer.width)
+        self._crossing = crossing
+        self._slot = crossing.new_full((layer.sums.num_nodes,), -1)
+        self._slot[crossing] = torch.arange(len(crossing), device=array.device)
+        shape = (len(crossing), *array.shape[1:])
+        self._sums = array.new_zeros(shape, dtype=loss_dtype(array.dtype))
+
+    def put(self, first: int, last: int, part: Tensor) -> None:
+        """Takes the gradient (T, …) of classes first .. last."""
+        part = part.to(self._sums.dtype)
+        for node, sums, inner in self._layer.sums.up(part, self._layer.tile(first)):
+            self._store(node[inner], sums[inner])
+            for ends in (slice(0, inner.start), slice(inner.stop, None)):
+                self._sums.index_add_(0, self._slot[node[ends]], sums[ends])
+
+    def finish(self) -> Tensor | None:
+        """The gradient; None where an update took it."""
+        self._store(self._crossing, self._sums)
+        return self._grad
+
+    def _store(self, node: Tensor, grad: Tensor) -> None:
+        if self._grad is not None:
+            self._grad.index_copy_(0, node, grad.to(self._grad.dtype))
+        elif self._update is not None and len(node):
+            self._update(node, grad)
