@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -65,21 +66,21 @@ class Outcome:
 
 
 class _Model(nn.Module):
-    def __init__(self, num_buckets: int, width: int, layer: nn.Module) -> None:
+    def __init__(self, encoder: Callable[[], nn.Module], layer: nn.Module) -> None:
         super().__init__()
-        self.embed = nn.EmbeddingBag(num_buckets, width, mode="sum")
+        self.encode = encoder()
         self.classify = layer
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, bucket: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
-        logits: Tensor = self.classify(self.embed(bucket, offsets, per_sample_weights=weight))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        logits: Tensor = self.classify(self.encode(*inputs))
         return logits
 
 
 def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None) -> Outcome:
     """Trains a model and measures it. `vectors` are for trees that are made of class vectors."""
-    started = time.process_time()
+    started = _now(task.device)
     loss = LOSSES[run.loss]
     options = dict(loss.grid[run.parameter])
     if run.coarse and loss.make is not LOSSES["ce"].make:
@@ -91,7 +92,7 @@ def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None
     columns = task.tree.num_nodes if loss.over_nodes else task.tree.num_classes
     width = task.schedule.width
     layer = nn.Linear(width, columns) if loss.layer is None else loss.layer(width, given)
-    model = _Model(task.num_buckets, width, layer)
+    model = _Model(task.encoder, layer).to(task.device)
     seconds = _train(model, criterion, run, task)
 
     figures: dict[str, dict[str, float | str]] = {}
@@ -99,7 +100,7 @@ def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None
     classes = torch.tensor(task.tree.classes) if loss.over_nodes else None
     for part in ("validation", "test"):
         rows: Rows = getattr(task, part)
-        logits = _logits(model, rows)
+        logits = _logits(model, rows, task.device)
         if classes is not None:
             logits = logits[:, classes]
         measured = measure(logits, rows.label, task, least_cost=run.seed > 0)
@@ -114,10 +115,12 @@ def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None
         rho = likeness(task.tree, given) if given.is_tree else float("nan")
     shared: dict[str, float | str] = {
         **seconds,
-        "run_seconds": time.process_time() - started,
+        "run_seconds": _now(task.device) - started,
         "tree_likeness": rho,
     }
-    weight = layer.weight.detach().numpy() if type(layer) is nn.Linear and classes is None else None
+    weight = None
+    if type(layer) is nn.Linear and classes is None:
+        weight = layer.weight.detach().cpu().numpy()
     return Outcome({d: {**row, **shared} for d, row in figures.items()}, heights, weight)
 
 
@@ -145,6 +148,7 @@ def training_rows(run: Run, task: Task) -> IntArray:
 
 
 def _train(model: _Model, criterion: nn.Module, run: Run, task: Task) -> dict[str, float]:
+    device = task.device
     rows = training_rows(run, task)
     label = torch.from_numpy(task.train.label)
     if run.coarse:
@@ -156,27 +160,32 @@ def _train(model: _Model, criterion: nn.Module, run: Run, task: Task) -> dict[st
     rng = np.random.default_rng(run.seed)
     starts = np.arange(batch, len(rows), batch)
     batches = [part for _ in range(epochs) for part in np.split(rng.permutation(rows), starts)]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=run.rate, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=run.rate, weight_decay=task.schedule.weight_decay, fused=True
+    )
     ramp = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(step / len(batches) / 0.1, (1 - step / len(batches)) / 0.9)
     )
     in_loss = 0.0
-    started = time.process_time()
+    model.train()
+    criterion.to(device)
+    started = _now(device)
     for part in batches:
         optimizer.zero_grad()
-        logits = model(*task.train.inputs(part))
+        logits = model(*(x.to(device) for x in task.train.inputs(part)))
+        target = label[part].to(device)
         # Cut from the graph, so that the loss is timed without the model.
         leaf = logits.detach().requires_grad_()
-        before = time.process_time()
-        criterion(leaf, label[part]).backward()
-        in_loss += time.process_time() - before
+        before = _now(device)
+        criterion(leaf, target).backward()
+        in_loss += _now(device) - before
         logits.backward(leaf.grad)
         optimizer.step()
         ramp.step()
     return {
         "epochs": epochs,
         "steps": len(batches),
-        "train_seconds": time.process_time() - started,
+        "train_seconds": _now(device) - started,
         "loss_seconds": in_loss,
     }
 
@@ -195,6 +204,16 @@ def _coarsened(rows: IntArray, run: Run, task: Task) -> tuple[IntArray, Tensor]:
 
 
 @torch.no_grad()
-def _logits(model: _Model, rows: Rows) -> Tensor:
+def _logits(model: _Model, rows: Rows, device: str) -> Tensor:
+    model.eval()
     parts = np.array_split(np.arange(len(rows)), -(-len(rows) // 512))
-    return torch.cat([model(*rows.inputs(part)) for part in parts])
+    batches = (rows.inputs(part) for part in parts)
+    return torch.cat([model(*(x.to(device) for x in inputs)).cpu() for inputs in batches])
+
+
+def _now(device: str) -> float:
+    """Seconds: of the processor, or, with an accelerator, of the clock when its work is done."""
+    if device == "cpu":
+        return time.process_time()
+    torch.accelerator.synchronize(device)
+    return time.perf_counter()

@@ -1,13 +1,16 @@
-"""What a task of the study is: a tree, and labelled texts split into three parts."""
+"""What a task of the study is: a tree, labelled inputs in three parts, and how to train."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 import hace
 from examples.icd10.features import Bags, Featurizer
@@ -25,17 +28,32 @@ class Schedule:
         epochs: over the training rows; the study's long trainings have three times as many.
         batch: rows per step.
         rates: the lowest and the highest learning rate that is tried.
-        width: of the vector that a text becomes.
+        width: of the vector that an input becomes, which the last layer takes.
+        weight_decay: of AdamW.
     """
 
     epochs: int
     batch: int
     rates: tuple[float, float]
     width: int = 48
+    weight_decay: float = 0.0
+
+
+class Rows(Protocol):
+    """Labelled inputs."""
+
+    @property
+    def label(self) -> IntArray:
+        """The class of each."""
+
+    def __len__(self) -> int: ...
+
+    def inputs(self, rows: IntArray) -> tuple[Tensor, ...]:
+        """What the encoder takes, for some rows."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class Texts:
     """Texts as bags of buckets, and the label of each."""
 
     bags: Bags
@@ -45,8 +63,23 @@ class Rows:
         return len(self.label)
 
     def inputs(self, rows: IntArray) -> tuple[Tensor, Tensor, Tensor]:
-        """What `nn.EmbeddingBag` takes for some rows: buckets, offsets, weights."""
+        """What `nn.EmbeddingBag` takes: buckets, offsets, weights."""
         return self.bags.batch(rows)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Vectors (N, F) that are not trained, and the label of each."""
+
+    vectors: npt.NDArray[np.float32]
+    label: IntArray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def inputs(self, rows: IntArray) -> tuple[Tensor]:
+        """Some of the vectors."""
+        return (torch.from_numpy(self.vectors[rows]),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +87,9 @@ class Task:
     """A tree, rows to train, to choose and to measure with, and how to train.
 
     Attributes:
+        encoder: makes the module from inputs to vectors of the schedule's width.
         graph: the DAG that the tree is a part of, with the same classes, where there is one.
+        device: where models are trained.
     """
 
     name: str
@@ -62,9 +97,10 @@ class Task:
     train: Rows
     validation: Rows
     test: Rows
-    num_buckets: int
+    encoder: Callable[[], nn.Module]
     schedule: Schedule
     graph: hace.Hierarchy | None = None
+    device: str = "cpu"
 
     @classmethod
     def of_texts(
@@ -86,10 +122,33 @@ class Task:
         bucket, occurrences = np.unique(bags[0].bucket, return_counts=True)
         used = bucket[occurrences > 1]
         train, validation, test = (
-            Rows(_only(b, used), np.asarray(label, dtype=np.int64))
+            Texts(_only(b, used), np.asarray(label, dtype=np.int64))
             for b, (_, label) in zip(bags, parts, strict=True)
         )
-        return cls(name, tree, train, validation, test, len(used), schedule, graph)
+        encoder = partial(nn.EmbeddingBag, len(used), schedule.width, mode="sum")
+        return cls(name, tree, train, validation, test, encoder, schedule, graph)
+
+    @classmethod
+    def of_features(
+        cls,
+        name: str,
+        tree: hace.Hierarchy,
+        parts: Sequence[tuple[npt.NDArray[np.float32], IntArray]],
+        schedule: Schedule,
+        device: str = "cpu",
+    ) -> Task:
+        """Of vectors to train, to choose and to measure with: a linear probe.
+
+        Each feature is standardised by the training vectors, and a vector's expected length is 1.
+        """
+        vectors = parts[0][0]
+        mean, deviation = vectors.mean(0), vectors.std(0)
+        scale = 1 / np.maximum(deviation, 1e-3 * deviation.max()) / np.sqrt(vectors.shape[1])
+        train, validation, test = (
+            Features((v - mean) * scale, np.asarray(label, dtype=np.int64)) for v, label in parts
+        )
+        schedule = replace(schedule, width=vectors.shape[1])
+        return cls(name, tree, train, validation, test, nn.Identity, schedule, device=device)
 
     def train_counts(self) -> IntArray:
         """Training rows per class."""
