@@ -24,6 +24,7 @@ TITLES = {
     "wordnet": "Gloss → hypernym",
     "icd10": "Phrase → ICD-10 category",
     "glycan": "Glycan → species",
+    "emoji": "Picture → emoji",
     "made-up": "Made-up",
 }
 

@@ -143,7 +143,7 @@ class Task:
         """
         vectors = parts[0][0]
         mean, deviation = vectors.mean(0), vectors.std(0)
-        scale = 1 / np.maximum(deviation, 1e-3 * deviation.max()) / np.sqrt(vectors.shape[1])
+        scale = vectors.shape[1] ** -0.5 / np.maximum(deviation, 1e-3 * deviation.max())
         train, validation, test = (
             Features((v - mean) * scale, np.asarray(label, dtype=np.int64)) for v, label in parts
         )

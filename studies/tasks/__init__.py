@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..task import Task
-from . import glycan, hpo, icd10, made_up, soc, wordnet
+from . import emoji, glycan, hpo, icd10, made_up, soc, wordnet
 
 TASKS: dict[str, Callable[[], Task]] = {
     "soc": soc.load,
@@ -13,6 +13,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "wordnet": wordnet.load,
     "icd10": icd10.load,
     "glycan": glycan.load,
+    "emoji": emoji.load,
     "made-up": made_up.load,
 }
 
