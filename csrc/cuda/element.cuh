@@ -53,6 +53,15 @@ __device__ __forceinline__ double log_of(double x) { return log(x); }
 __device__ __forceinline__ float log1p_of(float x) { return log1pf(x); }
 __device__ __forceinline__ double log1p_of(double x) { return log1p(x); }
 
+// A product that is rounded before anything is added to it, so that equal masses cancel.
+__device__ __forceinline__ double rounded_product(double x, double y) {
+#ifdef __CUDA_ARCH__
+  return __dmul_rn(x, y);
+#else
+  return x * y;
+#endif
+}
+
 // The largest logit of nothing, and the loss of an invalid row.
 template <typename Real>
 __device__ __forceinline__ Real infinity() {

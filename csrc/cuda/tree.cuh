@@ -112,17 +112,16 @@ static __global__ void link_kernel(const int32_t* place, int64_t size, int64_t n
 }
 
 // int32 values that an inverse takes; `links` if places may have several entries.
-inline int64_t inverse_memory(const Tree& tree, int64_t size, bool links) {
-  return tree.num_places() + 1 + (links ? size : 0);
+inline int64_t inverse_memory(int64_t num_places, int64_t size, bool links) {
+  return num_places + 1 + (links ? size : 0);
 }
 
-inline Inverse invert(const Tree& tree, const int32_t* place, int64_t size, bool links,
+inline Inverse invert(int64_t num_places, const int32_t* place, int64_t size, bool links,
                       int32_t* memory, cudaStream_t stream) {
   constexpr int kThreads = 256;
   const auto blocks = [](int64_t threads) {
     return dim3(static_cast<unsigned>((threads + kThreads - 1) / kThreads));
   };
-  const int64_t num_places = tree.num_places();
   Inverse inverse = {memory, nullptr, memory + num_places};
   cudaMemsetAsync(memory, 0xff, (num_places + 1) * sizeof(int32_t), stream);
   if (size == 0) return inverse;

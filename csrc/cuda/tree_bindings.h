@@ -65,11 +65,11 @@ class RowScratch {
 // The inverse of a vector of places, while it lives.
 class InverseOnDevice {
  public:
-  InverseOnDevice(const Tree& tree, const int32_t* place, int64_t size, bool links,
+  InverseOnDevice(int64_t num_places, const int32_t* place, int64_t size, bool links,
                   const Tensor& rows, cudaStream_t stream)
-      : memory_(scratch(rows, inverse_memory(tree, size, links), ScalarType::Int)),
-        inverse(invert(tree, place, size, links, static_cast<int32_t*>(memory_.mutable_data_ptr()),
-                       stream)) {}
+      : memory_(scratch(rows, inverse_memory(num_places, size, links), ScalarType::Int)),
+        inverse(invert(num_places, place, size, links,
+                       static_cast<int32_t*>(memory_.mutable_data_ptr()), stream)) {}
 
  private:
   Tensor memory_;

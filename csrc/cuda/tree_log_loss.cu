@@ -34,7 +34,7 @@ void run(const TreeLogLossCall& call, const Tensor* grad_loss, Tensor* loss, Ten
   const Targets targets = bind_targets(call, tree);
   std::optional<InverseOnDevice> at;
   if (targets.mass)
-    at.emplace(tree, targets.target_place, targets.num_targets, true, logits, stream);
+    at.emplace(tree.num_places(), targets.target_place, targets.num_targets, true, logits, stream);
   const Tensor below =
       scratch(logits, targets.log_similarity ? tree.num_inner : 0, ScalarType::Int);
   const Tensor tables = scratch(logits, table_values(targets, tree), loss_type(logits));

@@ -17,7 +17,7 @@ void run(const char* op, const Tensor& logits, const std::vector<Tensor>& tensor
   const TreeOnDevice on_device(tensors, level_ptr, logits, stream);
   const Tree& tree = on_device.tree;
   std::optional<InverseOnDevice> nodes;
-  if (grad) nodes.emplace(tree, tree.place, tree.num_nodes, false, logits, stream);
+  if (grad) nodes.emplace(tree.num_places(), tree.place, tree.num_nodes, false, logits, stream);
 
   for_element(element_of(logits), [&](auto stored) {
     using Stored = decltype(stored);

@@ -23,7 +23,7 @@ Tensor sums(const char* op, const Tensor& values, const std::vector<Tensor>& ten
                   values.size(1));
   Tensor out = torch::stable::new_empty(values, {values.size(0), sums_width});
   std::optional<InverseOnDevice> nodes;
-  if (!up) nodes.emplace(tree, tree.place, tree.num_nodes, false, values, stream);
+  if (!up) nodes.emplace(tree.num_places(), tree.place, tree.num_nodes, false, values, stream);
 
   for_element(element_of(values), [&](auto stored) {
     using Stored = decltype(stored);

@@ -154,15 +154,6 @@ struct RowValues {
   __device__ __forceinline__ Real& real(int i) const { return reinterpret_cast<Real*>(log_sum)[i]; }
 };
 
-// A product that is rounded before anything is added to it, so that equal masses cancel.
-__device__ __forceinline__ double rounded_product(double x, double y) {
-#ifdef __CUDA_ARCH__
-  return __dmul_rn(x, y);
-#else
-  return x * y;
-#endif
-}
-
 template <typename Real>
 struct ColumnMass {
   const Targets& targets;

@@ -48,8 +48,8 @@ def tree_log_loss(
             (B,), int64; or a few weighted indices per row, as the pair (index (B, K), weight
             (B, K)). A target that requires a gradient gets one, by the reference.
         tree: the tree over the C columns, or the DAG, on the logits' device. On a DAG a node hands
-            the rest of its mass to its parents in equal parts; the CPU has kernels for it, and
-            GPUs run it by the reference.
+            the rest of its mass to its parents in equal parts; the CPU and CUDA have kernels
+            for it, and Triton leaves it to the reference.
         table: what the T targets put where, on the logits' device.
         ignore_index: rows with this index count for nothing; in a pair, such an entry adds nothing.
         reduction: "none", "sum", or "mean", which divides by the rows' weights for indices (B,) and
@@ -232,7 +232,8 @@ register("dag_log_loss", {"reference": _dag_reference})
 if native.load_error is None:
     _native = _op("tree_log_loss", takes_pixels=True)
     register("tree_log_loss", {"cpu": _native, "cuda": _native})
-    register("dag_log_loss", {"cpu": _op("dag_log_loss", _dag_reference)})
+    _of_dags = _op("dag_log_loss", _dag_reference)
+    register("dag_log_loss", {"cpu": _of_dags, "cuda": _of_dags})
 if triton.load_error is None:
     from ..triton.rows import scale_in_place
 
