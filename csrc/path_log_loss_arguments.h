@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "arguments.h"
+#include "ring_words.h"
 #include "tensors.h"
 
 namespace hace {
@@ -45,13 +46,29 @@ struct PathArrays {
   const double* weight;
   const int32_t* order;     // position -> column; null: positions are columns
   const int32_t* position;  // column -> position; null likewise
+  RingWords rings;
 };
 
+inline RingWords bind_ring_words(const Tensor* tensors, int64_t num_paths_and_entries) {
+  RingWords rings = {};
+  rings.num_rings = tensors[1].numel() - 1;
+  rings.num_words = tensors[2].numel();
+  rings.ring = int32_vector("table.rings.ring", tensors[0], num_paths_and_entries);
+  rings.ptr = int32_vector("table.rings.ptr", tensors[1]);
+  rings.words = reinterpret_cast<const uint32_t*>(
+      int32_vector("table.rings.words", tensors[2], rings.num_words));
+  return rings;
+}
+
 inline PathArrays bind_path_table(const std::vector<Tensor>& table, int64_t num_columns) {
-  STD_TORCH_CHECK(table.size() == 4 || table.size() == 6,
-                  "a path table is the tensors ptr, start, stop and weight, and order and position "
-                  "where the columns are in another order; got ",
-                  table.size(), " tensors");
+  const size_t size = table.size();
+  const bool is_shuffled = size == 6 || size == 9, lists_rings = size == 7 || size == 9;
+  STD_TORCH_CHECK(
+      size == 4 || is_shuffled || lists_rings,
+      "a path table is the tensors ptr, start, stop and weight, then order and position "
+      "where the columns are in another order, then ring, ptr and words where the "
+      "rings' columns are listed; got ",
+      size, " tensors");
   const Tensor& ptr = table[0];
   STD_TORCH_CHECK(ptr.scalar_type() == ScalarType::Long && ptr.dim() == 1 && ptr.is_contiguous() &&
                       ptr.numel() > 0,
@@ -63,9 +80,12 @@ inline PathArrays bind_path_table(const std::vector<Tensor>& table, int64_t num_
   paths.start = int32_vector("table.start", table[1], paths.num_entries);
   paths.stop = int32_vector("table.stop", table[2], paths.num_entries);
   paths.weight = float64_vector("table.weight", table[3], paths.num_entries);
-  if (table.size() == 4) return paths;
-  paths.order = int32_vector("table.order", table[4], num_columns);
-  paths.position = int32_vector("table.position", table[5], num_columns);
+  if (is_shuffled) {
+    paths.order = int32_vector("table.order", table[4], num_columns);
+    paths.position = int32_vector("table.position", table[5], num_columns);
+  }
+  if (lists_rings)
+    paths.rings = bind_ring_words(&table[size - 3], paths.num_targets + paths.num_entries);
   return paths;
 }
 

@@ -31,4 +31,12 @@ def compact_paths(
     num_classes: int,
     keep_full: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]: ...
+def ring_words(
+    ptr: NDArray[np.int64],
+    start: NDArray[np.int32],
+    stop: NDArray[np.int32],
+    order: NDArray[np.int32] | None,
+    num_classes: int,
+    most_words: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint32]] | None: ...
 def cpu_capability() -> str: ...

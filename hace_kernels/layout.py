@@ -2,6 +2,7 @@
 
 Each function runs natively (`hace_kernels._layout`, C++) when that module is built, and otherwise
 in its NumPy reference, the `numpy_*` function of the same name, which gives the same bits.
+(`list_ring_words` has none.)
 Everything is linear in its output up to a logarithm, and nothing recurses: trees with millions of
 nodes and chains 100,000 deep are laid out in about a second.
 """
@@ -164,6 +165,19 @@ def compact_paths(
     if _native is not None:
         return _native.compact_paths(ptr, start, stop, weight, num_classes, keep_full)
     return numpy_compact_paths(ptr, start, stop, weight, num_classes, keep_full)
+
+
+def list_ring_words(
+    ptr: Int64, start: Int32, stop: Int32, order: Int32 | None, num_classes: int, most_words: int
+) -> tuple[Int32, Int32, NDArray[np.uint32]] | None:
+    """What `hace_kernels.ring_words.RingWords` holds, each ring once.
+
+    None where there would be more than `most_words` words, and where the native module is not
+    built: only native kernels take them.
+    """
+    if _native is None:
+        return None
+    return _native.ring_words(ptr, start, stop, order, num_classes, most_words)
 
 
 def cpu_capability() -> str | None:

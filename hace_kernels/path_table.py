@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .layout import Layout, compact_paths, paths, sum_to_root
 from .memory import memory_bytes
+from .ring_words import RingWords, list_rings_that_pay
 from .widest import moved
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class PathTable(NamedTuple):
         position: int32 (C), column → position, the inverse of `order`; None with it.
         num_classes: C.
         max_entries: entries of the longest path, known without asking the device.
+        rings: the columns of every ring, on the CPU; None where that would not pay, and elsewhere.
     """
 
     ptr: Tensor
@@ -53,21 +55,24 @@ class PathTable(NamedTuple):
     position: Tensor | None
     num_classes: int
     max_entries: int
+    rings: RingWords | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
         """Those that there are, as the native ops take them."""
-        if self.order is None:
-            return [self.ptr, self.start, self.stop, self.weight]
-        assert self.position is not None, "a path table with an order has its inverse, position"
-        return [self.ptr, self.start, self.stop, self.weight, self.order, self.position]
+        tensors = [self.ptr, self.start, self.stop, self.weight]
+        if self.order is not None:
+            assert self.position is not None, "a path table with an order has its inverse, position"
+            tensors += [self.order, self.position]
+        return tensors if self.rings is None else [*tensors, *self.rings]
 
     @classmethod
     def of_tensors(cls, tensors: Sequence[Tensor], num_classes: int, max_entries: int) -> PathTable:
         """The table from its `tensors`."""
-        ptr, start, stop, weight, *shuffle = tensors
-        order, position = shuffle or (None, None)
-        return cls(ptr, start, stop, weight, order, position, num_classes, max_entries)
+        ptr, start, stop, weight, *others = tensors
+        order, position = others[:2] if len(others) in (2, 5) else (None, None)
+        rings = RingWords(*others[-3:]) if len(others) >= 3 else None
+        return cls(ptr, start, stop, weight, order, position, num_classes, max_entries, rings)
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +96,8 @@ class PathTable(NamedTuple):
 
     def to(self, device: torch.device | str) -> PathTable:
         """The same table on `device`."""
-        tensors = [moved(tensor, device) for tensor in self.tensors]
+        table = self if torch.device(device).type == "cpu" else self._replace(rings=None)
+        tensors = [moved(tensor, device) for tensor in table.tensors]
         return self.of_tensors(tensors, self.num_classes, self.max_entries)
 
 
@@ -177,7 +183,7 @@ def build_path_table(
         num_entries += len(chunk[1])
         max_entries = max(max_entries, int(np.diff(chunk[0]).max()))
 
-    return PathTable(
+    table = PathTable(
         ptr=_join(ptr, np.int64),
         start=_join(start, np.int32),
         stop=_join(stop, np.int32),
@@ -187,6 +193,12 @@ def build_path_table(
         num_classes=num_classes,
         max_entries=max_entries,
     )
+    if keep_full:  # for eps, of which the kernels that take rings know nothing
+        return table
+    rings = list_rings_that_pay(
+        table.ptr.numpy(), table.start.numpy(), table.stop.numpy(), layout.column, num_classes
+    )
+    return table._replace(rings=rings)
 
 
 def _weigh(

@@ -47,6 +47,17 @@ void check_path(const PathArrays& paths, int64_t columns, int64_t t, int64_t row
                     "path_log_loss: the path table's intervals for target ", t,
                     " are not nested within the columns");
   }
+  const RingWords& rings = paths.rings;
+  if (!rings.ring) return;
+  for (int64_t i = first + t; i <= last + t; ++i) {
+    const int64_t ring = rings.ring[i];
+    const bool is_listed = ring >= 0 && ring < rings.num_rings && rings.ptr[ring] >= 0 &&
+                           rings.ptr[ring] <= rings.ptr[ring + 1] &&
+                           rings.ptr[ring + 1] <= rings.num_words &&
+                           (rings.ptr[ring + 1] - rings.ptr[ring]) % kWordsAtOnce == 0;
+    STD_TORCH_CHECK(is_listed, "path_log_loss: the path table lists no words for ring ", ring,
+                    " of target ", t);
+  }
 }
 
 // The kernels also trust order to stay within the row. (Positions are only compared.)
@@ -144,6 +155,7 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
   problem.weight = paths.weight;
   problem.order = paths.order;
   problem.position = paths.position;
+  problem.rings = paths.rings;
   problem.entropy = call.entropy;
   problem.eps = call.eps;
   problem.target = call.target.const_data_ptr<int64_t>();

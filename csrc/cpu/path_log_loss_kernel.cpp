@@ -23,6 +23,8 @@
 // path_plan.cpp lays a row out, path_rings.cpp goes from the rings' masses to the loss and the
 // factors, and here are the passes over the elements.
 //
+// Where the table lists the rings' columns, rows without anything special go by rows_by_words.h.
+//
 // Bytes of a row, fp32: the logits are read once from memory (4C), their exponentials live in a
 // scratch row in the cache, and the gradient is written once (4C). Columns in another order than
 // the positions take these, too (4C twice, the same for all rows, from the cache).
@@ -33,6 +35,7 @@
 #include "per_isa.h"
 #include "row_by_position.h"
 #include "row_loops.h"
+#include "rows_by_words.h"
 #include "rows_in_lanes.h"
 
 namespace hace {
@@ -82,6 +85,8 @@ struct RowKernel {
   static void run_row(const PathLogLossProblem& problem, int64_t row,
                       PathLogLossWorkspace& workspace) {
     if (problem.factor[row] == 0) return clear_row(problem, row);
+    if (goes_by_words(problem) && RowByWords<Stored>(problem, row, workspace).run(kSmallSum<Real>))
+      return;
     const Plan& plan = make_plan(problem, row, workspace);
     RowKernel kernel(problem, workspace);
     const int stages = num_stages(problem, plan);

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "element.h"
+#include "ring_words.h"
 
 namespace hace {
 
@@ -23,7 +24,8 @@ struct PathLogLossProblem {
   const double* weight;
   const int32_t* order;     // position -> column; null: positions are columns
   const int32_t* position;  // column -> position; null likewise
-  double entropy;           // weight of sum_j p_j log p_j beside the log-losses
+  RingWords rings;
+  double entropy;  // weight of sum_j p_j log p_j beside the log-losses
   double eps;
   // Per row: the target, what multiplies the row's gradient (0: a row that does not count, which is
   // not read), and where its loss goes.

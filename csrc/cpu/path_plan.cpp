@@ -137,9 +137,9 @@ void lay_out_by_position(const PathLogLossProblem& problem, Plan& plan, bool* is
 }  // namespace
 
 int64_t most_intervals_in_lanes(const PathLogLossProblem& problem, int64_t max_entries) {
-  const bool plain = problem.entropy == 0 && problem.eps == 0;
-  return plain && problem.columns <= kLaneColumns && max_entries <= kLaneIntervals ? max_entries
-                                                                                   : 0;
+  return is_plain(problem) && problem.columns <= kLaneColumns && max_entries <= kLaneIntervals
+             ? max_entries
+             : 0;
 }
 
 int64_t plan_values(const PathLogLossProblem& problem) {
@@ -150,7 +150,8 @@ int64_t plan_values(const PathLogLossProblem& problem) {
 int64_t plan_bytes(const PathLogLossProblem& problem, int64_t max_entries) {
   const int64_t pieces = 2 * max_entries + 1 + (1 + kMostLarge) * max_groups(problem);
   return sizeof(Plan) + pieces * sizeof(Piece) + (max_groups(problem) + 1) * sizeof(int64_t) +
-         (max_entries + 1) * (sizeof(Ring) + sizeof(bool)) + kMostLarge * sizeof(Interval);
+         (max_entries + 1) * (sizeof(Ring) + sizeof(bool)) + kMostLarge * sizeof(Interval) +
+         7 * ring_stride(max_entries) * sizeof(double);
 }
 
 Plan& make_plan(const PathLogLossProblem& problem, int64_t row, PathLogLossWorkspace& workspace) {

@@ -96,6 +96,17 @@ inline int64_t rows_at_a_time(const PathLogLossProblem& problem) {
   return problem.most_intervals_in_lanes > 0 ? 16 : 1;
 }
 
+inline bool is_plain(const PathLogLossProblem& problem) {
+  return problem.entropy == 0 && problem.eps == 0;
+}
+
+inline bool goes_by_words(const PathLogLossProblem& problem) {
+  return problem.rings.ring && is_plain(problem);
+}
+
+// How far apart arrays with a number for each ring lie, which are read by vectors.
+inline int64_t ring_stride(int64_t num_intervals) { return num_intervals + 1 + 8; }
+
 // The workspace that a plan and its values need.
 int64_t plan_bytes(const PathLogLossProblem&, int64_t max_entries);
 int64_t plan_values(const PathLogLossProblem&);

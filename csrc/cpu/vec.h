@@ -98,6 +98,22 @@ inline Vector<Real> first_lanes(Vector<Real> value, int64_t count, Real other) {
   return lane_indices<Real>() < static_cast<Index>(count) ? value : broadcast<Real>(other);
 }
 
+// The first operand in the lanes whose bits are set, those of the lowest bits first.
+template <typename Real>
+inline Vector<Real> chosen_lanes(uint32_t bits, Vector<Real> chosen, Vector<Real> other) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Real) == 4)
+    return bit_cast<Vector<Real>>(_mm512_mask_mov_ps(
+        bit_cast<__m512>(other), static_cast<__mmask16>(bits), bit_cast<__m512>(chosen)));
+  else
+    return bit_cast<Vector<Real>>(_mm512_mask_mov_pd(
+        bit_cast<__m512d>(other), static_cast<__mmask8>(bits), bit_cast<__m512d>(chosen)));
+#else
+  const Unsigned<Real> bit = Unsigned<Real>{} + 1 << bit_cast<Unsigned<Real>>(lane_indices<Real>());
+  return ((Unsigned<Real>{} + static_cast<Index<Real>>(bits)) & bit) != 0 ? chosen : other;
+#endif
+}
+
 // Whether a comparison held in some lane.
 template <typename Mask>
 inline bool any(Mask mask) {
@@ -259,6 +275,24 @@ inline void store_first(Stored* to, V v, int64_t count) {
   store(elements, v);
   std::memcpy(to, elements, count * sizeof(Stored));
 }
+
+// Stores the lanes whose bits are set, where there is an instruction for it.
+#if defined(__AVX512F__)
+constexpr bool kStoresLanes = true;
+
+inline void store_lanes(float* to, uint32_t bits, Vector<float> v) {
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>(bits), bit_cast<__m512>(v));
+}
+inline void store_lanes(double* to, uint32_t bits, Vector<double> v) {
+  _mm512_mask_storeu_pd(to, static_cast<__mmask8>(bits), bit_cast<__m512d>(v));
+}
+template <typename Half>
+inline void store_lanes(Half* to, uint32_t bits, Vector<float> v) {
+  _mm256_mask_storeu_epi16(to, static_cast<__mmask16>(bits), bit_cast<__m256i>(narrow(v, to)));
+}
+#else
+constexpr bool kStoresLanes = false;
+#endif
 
 // Indices of as many values as a vector has, which are not negative, as wide as the values.
 template <typename Real>

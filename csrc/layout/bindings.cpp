@@ -10,12 +10,16 @@
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cpu/ranges.h"
 #include "paths.h"
+#include "ring_words.h"
 #include "tree.h"
 
 namespace py = pybind11;
 
 namespace {
+
+constexpr int64_t kMostListed = int64_t{1} << 20;  // classes: a word's number has 16 bits
 
 template <typename T>
 using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
@@ -24,6 +28,14 @@ template <typename T>
 int64_t size_of(const Array<T>& array) {
   if (array.ndim() != 1) throw std::invalid_argument("a one-dimensional array is needed");
   return array.size();
+}
+
+// Whether ptr bounds the groups of so many entries.
+bool ptr_bounds(const Array<int64_t>& ptr, int64_t num_entries) {
+  const int64_t num_groups = size_of(ptr) - 1;
+  bool fits = num_groups >= 0 && ptr.data()[0] == 0 && ptr.data()[num_groups] == num_entries;
+  for (int64_t i = 0; fits && i < num_groups; ++i) fits = ptr.data()[i] <= ptr.data()[i + 1];
+  return fits;
 }
 
 // Hands a vector's memory to NumPy without a copy.
@@ -84,9 +96,8 @@ py::tuple compact_paths(const Array<int64_t>& ptr, const Array<int32_t>& start,
                         const Array<int32_t>& stop, const Array<double>& weight,
                         int64_t num_classes, bool keep_full) {
   const int64_t num_paths = size_of(ptr) - 1, num_entries = size_of(start);
-  bool fits = num_paths >= 0 && size_of(stop) == num_entries && size_of(weight) == num_entries &&
-              ptr.data()[0] == 0 && ptr.data()[num_paths] == num_entries;
-  for (int64_t i = 0; fits && i < num_paths; ++i) fits = ptr.data()[i] <= ptr.data()[i + 1];
+  const bool fits = size_of(stop) == num_entries && size_of(weight) == num_entries &&
+                    ptr_bounds(ptr, num_entries);
   if (!fits) throw std::invalid_argument("ptr does not bound the entries of start, stop, weight");
 
   const int64_t* ptr_data = ptr.data();
@@ -102,6 +113,32 @@ py::tuple compact_paths(const Array<int64_t>& ptr, const Array<int32_t>& start,
                         to_numpy(std::move(table.stop)), to_numpy(std::move(table.weight)));
 }
 
+py::object ring_words(const Array<int64_t>& ptr, const Array<int32_t>& start,
+                      const Array<int32_t>& stop, const py::object& order, int64_t num_classes,
+                      int64_t most_words) {
+  const int64_t num_paths = size_of(ptr) - 1, num_entries = size_of(start);
+  const Array<int32_t> columns = order.is_none() ? Array<int32_t>(0) : order.cast<Array<int32_t>>();
+  bool fits = size_of(stop) == num_entries && ptr_bounds(ptr, num_entries) && num_classes >= 0 &&
+              num_classes <= kMostListed;
+  const int32_t* column_data = order.is_none() ? nullptr : columns.data();
+  if (column_data)
+    fits = fits && size_of(columns) == num_classes &&
+           hace::all_within(column_data, num_classes, 0, num_classes);
+  if (!fits) throw std::invalid_argument("ptr, start, stop and order are no path table's");
+
+  const int64_t* ptr_data = ptr.data();
+  const int32_t *start_data = start.data(), *stop_data = stop.data();
+  hace::RingWords rings;
+  {
+    py::gil_scoped_release release;
+    rings = hace::ring_words(ptr_data, num_paths, start_data, stop_data, column_data, num_classes,
+                             most_words);
+  }
+  if (rings.ptr.empty()) return py::none();
+  return py::make_tuple(to_numpy(std::move(rings.ring)), to_numpy(std::move(rings.ptr)),
+                        to_numpy(std::move(rings.word)));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_layout, m) {
@@ -112,5 +149,7 @@ PYBIND11_MODULE(_layout, m) {
         py::arg("max_entries"));
   m.def("compact_paths", &compact_paths, py::arg("ptr"), py::arg("start"), py::arg("stop"),
         py::arg("weight"), py::arg("num_classes"), py::arg("keep_full"));
+  m.def("ring_words", &ring_words, py::arg("ptr"), py::arg("start"), py::arg("stop"),
+        py::arg("order"), py::arg("num_classes"), py::arg("most_words"));
   m.def("cpu_capability", [] { return hace::name_of(hace::best_isa()); });
 }

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import path_table
 from ..rows import loss_dtype
 from ..schemas import PathLogLossArguments
 from .path_log_loss_kernel import (
@@ -162,7 +163,8 @@ def _launch(
     grad: Tensor | None,
 ) -> None:
     logits, num_rows = call.logits, len(call.logits)
-    table = PathTable(*call.table[: len(PathTable._fields)])
+    paths = path_table.PathTable.of_tensors(call.table, logits.shape[1], call.max_entries)
+    table = PathTable(*paths[: len(PathTable._fields)])
     settings = Settings(bits(call.entropy), bits(call.eps))
     rows = Rows(logits, grad, row_loss)
     targets = Targets(call.target, call.target_weight, divisor, **incoming(grad_loss))

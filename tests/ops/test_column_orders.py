@@ -76,15 +76,10 @@ def test_every_width(
         check(case, case.logits(len(target), dtype), target, backend)
 
 
-@pytest.mark.sample(dtype=[torch.float32], columns=[1100])
-@of_processors
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("columns", [100, 300, 1100, 17000])
-def test_rings_apart(
-    backend: Backend, rng: np.random.Generator, columns: int, order: str, dtype: torch.dtype
-) -> None:
-    """Every ring in turn is far from the others, or holds nothing but -inf."""
+def rows_with_rings_apart(
+    columns: int, order: str, rng: np.random.Generator
+) -> tuple[Case, torch.Tensor]:
+    """A path, and rows whose rings in turn are far from the others, or hold nothing but -inf."""
     sizes = [1, 3, columns // 40, columns // 9, columns // 4]
     ends = np.cumsum(sizes)
     starts = np.array([0, 1, columns // 50, columns // 20, columns // 8])
@@ -106,9 +101,20 @@ def test_rings_apart(
             row = base.clone()
             row[own] += gap
             rows.append(row)
-    logits = torch.stack(rows).to(dtype)
-    target = torch.zeros(len(rows), dtype=torch.long)
-    check(case, logits, target, backend)
+    return case, torch.stack(rows)
+
+
+@pytest.mark.sample(dtype=[torch.float32], columns=[1100])
+@of_processors
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("columns", [100, 300, 1100, 17000])
+def test_rings_apart(
+    backend: Backend, rng: np.random.Generator, columns: int, order: str, dtype: torch.dtype
+) -> None:
+    """Every ring in turn is far from the others, or holds nothing but -inf."""
+    case, rows = rows_with_rings_apart(columns, order, rng)
+    check(case, rows.to(dtype), torch.zeros(len(rows), dtype=torch.long), backend)
 
 
 @pytest.mark.sample(order=["random"])
