@@ -82,6 +82,11 @@ class Batch:
         """Row log-probabilities (B') as (B), 0 in rows that do not count."""
         return self.spread(torch.where(self.counts, log_probs, 0.0))
 
+    def row_factor(self) -> Tensor:
+        """What a row's loss of its path counts for in the reduced loss, float64 (B')."""
+        factor = self.weight / self.total if self.reduction == "mean" else self.weight
+        return torch.where(self.weight != 0, factor, 0.0)
+
     def reduced(self, losses: Tensor, of_nodes: Tensor | None) -> Tensor:
         """The losses of paths and of smoothing (`RowLosses`), as the caller wants them."""
         losses = torch.where(self.head.is_right, losses, torch.nan)

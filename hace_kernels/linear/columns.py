@@ -25,7 +25,14 @@ from .smoothing import NodeSweep
 from .tiles import Layer, OnWeightGrad, tile_width, without_autocast
 from .tree_layer import layer_of
 
-__all__ = ["Head", "linear_row_losses", "logit_row_losses"]
+__all__ = [
+    "Head",
+    "linear_row_losses",
+    "logit_row_losses",
+    "refuse_second_derivative",
+    "tile_gradients",
+    "written",
+]
 
 
 @dataclass(frozen=True)
@@ -153,15 +160,15 @@ class _Columns(torch.autograd.Function):
         grad_nodes: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         input, weight, bias, *rings = ctx.saved_tensors
-        _refuse_second_derivative()
-        gradient = _gradient(Rings(*rings), ctx.head, grad_loss, grad_log_prob, grad_nodes)
+        refuse_second_derivative()
+        gradient = tile_gradients(Rings(*rings), ctx.head, grad_loss, grad_log_prob, grad_nodes)
         if gradient is None:
             return None, None, None, None
 
         def write(z: Tensor, first: int) -> None:
             ctx.head.write(z, first, gradient, ctx.sweep, grad_nodes)
 
-        grads = _written(input, weight, bias, ctx.head, write, ctx.needs_input_grad[:3])
+        grads = written(input, weight, bias, ctx.head, write, ctx.needs_input_grad[:3])
         return (*grads, None)
 
 
@@ -196,8 +203,8 @@ class _Logits(torch.autograd.Function):
         grad_nodes: Tensor | None,
     ) -> tuple[Tensor | None, None]:
         logits, *rings = ctx.saved_tensors
-        _refuse_second_derivative()
-        gradient = _gradient(Rings(*rings), ctx.head, grad_loss, grad_log_prob, grad_nodes)
+        refuse_second_derivative()
+        gradient = tile_gradients(Rings(*rings), ctx.head, grad_loss, grad_log_prob, grad_nodes)
         if gradient is None:
             return None, None
         grad = logits.clone()
@@ -224,7 +231,7 @@ def _logit_tiles(logits: Tensor, head: Head) -> Iterator[tuple[int, Tensor | Non
         yield first, None if order is None else order[first : first + width].long()
 
 
-def _refuse_second_derivative() -> None:
+def refuse_second_derivative() -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "the loss of a linear layer by tiles, and of classes over several processes, has no "
@@ -276,7 +283,7 @@ def _exchange(rings: Rings, head: Head, sweep: NodeSweep | None) -> None:
     rings.sum.masked_fill_((row == bad_row)[:, None], torch.nan)
 
 
-def _gradient(
+def tile_gradients(
     rings: Rings,
     head: Head,
     grad_loss: Tensor | None,
@@ -307,7 +314,7 @@ def _gradient(
     )
 
 
-def _written(
+def written(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,

@@ -13,7 +13,8 @@ from ..ops.checks import check_options, check_rows
 from ..ops.path_log_loss import path_log_loss
 from ..path_table import PathTable
 from ..rows import loss_dtype
-from .batch import Options, batch_of
+from .batch import Batch, Options, batch_of
+from .by_rows import loss_by_rows, rows_at_once
 from .columns import linear_row_losses, logit_row_losses
 from .layer_checks import check_layer, product_dtype
 from .node_sums import NodeSums
@@ -57,7 +58,10 @@ def linear_path_log_loss(
     """`path_log_loss(F.linear(input, weight, bias), …)` whose logits need not be whole.
 
     Logits of up to `logit_bytes` are made whole. Larger ones are made in tiles of classes, twice:
-    to be measured, and for the gradient. Under autocast the layer is cast tile by tile.
+    to be measured, and for the gradient. Where the logits of 512 rows fit into the budget, they
+    are made once, some rows at a time, and the gradients with them in the forward: of a reduced
+    loss, with products in float32 or float64 and the weight in the order of positions. Under
+    autocast the layer is cast tile by tile.
 
     Args:
         input: (B, F), floating.
@@ -109,9 +113,9 @@ def linear_path_log_loss(
         )
     options = Options(ignore_index, reduction, entropy, eps, backend, smoothing)
     batch = batch_of(target, table, target_weight, options, dtype, shard, on_weight_grad)
-    head = replace(batch.head, sums=node_sums)
-    losses, _, of_nodes = linear_row_losses(batch.rows(input), weight, bias, head)
-    return batch.reduced(losses, of_nodes).to(loss_dtype(dtype))
+    batch = replace(batch, head=replace(batch.head, sums=node_sums))
+    loss, _ = _loss_and_log_probs(input, weight, bias, batch, logit_bytes)
+    return loss.to(loss_dtype(dtype))
 
 
 def sharded_path_log_loss(
@@ -168,6 +172,7 @@ def linear_with_log_prob(
     entropy: float = 0.0,
     eps: float = 0.0,
     smoothing: Smoothing | None = None,
+    logit_bytes: int | None = None,
     backend: str = "auto",
     shard: Shard | None = None,
     on_weight_grad: OnWeightGrad | None = None,
@@ -191,9 +196,21 @@ def linear_with_log_prob(
     batch = batch_of(target, table, target_weight, options, dtype, shard, on_weight_grad)
     if own is not None:
         batch = batch.with_own(target, own)
-    losses, log_probs, of_nodes = linear_row_losses(batch.rows(input), weight, bias, batch.head)
+    loss, log_probs = _loss_and_log_probs(input, weight, bias, batch, logit_bytes)
     wanted = loss_dtype(dtype)
-    return batch.reduced(losses, of_nodes).to(wanted), batch.counted(log_probs).to(wanted)
+    return loss.to(wanted), batch.counted(log_probs).to(wanted)
+
+
+def _loss_and_log_probs(
+    input: Tensor, weight: Tensor, bias: Tensor | None, batch: Batch, logit_bytes: int | None
+) -> tuple[Tensor, Tensor]:
+    """The reduced loss and (B') log-probabilities, by rows or by tiles of classes; float64."""
+    rows, budget = batch.rows(input), LOGIT_BYTES if logit_bytes is None else logit_bytes
+    size = rows_at_once(batch, (rows, weight, bias), len(weight), budget)
+    if size:
+        return loss_by_rows(rows, weight, bias, batch, size)
+    losses, log_probs, of_nodes = linear_row_losses(rows, weight, bias, batch.head)
+    return batch.reduced(losses, of_nodes), log_probs
 
 
 def _check_options(reduction: str, eps: float, entropy: float, smoothing: Smoothing | None) -> None:

@@ -78,6 +78,7 @@ def linear_path_loss_with_log_prob(
     class_weight: Tensor | None,
     tables: LossTables,
     *,
+    logit_bytes: int | None = None,
     on_weight_grad: OnWeightGrad | None = None,
     shard: Shard | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -98,6 +99,7 @@ def linear_path_loss_with_log_prob(
         entropy=options.entropy,
         eps=options.eps,
         smoothing=tables.smoothing(class_weight, False, input.device),
+        logit_bytes=logit_bytes,
         backend=options.backend,
         shard=shard,
         on_weight_grad=on_weight_grad,

@@ -204,6 +204,7 @@ class HierarchicalClassifier(Pretrained):
             target,
             self.loss.weight,
             self.loss._tables,
+            logit_bytes=self.logit_bytes if self.fused == "auto" else 0,
             on_weight_grad=self.on_weight_grad,
             shard=None if self._shard is None else self._shard.shard,
         )
