@@ -3,13 +3,13 @@
 Every function takes whole tensors, on any device, and returns a tensor there. `pred` and `target`
 are integer tensors of one shape: class labels by default, node ids with `target_space="nodes"`, as
 in `hace.HACELoss`; `pred_space="nodes"` is for answers of `hace.decode` beside class labels. They
-are checked, which waits for an accelerator.
+are checked, for which the host waits for an accelerator.
 
 A class label means that class alone, as if it were a leaf below its node, and a node id means the
-node's subtree. A forest is read as a tree under one virtual root, whose height is 1 + the largest
-height of its trees; its roots are therefore siblings. Depth counts from 0 at the roots, height
-from 0 at the nodes with nothing below. Where several parents leave a figure undefined, a DAG is
-a ValueError.
+node's subtree. A forest is treated as one tree under a virtual root, whose height is 1 + the
+largest height of its trees; so its roots are siblings. Depth counts from 0 at the roots, height
+from 0 at the nodes with nothing below. Metrics that several parents would leave undefined raise
+ValueError on a DAG.
 
 Examples:
     >>> import torch, hace

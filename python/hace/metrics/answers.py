@@ -1,4 +1,4 @@
-"""Answers that stop at an inner node: are they right, and how much too deep or too shallow."""
+"""Metrics of answers at any node: are they right, and how much too deep or too shallow."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ __all__ = [
 
 
 def accuracy_ratio(c: Comparison) -> Ratio:
-    """Of `accuracy`."""
+    """The ratio of `accuracy`."""
     return share(c.right)
 
 
 def coverage_ratio(c: Comparison) -> Ratio:
-    """Of `coverage`."""
+    """The ratio of `coverage`."""
     return share(c.is_above)
 
 
 def related_ratio(c: Comparison) -> Ratio:
-    """Of `ancestor_or_descendant_accuracy`."""
+    """The ratio of `ancestor_or_descendant_accuracy`."""
     return share(c.is_above | c.is_below)
 
 
 def excess_ratio(c: Comparison) -> Ratio:
-    """Of `excess_depth`."""
+    """The ratio of `excess_depth`."""
     return share(c.pred_size - c.meeting.common)
 
 
 def deficient_ratio(c: Comparison) -> Ratio:
-    """Of `deficient_depth`."""
+    """The ratio of `deficient_depth`."""
     return share(c.target_size - c.meeting.common)
 
 
@@ -79,7 +79,7 @@ def accuracy(
 def coverage(
     pred: Tensor, target: Tensor, hierarchy: Hierarchy, **labels: Unpack[Labels]
 ) -> Tensor:
-    """Share of the rows whose answer holds the truth: it is the truth or above it.
+    """Share of the rows whose answer is the truth or above it.
 
     Otherwise as `accuracy`.
     """
@@ -91,8 +91,8 @@ def ancestor_or_descendant_accuracy(
 ) -> Tensor:
     """Share of the rows whose answer is the truth, above it or below it.
 
-    Coarse truths do not say which answer below them is right, and count it so (Valmadre, NeurIPS
-    2022, section 5). Otherwise as `accuracy`.
+    A coarse truth does not say which answer below it is right, so all of them count as right
+    (Valmadre, NeurIPS 2022, section 5). Otherwise as `accuracy`.
     """
     return related_ratio(compare(pred, target, hierarchy, **labels)).value()
 
@@ -102,8 +102,8 @@ def excess_depth(
 ) -> Tensor:
     """Mean number of nodes at or above the answer that are not at or above the truth.
 
-    In a tree, how much deeper the answer is than the lowest common ancestor: how much it claims
-    too much. A scalar, in nodes; otherwise as `accuracy`.
+    In a tree, how much deeper the answer is than the lowest common ancestor, that is, how far it is
+    too specific. A scalar, in nodes; otherwise as `accuracy`.
     """
     return excess_ratio(compare(pred, target, hierarchy, **labels)).value()
 
@@ -113,7 +113,7 @@ def deficient_depth(
 ) -> Tensor:
     """Mean number of nodes at or above the truth that are not at or above the answer.
 
-    In a tree, how much deeper the truth is than the lowest common ancestor: how much is left
-    open. A scalar, in nodes; otherwise as `accuracy`.
+    In a tree, how much deeper the truth is than the lowest common ancestor, that is, how far the
+    answer is too coarse. A scalar, in nodes; otherwise as `accuracy`.
     """
     return deficient_ratio(compare(pred, target, hierarchy, **labels)).value()

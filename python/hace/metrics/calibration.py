@@ -1,4 +1,4 @@
-"""Are answers right as often as they are said to be, at each level of a tree or forest."""
+"""Calibration at each level of a tree or forest: are answers right as often as predicted?"""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def reliability(
 ) -> Reliability:
     """How often the most probable answer of each level is right, by how probable it is.
 
-    The answers of a level are its nodes and the leaves above it. Rows whose truth is coarser than
-    the level do not count there.
+    The answers of a level are the nodes of that depth and the leaves that are less deep. Rows whose
+    truth is coarser than the level do not count there.
 
     Args:
         input: logits (C), (N, C) or (N, C, d1, …), floating.

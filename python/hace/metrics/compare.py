@@ -1,4 +1,4 @@
-"""Answers beside truths, row by row: what most metrics are counted from."""
+"""Pairs of answers and truths, from which most metrics are computed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Spaces(TypedDict, total=False):
 
     Keys:
         target_space: what `target` holds: labels of "classes" (the default) or ids of "nodes".
-        pred_space: what `pred` holds; as the target unless it is given. Answers of
-            `hace.decode` are "nodes", where −1 stands for the whole forest.
+        pred_space: what `pred` holds; by default the same as `target`. Answers of `hace.decode` are
+            "nodes", where −1 stands for the whole forest.
     """
 
     target_space: TargetSpace
@@ -88,7 +88,7 @@ class Comparison:
 
     @cached_property
     def target_size(self) -> Tensor:
-        """int64 (R), the same of the truth."""
+        """int64 (R), the same for the truth."""
         return self.ancestry.size(self.target)
 
     @property

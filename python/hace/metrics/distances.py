@@ -33,8 +33,8 @@ Distance = Literal["height", "depth", "hops"]
 `"height"`: from the lowest common ancestor down to the deepest leaf below it (Bertinetto et al.,
 CVPR 2020). `"depth"`: from the lowest common ancestor's depth to the depth of the deepest leaf of
 the hierarchy; divided by the hierarchy's depth, it is the distance of arXiv 2605.06274. `"hops"`:
-up from the one to a common ancestor and down to the other. In a forest there is a virtual root
-above the roots.
+from one up to a common ancestor and down to the other. In a forest there is a virtual root above
+the roots.
 """
 
 
@@ -56,12 +56,12 @@ def distances(c: Comparison, distance: Distance) -> Tensor:
 
 
 def severity_ratio(c: Comparison, distance: Distance = "height") -> Ratio:
-    """Of `mistake_severity`."""
+    """The ratio of `mistake_severity`."""
     return Ratio(distances(c, distance).sum(), (~c.right).sum())
 
 
 def distance_ratio(c: Comparison, distance: Distance = "height") -> Ratio:
-    """Of `mean_distance`."""
+    """The ratio of `mean_distance`."""
     return share(distances(c, distance))
 
 
@@ -70,9 +70,9 @@ def lca_height(
 ) -> Tensor:
     """Height of the lowest common ancestor, row by row (Bertinetto et al., CVPR 2020, section 4).
 
-    The height of a node is the number of edges to the deepest node below it, so a right class
-    has 0 and a sibling at least 1. A node that is right has its own height: what it leaves open.
-    On a DAG it is the least height of all common ancestors.
+    The height of a node is the number of edges to the deepest node below it, so a right class has 0
+    and a sibling at least 1. A right answer at an inner node has the height of that node, since it
+    leaves the class open. On a DAG it is the least height of all common ancestors.
 
     Args:
         pred: answers, integer, any shape.
@@ -94,9 +94,9 @@ def lca_height(
 def edge_distance(
     pred: Tensor, target: Tensor, hierarchy: Hierarchy, **spaces: Unpack[Spaces]
 ) -> Tensor:
-    """Edges on the way from answer to truth by a common ancestor, row by row.
+    """Edges on the path from answer to truth over a common ancestor, row by row.
 
-    Arguments, shape and errors as for `lca_height`. On a DAG it is the shortest such way.
+    Arguments, shape and errors as for `lca_height`. On a DAG it is the shortest such path.
     """
     return compare_rows(pred, target, hierarchy, **spaces).meeting.distance.view(pred.shape)
 

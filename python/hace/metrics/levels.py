@@ -26,9 +26,10 @@ __all__ = [
 
 
 def level_ratio(c: Comparison) -> Ratio:
-    """Of `level_accuracies`."""
+    """The ratio of `level_accuracies`."""
     c.tree_ancestry("accuracy at a level")
-    # A shallower point counts as itself, so only equal points agree below where they meet.
+    # A point that is less deep than the level counts as itself, so only equal points agree below
+    # their lowest common ancestor.
     num_levels = c.points.tree.depth + 1
     agree_to = torch.where(c.right, num_levels - 1, c.meeting.depth)
     agree = torch.bincount(agree_to + 1, minlength=num_levels + 1)
@@ -37,7 +38,7 @@ def level_ratio(c: Comparison) -> Ratio:
 
 
 def sibling_ratio(c: Comparison) -> Ratio:
-    """Of `sibling_accuracy`."""
+    """The ratio of `sibling_accuracy`."""
     parent = c.tree_ancestry("accuracy among siblings").parent
     return share(parent[c.pred] == parent[c.target])
 
@@ -45,10 +46,10 @@ def sibling_ratio(c: Comparison) -> Ratio:
 def level_accuracy(
     pred: Tensor, target: Tensor, hierarchy: Hierarchy, level: int, **labels: Unpack[Labels]
 ) -> Tensor:
-    """Share of the rows that are right at depth `level`: same ancestor there.
+    """Share of the rows whose answer and truth have the same ancestor at depth `level`.
 
-    A node shallower than `level` counts as itself, so the accuracy at the hierarchy's depth is
-    the plain accuracy.
+    A node that is less deep than `level` counts as itself, so the accuracy at the hierarchy's depth
+    is the plain accuracy.
 
     Args:
         pred: answers, integer, any shape.

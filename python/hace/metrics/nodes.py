@@ -26,8 +26,8 @@ class NodeCounts(NamedTuple):
 
     Attributes:
         truth: rows whose truth is at or below the node.
-        answer: rows whose answer is.
-        both: rows whose truth and answer both are.
+        answer: rows whose answer is at or below it.
+        both: rows whose truth and answer are both at or below it.
     """
 
     truth: Tensor
@@ -36,12 +36,12 @@ class NodeCounts(NamedTuple):
 
     @property
     def recall(self) -> Ratio:
-        """How many of the truths at or below each node are answered at or below it."""
+        """The share of the truths at or below each node whose answer is there too."""
         return Ratio(self.both, self.truth)
 
     @property
     def precision(self) -> Ratio:
-        """How many of the answers at or below each node have their truth there."""
+        """The share of the answers at or below each node whose truth is there too."""
         return Ratio(self.both, self.answer)
 
 

@@ -1,4 +1,4 @@
-"""Accuracy against informativeness: what stopping at coarser nodes buys.
+"""Accuracy against informativeness: what is gained by stopping at coarser nodes.
 
 The answer at a threshold is the most specific node with at least that probability. As the threshold
 falls from 1 to 0, each row's answer goes through its Pareto-optimal nodes, from the whole forest to
@@ -32,10 +32,11 @@ __all__ = ["OperatingCurve", "OperatingSteps", "operating_curve", "operating_ste
 
 
 class OperatingCurve(NamedTuple):
-    """What each threshold gives, from the highest on: S + 1 points.
+    """Accuracy and information at each threshold, from the highest on: S + 1 points.
 
     Attributes:
-        threshold: (S+1), descending. The first, infinite, is that of saying nothing.
+        threshold: (S+1), descending. At the first, which is infinite, every answer is the whole
+            forest.
         accuracy: (S+1), share of the rows whose answer is the truth, above it or below it.
         information: (S+1), ascending, what the answers say on average, as a share of the most
             that an answer can say: 0 for the whole forest, 1 for a class.
@@ -46,7 +47,7 @@ class OperatingCurve(NamedTuple):
     information: Tensor
 
     def area(self) -> Tensor:
-        """Under the accuracy as a function of the information, in straight lines from 0 to 1.
+        """The area under the accuracy as a piecewise linear function of the information.
 
         1 where nothing is ever wrong, and 1/2 for a model that is always certain and always wrong.
         """
@@ -57,14 +58,14 @@ class OperatingCurve(NamedTuple):
 
 @dataclass(frozen=True)
 class OperatingSteps:
-    """Every change of an answer, of R rows. Steps of batches are joined.
+    """Every change of an answer in R rows. Steps of batches can be concatenated.
 
     Attributes:
-        log_prob: (S), where it happens.
+        log_prob: (S), the log-probability at which the answer changes.
         right: int64 (S), how much the number of right answers changes: −1, 0 or 1.
-        information: float64 (S), how much the sum of what the answers say grows.
+        information: float64 (S), how much the information of all answers grows.
         num_rows: int64 scalar, R.
-        most: what an answer can say at most.
+        most: the most information that an answer can have.
     """
 
     log_prob: Tensor
@@ -99,7 +100,8 @@ def operating_steps(s: Scored, specificity: Specificity = "information") -> Oper
         c = Comparison(s.points, node, chunk.target[row])
         right = (c.is_above | c.is_below).long()
         value = table.value[node]
-        # Before its first step a row's answer is the whole forest: right, and nothing said.
+        # Before its first step a row's answer is the whole forest, which is right and has no
+        # information.
         first = torch.ones_like(row, dtype=torch.bool)
         first[1:] = row[1:] != row[:-1]
         parts.append(
@@ -128,8 +130,8 @@ def operating_curve(
         input: logits (C), (N, C) or (N, C, d1, …), floating.
         target: integer, the input's shape without its class dimension.
         hierarchy: of both; DAGs too.
-        specificity: what an answer says: "information", log2(C / classes at or below it), or
-            "depth".
+        specificity: the information of an answer: "information", log2(C / classes at or below it),
+            or "depth".
         labels: `logit_space`, `target_space`, `ignore_index`, see `hace.metrics.LogitLabels`.
 
     Returns:

@@ -27,17 +27,17 @@ __all__ = [
 
 
 def top_k_ratio(s: Scored, k: int = 1) -> Ratio:
-    """Of `top_k_accuracy`."""
+    """The ratio of `top_k_accuracy`."""
     return share(s.top(k).is_below.view(-1, k).any(1))
 
 
 def distance_at_k_ratio(s: Scored, k: int = 1, distance: Distance = "height") -> Ratio:
-    """Of `distance_at_k`."""
+    """The ratio of `distance_at_k`."""
     return share(distances(s.top(k), distance))
 
 
 def best_distance_ratio(s: Scored, k: int = 1, distance: Distance = "height") -> Ratio:
-    """Of `best_distance_at_k`."""
+    """The ratio of `best_distance_at_k`."""
     return share(distances(s.top(k), distance).view(-1, k).amin(1))
 
 

@@ -14,7 +14,7 @@ __all__ = ["Ratio", "share"]
 
 @dataclass(frozen=True)
 class Ratio:
-    """A figure as a sum over rows divided by another.
+    """A figure as a sum over rows divided by another sum over rows.
 
     The mean of the figures of batches is not the figure of all rows; the ratio of sums is.
 
@@ -37,7 +37,7 @@ class Ratio:
 
 
 def share(of: Tensor) -> Ratio:
-    """How many of the rows, bool or numbers (R), or (R, …) with rows first."""
+    """The mean over the rows, as a ratio, of bools or numbers (R) or (R, …)."""
     count = torch.full(of.shape[1:], len(of), dtype=torch.int64, device=of.device)
     dtype = widest_dtype(of.device) if of.is_floating_point() else torch.int64
     return Ratio(of.sum(0, dtype=dtype), count)

@@ -1,4 +1,4 @@
-"""Logits beside truths: what the metrics of probabilities and rankings are counted from."""
+"""Logits and their truths, from which metrics of probabilities and rankings are computed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class Scored:
         return self.points.hierarchy
 
     def chunks(self) -> Iterator[Scored]:
-        """A few rows at a time, so that what is made of them stays small; at least one chunk."""
+        """A few rows at a time, so that what is computed from them stays small; at least one
+        chunk."""
         first = 0
         for rows in chunks_of(self.rows, self.points.num_points):
             yield replace(self, rows=rows, target=self.target[first : first + len(rows)])

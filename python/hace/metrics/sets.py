@@ -1,7 +1,7 @@
-"""Hierarchical precision, recall and F: how much of the answer's path is the truth's.
+"""Hierarchical precision, recall and F1: how much the paths of answer and truth overlap.
 
-An answer stands for itself and everything above it, and so does the truth. A root that is above
-everything says nothing and is not counted.
+Answer and truth stand for the sets of themselves and all nodes above them. A root that is above
+everything is the same in all of them and is not counted.
 
 Sources: Kiritchenko et al., *Learning and evaluation in the presence of class hierarchies*, 2006;
 Kosmopoulos et al., *Evaluation measures for hierarchical classification*, 2015, section 4.
@@ -40,17 +40,17 @@ Average = Literal["micro", "macro"]
 
 
 def precision_ratio(c: Comparison, average: Average = "micro") -> Ratio:
-    """Of `hierarchical_precision`."""
+    """The ratio of `hierarchical_precision`."""
     return _ratio(c.meeting.common, c.pred_size, average)
 
 
 def recall_ratio(c: Comparison, average: Average = "micro") -> Ratio:
-    """Of `hierarchical_recall`."""
+    """The ratio of `hierarchical_recall`."""
     return _ratio(c.meeting.common, c.target_size, average)
 
 
 def f1_ratio(c: Comparison, average: Average = "micro") -> Ratio:
-    """Of `hierarchical_f1`: 2 P R / (P + R) = 2 |both| / (|answer's| + |truth's|)."""
+    """The ratio of `hierarchical_f1`: 2 P R / (P + R) = 2 |both| / (|answer's| + |truth's|)."""
     return _ratio(2 * c.meeting.common, c.pred_size + c.target_size, average)
 
 
@@ -58,7 +58,8 @@ def _ratio(part: Tensor, whole: Tensor, average: Average) -> Ratio:
     if average == "micro":
         return Ratio(part.sum(), whole.sum())
     if average == "macro":
-        # An answer or a truth that says nothing has nothing wrong or missing in it.
+        # The whole forest as an answer or a truth is an empty set, in which nothing is wrong or
+        # missing.
         return share(torch.where(whole == 0, 1.0, widened(part) / whole.clamp(min=1)))
     raise ValueError(f"average must be 'micro' or 'macro', got {average!r}")
 
@@ -77,8 +78,8 @@ def hierarchical_precision(
         pred: answers, integer, any shape.
         target: the truth, same shape.
         hierarchy: of both; DAGs too.
-        average: "micro" divides sums over all rows; "macro" is the mean over the rows, where an
-            answer that says nothing has precision 1.
+        average: "micro" divides sums over all rows; "macro" is the mean over the rows, where the
+            whole forest as an answer has precision 1.
         labels: `target_space`, `pred_space` and `ignore_index`, see `hace.metrics.Labels`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The confusion matrix folded to one level of the tree, with the worst pairs named."""
+"""The confusion matrix at one level of the tree, with the worst pairs named."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ def confusion(
     axes: Axes | None = None,
     **labels: Unpack[Labels],
 ) -> Axes:
-    """Truths by answers at a depth, in percent of each truth; the worst pairs stand below.
+    """Truths by answers at a depth, in percent of each truth, with the worst pairs below.
 
     Args:
         pred: answers, integer, any shape.
         target: the truth, same shape.
         hierarchy: of both; a tree or forest.
-        level: the depth at which truths and answers are told; shallower leaves are themselves.
+        level: the depth at which truths and answers are compared; leaves that are less deep count
+            as themselves.
         most: how many nodes to show, those that are confused most often.
         title: above the picture.
         axes: to draw into.

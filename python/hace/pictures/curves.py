@@ -34,10 +34,10 @@ def operating_curves(
     axes: Axes | None = None,
     **labels: Unpack[LogitLabels],
 ) -> Axes:
-    """What stopping at coarser nodes buys: one line per model, marked at two thresholds.
+    """What is gained by stopping at coarser nodes: one line per model, marked at two thresholds.
 
     Args:
-        logits: of each model by its name; at most six.
+        logits: a mapping from the name of each model to its logits; at most six.
         target: the truth, integer.
         hierarchy: of all; DAGs too.
         specificity: "information" or "depth", see `hace.metrics.operating_curve`.

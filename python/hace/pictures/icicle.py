@@ -38,8 +38,8 @@ def error_icicle(
 ) -> Axes:
     """Each node as a box, children to the right of their parent, coloured by its error.
 
-    A box is as high as its share of the rows, by their truths, so large dark boxes are where most
-    is to be gained. A node's error is the share of the rows with a truth at or below it whose
+    The height of a box is the share of the rows whose truth is in it, so large dark boxes are where
+    a model can gain most. A node's error is the share of the rows with a truth at or below it whose
     answer is not.
 
     Args:

@@ -1,4 +1,4 @@
-"""Are answers right as often as they are said to be: a diagram for each level."""
+"""Reliability diagrams, one for each level: are answers right as often as predicted?"""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def severity_histogram(
     """Share of the rows at each distance from the truth; right answers are not drawn.
 
     Args:
-        answers: of each model by its name, integer, all of the target's shape; at most six.
+        answers: a mapping from the name of each model to its answers, integer, all of the target's
+            shape; at most six.
         target: the truth.
         hierarchy: of all.
         distance: "height", "depth" or "hops", see `hace.metrics.Distance`.

@@ -14,7 +14,7 @@ __all__ = ["COLOURS", "ERROR_COLOURS", "HATCHES", "name_of", "new_axes", "shorte
 #: Okabe and Ito's, which people with any kind of colour vision tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++")
-#: Light where all is right; lightness alone tells the order.
+#: Light where all is right; the order can be seen from the lightness alone.
 ERROR_COLOURS = "cividis_r"
 
 
@@ -43,5 +43,5 @@ def name_of(hierarchy: Hierarchy, node: int) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """Cut to a length, with an ellipsis."""
+    """The text, cut to a length with an ellipsis."""
     return text if len(text) <= length else text[: max(1, length - 1)].rstrip() + "…"

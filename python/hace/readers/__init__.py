@@ -1,8 +1,8 @@
-"""From what people have to names and links: one module for each form that a hierarchy comes in.
+"""Readers, one module for each form that a hierarchy comes in.
 
 Pure Python and NumPy. A reader returns `NamedLinks`, which `hace.Hierarchy` checks for cycles and
-keeps. Nothing is guessed: what cannot be right is an error, and what is legal but is rarely meant
-is an error or a warning that says how to say it.
+keeps. Nothing is guessed: what cannot be right is an error, and what is possible but rarely meant
+is an error or a warning that says how to state what is meant.
 """
 
 from .codes import read_codes

@@ -1,4 +1,4 @@
-"""What a cell of a table, an array or a list says: the name of a node, or nothing."""
+"""The name of a node from a cell of a table, an array or a list; or no value."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ NOTHING_WORDS = frozenset(
 """Text by which programs write that there is no value."""
 
 STRINGIFIED_NOTHING = frozenset(("nan", "NaN", "<NA>", "NaT"))
-"""Those of them that are names of nothing: what `str` makes of a missing number."""
+"""The ones among them that never name a node: what `str` makes of a missing number."""
 
-_MISSING_TYPES = ("NAType", "NaTType")  # pandas.NA and pandas.NaT, which have no order or equality
+_MISSING_TYPES = ("NAType", "NaTType")  # pandas.NA and pandas.NaT, which cannot be compared
 _EXACT_FLOATS = 2.0**53  # from here on floats skip whole numbers
 
 
 def name_of(value: Any) -> str:
-    """The name that a cell gives, "" where it gives none (None, NaN, pandas.NA or "").
+    """The name in a cell, "" where it holds no value (None, NaN, pandas.NA or "").
 
     Whole numbers of any type are written without a point: an empty cell makes pandas write a whole
     column of ids as floats.
@@ -75,7 +75,7 @@ def rows_of(table: Any) -> Iterable[Any]:
 
 
 def checked_missing(missing: Collection[str] | None) -> frozenset[str] | None:
-    """The words that are to mean "no value"; None where the user has not said.
+    """The words that mean "no value"; None if the user has not given any.
 
     Raises:
         TypeError: they are not a list of strings.

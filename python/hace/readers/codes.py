@@ -1,4 +1,4 @@
-"""A hierarchy from codes that say where they belong: ICD, ATC, NAICS, MeSH, ISCO."""
+"""A hierarchy from codes that begin with their parent's code: ICD, ATC, NAICS, MeSH, ISCO."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _spans(names: list[str]) -> dict[int, tuple[str, str]]:
 def _under_ranges(
     names: list[str], parents: list[int], spans: dict[int, tuple[str, str]], ids: dict[str, int]
 ) -> None:
-    """Puts what has no longer prefix below the narrowest range that holds it."""
+    """Puts each code without a longer prefix below the narrowest range that holds it."""
     by_length: defaultdict[int, list[int]] = defaultdict(list)
     for node, (first, _) in spans.items():
         by_length[len(first)].append(node)
@@ -134,7 +134,8 @@ def _refuse_ranges(names: list[str], parents: list[int], spans: dict[int, tuple[
 def _refuse_unequal_parts(names: list[str], parents: list[int]) -> None:
     """Raises ValueError where '1.1' would be the parent of '1.10'.
 
-    Codes with several points are parts, and a part is not below another that it begins with.
+    Codes with several points are made of parts, and a part is not below another part that it begins
+    with.
     """
     for mark in ".-/_ ":
         if not any(name.count(mark) > 1 for name in names):

@@ -77,20 +77,21 @@ def read_name_pairs(
 
     Args:
         pairs: (parent, child) names; an empty parent says that the child is a root.
-        place: where the last pair stood, for errors.
+        place: says where the last pair was, for errors.
         allow_multiple_parents: whether a child may have several.
         missing: the words that mean "no value".
-        turn_round: how to say that parent and child are the other way round.
-        two_levels: how to say that parent and child are levels, on which a name may be twice.
-        own_parent: whether a root may be its own parent, which it is where every node has a pair
-            of its own as a child; otherwise such a pair is one name on two levels.
+        turn_round: for messages, how to say that parent and child are the other way round.
+        two_levels: for messages, how to say that the columns are levels, on which a name may
+            repeat.
+        own_parent: whether a root may be its own parent, as it is where every node has a pair of
+            its own as a child; otherwise such a pair is taken for one name on two levels.
     """
     words = checked_missing(missing) or frozenset()
     ids: dict[str, int] = {}
     parents: list[int] = []
     more: dict[tuple[int, int], None] = {}  # the edges from further parents, each once
-    declared: set[int] = set()  # nodes that are said to be roots
-    own: dict[int, str] = {}  # nodes that are their own parents, and where
+    declared: set[int] = set()  # nodes that were given as roots
+    own: dict[int, str] = {}  # nodes that are their own parents, and where this was said
     num_edges, second_at = 0, ""
     for parent_name, child_name in pairs:
         if not child_name or child_name in words:

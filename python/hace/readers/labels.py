@@ -45,7 +45,7 @@ def label_list(labels: Any) -> list[str]:
 
 
 def in_label_order(mapping: Mapping[Any, Any]) -> list[Any]:
-    """What a mapping from or to labels holds, in label order.
+    """The names in a mapping from or to labels, in label order.
 
     A mapping whose values are all None is the list of its keys (`dict.fromkeys`).
 
@@ -61,7 +61,7 @@ def in_label_order(mapping: Mapping[Any, Any]) -> list[Any]:
     from_label = _numbers([key for key, _ in pairs])
     to_label = _numbers([value for _, value in pairs])
     if from_label and to_label:
-        # Text that reads as a number is a name where the other side holds true numbers.
+        # Text that looks like a number is a name if the other side holds real numbers.
         keys_are_text = all(isinstance(key, str) for key, _ in pairs)
         values_are_text = all(isinstance(value, str) for _, value in pairs)
         if keys_are_text != values_are_text:

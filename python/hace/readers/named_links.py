@@ -1,4 +1,4 @@
-"""What a reader found."""
+"""The result of a reader."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ class NamedLinks(NamedTuple):
     classes: list[int] | range | None = None
     """The nodes that are classes, in label order; None for the leaves in ascending id."""
     own_names: list[str] | None = None
-    """Each node's name in a column of its own, where `names` are ids; "" where it has none."""
+    """Each node's name from a column of names, where `names` are ids; "" where it has none."""

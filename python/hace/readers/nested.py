@@ -1,4 +1,4 @@
-"""A hierarchy from records or mappings within each other: JSON, YAML, d3."""
+"""A hierarchy from nested records or mappings: JSON, YAML, d3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .named_links import NamedLinks
 from .paths import checked_sep, read_paths
 
 Parts = tuple[str, ...]
-Entry = tuple[Any, Any]  # what names a node, and what is below it
+Entry = tuple[Any, Any]  # the name of a node, and what is below it
 
 
 def read_nested(
@@ -30,7 +30,7 @@ def read_nested(
     _check_keys(tree, name, children)
     leaves: list[Parts] = []
     seen: set[Parts] = set()
-    # Depth-first with a stack of its own: a tree may be deeper than Python's calls may go.
+    # Depth-first with an explicit stack, since a tree may be deeper than Python's recursion limit.
     stack: list[tuple[Parts, Any]] = [((), tree)]
     while stack:
         path, below = stack.pop()
@@ -47,7 +47,7 @@ def read_nested(
 
 
 def _entries(path: Parts, below: Any, name: str, children: str) -> list[Entry]:
-    """The nodes that something lists."""
+    """The nodes that a record, mapping or list holds."""
     if below is None:
         return []
     if isinstance(below, Mapping):
@@ -93,7 +93,7 @@ def _name(path: Parts, value: Any) -> str:
 
 
 def _check_keys(tree: Any, name: str, children: str) -> None:
-    """Raises ValueError where the first level keeps its children under another key."""
+    """Raises ValueError if the records of the first level keep their children under another key."""
     records = [tree] if isinstance(tree, Mapping) else list(tree)
     records = [r for r in records if isinstance(r, Mapping) and _is_record(r, name)]
     if not records or any(children in record for record in records):

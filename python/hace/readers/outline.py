@@ -50,8 +50,8 @@ def read_outline(
                 widths.pop()
             if not widths or widths[-1] != width:
                 raise ValueError(
-                    f"line {number}, {text!r}, is indented by {width}, which is no level that is "
-                    f"open: {widths or [entries[0][1]]}"
+                    f"line {number}, {text!r}, is indented by {width}, which is not a level that "
+                    f"is open: {widths or [entries[0][1]]}"
                 )
         del path[len(widths) - 1 :]
         path.append(text)
@@ -98,7 +98,7 @@ def _entries(lines: Iterable[str], indent: str | None) -> list[tuple[int, int, s
 
 
 def _check_marks(entries: list[tuple[int, int, str]], indent: str | None) -> None:
-    """Raises ValueError where the lines begin with marks that nobody has spoken of."""
+    """Raises ValueError if the lines begin with marks that `indent` does not name."""
     marks = ["".join(takewhile(_MARKS.__contains__, text)) for _, _, text in entries]
     some = [mark for mark in marks if mark]
     if len(some) * 2 < len(entries) or len(some) < 2:

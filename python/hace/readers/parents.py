@@ -42,7 +42,7 @@ def read_parents(
         parent_names.append("" if parent_name in words or parent_name == name else parent_name)
     if not ids:
         raise ValueError("parents is empty; a hierarchy needs at least one node and one class")
-    if "-1" not in ids:  # as in an array of parents
+    if "-1" not in ids:  # where -1 means a root, as in an array of parents
         parent_names = ["" if name == "-1" else name for name in parent_names]
     unknown = list(dict.fromkeys(name for name in parent_names if name and name not in ids))
     if unknown:

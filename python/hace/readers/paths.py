@@ -18,7 +18,7 @@ from .suspicions import (
 _UNRESOLVED = -2  # a class whose path has not been walked yet
 
 _SEPARATORS = (" > ", " / ", "; ", " | ", " -> ", "->", "::", ">", "/", "|", "\\", ";", "\t", ".")
-_NO_PATH = 4  # this many names without a separator are taken for a wrong separator
+_NO_PATH = 4  # if this many names have no separator, it is taken to be the wrong one
 
 Path = str | Iterable[Any]
 
@@ -29,7 +29,7 @@ def read_paths(
     """See `Hierarchy.from_paths`."""
     checked_sep(sep)
     if isinstance(paths, (str, bytes)):
-        raise TypeError(f"paths must be a list of strings, one a class, got the string {paths!r}")
+        raise TypeError(f"paths must be a list of strings, one per class, got the string {paths!r}")
     words = checked_missing(missing)
     ids: dict[str, int] = {}
     rows = in_label_order(paths) if isinstance(paths, Mapping) else rows_of(paths)
@@ -49,7 +49,7 @@ def read_paths(
 
 
 def checked_sep(sep: str) -> None:
-    """Raises TypeError or ValueError unless it can separate parts."""
+    """Raises TypeError or ValueError unless `sep` can separate parts."""
     if not isinstance(sep, str):
         raise TypeError(f"sep must be a string, got {sep!r}")
     if not sep:
@@ -93,7 +93,7 @@ def _walk(ids: dict[str, int], sep: str) -> NamedLinks:
     class_paths = list(ids)
     parents = [_UNRESOLVED] * len(class_paths)
     for label, path in enumerate(class_paths):
-        # Up to the first node that has its parent already, so that every node is walked once.
+        # Up to the first node whose parent is known, so that every node is visited once.
         node, parent, walk = path, ROOT, []
         while node:
             known = ids.get(node)

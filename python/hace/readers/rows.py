@@ -16,7 +16,7 @@ DELIMITERS = (",", "\t", ";", "|", "\t|\t", " ")
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, which it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, with which it begins
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -110,7 +110,8 @@ class Rows:
             yield line
 
     def _warn_row(self, text: str, num_delimiters: int) -> None:
-        """Warns of a comment that may be a row: its mark is a part of a word, as in "#1,dog"."""
+        """Warns of a comment that may be a row, because its mark is part of a word, as in
+        "#1,dog"."""
         if text[:1].strip() and text.count(self.delimiter) == num_delimiters:
             warn(
                 f"{self.place}, {self.last_comment!r}, is left out as a comment and has as many "
@@ -118,7 +119,7 @@ class Rows:
             )
 
     def _split(self, lines: Iterator[str]) -> Iterator[list[str]]:
-        # NCBI's lines end with a delimiter that has lost its blank.
+        # NCBI's lines end with a delimiter without its final blank.
         end = self.delimiter.rstrip()
         for line in lines:
             line = line.rstrip("\r\n")
@@ -150,7 +151,7 @@ class Rows:
             ) from None
 
     def first_lines(self, number: int) -> list[str]:
-        """Some lines as they are, without those that are skipped."""
+        """The first lines as they are in the file, without those that are skipped."""
         line = self.line
         with open(self.path, encoding=self._encoding, newline="", errors="replace") as file:
             lines = [text.rstrip("\r\n") for text in islice(self._lines(file), number)]
@@ -171,7 +172,7 @@ def fitting(lines: list[str], but: str) -> str:
     found: dict[str, int] = {}
     for delimiter in DELIMITERS:
         counts = {len(line.split(delimiter)) for line in lines}
-        may_separate = delimiter != " " or not found  # blanks are in names too
+        may_separate = delimiter != " " or not found  # names may contain blanks
         if delimiter != but and len(counts) == 1 and counts != {1} and may_separate:
             found[delimiter] = counts.pop()
     if not found:

@@ -1,4 +1,4 @@
-"""Hierarchies that are legal but are rarely what was meant: each is told, with what to write."""
+"""Errors and warnings for input that is possible but rarely meant, each with what to write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0+")
 
 
 def quoted(names: Iterable[str], at_most: int = 5) -> str:
-    """The first of some names, for an error."""
+    """The first few of some names, quoted for an error message."""
     names = list(names)
     shown = ", ".join(repr(name) for name in islice(names, at_most))
     return shown if len(names) <= at_most else f"{shown} and {len(names) - at_most} more"
@@ -25,11 +25,11 @@ def quoted(names: Iterable[str], at_most: int = 5) -> str:
 def refuse_words_for_nothing(
     names: Iterable[str], missing: Collection[str] | None, is_meant: Callable[[str], bool]
 ) -> None:
-    """Raises ValueError where a name reads like "no value" and nobody has said what it is.
+    """Raises ValueError if a name reads like "no value" and `missing` does not say what it is.
 
     Args:
         names: of nodes; those with a node below them for words that may be names (NA is Namibia).
-        missing: the words that mean "no value", or None where the user has not said.
+        missing: the words that mean "no value", or None if the user has not given any.
         is_meant: whether the data itself shows that the name is one.
     """
     if missing is not None:
@@ -43,7 +43,7 @@ def refuse_words_for_nothing(
 
 
 def refuse_stringified_nothing(names: Iterable[str], missing: Collection[str] | None) -> None:
-    """Raises ValueError where a name is what `str` makes of a missing number."""
+    """Raises ValueError if a name is what `str` makes of a missing number."""
     if missing is not None:
         return
     found = sorted(STRINGIFIED_NOTHING.intersection(names))
@@ -56,11 +56,11 @@ def refuse_stringified_nothing(names: Iterable[str], missing: Collection[str] | 
 
 
 def refuse_look_alikes(names: Sequence[str]) -> None:
-    """Raises ValueError where two names look the same: they are one node to whoever reads them.
+    """Raises ValueError if two names look the same, so that a person would take them for one node.
 
-    Blanks around or doubled, characters that cannot be seen, another composition of the same
-    accents, and `1.0` beside `1` make no second node. Names that differ in case alone give a
-    warning: some vocabularies mean it.
+    Names look the same if they differ in blanks around or doubled within them, in invisible
+    characters, in the composition of accents, or as `1.0` and `1` do. Names that differ in case
+    alone give a warning: some vocabularies mean it.
     """
     plain = names if all(map(_is_plain, names)) else [_plain(name) for name in names]
     if plain is not names:
@@ -117,7 +117,7 @@ def _warn_case(names: Sequence[str]) -> None:
 
 
 def warn_no_branch(num_edges: int, has_branch: bool, turn_round: str) -> None:
-    """Warns where no node has two children: of what a reversed file of a tree is always made."""
+    """Warns if no node has two children, as in a tree's file whose columns are swapped."""
     if num_edges > 1 and not has_branch:
         warn(
             f"no node of this hierarchy has two children, so it groups nothing; if parent and "

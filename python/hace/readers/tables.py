@@ -1,4 +1,4 @@
-"""A hierarchy from a table in a text file: CSV, TSV and what else has fields in lines."""
+"""A hierarchy from a table in a text file: CSV, TSV and the like."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Columns:
     sep: str | None
 
     def wanted(self) -> list[Column]:
-        """Those that are read."""
+        """The columns that are read."""
         if self.levels is None:
             return [self.parent, self.child] + ([] if self.name is None else [self.name])
         return [self.levels] if isinstance(self.levels, (str, int)) else list(self.levels)
@@ -232,7 +232,7 @@ def _refuse_column(rows: Rows, column: str, header: list[str]) -> NoReturn:
 
 
 def _refuse_other_delimiter(rows: Rows) -> None:
-    """Raises ValueError where another delimiter cuts all lines evenly as well."""
+    """Raises ValueError if another delimiter also cuts all lines into the same number of fields."""
     lines = rows.first_lines(_LINES_TO_COMPARE)
     others = {
         delimiter: {len(line.split(delimiter)) for line in lines}
@@ -248,7 +248,7 @@ def _refuse_other_delimiter(rows: Rows) -> None:
 
 
 def _refuse_header(table: Table, links: NamedLinks, columns: Columns) -> None:
-    """Raises ValueError where the first row reads like a header and nothing else is below it."""
+    """Raises ValueError if the first row reads like a header and its names do not occur again."""
     first = table.first if columns.levels is not None else table.first[:2]
     first = [field for field in first if field]
     path = [0 if columns.levels is not None else len(first) - 1]
