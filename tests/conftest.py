@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until the tests are collected, which makes many objects and no garbage
     for marker in selection.MARKERS:
         config.addinivalue_line("markers", marker)
     place = config.getoption("--backend")
@@ -91,6 +93,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for name, counted in counts.items():
         told = ", ".join(f"{count} {outcome}" for outcome, count in counted.items())
         terminalreporter.write_line(f"parity on {name}: {told}")
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the garbage collector from looking at every test and module again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

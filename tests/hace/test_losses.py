@@ -345,7 +345,7 @@ def indices_for(
     return torch.from_numpy(np.resize(np.random.default_rng(1).permutation(valid), rows))
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=[pytest.param("reference", marks=pytest.mark.thorough), "cpu"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Those that run on the CPU: a loss is the same code on all, and the ops' tests try all."""
     found = hace.backends()[request.param]

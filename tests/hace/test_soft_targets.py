@@ -92,6 +92,7 @@ def test_soft_labels(
 
 
 @many_rows
+@pytest.mark.thorough_on("reference")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_soft_labels_on_every_shape(backend: Backend, shape: str, distance: str) -> None:
@@ -225,6 +226,7 @@ def test_pairs_and_probabilities(
 
 
 @many_rows
+@pytest.mark.thorough_on("reference")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("form", ["smoothed", "soft", "pair", "probabilities"])
 @pytest.mark.parametrize("eps", [0.0, 1e-6])

@@ -117,7 +117,13 @@ def test_as_a_program(file: Path) -> None:
     command = [sys.executable, "-m", "hace", "tree", str(file)]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "kind" in found.stdout
-    told = subprocess.run([*command[:3], "--help"], capture_output=True, text=True, check=True)
-    assert "tree" in told.stdout
-    wrong = subprocess.run(command[:3], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 2
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as told:
+        main(["--help"])
+    assert told.value.code == 0
+    assert "tree" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as wrong:
+        main([])
+    assert wrong.value.code == 2

@@ -44,6 +44,7 @@ examples = settings(max_examples=100, deadline=None)
 ROWS = 5
 
 every_shape = pytest.mark.parametrize("shape", SHAPES)
+THOROUGH = pytest.mark.thorough
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
@@ -435,7 +436,10 @@ GAPS = [10, 40, 87, 88, 104, 150, 745, 5000]
 
 
 @every_dtype
-@pytest.mark.parametrize("shape", ["diamonds", "two roots", "nodes"])
+@pytest.mark.parametrize(
+    "shape",
+    ["diamonds", *(pytest.param(name, marks=THOROUGH) for name in ("two roots", "nodes"))],
+)
 def test_gaps_between_nested_nodes(shape: str, dtype: torch.dtype) -> None:
     """Every node in turn far below, and far above, all that is not below it."""
     dag = SHAPES[shape]

@@ -25,6 +25,9 @@ of_processors = pytest.mark.not_on(
 
 Order = Callable[[int, np.random.Generator], np.ndarray]
 
+#: Entries of each path.
+MANY, FEW, ONE = (0, 1, 2, 3, 5, 12), (0, 1, 2, 3, 4, 2, 1), (1,)
+
 
 def nearly_ordered(columns: int, rng: np.random.Generator) -> np.ndarray:
     """A few columns far from their place, the others in runs."""
@@ -57,9 +60,23 @@ def nested(columns: int, depth: int, rng: np.random.Generator) -> list[tuple[int
 
 
 @pytest.mark.sample(dtype=[torch.float32])
+@pytest.mark.thorough_on("reference")
 @of_processors
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("depths", [(0, 1, 2, 3, 5, 12), (0, 1, 2, 3, 4, 2, 1), (1,)], ids=str)
+@pytest.mark.parametrize(
+    ("depths", "dtype"),
+    [
+        (MANY, torch.float32),
+        (MANY, torch.bfloat16),
+        (FEW, torch.float32),
+        (FEW, torch.float64),
+        (ONE, torch.float32),
+        pytest.param(MANY, torch.float64, marks=pytest.mark.thorough),
+        pytest.param(FEW, torch.bfloat16, marks=pytest.mark.thorough),
+        pytest.param(ONE, torch.float64, marks=pytest.mark.thorough),
+        pytest.param(ONE, torch.bfloat16, marks=pytest.mark.thorough),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_width(
     backend: Backend,
@@ -105,6 +122,7 @@ def rows_with_rings_apart(
 
 
 @pytest.mark.sample(dtype=[torch.float32], columns=[1100])
+@pytest.mark.thorough_on("reference")
 @of_processors
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("order", ORDERS)

@@ -41,6 +41,8 @@ LOSSES = [
 ]  # fmt: skip
 LINEAR = ["sum up", "sum down"]
 ALL = [*LOSSES, "log-probabilities", *LINEAR]
+#: One of each kind.
+DIFFERENT = ["path mean", "index none smoothed", "log-probabilities"]
 
 
 def function(
@@ -113,7 +115,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
 
 
 @many_rows
-@pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
+@pytest.mark.sample(name=DIFFERENT)
 @pytest.mark.parametrize("name", ALL)
 def test_gradcheck(backend: Backend, name: str) -> None:
     """Beside differences of values: both modes, and batches of directions in both."""
@@ -128,8 +130,11 @@ def test_gradcheck(backend: Backend, name: str) -> None:
 
 
 @many_rows
-@pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.sample(name=DIFFERENT)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in DIFFERENT else pytest.mark.thorough) for name in ALL],
+)
 def test_gradgradcheck(backend: Backend, name: str) -> None:
     f, x, rows = function(name, backend)
     assert torch.autograd.gradgradcheck(
@@ -142,7 +147,7 @@ def test_gradgradcheck(backend: Backend, name: str) -> None:
 
 
 @pytest.mark.thorough_on("triton")
-@pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
+@pytest.mark.sample(name=DIFFERENT)
 @pytest.mark.parametrize("name", ALL)
 def test_first_derivatives(backend: Backend, name: str) -> None:
     f, x, rows = function(name, backend)
@@ -166,7 +171,7 @@ def test_first_derivatives(backend: Backend, name: str) -> None:
 
 
 @many_rows
-@pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
+@pytest.mark.sample(name=DIFFERENT)
 @pytest.mark.parametrize("name", ALL)
 def test_second_derivatives(backend: Backend, name: str) -> None:
     """In any order of the modes. Differences vouch for one of them in `test_gradgradcheck`."""
@@ -184,7 +189,7 @@ def test_second_derivatives(backend: Backend, name: str) -> None:
 
 
 @pytest.mark.thorough_on("triton")
-@pytest.mark.sample(name=["path mean", "index none smoothed", "log-probabilities"])
+@pytest.mark.sample(name=DIFFERENT)
 @pytest.mark.parametrize("name", ALL)
 def test_batches(backend: Backend, name: str) -> None:
     """A batch of batches, with the batch in any dimension of any argument, or in none."""

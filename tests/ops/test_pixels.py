@@ -74,6 +74,7 @@ def test_layouts(
 
 
 @many_rows
+@pytest.mark.thorough_on("reference")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
 def test_sizes(
