@@ -29,7 +29,7 @@ def measure(
 
 def _of_scores(logits: Tensor, target: Tensor) -> dict[str, float]:
     log_prob = logits.log_softmax(1)
-    best = logits.topk(5, dim=1).indices
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     confidence, pred = log_prob.exp().max(1)
     right = (pred == target).double()
     bins = torch.clamp((confidence * 15).ceil().long() - 1, 0, 14)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from .run import Outcome, Run
 
@@ -72,7 +73,7 @@ class Results:
                 "decision": decision,
                 **{name: _text(value) for name, value in figures.items()},
                 "revision": _revision(),
-                "machine": _machine(),
+                "machine": _machine(outcome.device),
             }
             for decision, figures in outcome.figures.items()
         ]
@@ -119,10 +120,13 @@ def _revision() -> str:
 
 
 @cache
-def _machine() -> str:
+def _machine(device: str) -> str:
+    if device != "cpu":
+        return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         name = platform.machine()
-    return f"{name}, one thread"
+    threads = torch.get_num_threads()
+    return f"{name}, {'one thread' if threads == 1 else f'{threads} threads'}"

@@ -58,11 +58,13 @@ class Outcome:
         figures: of each decision ("most probable", "least cost"), by column of the results.
         heights: of each decision, for every test row, the height at which answer and truth meet.
         vectors: the last layer's vector of each class (C, F), where it is a plain linear layer.
+        device: where the model was trained.
     """
 
     figures: dict[str, dict[str, float | str]]
     heights: dict[str, npt.NDArray[np.uint8]]
     vectors: npt.NDArray[np.float32] | None
+    device: str
 
 
 class _Model(nn.Module):
@@ -121,7 +123,8 @@ def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None
     weight = None
     if type(layer) is nn.Linear and classes is None:
         weight = layer.weight.detach().cpu().numpy()
-    return Outcome({d: {**row, **shared} for d, row in figures.items()}, heights, weight)
+    figures = {decision: {**row, **shared} for decision, row in figures.items()}
+    return Outcome(figures, heights, weight, task.device)
 
 
 def _given(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None) -> hace.Hierarchy:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 DRAWS = 10_000
+MOST_WEIGHTS = 200_000_000  # of all draws: with more than 20,000 rows there are fewer draws
 LEVEL = 0.05
 
 FloatArray = npt.NDArray[np.float64]
@@ -37,7 +38,8 @@ def paired_difference(a: FloatArray, b: FloatArray, draws: int = DRAWS) -> Diffe
     bootstrap's standard error.
     """
     difference = (a - b).astype(np.float32)
-    of_seeds, of_rows = _resampled(*difference.shape, draws)
+    seeds, rows = difference.shape
+    of_seeds, of_rows = _resampled(seeds, rows, min(draws, MOST_WEIGHTS // rows))
     means = ((of_rows @ difference.T) * of_seeds).sum(1, dtype=np.float64)
     value = float(difference.mean())
     error = float(means.std())

@@ -67,7 +67,7 @@ class Report:
         self.results = results
         self.frame = pd.DataFrame(results.rows)
         for column in self.frame.columns.difference([*RUN, *TEXT]):
-            self.frame[column] = pd.to_numeric(self.frame[column])
+            self.frame[column] = self.frame[column].astype("float64")  # "nan" too
         self._compared: dict[tuple[int, int], list[Compared]] = {}
 
     def rivals(self, per_class: int = 0, length: int = 1) -> list[Rival]:

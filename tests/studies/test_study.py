@@ -15,12 +15,12 @@ pytest.importorskip("pandas", reason="the tables of the study are made with pand
 pytest.importorskip("matplotlib", reason="the figures are made with matplotlib (extra 'study')")
 
 from studies import report
-from studies.__main__ import run_plan
 from studies.choose import choose, run_of
 from studies.losses import LOSSES, TRIALS, rates
 from studies.plan import Step, coarse, measure, search, trees
 from studies.results import MOST_PROBABLE, Results, heights_name
 from studies.run import Run, execute, training_rows
+from studies.runner import run_plan
 from studies.statistics import holm, paired_difference
 from studies.tables import Report
 from studies.task import Task, split

@@ -1,0 +1,123 @@
+"""`python -m studies images`: the study's rule of choice and tables for a data set of images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..losses import LOSSES
+from ..plan import CORE, Step, measure, search
+from ..results import Results
+from ..runner import run_plan
+from ..task import Schedule, Task
+from .backbone import Backbone, of_timm
+from .recipe import DATASETS, OTHERS, SMALLEST, probe, whole_network
+
+RATES = {True: (1e-3, 1e-1), False: (3e-5, 3e-3)}  # of a probe, of a whole network
+EPOCHS = {True: 20, False: 30}
+BASELINES = ("ce", "smoothing")
+
+
+def add_command(commands: Any) -> None:
+    """Adds `images` to the command line."""
+    images = commands.add_parser(
+        "images",
+        help="the same for CIFAR-100, FGVC-Aircraft, NABirds or iNaturalist 2021, which you have",
+        description="Trains a network of timm, or a probe of its vectors, by the study's protocol.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    images.add_argument("dataset", choices=DATASETS)
+    images.add_argument("--data", type=Path, required=True, help="the folder that has it unpacked")
+    images.add_argument("--model", default="resnet50.a1_in1k", help="by its name in timm")
+    images.add_argument("--pretrained", action="store_true", help="timm downloads the weights")
+    images.add_argument("--weights", default="", help="a file with weights instead")
+    images.add_argument("--probe", action="store_true", help="train the last layer alone")
+    images.add_argument("--size", type=int, help="pixels of a side; by default the model's")
+    images.add_argument("--epochs", type=int, help="by default 20 of a probe, 30 of a network")
+    images.add_argument("--batch", type=int, default=128)
+    images.add_argument("--rates", type=float, nargs=2, metavar=("LOWEST", "HIGHEST"))
+    images.add_argument("--weight-decay", type=float, default=0.0)
+    images.add_argument(
+        "--loss", action="append", choices=LOSSES, help="beside the baselines; may be given again"
+    )
+    images.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    images.add_argument(
+        "--folder", type=Path, default=Path("build/study-images"), help="of results"
+    )
+    images.set_defaults(do=run)
+
+
+def run(options: argparse.Namespace, backbone: Backbone | None = None) -> None:
+    """Makes the runs that the folder does not have, and prints the tables.
+
+    Args:
+        backbone: in the place of timm's.
+    """
+    from .. import tables  # pandas is for this alone
+
+    name = f"{options.dataset}-{options.model}" + ("-probe" if options.probe else "")
+    schedule = Schedule(
+        epochs=options.epochs or EPOCHS[options.probe],
+        batch=options.batch,
+        rates=tuple(options.rates or RATES[options.probe]),
+        weight_decay=options.weight_decay,
+    )
+    _refuse_other_settings(options, schedule, name)
+    losses = tuple(dict.fromkeys((*BASELINES, *(options.loss or CORE))))
+    run_plan(
+        [
+            Step(name, "trials", partial(search, losses=losses)),
+            Step(name, "what they chose, with new seeds", partial(measure, losses=losses)),
+        ],
+        options.folder,
+        load=lambda _: _task(name, options, schedule, backbone),
+        threads=torch.get_num_threads(),
+    )
+    report = tables.Report(Results(name, options.folder))
+    print(tables.differences(report), tables.figures(report), sep="\n\n")
+    for rival in report.rivals():
+        if rival.run.rate in schedule.rates:
+            print(f"{rival.name}: its rate is at the end of --rates; widen them, in a new --folder")
+
+
+def _task(
+    name: str, options: argparse.Namespace, schedule: Schedule, backbone: Backbone | None
+) -> Task:
+    dataset = DATASETS[options.dataset](options.data)
+    backbone = backbone or of_timm(
+        options.model, pretrained=options.pretrained, weights=options.weights, size=options.size
+    )
+    if options.probe:
+        return probe(name, dataset, backbone, schedule, options.device, options.folder)
+    smallest = SMALLEST.get(options.dataset, OTHERS)
+    return whole_network(name, dataset, backbone, schedule, options.device, smallest)
+
+
+def _refuse_other_settings(options: argparse.Namespace, schedule: Schedule, name: str) -> None:
+    """Runs of other settings are not to be compared, so a folder keeps to those of its first."""
+    settings = {
+        "pretrained": options.pretrained,
+        "weights": options.weights,
+        "size": options.size,
+        "epochs": schedule.epochs,
+        "batch": schedule.batch,
+        "rates": list(schedule.rates),
+        "weight_decay": schedule.weight_decay,
+    }
+    kept = options.folder / f"{name}.settings.json"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(settings), encoding="utf-8")
+        return
+    before = json.loads(kept.read_text(encoding="utf-8"))
+    other = [f"{key} {before.get(key)}, now {settings[key]}" for key in settings
+             if settings[key] != before.get(key)]  # fmt: skip
+    if other:
+        raise SystemExit(
+            f"{options.folder} has runs of {name} with {'; '.join(other)}: give another --folder"
+        )
