@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import native, reference
+from .. import native, reference, triton
 from ..backends import resolve
 from ..path_table import PathTable
 from ..reference.path_stages import RingGradient, path_resolve
@@ -65,6 +65,11 @@ def _native_write(
 
 register("path_measure", {"reference": reference.path_measure})
 register("path_write", {"reference": reference.path_write})
+if triton.load_error is None:
+    from ..triton import path_tile
+
+    register("path_measure", {"triton": path_tile.path_measure})
+    register("path_write", {"triton": path_tile.path_write})
 if native.load_error is None:
     register("path_measure", {"cpu": _native_measure})
     register("path_write", {"cpu": _native_write})

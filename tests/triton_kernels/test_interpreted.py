@@ -12,6 +12,7 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
+import test_path_stages
 import test_tree_log_loss
 import test_tree_log_prob
 import test_tree_sum
@@ -105,6 +106,35 @@ def test_entropy(backend: Backend, order: str, eps: float, dtype: torch.dtype) -
     rtol = 1e-11 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(found[0][0], found[1][0], rtol=rtol, atol=rtol)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=rtol, atol=rtol * 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *thoroughly(*DTYPES[:2], DTYPES[3])], ids=str)
+@pytest.mark.parametrize("entropy", [0.3, *thoroughly(0.0)])
+def test_tiles_of_columns(backend: Backend, dtype: torch.dtype, entropy: float) -> None:
+    """The stages, with intervals that end beside a tile's border and without mass, and NaN."""
+    paths = [
+        [(5, 6, 0.5), (4, 12, 0.3), (0, 20, 0.2)],
+        [(20, 21, 0.5), (7, 30, 0.5)],
+        [(12, 16, 0.7), (12, 40, 0.3)],
+    ]
+    case = interval_case(40, paths)
+    logits, target = 3 * case.logits(5, dtype), torch.tensor([0, 1, 2, -100, 0])
+    logits[1] += 1e4
+    logits[2, 12:16] = -torch.inf
+    logits[3] = torch.nan
+    logits[4, 30:] = -torch.finfo(dtype).max
+    results = [
+        test_path_stages.by_tiles(case, logits, target, name, [12, 13, 30], entropy=entropy)
+        for name in ("triton", "reference")
+    ]
+    rtol = 1e-12 if dtype == torch.float64 else 3e-6
+    rounding = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}.get(dtype, 0.0)
+    counts = target != -100
+    for index, (found, wanted) in enumerate(zip(*results, strict=True)):
+        more = 2 * rounding if index == 2 else 0.0
+        torch.testing.assert_close(
+            found[counts], wanted[counts], rtol=2 * rtol + more, atol=rtol, equal_nan=True
+        )
 
 
 @pytest.mark.parametrize("bad", [-1, 50, 2**40, -(2**63)])

@@ -22,6 +22,7 @@ from triton.compiler import ASTSource  # noqa: E402
 from hace_kernels import triton as package  # noqa: E402
 from hace_kernels.triton import path_log_loss_kernel as kernels  # noqa: E402
 from hace_kernels.triton import (  # noqa: E402
+    path_tile_kernel,
     rows_kernel,
     tree_log_loss_kernel,
     tree_log_prob_kernel,
@@ -302,6 +303,60 @@ def test_hot_kernels_need_few_registers() -> None:
     found = re.search(r"Used (\d+) registers", report)
     assert found
     assert int(found[1]) <= 128
+
+
+# --- tiles of columns -----------------------------------------------------------------------------
+
+TILE_GROUPS: dict[str, Any] = {
+    "tile": path_tile_kernel.Tile,
+    "paths": path_tile_kernel.Paths,
+    "rings": path_tile_kernel.Rings,
+    "gradient": path_tile_kernel.Gradient,
+}
+TILE_KERNELS = [
+    (kernel, dtype, entropy)
+    for kernel in ("measure", "write")
+    for dtype in DTYPES
+    for entropy in (False, True)
+]
+
+
+def of_tiles(target: str, kernels: list[tuple[str, str, bool]]) -> Iterator[Any]:
+    for kernel in kernels:
+        is_quick = target == "sm_90" and kernel[1:] == ("fp32", False)
+        yield pytest.param(target, *kernel, marks=[] if is_quick else [pytest.mark.thorough])
+
+
+@pytest.mark.parametrize(
+    ("target", "kernel", "dtype", "entropy"),
+    [
+        *of_tiles("sm_90", TILE_KERNELS),
+        *of_tiles("gfx942", TILE_KERNELS[::3]),
+        *of_tiles("sm_80", TILE_KERNELS[4::8]),
+        *of_tiles("sm_100", TILE_KERNELS[4::8]),
+    ],
+)
+def test_kernels_of_tiles(target: str, kernel: str, dtype: str, entropy: bool) -> None:
+    """No spills; tiles are narrow, and so many blocks share a multiprocessor."""
+    function = getattr(path_tile_kernel, f"{kernel}_kernel")
+    work = "*fp64" if dtype == "fp64" else "*fp32"
+    pointers: dict[str, str | None] = {
+        "tile.logits": f"*{dtype}",
+        "grad": f"*{dtype}",
+        "paths.start": "*i32",
+        "paths.stop": "*i32",
+        "rings.max": work,
+        "gradient.shift": work,
+    }
+    pointers.update(dict.fromkeys(("rings.sum", "gradient.factor", "gradient.offset"), "*fp64"))
+    more = ("rings.moment", "gradient.slope", "gradient.middle")
+    pointers.update(dict.fromkeys(more, "*fp64" if entropy else None))
+    types = {name: pointers.get(name, "i32") for name in leaves(function, TILE_GROUPS)}
+    compiled = compile_kernel(
+        function, TILE_GROUPS, types, {"BLOCK": 1024}, {"num_warps": 4}, TARGETS[target]
+    )
+    assert compiled.metadata.shared <= 16 * 1024
+    assert spilled(compiled, TARGETS[target]) == 0
 
 
 # --- ops over a whole tree ------------------------------------------------------------------------
