@@ -60,14 +60,21 @@ void check_path(const PathArrays& paths, int64_t columns, int64_t t, int64_t row
   }
 }
 
-// The kernels also trust order to stay within the row. (Positions are only compared.)
-PathArrays checked(const PathLogLossCall& call) {
-  const PathArrays paths = check(call);
-  const int64_t columns = call.logits.size(1);
-  STD_TORCH_CHECK(!paths.order || all_within(paths.order, columns, 0, columns),
+// The kernels also trust the columns that they gather to be in the row. (Positions are only
+// compared.)
+void check_columns(const int32_t* order, int64_t columns, int64_t first, int64_t size) {
+  STD_TORCH_CHECK(all_within(order + first, size, 0, columns),
                   "path_log_loss: the path table's order and position must be permutations of the ",
                   columns, " columns, and an entry is out of range");
-  return paths;
+}
+
+void check_gathered(const PathLogLossProblem& problem, const Plan& plan) {
+  if (!plan.by_position || !problem.order) return;
+  for (int64_t p = 0; p < plan.num_gathered(); ++p) {
+    const Piece& piece = plan.gathered(p);
+    check_columns(problem.order, problem.columns, piece.left, piece.left_size);
+    check_columns(problem.order, problem.columns, piece.right, piece.size - piece.left_size);
+  }
 }
 
 PathRows weigh_rows(const PathLogLossCall& call, const PathArrays& paths) {
@@ -95,12 +102,13 @@ PathRows weigh_rows(const PathLogLossCall& call, const PathArrays& paths) {
 }
 
 // Rows of at least this many columns are split over the threads where whole rows would leave more
-// than a tenth of them idle.
+// than a tenth of them idle. A single row always is: to look at all of its table's order would take
+// as long as a third of the row.
 constexpr int64_t kSplitColumns = int64_t{1} << 17;
 
 bool splits_rows(int64_t num_rows, int64_t columns, int64_t threads) {
   const int64_t rounds = (num_rows + threads - 1) / threads;
-  return columns >= kSplitColumns && 10 * num_rows < 9 * rounds * threads;
+  return columns >= kSplitColumns && (num_rows == 1 || 10 * num_rows < 9 * rounds * threads);
 }
 
 thread_local Scratch thread_values;
@@ -164,12 +172,14 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
   const int64_t row_bytes = columns * static_cast<int64_t>(call.logits.element_size());
   problem.most_intervals_in_lanes = most_intervals_in_lanes(problem, rows.max_entries);
   problem.past_caches = false;
+  const int64_t threads = torch::stable::get_num_threads();
+  const bool is_split = call.logits.dim() == 2 && splits_rows(num_rows, columns, threads);
+  if (problem.order && !is_split) check_columns(problem.order, columns, 0, columns);
   if (call.logits.dim() == 3) return run_patches(call, kernel, problem, rows.max_entries);
   problem.past_caches = grad && !problem.order && writes_past_caches(num_rows, row_bytes);
 
   const int64_t value_size = work_size(element);
-  const int64_t threads = torch::stable::get_num_threads();
-  if (splits_rows(num_rows, columns, threads)) {
+  if (is_split) {
     PathLogLossWorkspace workspace = workspace_of(problem, rows.max_entries, value_size);
     for (int64_t row = 0; row < num_rows; ++row) {
       if (problem.factor[row] == 0) {
@@ -177,6 +187,7 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
         continue;
       }
       const Plan& plan = make_plan(problem, row, workspace);
+      check_gathered(problem, plan);
       const int stages = num_stages(problem, plan);
       for (int stage = 0; stage < stages; ++stage)
         parallel_for(0, stage_units(plan, stage), 1, [&](int64_t first, int64_t last) {
@@ -198,7 +209,7 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
 
 std::tuple<Tensor, Tensor> path_log_loss(const PathLogLossCall& call, bool with_grad) {
   const Tensor& logits = call.logits;
-  const PathArrays paths = checked(call);
+  const PathArrays paths = check(call);
   const PathRows rows = weigh_rows(call, paths);
   std::vector<double> loss(num_rows_of(logits));
   Tensor grad =
@@ -209,7 +220,7 @@ std::tuple<Tensor, Tensor> path_log_loss(const PathLogLossCall& call, bool with_
 
 Tensor path_log_loss_backward(const Tensor& grad_loss, const PathLogLossCall& call) {
   const Tensor& logits = call.logits;
-  const PathArrays paths = checked(call);
+  const PathArrays paths = check(call);
   PathRows rows = weigh_rows(call, paths);
   scale_by_incoming(rows, grad_loss, call.reduction);
   std::vector<double> loss(num_rows_of(logits));

@@ -17,16 +17,18 @@ needs_native = pytest.mark.skipif(native.load_error is not None, reason="it is o
 
 
 @needs_native
-@pytest.mark.parametrize("value", [-1, 6, 2**31 - 1, -(2**31)])
-def test_columns_out_of_range(value: int) -> None:
-    case = in_column_order(
-        interval_case(6, [[(1, 2, 0.5), (0, 3, 0.5)]]), np.arange(6)[::-1].copy()
-    )
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("columns", [6, 140_000])
+@pytest.mark.parametrize("value", [-1, None, 2**31 - 1, -(2**31)])
+def test_columns_out_of_range(value: int | None, columns: int, rows: int) -> None:
+    """A row that is split over threads looks at the columns that it gathers."""
+    paths = [[(1, 2, 0.5), (0, 3, 0.5)]]
+    case = in_column_order(interval_case(columns, paths), np.arange(columns)[::-1].copy())
     order = case.table.order.clone()
-    order[3] = value
+    order[2] = columns if value is None else value
     table = case.table._replace(order=order)
     with pytest.raises(RuntimeError, match="path table's order"):
-        path_log_loss(case.logits(2, torch.float32), torch.zeros(2, dtype=torch.long), table)
+        path_log_loss(case.logits(rows, torch.float32), torch.zeros(rows, dtype=torch.long), table)
 
 
 @needs_native
