@@ -38,6 +38,10 @@ class RowPaths(NamedTuple):
             torch.cat([nothing, self.weight], 1),
         )
 
+    def without_entries(self) -> RowPaths:
+        """As many paths, which are empty."""
+        return RowPaths(*(x[:, :0].contiguous() for x in self))
+
     def part(self, rows: slice) -> RowPaths:
         """The paths of some rows."""
         return RowPaths(*(x[rows] for x in self))

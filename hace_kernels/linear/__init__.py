@@ -10,7 +10,7 @@ from .linear_path_log_loss import (
 )
 from .node_sums import NodeSums, build_node_sums
 from .shard import Exchange, LocalClasses, Shard
-from .smoothing import Smoothing
+from .spread import Spread
 from .tiles import OnWeightGrad
 from .topk import TopK, linear_topk
 
@@ -20,7 +20,7 @@ __all__ = [
     "NodeSums",
     "OnWeightGrad",
     "Shard",
-    "Smoothing",
+    "Spread",
     "TopK",
     "TreeOfClasses",
     "build_node_sums",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,8 +14,13 @@ from ..row_paths import RowPaths
 from ..rows import reduce, row_weights
 from ..widest import widened, widest_dtype
 from .columns import Head
+from .folded_tree import FoldedTrees
+from .mass_sweep import Masses, MassSweep
+from .masses import Probabilities, SoftMasses
+from .node_sweep import NodeSweep
 from .shard import Shard, local_classes
-from .smoothing import NodeSweep, Smoothing
+from .smoothing import SmoothingSweep
+from .spread import Spread
 from .tiles import OnWeightGrad
 
 __all__ = ["Batch", "Options", "batch_of"]
@@ -22,10 +28,10 @@ __all__ = ["Batch", "Options", "batch_of"]
 
 @dataclass(frozen=True)
 class Options:
-    """The keywords of `path_log_loss` except its target weights; and label smoothing.
+    """The keywords of `path_log_loss` except its target weights; and how targets are spread.
 
     Attributes:
-        smoothing: of the targets, with their weights in it; None: none.
+        spread: with the targets' weights in it; None: not.
     """
 
     ignore_index: int = -100
@@ -33,7 +39,7 @@ class Options:
     entropy: float = 0.0
     eps: float = 0.0
     backend: str = "auto"
-    smoothing: Smoothing | None = None
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Batch:
         weight: float64 (B'), what multiplies each row's loss; (K · B') where a row has K paths.
         total: float64 scalar, what the mean divides by.
         reduction: "none", "mean" or "sum".
-        everywhere: float64 (B'), what each row puts on every class; None: nothing.
+        everywhere: float64 (B'), what multiplies each row's loss over all nodes; None: nothing.
     """
 
     size: int
@@ -88,7 +94,7 @@ class Batch:
         return torch.where(self.weight != 0, factor, 0.0)
 
     def reduced(self, losses: Tensor, of_nodes: Tensor | None) -> Tensor:
-        """The losses of paths and of smoothing (`RowLosses`), as the caller wants them."""
+        """The losses of paths and over all nodes (`RowLosses`), as the caller wants them."""
         losses = torch.where(self.head.is_right, losses, torch.nan)
         losses = torch.where(self.weight != 0, self.weight * losses, 0.0)
         if self.head.repeats != 1:
@@ -118,7 +124,7 @@ def batch_of(
 
     Args:
         target: int64 (B), indices of the table's targets, or `ignore_index`; or a pair of (B, K)
-            indices and their weights.
+            indices and their weights; or with `options.spread` probabilities (B, T).
         table: of all classes.
         target_weight: (T,), or None.
         options: the other keywords.
@@ -131,6 +137,8 @@ def batch_of(
     """
     if isinstance(target, tuple):
         return _batch_of_pairs(*target, table, target_weight, options, dtype, shard, on_weight_grad)
+    if target.is_floating_point():
+        return _batch_of_probabilities(target, table, options, dtype, shard, on_weight_grad)
     size, counts, kept = len(target), target != options.ignore_index, None
     if shard is None and target.device.type == "cpu" and not counts.all():
         kept = counts.nonzero()[:, 0]
@@ -139,9 +147,9 @@ def batch_of(
     row = torch.where(counts & head.is_right, target, 0)
     weight = row_weights(counts, row, target_weight, widest_dtype(row.device))
     batch = Batch(size, kept, head, counts, weight, weight.sum(), options.reduction)
-    if options.smoothing is None:
+    if options.spread is None:
         return batch
-    return _smoothed(batch, row, widened(counts), options.smoothing, shard)
+    return _spread(batch, row, widened(counts), options.spread, shard)
 
 
 def _batch_of_pairs(
@@ -170,39 +178,94 @@ def _batch_of_pairs(
     head = replace(head, repeats=repeats)
     total = weight.new_tensor(size)
     batch = Batch(size, kept, head, counts, weight, total, options.reduction)
-    if options.smoothing is None:
+    if options.spread is None:
         return batch
     mass = torch.where(counts, mass, 0.0)
-    return _smoothed(batch, row, mass, options.smoothing, shard)
+    return _spread(batch, row, mass, options.spread, shard)
 
 
-def _smoothed(
-    batch: Batch, row: Tensor, mass: Tensor, smoothing: Smoothing, shard: Shard | None
-) -> Batch:
-    """The batch with its targets' mass shared between their paths and all classes.
+def _spread(batch: Batch, row: Tensor, mass: Tensor, spread: Spread, shard: Shard | None) -> Batch:
+    """The batch with its targets' mass spread over the classes.
 
     Args:
         batch: whose `total` stays as it is.
         row: int64, the target of each path.
         mass: float64, what each path's target counts for, without target weights.
     """
-    head = batch.head
-    share = smoothing.share[row][:, None]
-
-    def scaled(paths: RowPaths) -> RowPaths:
-        return paths._replace(weight=paths.weight * share)
-
-    def sweep(rows: int, width: int) -> NodeSweep:
-        first, borders = (0, None) if shard is None else (shard.first, shard.borders)
-        trees = smoothing.tree.folded(head.classes, first, width, borders)
-        return NodeSweep(trees, smoothing.kept, rows, head.dtype, head.backend)
-
-    everywhere = torch.where(mass != 0, mass * smoothing.everywhere[row], 0.0)
+    head, table = batch.head, spread.table
+    everywhere = torch.where(mass != 0, mass * spread.everywhere[row], 0.0)
+    has_mass = batch.counts
     if head.repeats != 1:
         rows = batch.size if batch.kept is None else len(batch.kept)
         everywhere = everywhere.view(head.repeats, rows).sum(0)
-    head = replace(head, paths=scaled(head.paths), local=scaled(head.local), smoothing=sweep)
+        has_mass = has_mass.view(head.repeats, rows).any(0)
+    if table.soft_labels is None:
+        share = table.share[row]
+        sweep = _smoothing_sweep(spread, head, shard)
+    else:  # all of the mass is in the sweep, and the paths are there for what they tell
+        share = torch.zeros_like(table.share[row])
+        mass_of = torch.where(head.is_right, mass, 0.0)
+        masses = SoftMasses.of(
+            row, mass_of, everywhere, spread.tree, table, head.classes, head.backend
+        )
+        sweep = _mass_sweep(spread, head, shard, masses)
+        everywhere = widened(has_mass)
+
+    def scaled(paths: RowPaths) -> RowPaths:
+        return paths._replace(weight=paths.weight * share[:, None])
+
+    head = replace(head, paths=scaled(head.paths), local=scaled(head.local), sweep=sweep)
     return replace(batch, head=head, weight=mass, everywhere=everywhere)
+
+
+def _smoothing_sweep(
+    spread: Spread, head: Head, shard: Shard | None
+) -> Callable[[int, int], NodeSweep]:
+    kept = spread.tree.kept(spread.table)
+
+    def sweep(rows: int, width: int) -> NodeSweep:
+        trees = _trees(spread, head, shard, width)
+        return SmoothingSweep(trees, kept, rows, head.dtype, head.backend)
+
+    return sweep
+
+
+def _mass_sweep(
+    spread: Spread, head: Head, shard: Shard | None, masses: Masses
+) -> Callable[[int, int], NodeSweep]:
+    def sweep(rows: int, width: int) -> NodeSweep:
+        trees = _trees(spread, head, shard, width)
+        tree, keep = spread.tree.tree, spread.table.keep
+        return MassSweep(trees, tree, keep, masses, rows, head.dtype, head.backend)
+
+    return sweep
+
+
+def _trees(spread: Spread, head: Head, shard: Shard | None, width: int) -> FoldedTrees:
+    first, borders = (0, None) if shard is None else (shard.first, shard.borders)
+    return spread.tree.folded(head.classes, first, width, borders)
+
+
+def _batch_of_probabilities(
+    target: Tensor,
+    table: PathTable,
+    options: Options,
+    dtype: torch.dtype,
+    shard: Shard | None,
+    on_weight_grad: OnWeightGrad | None,
+) -> Batch:
+    """All of the mass is in the sweep over all nodes, and rows have no paths."""
+    spread = options.spread
+    assert spread is not None
+    no_target = torch.zeros(len(target), dtype=torch.int64, device=target.device)
+    counts = torch.ones_like(no_target, dtype=torch.bool)
+    paths = select_paths(table, no_target, counts, check=False)[0].without_entries()
+    head = _head_of(paths, counts, table, options, dtype, shard, on_weight_grad)
+    masses = Probabilities.of(target, spread.table, table.num_classes)
+    head = replace(head, sweep=_mass_sweep(spread, head, shard, masses))
+    one = widened(counts)
+    total = one.new_tensor(len(target))
+    return Batch(len(target), None, head, counts, one, total, options.reduction, one)
 
 
 def _head(
@@ -215,6 +278,18 @@ def _head(
     on_weight_grad: OnWeightGrad | None,
 ) -> Head:
     paths, is_right = select_paths(table, target, counts, check=shard is None)
+    return _head_of(paths, is_right, table, options, dtype, shard, on_weight_grad)
+
+
+def _head_of(
+    paths: RowPaths,
+    is_right: Tensor,
+    table: PathTable,
+    options: Options,
+    dtype: torch.dtype,
+    shard: Shard | None,
+    on_weight_grad: OnWeightGrad | None,
+) -> Head:
     classes = local_classes(table, shard)
     return Head(
         paths=paths,

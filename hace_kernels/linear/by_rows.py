@@ -44,7 +44,7 @@ def rows_at_once(
         batch.reduction != "none"
         and head.repeats == 1
         and head.exchange is None
-        and head.smoothing is None
+        and head.sweep is None
         and head.sums is None
         and head.on_weight_grad is None
         and head.classes.order is None

@@ -20,8 +20,8 @@ from ..reference.path_stages import RingGradient
 from ..row_paths import Rings, RowPaths, empty_rings
 from ..rows import loss_dtype
 from .node_sums import NodeSums
+from .node_sweep import NodeSweep
 from .shard import Exchange, LocalClasses
-from .smoothing import NodeSweep
 from .tiles import Layer, OnWeightGrad, tile_width, without_autocast
 from .tree_layer import layer_of
 
@@ -50,8 +50,8 @@ class Head:
         exchange: with the processes that hold the other classes; None where all are here.
         repeats: how many paths a row has; those of all rows one after the other.
         on_weight_grad: takes the gradient of the layer's weight, tile by tile, in its place.
-        smoothing: makes the sweep over all nodes, from the number of rows and the width of tiles;
-            None without label smoothing.
+        sweep: makes the sweep over all nodes, from the number of rows and the width of tiles;
+            None where targets are paths alone.
         sums: of node vectors, which the layer's weight and bias then are.
     """
 
@@ -66,12 +66,12 @@ class Head:
     exchange: Exchange | None
     repeats: int = 1
     on_weight_grad: OnWeightGrad | None = None
-    smoothing: Callable[[int, int], NodeSweep] | None = None
+    sweep: Callable[[int, int], NodeSweep] | None = None
     sums: NodeSums | None = None
 
-    def sweep(self, rows: int, width: int) -> NodeSweep | None:
+    def sweep_of(self, rows: int, width: int) -> NodeSweep | None:
         """The sweep over all nodes of as many rows, for tiles of this width."""
-        return None if self.smoothing is None else self.smoothing(rows, width)
+        return None if self.sweep is None else self.sweep(rows, width)
 
     def rings(self) -> Rings:
         """The sums before anything is added."""
@@ -93,11 +93,11 @@ class Head:
     ) -> None:
         """The gradient of a tile in its place: the sum over a row's paths, and over all nodes."""
         if sweep is not None and grad_nodes is not None:
-            of_nodes = sweep.gradient(z, first, grad_nodes)
-            of_paths = z.to(of_nodes.dtype)  # rounded once, together
-            self.write(of_paths, first, gradient)
-            torch.add(of_paths, of_nodes, out=of_nodes)
-            z.copy_(of_nodes)
+            work, of_nodes = sweep.gradient(z, first, grad_nodes)
+            self.write(work, first, gradient)
+            work += of_nodes  # rounded once, together
+            if work.data_ptr() != z.data_ptr():
+                z.copy_(work)
             return
         total = None
         for rows in self._repeated(z):
@@ -113,8 +113,8 @@ class Head:
 
 
 RowLosses: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
-"""Each path's loss, unweighted, log P of its innermost interval, and each row's loss of label
-smoothing, for 1 on every class; None without smoothing. All float64."""
+"""Each path's loss, unweighted, log P of its innermost interval, and each row's loss over all nodes
+(`NodeSweep`); None where targets are paths alone. All float64."""
 
 
 def linear_row_losses(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> RowLosses:
@@ -138,11 +138,12 @@ class _Columns(torch.autograd.Function):
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, head: Head
     ) -> RowLosses:
         layer, x = _layer(input, weight, bias, head), input.to(head.dtype)
-        rings, sweep = head.rings(), head.sweep(len(x), layer.width)
+        rings, sweep = head.rings(), head.sweep_of(len(x), layer.width)
         buffer = layer.buffer(x)
         with without_autocast(x.device):
             for first, last in layer.spans():
-                z = layer.logits(x, layer.part(weight, first, last), first, last, buffer)
+                part, memory = layer.part(weight, first, last), _memory(buffer, sweep, first)
+                z = layer.logits(x, part, first, last, memory)
                 head.measure(z, first, rings)
                 if sweep is not None:
                     sweep.measure(z, first)
@@ -168,7 +169,8 @@ class _Columns(torch.autograd.Function):
         def write(z: Tensor, first: int) -> None:
             ctx.head.write(z, first, gradient, ctx.sweep, grad_nodes)
 
-        grads = written(input, weight, bias, ctx.head, write, ctx.needs_input_grad[:3])
+        needed = ctx.needs_input_grad[:3]
+        grads = written(input, weight, bias, ctx.head, write, needed, ctx.sweep)
         return (*grads, None)
 
 
@@ -182,7 +184,7 @@ class _Logits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, head: Head) -> RowLosses:
         rings, width = head.rings(), _logit_tile_width(logits, head)
-        sweep = head.sweep(len(logits), width)
+        sweep = head.sweep_of(len(logits), width)
         with without_autocast(logits.device):
             for first, columns in _logit_tiles(logits, head):
                 z = logits if columns is None else logits.index_select(1, columns)
@@ -246,8 +248,15 @@ def _layer(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> La
     return layer_of(weight, bias, head.classes.order, head.dtype, width, head.sums)
 
 
+def _memory(buffer: Tensor, sweep: NodeSweep | None, first: int) -> Tensor:
+    """Memory for the logits of a tile: where the sweep works on them, if that is of their type."""
+    if sweep is None or sweep.dtype != buffer.dtype:
+        return buffer
+    return sweep.memory(first)
+
+
 def _resolve_nodes(rings: Rings, head: Head, sweep: NodeSweep | None) -> Tensor | None:
-    """Completes the rings with all processes' classes, and gives the rows' losses of smoothing."""
+    """Completes the rings with all classes, and gives the rows' losses over all nodes."""
     if sweep is not None:
         sweep.add_own()
     _exchange(rings, head, sweep)
@@ -257,7 +266,7 @@ def _resolve_nodes(rings: Rings, head: Head, sweep: NodeSweep | None) -> Tensor 
 def _path_losses(rings: Rings, head: Head) -> tuple[Tensor, Tensor]:
     resolved = path_resolve(rings, head.paths, eps=head.eps, entropy=head.entropy)
     loss = resolved.loss
-    if head.smoothing is not None:
+    if head.sweep is not None:
         # Smoothing may take from a target more than it leaves there, but not more than it gives.
         loss = torch.where(loss == -torch.inf, torch.inf, loss)
     return loss, resolved.log_prob
@@ -292,7 +301,7 @@ def tile_gradients(
 ) -> RingGradient | None:
     """The gradient of the rows' losses and log-probabilities, each times what comes in.
 
-    None where nothing at all comes in, for smoothing either.
+    None where nothing at all comes in, for all nodes either.
     """
     if grad_loss is None and grad_nodes is not None:
         grad_loss = torch.zeros_like(rings.sum[:, 0])
@@ -321,6 +330,7 @@ def written(
     head: Head,
     write: Callable[[Tensor, int], None],
     needed: tuple[bool, bool, bool],
+    sweep: NodeSweep | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     update = head.on_weight_grad if needed[1] else None
     if update is not None and weight.is_leaf and weight.grad is not None:
@@ -339,7 +349,7 @@ def written(
     with without_autocast(x.device):
         for first, last in layer.spans():
             part = layer.part(weight, first, last)
-            g = layer.logits(x, part, first, last, buffer)
+            g = layer.logits(x, part, first, last, _memory(buffer, sweep, first))
             write(g, first)
             if grad_input is not None:
                 if grad_input.dtype == g.dtype:

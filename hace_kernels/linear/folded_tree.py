@@ -59,6 +59,18 @@ class FoldedTree(NamedTuple):
         return self.tree.num_nodes - len(self.crossing) + 1
 
     @property
+    def places_of_crossing(self) -> Tensor:
+        """The tree's places of the crossing nodes, int64 (E)."""
+        root = self.tree.place.new_full((1,), self.tree.num_places - 1)
+        return torch.cat([self.tree.place[self.num_inside :], root]).long()
+
+    @property
+    def with_column(self) -> TreeTable:
+        """The tree with its last column as one more node."""
+        last = self.tree.place.new_full((1,), self.tree.num_classes - 1)
+        return self.tree._replace(place=torch.cat([self.tree.place, last]))
+
+    @property
     def inside(self) -> Tensor:
         """The tree's places of the nodes inside, int64 (n)."""
         return self.tree.place[: self.num_inside].long()
@@ -74,12 +86,16 @@ class FoldedTrees(NamedTuple):
             of a process, and of the virtual root, the last.
         is_shared: bool (X), whether a node crosses a border of a process: the same nodes in all.
             The virtual root's sum is known from the rings.
+        above: int64 (X), which of the X is the one above each; the virtual root has itself.
+        level_ptr: bounds of the tree's levels among the X, the deepest first.
     """
 
     tiles: tuple[FoldedTree, ...]
     width: int
     crossing: Tensor
     is_shared: Tensor
+    above: Tensor
+    level_ptr: tuple[int, ...]
 
 
 class TreeOfClasses:
@@ -89,6 +105,10 @@ class TreeOfClasses:
         tree: over the C columns.
         position: int (C), column → class position, in which every subtree is a run; None: the
             same.
+
+    Attributes:
+        tree: as given.
+        start: int32 (P), the first class position of each place.
     """
 
     def __init__(self, tree: TreeTable, position: Tensor | None) -> None:
@@ -99,6 +119,7 @@ class TreeOfClasses:
         self._level = np.repeat(np.arange(len(tree.level_ptr) - 1), np.diff(tree.level_ptr))
         columns = np.arange(tree.num_classes) if position is None else position.cpu().numpy()
         self._start = self._below(columns, np.minimum)
+        self.start = torch.from_numpy(self._start).to(tree.device, torch.int32)
 
     def kept(self, table: TargetTable) -> Tensor:
         """What each place keeps of 1 on every class, float64 (P); 0 where its probability is 1."""
@@ -109,6 +130,13 @@ class TreeOfClasses:
         return torch.where(
             self.tree.num_columns == self.tree.num_classes, 0.0, table.keep * reaching
         )
+
+    def classes_below(self, table: TargetTable) -> Tensor:
+        """How many classes each place has at or below it, (P); for soft labels."""
+        if table.risen is not None and table.risen.classes_below is not None:
+            return table.risen.classes_below
+        assert table.soft_labels is not None
+        return sum_below(table.soft_labels.is_class[None], self.tree)[0]
 
     def _below(self, of_columns: NDArray[np.integer], merge: np.ufunc) -> Int64:
         """The least or largest value of each place's columns, int64 (P)."""
@@ -182,12 +210,16 @@ class TreeOfClasses:
                     num_here[numbers],
                 )
             )
+        above = np.searchsorted(crossing, self._parent[crossing[:-1]])
+        levels = np.searchsorted(crossing, num_classes + np.asarray(self.tree.level_ptr))
         device = self.tree.device
         return FoldedTrees(
             tuple(tiles),
             width,
             torch.from_numpy(crossing).to(device),
             torch.from_numpy(is_shared[crossing]).to(device),
+            torch.from_numpy(np.append(above, len(above))).to(device),
+            tuple(levels.tolist()),
         )
 
     def _fold_tile(

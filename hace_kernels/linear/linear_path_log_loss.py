@@ -19,7 +19,7 @@ from .columns import linear_row_losses, logit_row_losses
 from .layer_checks import check_layer, product_dtype
 from .node_sums import NodeSums
 from .shard import Shard
-from .smoothing import Smoothing
+from .spread import Spread
 from .tiles import OnWeightGrad
 
 __all__ = [
@@ -48,7 +48,7 @@ def linear_path_log_loss(
     reduction: str = "mean",
     entropy: float = 0.0,
     eps: float = 0.0,
-    smoothing: Smoothing | None = None,
+    spread: Spread | None = None,
     logit_bytes: int | None = None,
     backend: str = "auto",
     shard: Shard | None = None,
@@ -71,7 +71,8 @@ def linear_path_log_loss(
             up. "mean" divides pairs by B.
         table, target_weight, ignore_index, reduction, entropy, eps, backend: as in
             `path_log_loss`.
-        smoothing: label smoothing; makes tiles, whatever the budget. Not with eps.
+        spread: of targets that are spread over the tree; makes tiles, whatever the budget. Not with
+            eps. Targets may be probabilities (B, T) then.
         bias: (C), or None; with a shard, its entries.
         logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
         shard: the classes that this process holds; None: all. Every process has all rows.
@@ -93,11 +94,11 @@ def linear_path_log_loss(
     """
     size = table.num_classes if shard is None else shard.last - shard.first
     size = size if node_sums is None else node_sums.num_nodes
-    _check_linear(input, weight, bias, target, size)
-    _check_options(reduction, eps, entropy, smoothing)
+    _check_linear(input, weight, bias, target, size, spread)
+    _check_options(reduction, eps, entropy, spread)
     dtype = product_dtype(input, weight)
     needs_tiles = shard is not None or on_weight_grad is not None or node_sums is not None
-    needs_tiles = needs_tiles or isinstance(target, tuple) or smoothing is not None
+    needs_tiles = needs_tiles or isinstance(target, tuple) or spread is not None
     if not needs_tiles and logits_fit(len(input) * len(weight), input, weight, logit_bytes):
         assert isinstance(target, Tensor)
         return path_log_loss(
@@ -111,7 +112,7 @@ def linear_path_log_loss(
             eps=eps,
             backend=backend,
         )
-    options = Options(ignore_index, reduction, entropy, eps, backend, smoothing)
+    options = Options(ignore_index, reduction, entropy, eps, backend, spread)
     batch = batch_of(target, table, target_weight, options, dtype, shard, on_weight_grad)
     batch = replace(batch, head=replace(batch.head, sums=node_sums))
     loss, _ = _loss_and_log_probs(input, weight, bias, batch, logit_bytes)
@@ -129,7 +130,7 @@ def sharded_path_log_loss(
     reduction: str = "mean",
     entropy: float = 0.0,
     eps: float = 0.0,
-    smoothing: Smoothing | None = None,
+    spread: Spread | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """`path_log_loss` of logits whose columns are spread over processes.
@@ -138,7 +139,7 @@ def sharded_path_log_loss(
         logits: (B, C'), the columns of this process, floating. Every process has all rows.
         table: of all C classes.
         shard: the columns that are here.
-        target, target_weight, ignore_index, reduction, entropy, eps, smoothing, backend: as in
+        target, target_weight, ignore_index, reduction, entropy, eps, spread, backend: as in
             `linear_path_log_loss`, the same in every process.
 
     Returns:
@@ -149,9 +150,9 @@ def sharded_path_log_loss(
         ValueError, TypeError, BackendError, RuntimeError: as `linear_path_log_loss`.
     """
     check_rows("logits", logits, shard.last - shard.first, "class of the shard")
-    _check_target(target, len(logits))
-    _check_options(reduction, eps, entropy, smoothing)
-    options = Options(ignore_index, reduction, entropy, eps, backend, smoothing)
+    _check_target(target, len(logits), spread)
+    _check_options(reduction, eps, entropy, spread)
+    options = Options(ignore_index, reduction, entropy, eps, backend, spread)
     batch = batch_of(target, table, target_weight, options, logits.dtype, shard)
     rows = logits if logits.shape[1] <= 1 or logits.stride(1) == 1 else logits.contiguous()
     losses, _, of_nodes = logit_row_losses(rows, batch.head)
@@ -171,7 +172,7 @@ def linear_with_log_prob(
     reduction: str = "mean",
     entropy: float = 0.0,
     eps: float = 0.0,
-    smoothing: Smoothing | None = None,
+    spread: Spread | None = None,
     logit_bytes: int | None = None,
     backend: str = "auto",
     shard: Shard | None = None,
@@ -189,10 +190,10 @@ def linear_with_log_prob(
         The loss, and (B) log-probabilities of its dtype, 0 in rows that do not count.
     """
     size = table.num_classes if shard is None else shard.last - shard.first
-    _check_linear(input, weight, bias, target, size)
-    _check_options(reduction, eps, entropy, smoothing)
+    _check_linear(input, weight, bias, target, size, spread)
+    _check_options(reduction, eps, entropy, spread)
     dtype = product_dtype(input, weight)
-    options = Options(ignore_index, reduction, entropy, eps, backend, smoothing)
+    options = Options(ignore_index, reduction, entropy, eps, backend, spread)
     batch = batch_of(target, table, target_weight, options, dtype, shard, on_weight_grad)
     if own is not None:
         batch = batch.with_own(target, own)
@@ -213,10 +214,10 @@ def _loss_and_log_probs(
     return batch.reduced(losses, of_nodes), log_probs
 
 
-def _check_options(reduction: str, eps: float, entropy: float, smoothing: Smoothing | None) -> None:
+def _check_options(reduction: str, eps: float, entropy: float, spread: Spread | None) -> None:
     check_options(reduction, eps, entropy)
-    if eps and smoothing is not None:
-        raise ValueError("eps inside the logarithm and label smoothing do not go together by tiles")
+    if eps and spread is not None:
+        raise ValueError("eps inside the logarithm does not go with spread targets by tiles")
 
 
 def logits_fit(
@@ -228,13 +229,18 @@ def logits_fit(
 
 
 def _check_linear(
-    input: Tensor, weight: Tensor, bias: Tensor | None, target: Target, num_classes: int
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Target,
+    num_classes: int,
+    spread: Spread | None,
 ) -> None:
     check_layer(input, weight, bias, num_classes)
-    _check_target(target, len(input))
+    _check_target(target, len(input), spread)
 
 
-def _check_target(target: Target, rows: int) -> None:
+def _check_target(target: Target, rows: int, spread: Spread | None) -> None:
     if isinstance(target, tuple):
         index, mass = target
         if index.dim() != 2 or len(index) != rows or mass.shape != index.shape:
@@ -246,6 +252,13 @@ def _check_target(target: Target, rows: int) -> None:
             raise TypeError(
                 "a pair as target must hold int64 indices and floating-point weights, got "
                 f"{index.dtype} and {mass.dtype}"
+            )
+        return
+    if spread is not None and target.is_floating_point():
+        if target.shape != (rows, spread.table.num_targets):
+            raise ValueError(
+                f"probabilities must be ({rows}, {spread.table.num_targets}), one for each target "
+                f"in each row; got {tuple(target.shape)}"
             )
         return
     if target.shape != (rows,) or target.dtype != torch.int64:

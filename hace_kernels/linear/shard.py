@@ -43,7 +43,8 @@ class Shard:
     Attributes:
         first, last: of the table's C columns; equal where this process holds none.
         exchange: with the processes that hold the others.
-        borders: the first columns of all processes in ascending order, and C; for smoothing.
+        borders: the first columns of all processes in ascending order, and C; for targets
+            that are spread over all nodes.
     """
 
     first: int

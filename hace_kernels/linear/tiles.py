@@ -77,8 +77,13 @@ class Layer:
         return array.index_select(0, self.order[first:last]).to(self.dtype)
 
     def logits(self, x: Tensor, weight: Tensor, first: int, last: int, buffer: Tensor) -> Tensor:
-        """A tile (B, T) of logits in the memory of `buffer`; `weight` is the tile's part."""
-        z = buffer[: len(x) * (last - first)].view(len(x), last - first)
+        """A tile (B, T) of logits; `weight` is the tile's part.
+
+        They are in the memory of `buffer`: that of `Layer.buffer`, or any (B, T).
+        """
+        z = buffer
+        if buffer.dim() == 1:
+            z = buffer[: len(x) * (last - first)].view(len(x), last - first)
         if self.bias is None:
             return torch.mm(x, weight.T, out=z)
         return torch.addmm(self.part(self.bias, first, last), x, weight.T, out=z)

@@ -120,6 +120,8 @@ def linear_hace_loss(
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
     smoothing: Smoothing = "uniform",
+    soft_label_beta: float | None = None,
+    soft_label_distance: Distance = "height",
     eps: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
@@ -133,10 +135,12 @@ def linear_hace_loss(
     Args:
         input: of the layer, (N, F) or (F), floating.
         linear_weight: (C, F), one row for each column of the logits.
-        target: indices, (N) or (), or a pair (index, weight) of (N, K) or (K). For probabilities,
-            soft labels, eps beside label smoothing, and on DAGs, apply `hace_loss` to `F.linear`.
+        target: indices, (N) or (), a pair (index, weight) of (N, K) or (K), or probabilities of
+            the classes, (N, C) or (C), which get no gradient. On DAGs, and with eps beside targets
+            that are spread over all classes, apply `hace_loss` to `F.linear`.
         hierarchy, dilution, logit_space, target_space, weight: as in `hace.HACELoss`.
-        ignore_index, reduction, label_smoothing, smoothing, eps, backend: as there.
+        ignore_index, reduction, label_smoothing, smoothing, soft_label_beta, soft_label_distance,
+            eps, backend: as there.
         linear_bias: (C), or None.
         logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
         on_weight_grad: called in the backward with rows of `linear_weight`, as a slice or int64
@@ -161,6 +165,8 @@ def linear_hace_loss(
         reduction=reduction,
         label_smoothing=label_smoothing,
         smoothing=smoothing,
+        soft_label_beta=soft_label_beta,
+        soft_label_distance=soft_label_distance,
         eps=eps,
         backend=backend,
     )
@@ -369,7 +375,7 @@ def _sharded_loss(
         reduction=options.reduction,
         entropy=options.entropy,
         eps=options.eps,
-        smoothing=tables.smoothing(weight, isinstance(target, tuple), input.device),
+        spread=tables.spread(weight, target, input.device),
         backend=options.backend,
     )
     return loss.reshape(shape_of_targets(input)) if options.reduction == "none" else loss

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from torch import Tensor
 
 from hace_kernels.linear import (
@@ -15,7 +17,7 @@ from hace_kernels.linear import (
 
 from .arguments import Target, check_weight, is_index
 from .linear_layer import check_layer
-from .spaces import num_columns
+from .spaces import num_columns, num_targets
 from .tables import LossTables
 from .weights import HACEWeights
 
@@ -60,7 +62,7 @@ def linear_path_loss_by_tiles(
         reduction=options.reduction,
         entropy=options.entropy,
         eps=options.eps,
-        smoothing=tables.smoothing(class_weight, isinstance(target, tuple), input.device),
+        spread=tables.spread(class_weight, target, input.device),
         logit_bytes=logit_bytes,
         backend=options.backend,
         shard=shard,
@@ -98,7 +100,7 @@ def linear_path_loss_with_log_prob(
         reduction=options.reduction,
         entropy=options.entropy,
         eps=options.eps,
-        smoothing=tables.smoothing(class_weight, False, input.device),
+        spread=tables.spread(class_weight, index, input.device),
         logit_bytes=logit_bytes,
         backend=options.backend,
         shard=shard,
@@ -122,8 +124,6 @@ def why_not_by_tiles(target: Target, tables: LossTables) -> str | None:
     what = None
     if not tables.hierarchy.is_tree:
         what = "a DAG's subtrees are not runs of classes"
-    elif tables.options.targets.soft_label_beta is not None:
-        what = "soft labels are spread over all classes"
     elif isinstance(target, tuple):
         if not isinstance(tables.path_weights, HACEWeights):
             return (
@@ -132,10 +132,8 @@ def why_not_by_tiles(target: Target, tables: LossTables) -> str | None:
             )
         if tables.options.entropy:
             return "the entropy of RegularizedCrossEntropyLoss goes with one target index per row"
-    elif not is_index(target):
-        what = "probabilities are as large as the logits"
-    if what is None and tables.options.targets.label_smoothing:
-        what = _why_not_smoothed(tables)
+    if what is None and (tables.options.targets.spreads or _is_mass(target)):
+        what = _why_not_spread(target, tables)
     if what is None:
         return None
     return (
@@ -144,17 +142,29 @@ def why_not_by_tiles(target: Target, tables: LossTables) -> str | None:
     )
 
 
-def _why_not_smoothed(tables: LossTables) -> str | None:
-    """What keeps label smoothing from being made by tiles, or None."""
+def _is_mass(target: Target) -> TypeGuard[Tensor]:
+    return isinstance(target, Tensor) and target.is_floating_point()
+
+
+def _why_not_spread(target: Target, tables: LossTables) -> str | None:
+    """What keeps targets that are spread over the tree from being made by tiles, or None."""
     options = tables.options
     if not isinstance(tables.path_weights, HACEWeights):
-        return f"{tables.path_weights} weighs single paths, and label smoothing spreads over all"
+        return f"{tables.path_weights} weighs single paths, and the targets are spread over all"
     if options.eps:
-        return "label smoothing by tiles is of plain logarithms, and eps is added inside them"
+        return "targets that are spread over all classes have no eps by tiles"
     if options.entropy:
         return "the entropy of RegularizedCrossEntropyLoss goes with plain targets"
     if options.targets.spares_all:
         return "smoothing that leaves nothing on the target cancels to 0 there"
+    if not _is_mass(target):
+        return None
+    if options.targets.target_space == "nodes":
+        return "probabilities of nodes may be on inner nodes"
+    if options.targets.label_smoothing and options.targets.smoothing == "nodes":
+        return "probabilities that are smoothed over nodes are on inner nodes"
+    if target.requires_grad:
+        return "probabilities that require a gradient get none by tiles"
     return None
 
 
@@ -191,4 +201,10 @@ def _checked(
                 f"{tuple(input.shape)}; got {tuple(target.shape)}"
             )
         return rows, target.reshape(-1)
-    return rows, target
+    wanted = (*input.shape[:-1], num_targets(hierarchy, options.targets.target_space))
+    if target.shape != wanted:
+        raise ValueError(
+            f"target must be {wanted} probabilities beside an input of shape "
+            f"{tuple(input.shape)}; got {tuple(target.shape)}"
+        )
+    return rows, target if input.dim() == 2 else target[None]

@@ -23,7 +23,7 @@ from hace_kernels import (
     build_tree_table,
     lay_out,
 )
-from hace_kernels.linear import NodeSums, Smoothing, TreeOfClasses, build_node_sums
+from hace_kernels.linear import NodeSums, Spread, TreeOfClasses, build_node_sums
 
 from .hierarchy import Hierarchy, check_hierarchy
 from .label_tree import LabelTree, label_tree
@@ -359,18 +359,16 @@ class LossTables:
             lambda device: tables.tree_of_classes(options.logit_space, device)
         )
 
-    def smoothing(
-        self, weight: Tensor | None, of_pairs: bool, device: torch.device
-    ) -> Smoothing | None:
-        """How targets on a tree are smoothed, for losses by tiles; None where they are not."""
-        if not self.options.targets.label_smoothing:
+    def spread(
+        self, weight: Tensor | None, target: Tensor | tuple[Tensor, Tensor], device: torch.device
+    ) -> Spread | None:
+        """How targets are spread over a tree, for losses by tiles; None where they are paths."""
+        of_pairs = isinstance(target, tuple)
+        is_mass = isinstance(target, Tensor) and target.is_floating_point()
+        if not (self.options.targets.spreads or is_mass):
             return None
         table = self.targets.on(device).table_for(weight, of_pairs)
-        tree = self._tree_of_classes.on(device)
-        everywhere = torch.full_like(table.share, table.row_spread)
-        if table.spread is not None:
-            everywhere = everywhere + table.spread
-        return Smoothing(tree, tree.kept(table), table.share, everywhere)
+        return Spread(self._tree_of_classes.on(device), table)
 
     def own_paths(self, device: torch.device) -> PathTable | None:
         """The table whose paths are each target's own interval; None: `paths` begin with it."""

@@ -31,6 +31,7 @@ LOSSES: dict[str, Any] = {
     "HACE": hace.HACELoss,
     "HXE": hace.HXELoss,
     "r-CE": hace.RegularizedCrossEntropyLoss,
+    "soft": lambda tree, **options: hace.HACELoss(tree, soft_label_beta=4.0, **options),
     "smoothed": lambda tree, **options: hace.HACELoss(tree, label_smoothing=0.2, **options),
 }
 
@@ -119,8 +120,10 @@ def dtensors_of_other_shapes(rank: int, world: int) -> None:
         loss_fn(distribute_tensor(logits, mesh, [Shard(0)]), target)
     with pytest.raises(ValueError, match="still to be summed"):
         loss_fn(DTensor.from_local(logits, mesh, [Partial()]), target)
-    with pytest.raises(ValueError, match="soft labels"):
-        hace.HACELoss(tree, soft_label_beta=4.0)(
+    with pytest.raises(ValueError, match="take no probabilities"):
+        loss_fn(distribute_tensor(logits, mesh, [Shard(1)]), torch.rand(ROWS, CLASSES))
+    with pytest.raises(ValueError, match="no eps by tiles"):
+        hace.HACELoss(tree, soft_label_beta=4.0, eps=1e-6)(
             distribute_tensor(logits, mesh, [Shard(1)]), target
         )
 

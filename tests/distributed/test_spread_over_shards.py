@@ -24,6 +24,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "uniform": {"label_smoothing": 0.1},
     "others": {"label_smoothing": 0.3, "smoothing": "others"},
     "nodes": {"label_smoothing": 0.3, "smoothing": "nodes"},
+    "soft": {"soft_label_beta": 4.0},
+    "probabilities": {"label_smoothing": 0.1},
 }
 
 
@@ -65,6 +67,8 @@ def check(tree: hace.Hierarchy, shard: ClassShard, kind: str, scale: float, redu
     )
     target, incoming = torch.randint(num_classes, (ROWS,)), torch.rand(ROWS, dtype=torch.float64)
     target[4] = -100
+    if kind == "probabilities":
+        target = torch.rand(ROWS, num_classes).softmax(1)
     exact = [part.double().requires_grad_() for part in (x, weight)]
     z = linear(*exact)
     loss = loss_fn(z, target)
@@ -100,12 +104,18 @@ def parity(rank: int, world: int) -> None:
                 check(hierarchy, shard, "uniform", scale, "mean")
             check(hierarchy, shard, "others", 1.0, "none")
             check(hierarchy, shard, "nodes", 1.0, "sum")
+            check(hierarchy, shard, "soft", 1.0, "mean")
+            check(hierarchy, shard, "probabilities", 100.0, "none")
 
 
 def pairs(rank: int, world: int) -> None:
     tree = tree_cases.hierarchy_of(trees.random_tree(np.random.default_rng(1), 50, shuffle=True))
+    for options in ({"label_smoothing": 0.2}, {"soft_label_beta": 4.0}):
+        check_pairs(tree, hace.HACELoss(tree, **options))
+
+
+def check_pairs(tree: hace.Hierarchy, loss_fn: hace.HACELoss) -> None:
     shard, num_classes = ClassShard(tree), tree.num_classes
-    loss_fn = hace.HACELoss(tree, label_smoothing=0.2)
     z = torch.randn(ROWS, num_classes, dtype=torch.float64)
     pair = torch.randint(num_classes, (ROWS, 3)), torch.rand(ROWS, 3)
     pair[0][2, 0] = -100

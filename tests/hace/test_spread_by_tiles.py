@@ -27,6 +27,20 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "smoothed over nodes": ("index", {"label_smoothing": 0.9, "smoothing": "nodes"}),
     "smoothed nodes": ("index", {"label_smoothing": 0.3, "target_space": "nodes"}),
     "smoothed pairs": ("pairs", {"label_smoothing": 0.1}),
+    "soft": ("index", {"soft_label_beta": 5.0}),
+    "soft by depth": ("index", {"soft_label_beta": 5.0, "soft_label_distance": "depth"}),
+    "soft and smoothed": (
+        "index",
+        {"soft_label_beta": 3.0, "label_smoothing": 0.2, "smoothing": "others"},
+    ),
+    "soft nodes": ("index", {"soft_label_beta": 4.0, "target_space": "nodes"}),
+    "soft pairs": ("pairs", {"soft_label_beta": 5.0}),
+    "probabilities": ("probabilities", {}),
+    "smoothed probabilities": ("probabilities", {"label_smoothing": 0.1}),
+    "probabilities over others": (
+        "probabilities",
+        {"label_smoothing": 0.1, "smoothing": "others"},
+    ),
 }
 
 
@@ -42,6 +56,8 @@ def layer(rows: int, num_columns: int, dtype: torch.dtype, scale: float = 1.0) -
 
 
 def targets(case: tree_cases.TreeCase, rows: int, kind: str, space: str = "classes") -> Any:
+    if kind == "probabilities":
+        return case.probabilities(rows, space)
     if kind == "pairs":
         index, share = case.pairs(rows, 3, space)
         index[0, 0] = -100
@@ -94,11 +110,15 @@ def check(
         assert right.all(), (value[~right], true[~right], bound[~right])
 
 
+#: One of each way to have mass.
+WAYS = ["smoothed over nodes", "soft and smoothed", "smoothed probabilities"]
+
+
 @pytest.mark.parametrize("shape", tree_cases.SHAPES)
 def test_every_shape(shape: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     case = tree_cases.TreeCase(tree_cases.SHAPES[shape](rng))
-    for width, kind in ((1, "smoothed"), (7, "smoothed over nodes")):
-        narrow(monkeypatch, width)
+    for kind in ("smoothed", *WAYS):
+        narrow(monkeypatch, 1 if kind == "smoothed" else 7)
         check(case, torch.float32, kind)
 
 
@@ -119,12 +139,12 @@ def test_large_logits(
 ) -> None:
     narrow(monkeypatch, 7)
     case = tree_cases.TreeCase(tree_cases.SHAPES["shuffled"](rng))
-    for kind in ("smoothed", "smoothed over others"):
+    for kind in ("smoothed", "smoothed over others", *WAYS):
         check(case, torch.float64, kind, scale=scale)
         check(case, torch.float32, kind, scale=scale)
 
 
-@pytest.mark.parametrize("kind", ["smoothed", "smoothed over nodes", "smoothed pairs"])
+@pytest.mark.parametrize("kind", [*WAYS, "smoothed pairs"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_classes_without_mass(
     kind: str, dtype: torch.dtype, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -166,12 +186,13 @@ def test_classes_that_get_nothing_may_be_without_mass(monkeypatch: pytest.Monkey
             torch.testing.assert_close(one, two)
 
 
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.1}, {"soft_label_beta": 4.0}], ids=str)
 def test_rows_that_do_not_count_may_hold_nan_and_others_are_nan(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow(monkeypatch, 7)
     case = tree_cases.TreeCase(tree_cases.SHAPES["shuffled"](rng))
-    loss_fn = hace.HACELoss(case.hierarchy, label_smoothing=0.1, reduction="none")
+    loss_fn = hace.HACELoss(case.hierarchy, reduction="none", **options)
     parts, target = layer(5, case.num_classes, torch.float32), case.targets(5)
     parts[0].data[1], parts[0].data[3], target[1] = torch.nan, torch.nan, -100
     x, weight, bias = parts
@@ -197,12 +218,13 @@ def test_a_constant_added_to_a_row_changes_little(
     torch.testing.assert_close(losses[1], rounded, rtol=2e-6, atol=0)
 
 
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.2}, {"soft_label_beta": 8.0}], ids=str)
 def test_half_precision_is_no_worse_than_with_whole_logits(
-    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow(monkeypatch, 32)
     tree = tree_cases.hierarchy_of(trees.balanced([8, 8, 8]))
-    loss_fn = hace.HACELoss(tree, label_smoothing=0.2)
+    loss_fn = hace.HACELoss(tree, **options)
     parts, target = layer(128, 512, torch.bfloat16), torch.randint(512, (128,))
     exact = [part.detach().double().requires_grad_() for part in parts]
     wanted = torch.autograd.grad(loss_fn(linear(*exact), target), exact)
@@ -229,16 +251,20 @@ class Sizes(TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize("kind", WAYS)
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_no_tensor_is_as_large_as_the_logits(
-    shuffled: bool, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    shuffled: bool, kind: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     narrow(monkeypatch, 16)
     tree = trees.balanced([8, 8, 4])
     if shuffled:
         tree = trees.Tree(tree.parents, rng.permutation(tree.classes))
-    loss_fn = hace.HACELoss(tree_cases.hierarchy_of(tree), label_smoothing=0.1)
+    how, options = KINDS[kind]
+    loss_fn = hace.HACELoss(tree_cases.hierarchy_of(tree), **options)
     (x, weight, bias), target = layer(64, 256, torch.float32), torch.randint(256, (64,))
+    if how == "probabilities":
+        target = torch.rand(64, 256).softmax(1)
     with Sizes() as sizes:
         loss_fn.linear(x, weight, target, bias, logit_bytes=0).backward()
     assert sizes.largest < 64 * 256 // 4
@@ -268,7 +294,9 @@ def test_backends(backend: str, rng: np.random.Generator, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("options", [{}, {"smoothing": "others"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"smoothing": "others"}, {"soft_label_beta": 4.0}], ids=str
+)
 def test_class_weights_and_reductions(
     reduction: str,
     options: dict[str, Any],
@@ -284,7 +312,10 @@ def test_class_weights_and_reductions(
         reduction=reduction,
         **options,
     )
-    for target in (targets(case, 6, "index"), targets(case, 6, "pairs")):
+    for how in ("index", "pairs", "probabilities"):
+        if how == "probabilities" and "soft_label_beta" in options:
+            continue
+        target = targets(case, 6, how)
         parts = layer(6, case.num_classes, torch.float64)
         x, weight, bias = parts
         one = loss_fn.linear(x, weight, target, bias, logit_bytes=0)
@@ -295,10 +326,13 @@ def test_class_weights_and_reductions(
             torch.testing.assert_close(a, b)
 
 
-def test_the_classifier_smooths_by_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.2}, {"soft_label_beta": 8.0}], ids=str)
+def test_the_classifier_spreads_by_tiles(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     narrow(monkeypatch, 7)
     tree = tree_cases.hierarchy_of(trees.balanced([3, 4, 5]))
-    loss = hace.HACELoss(tree, label_smoothing=0.1)
+    loss = hace.HACELoss(tree, **options)
     models = [HierarchicalClassifier(FEATURES, tree, loss, fused=fused) for fused in (True, False)]
     models[1].load_state_dict(models[0].state_dict())
     x, target = torch.randn(6, FEATURES), torch.tensor([0, 5, -100, 59, 7, 7])
@@ -328,10 +362,24 @@ def test_what_does_not_go_by_tiles_says_so(rng: np.random.Generator) -> None:
     case = tree_cases.TreeCase(tree_cases.SHAPES["tree"](rng))
     x, weight, bias = layer(3, case.num_classes, torch.float32)
     for options, why in (
-        ({"label_smoothing": 0.1, "eps": 1e-6}, "eps is added inside"),
+        ({"label_smoothing": 0.1, "eps": 1e-6}, "no eps by tiles"),
         ({"label_smoothing": 1.0, "smoothing": "others"}, "leaves nothing on the target"),
-        ({"soft_label_beta": 5.0}, "soft labels"),
+        ({"soft_label_beta": 5.0, "eps": 1e-6}, "no eps by tiles"),
     ):
         loss_fn = hace.HACELoss(case.hierarchy, **options)
         with pytest.raises(ValueError, match=why):
             loss_fn.linear(x, weight, case.targets(3), bias, logit_bytes=0)
+    even = torch.full((3, case.num_nodes), 1 / case.num_nodes)
+    loss_fn = hace.HACELoss(case.hierarchy, target_space="nodes")
+    with pytest.raises(ValueError, match="may be on inner nodes"):
+        loss_fn.linear(x, weight, even, bias, logit_bytes=0)
+    even = even[:, : case.num_classes]
+    loss_fn = hace.HACELoss(case.hierarchy, label_smoothing=0.1, smoothing="nodes")
+    with pytest.raises(ValueError, match="smoothed over nodes"):
+        loss_fn.linear(x, weight, even, bias, logit_bytes=0)
+    with pytest.raises(ValueError, match="that require a gradient"):
+        hace.HACELoss(case.hierarchy).linear(
+            x, weight, even.clone().requires_grad_(), bias, logit_bytes=0
+        )
+    with pytest.raises(ValueError, match="target must be"):
+        hace.HACELoss(case.hierarchy).linear(x, weight, even[:, 1:], bias, logit_bytes=0)

@@ -48,6 +48,11 @@ def dtensor_path_loss(
     lack = why_not_by_tiles(target, tables)
     if lack is not None:
         raise ValueError(f"logits that are spread over processes: {lack}")
+    if not (isinstance(target, tuple) or is_index(target)):
+        raise ValueError(
+            "logits that are spread over processes take no probabilities: give indices or pairs, "
+            "or plain logits with hace.distributed.ClassShard"
+        )
     of_target = _target_placements(input.placements, over_rows, classes, is_index(target))
     local = _local_target(target, mesh, of_target, bool(over_rows))
     options = tables.options
@@ -60,7 +65,7 @@ def dtensor_path_loss(
         "reduction": "none",
         "entropy": options.entropy,
         "eps": options.eps,
-        "smoothing": tables.smoothing(weight, isinstance(target, tuple), logits.device),
+        "spread": tables.spread(weight, target, logits.device),
         "backend": options.backend,
     }
     first, last = local_span(input, classes)

@@ -1,0 +1,136 @@
+"""The mass that rows' targets put on the classes of a tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..ops.path_stages import path_write
+from ..reference.path_stages import RingGradient
+from ..row_paths import RowPaths
+from ..target_table import TargetTable
+from ..widest import widened
+from .folded_tree import TreeOfClasses
+from .shard import LocalClasses
+
+__all__ = ["Probabilities", "SoftMasses"]
+
+# Targets whose probabilities are widened at a time.
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Those of targets (B, T), each of which is a column's.
+
+    Attributes:
+        target: (B, T).
+        of_column: int64 (C), the target of each column, or −1.
+        share: float64 (T), as the target table has it.
+        everywhere: float64 (B), what every class gets besides.
+        unit: float64 (P), what 1 on every class puts on each place.
+    """
+
+    target: Tensor
+    of_column: Tensor
+    share: Tensor
+    everywhere: Tensor
+    unit: Tensor
+
+    @classmethod
+    def of(cls, target: Tensor, table: TargetTable, num_columns: int) -> Probabilities:
+        """From probabilities and the table of the targets."""
+        place = table.place.long()
+        of_column = torch.full((num_columns,), -1, dtype=torch.int64, device=place.device)
+        of_column[place] = torch.arange(len(place), device=place.device)
+        everywhere = table.share.new_full((len(target),), table.row_spread)
+        if table.spread is not None:
+            for first in range(0, target.shape[1], _CHUNK):
+                some = slice(first, first + _CHUNK)
+                everywhere = everywhere + widened(target[:, some]) @ table.spread[some]
+        return cls(target, of_column, table.share, everywhere, table.unit)
+
+    def fill(self, mass: Tensor, columns: Tensor, first: int) -> None:
+        """See `Masses`."""
+        at = self.of_column[columns]
+        share = torch.where(at >= 0, self.share[at], 0.0).to(mass.dtype)
+        begin = int(at[0])
+        if begin >= 0 and bool((at.diff() == 1).all()):  # a gather takes longer than all else
+            mass.copy_(self.target[:, begin : begin + len(at)])
+        else:
+            mass.copy_(self.target.index_select(1, at.clamp(min=0)))
+        mass *= share
+        if not share.all():
+            mass[:, share == 0] = 0
+        if self.everywhere.any():
+            mass.addr_(self.everywhere.to(mass.dtype), self.unit[columns].to(mass.dtype))
+
+
+@dataclass(frozen=True)
+class SoftMasses:
+    """Distributions over the classes by the lowest common ancestors with the rows' targets.
+
+    Attributes:
+        paths: of the rows' targets, K · B one after the other, in local positions.
+        of_ring: float64 (K · B, …), what every class in a ring gets.
+        everywhere: float64 (B), what every class gets besides.
+        unit: float64 (P), what 1 on every class puts on each place.
+        backend: of `path_write`.
+    """
+
+    paths: RowPaths
+    of_ring: Tensor
+    everywhere: Tensor
+    unit: Tensor
+    backend: str
+
+    @classmethod
+    def of(
+        cls,
+        target: Tensor,
+        mass: Tensor,
+        everywhere: Tensor,
+        tree: TreeOfClasses,
+        table: TargetTable,
+        classes: LocalClasses,
+        backend: str,
+    ) -> SoftMasses:
+        """From targets and their mass, both (K · B)."""
+        soft = table.soft_labels
+        assert soft is not None
+        place, on_path = table.place[target].long().clamp(min=0), []
+        parent = tree.tree.parent.long()
+        for _ in range(len(tree.tree.level_ptr)):
+            on_path.append(place)
+            place = torch.where(parent[place] >= 0, parent[place], place)
+        path = torch.stack(on_path, 1)
+        start, size = tree.start[path], tree.tree.num_columns[path]
+        below = widened(tree.classes_below(table)[path])
+        # Relative to the nearest class, of which all may be far away.
+        similarity = soft.log_similarity[path]
+        similarity = (similarity - similarity[:, :1]).exp()
+        in_ring = torch.cat([below[:, :1], below.diff(dim=1)], 1)
+        total = (similarity * in_ring).sum(1)
+        of_ring = (mass * table.share[target] / total)[:, None] * similarity
+        of_ring = torch.where(mass[:, None] == 0, 0.0, of_ring)
+        of_ring = torch.cat([of_ring, torch.zeros_like(of_ring[:, :1])], 1)
+        paths = classes.paths(RowPaths(start, start + size, torch.zeros_like(similarity)))
+        return cls(paths, of_ring.contiguous(), everywhere, table.unit, backend)
+
+    def fill(self, mass: Tensor, columns: Tensor, first: int) -> None:
+        """See `Masses`."""
+        rows = len(self.everywhere)
+        mass.copy_(self.everywhere[:, None].expand_as(mass))
+        part = torch.zeros_like(mass, memory_format=torch.contiguous_format)
+        for begin in range(0, len(self.of_ring), max(1, rows)):
+            here = slice(begin, begin + rows)
+            of_ring = self.of_ring[here]
+            zeros = torch.zeros_like(of_ring)
+            constant = RingGradient(zeros.to(mass.dtype), zeros, of_ring, None, None)
+            path_write(part, self.paths.part(here), first, constant, part, self.backend)
+            mass += part
+        unit = self.unit[columns].to(mass.dtype)
+        if not (unit == 1).all():
+            mass *= unit
