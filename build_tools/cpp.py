@@ -15,8 +15,12 @@ from .plan import Library, Object
 # torch's stable ABI of 2.11: the library serves every later torch, too.
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
-# GCC 12 warns of its own immintrin.h, and torch's headers have unused parameters.
-_WARNINGS = ("-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
+# GCC 12 warns of its own immintrin.h, and torch's headers have unused parameters. Clang does not know
+# all of these.
+_WARNINGS = (
+    *("-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
+    "-Wno-unknown-warning-option",
+)
 _FLAGS = (
     *("-std=c++17", "-O3", "-g0", "-DNDEBUG", "-fPIC", "-fvisibility=hidden"),
     *_WARNINGS,

@@ -21,8 +21,6 @@ namespace {
 // Values that are measured against one maximum: their sum in float32 then loses few digits.
 constexpr int64_t kRunColumns = 4096;
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
 // A sum of exponentials exp(max) * sum, and its moment about max.
 struct Sums {
   double max;
