@@ -15,8 +15,8 @@ from .plan import Library, Object
 # torch's stable ABI of 2.11: the library serves every later torch, too.
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
-# GCC 12 warns of its own immintrin.h, and torch's headers have unused parameters. Clang does not know
-# all of these.
+# GCC 12 warns of its own immintrin.h, and torch's headers have unused parameters. Clang does not
+# know all of these.
 _WARNINGS = (
     *("-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
     "-Wno-unknown-warning-option",

@@ -7,6 +7,7 @@ headers, what sysconfig says there, and the interpreter that qemu-user runs. On 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,16 @@ ARCHITECTURES = {"aarch64": "arm64"}
 #: Their libraries come with torch. To link, only their names are needed: they are stood for by
 #: empty libraries, so that no torch for that machine is needed to build.
 OF_TORCH = ("torch_cpu", "c10")
+
+#: As Linux writes of it in /proc/cpuinfo.
+_CORTEX_A72 = """\
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: 0xd08
+CPU revision\t: 3
+"""
 
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -75,6 +86,7 @@ class Target:
             architecture = ARCHITECTURES[self.machine]
             command = ("--variant=extract", f"--architectures={architecture}")
             _run("mmdebstrap", *command, f"--include={packages}", suite, str(self.root))
+        self._describe_processor()
         settings = self.root / "usr" / "lib" / PYTHON / f"{self._settings}.py"
         (self.folder / "settings").mkdir(exist_ok=True)
         shutil.copy2(settings, self.folder / "settings")
@@ -107,10 +119,26 @@ class Target:
     def run(self, *arguments: str, cwd: str, environment: Mapping[str, str]) -> None:
         """That machine's Python, under qemu."""
         _run(
-            *(f"qemu-{self.machine}", "-L", str(self.root), str(self._python), *arguments),
+            *(f"qemu-{self.machine}", "-cpu", "cortex-a72", "-L", str(self.root)),
+            *(str(self._python), *arguments),
             cwd=cwd,
             environment=environment,
         )
+
+    def _describe_processor(self) -> None:
+        """What torch reads of the processor when it is imported; qemu prefers files of the root.
+
+        Without them it reads those of the machine that emulates, and crashes.
+        """
+        present = range(os.cpu_count() or 1)
+        folder = self.root / "proc"
+        folder.mkdir(exist_ok=True)
+        text = "".join(f"processor\t: {number}\n{_CORTEX_A72}\n" for number in present)
+        (folder / "cpuinfo").write_text(text)
+        for number in present:
+            registers = self.root / f"sys/devices/system/cpu/cpu{number}/regs/identification"
+            registers.mkdir(parents=True, exist_ok=True)
+            (registers / "midr_el1").write_text("0x00000000410fd083\n")
 
     @property
     def has_emulator(self) -> bool:
