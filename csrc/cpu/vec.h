@@ -109,7 +109,8 @@ inline Vector<Real> chosen_lanes(uint32_t bits, Vector<Real> chosen, Vector<Real
     return bit_cast<Vector<Real>>(_mm512_mask_mov_pd(
         bit_cast<__m512d>(other), static_cast<__mmask8>(bits), bit_cast<__m512d>(chosen)));
 #else
-  const Unsigned<Real> bit = Unsigned<Real>{} + 1 << bit_cast<Unsigned<Real>>(lane_indices<Real>());
+  const Unsigned<Real> bit = (Unsigned<Real>{} + 1)
+                             << bit_cast<Unsigned<Real>>(lane_indices<Real>());
   return ((Unsigned<Real>{} + static_cast<Index<Real>>(bits)) & bit) != 0 ? chosen : other;
 #endif
 }

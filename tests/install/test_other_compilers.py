@@ -1,4 +1,4 @@
-"""The kernels without instruction sets of their own, as clang and a compiler for Windows read them."""
+"""The generic kernels, as clang and a compiler for Windows read them."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ class HierarchicalClassifier(Pretrained):
 
     Args:
         in_features: F.
-        hierarchy: of the C classes; a tree or forest. loss: a loss of this package over the same
-        hierarchy with a logit for each class; left out,
+        hierarchy: of the C classes; a tree or forest.
+        loss: a loss of this package over the same hierarchy with a logit for each class; left out,
             `hace.HACELoss(hierarchy)`.
         bias: whether the layer has one.
         fused: whether logits are computed in tiles of classes and never held as a whole. "auto":
