@@ -44,14 +44,14 @@ class Row:
 def score_table(rows: list[Row], codes: MedicalCodes) -> Table:
     """The figures of every row; the best of a column in bold."""
     title = f"{len(codes.test):,} held-out phrases, {codes.tree.num_classes:,} codes"
-    table = _table(title, "loss", *SCORES)
+    table = figure_table(title, "loss", *SCORES)
     best = {name: max(row.figures[name] for row in rows) for name in SCORES}
     best["severity"] = min(row.figures["severity"] for row in rows)
     for row in rows:
         table.add_row(
             row.recipe.name,
             *(
-                _bold(_figure(name, row.figures[name]), row.figures[name] == best[name])
+                _bold(figure(name, row.figures[name]), row.figures[name] == best[name])
                 for name in SCORES
             ),
         )
@@ -60,7 +60,7 @@ def score_table(rows: list[Row], codes: MedicalCodes) -> Table:
 
 def time_table(rows: list[Row]) -> Table:
     """The rate of every row, and how long its training took."""
-    table = _table("Trainings", "loss", "rate", "seconds", "of them in the loss")
+    table = figure_table("Trainings", "loss", "rate", "seconds", "of them in the loss")
     for row in rows:
         seconds = (row.trained.seconds, row.trained.loss_seconds)
         table.add_row(row.recipe.name, f"{row.rate:g}", *(f"{s:.1f}" for s in seconds))
@@ -74,14 +74,14 @@ def difference_table(rows: list[Row], codes: MedicalCodes) -> Table:
     """
     pairs = [(a, b) for b in rows for a in rows if _is_compared(a.recipe, b.recipe)]
     headings = (f"{_narrow(a.recipe)}\nminus\n{_narrow(b.recipe)}" for a, b in pairs)
-    table = _table("Differences (± one standard error over the phrases)", "", *headings)
+    table = figure_table("Differences (± one standard error over the phrases)", "", *headings)
     for name in SCORES:
         table.add_row(name, *(_difference(name, a, b, codes) for a, b in pairs))
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
-    """A name, and then figures."""
+def figure_table(title: str, *columns: str) -> Table:
+    """An empty table of a name and then figures, legible at 80 columns."""
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True, vertical="bottom")
@@ -126,7 +126,7 @@ def _is_compared(recipe: Recipe, base: Recipe) -> bool:
     return recipe.is_hace and not base.is_hace
 
 
-def _figure(name: str, value: float) -> str:
+def figure(name: str, value: float) -> str:
     return f"{value:.2f}" if name == "severity" else f"{value:.1f}"
 
 
@@ -167,7 +167,7 @@ def _difference(name: str, row: Row, base: Row, codes: MedicalCodes) -> Text:
     better = difference < 0 if name == "severity" else difference > 0
     style = "" if abs(difference) <= 2 * error else "green" if better else "red"
     sign = "-" if difference < 0 else "+"
-    return Text(f"{sign}{_figure(name, abs(difference))} ±{_figure(name, error)}", style=style)
+    return Text(f"{sign}{figure(name, abs(difference))} ±{figure(name, error)}", style=style)
 
 
 def _answers(

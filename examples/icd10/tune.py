@@ -24,6 +24,7 @@ from .memory import keep_freed_memory
 from .progress import training_progress
 from .rates import RATES, save_rates
 from .recipes import RECIPES
+from .report import figure, figure_table
 from .train import SCORES, Schedule, measure, train
 
 GRID = (0.01, 0.016, 0.025)
@@ -57,12 +58,13 @@ def tune(chapter: str | None, schedule: Schedule, grid: tuple[float, ...], out: 
 
 def validation_table(figures: Figures) -> Table:
     """Every rate's validation figures."""
-    table = Table(title="Validation phrases")
-    for column in ("loss", "rate", *SCORES):
-        table.add_column(column, justify="left" if column == "loss" else "right")
+    table = figure_table("Validation phrases", "loss", "rate", *SCORES)
+    table.show_edge = False  # with it, 82 columns
     for recipe in RECIPES:
         for rate, scores in figures[recipe.key].items():
-            table.add_row(recipe.name, str(rate), *(f"{scores[name]:.2f}" for name in SCORES))
+            table.add_row(
+                recipe.name, f"{rate:g}", *(figure(name, scores[name]) for name in SCORES)
+            )
         table.add_section()
     return table
 

@@ -103,10 +103,15 @@ def test_tuning_that_is_stopped_leaves_the_rates(tmp_path, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_quick_tune_writes_rates_that_the_demo_can_read(tmp_path):
+def test_quick_tune_writes_rates_that_the_demo_can_read(tmp_path, monkeypatch, capsys):
     path = tmp_path / "rates.json"
+    monkeypatch.setenv("COLUMNS", "80")
     tune.main(["--quick", "--out", str(path), "--so-far", str(tmp_path / "so-far.json")])
     assert load_rates(path).keys() == load_rates().keys() == {recipe.key for recipe in RECIPES}
+    printed = capsys.readouterr().out
+    assert set(SCORES) <= set(printed.split())  # no heading is cut
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 @pytest.fixture(scope="module")
