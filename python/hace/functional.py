@@ -139,8 +139,8 @@ def linear_hace_loss(
             the classes, (N, C) or (C), which get no gradient. On DAGs, and with eps beside targets
             that are spread over all classes, apply `hace_loss` to `F.linear`.
         hierarchy, dilution, logit_space, target_space, weight: as in `hace.HACELoss`.
-        ignore_index, reduction, label_smoothing, smoothing, soft_label_beta, soft_label_distance,
-            eps, backend: as there.
+        ignore_index, reduction, label_smoothing, smoothing, soft_label_beta: as there.
+        soft_label_distance, eps, backend: as there.
         linear_bias: (C), or None.
         logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
         on_weight_grad: called in the backward with rows of `linear_weight`, as a slice or int64
