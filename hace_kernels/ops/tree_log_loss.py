@@ -48,8 +48,7 @@ def tree_log_loss(
             (B,), int64; or a few weighted indices per row, as the pair (index (B, K), weight
             (B, K)). A target that requires a gradient gets one, by the reference.
         tree: the tree over the C columns, or the DAG, on the logits' device. On a DAG a node hands
-            the rest of its mass to its parents in equal parts; the CPU and CUDA have kernels
-            for it, and Triton leaves it to the reference.
+            the rest of its mass to its parents in equal parts.
         table: what the T targets put where, on the logits' device.
         ignore_index: rows with this index count for nothing; in a pair, such an entry adds nothing.
         reduction: "none", "sum", or "mean", which divides by the rows' weights for indices (B,) and
@@ -238,3 +237,5 @@ if triton.load_error is None:
     from ..triton.rows import scale_in_place
 
     register("tree_log_loss", {"triton": _op("triton_tree_log_loss", scale=scale_in_place)})
+    _of_dags = _op("triton_dag_log_loss", _dag_reference, scale=scale_in_place)
+    register("dag_log_loss", {"triton": _of_dags})

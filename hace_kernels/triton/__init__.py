@@ -31,13 +31,13 @@ def _load() -> str | None:
             "torch (TRITON_INTERPRET=1 runs the kernels on CPU tensors, slowly, for tests)"
         )
     try:
-        from . import path_log_loss, tree_log_loss, tree_log_prob, tree_sum
+        from . import dag_log_loss, path_log_loss, tree_log_loss, tree_log_prob, tree_sum
     except ImportError as error:
         return f"Triton cannot be imported: `pip install triton` ({error})"
     library = torch.library.Library("hace_kernels", "IMPL")  # type: ignore[no-untyped-call]
     _libraries.append(library)
     key = "CPU" if interpreted else "CUDA"
-    for module in (path_log_loss, tree_log_loss, tree_log_prob, tree_sum):
+    for module in (path_log_loss, tree_log_loss, dag_log_loss, tree_log_prob, tree_sum):
         for name, implementation in module.OPS.items():
             library.impl(f"triton_{name}", implementation, key)  # type: ignore[no-untyped-call]
     return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +25,16 @@ from .tree_pull_kernel import (
 from .tree_rows import Arrays, Stage
 from .tree_sweeps import Mass, Tree
 
-__all__ = ["Rows"]
+__all__ = ["Mixed", "Rows"]
+
+
+class Mixed(Protocol):
+    """The nodes of a DAG that are no place of its tree, and hand their mass to places."""
+
+    def hand(
+        self, rows: range, mass: Tensor, handed: Tensor, scratch: Tensor, sums: Tensor
+    ) -> None:
+        """Fills `handed` in; adds mass and loss to the rows' sums."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +77,20 @@ class Rows:
         return HEAD + 3 * self.tree.shape.parts
 
     @property
-    def _stages(self) -> list[Stage]:
+    def _upwards(self) -> list[Stage]:
         stages = [Stage(UP_COLUMNS, True), Stage(UP_LEVELS, False)]
-        if self.eps and self.grad is not None:
-            stages.append(Stage(FADE, True))
-        stages += [Stage(DOWN_LEVELS, False), Stage(DOWN_COLUMNS, True)]
-        if self.row_loss is not None:
-            stages.append(Stage(FINISH, False))
-        return stages
+        return [*stages, Stage(FADE, True)] if self.eps and self.grad is not None else stages
 
-    def pull(self, rows: range, mass: Tensor) -> None:
-        """Loss and gradient of some rows; `mass` is theirs with `keep`, and else all rows'."""
+    @property
+    def _downwards(self) -> list[Stage]:
+        stages = [Stage(DOWN_LEVELS, False), Stage(DOWN_COLUMNS, True)]
+        return stages if self.row_loss is None else [*stages, Stage(FINISH, False)]
+
+    def pull(self, rows: range, mass: Tensor, mixed: Mixed | None = None) -> None:
+        """Loss and gradient of some rows; `mass` is theirs with `keep`, and else all rows'.
+
+        `mixed` makes the mass that is handed to places when the sums upwards are known.
+        """
         tree, logits, shape = self.tree, self.logits, self.tree.shape
         work = loss_dtype(logits.dtype)
         scratch = logits.new_empty((len(rows), 3, tree.num_inner), dtype=work)
@@ -84,8 +98,17 @@ class Rows:
         batch = PulledRows(
             logits, self.grad, self.row_loss, self.counts, self.divisor, **incoming(self.grad_loss)
         )
-        at_places = Mass(mass, self.keep, self.node)
-        for stages, programs in shape.launches(self._stages):
+        if mixed is None:
+            at_places = Mass(mass, self.keep, self.node)
+            passes = [[*self._upwards, *self._downwards]]
+        else:
+            handed = logits.new_empty((len(rows), tree.num_places), dtype=work)
+            at_places = Mass(mass, self.keep, self.node, handed)
+            passes = [self._upwards, self._downwards]
+        launches = [shape.launches(stages) for stages in passes]
+        for stages, programs in chain.from_iterable(launches):
+            if mixed is not None and stages & DOWN_LEVELS:
+                mixed.hand(rows, mass, handed, scratch, sums)
             pull_kernel[(len(rows) * programs,)](
                 batch, at_places, scratch, sums, Tree(*tree, level_ptr=self.levels), mass.stride(0),
                 rows.start, shape.parts, programs, logits.stride(0), tree.num_classes,

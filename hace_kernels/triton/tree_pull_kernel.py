@@ -36,6 +36,7 @@ __all__ = [
     "UP_COLUMNS",
     "UP_LEVELS",
     "PulledRows",
+    "lose",
     "pull_kernel",
 ]
 
@@ -48,9 +49,10 @@ _DOWN_LEVELS = tl.constexpr(DOWN_LEVELS)
 _DOWN_COLUMNS = tl.constexpr(DOWN_COLUMNS)
 _FINISH = tl.constexpr(FINISH)
 
-# What programs leave for those of the next stage: sums over the inner places of all levels, and
-# after these three times as many numbers as a row has parts.
-HEAD = 2
+# What programs leave for those of the next stage: the mass that the inner places of all levels
+# keep, their loss, and that of mass elsewhere (`Mass.handed`); after these three times as many
+# numbers as a row has parts.
+HEAD = 3
 _HEAD = tl.constexpr(HEAD)
 
 
@@ -103,7 +105,7 @@ def _fades(q, p, eps):
 
 
 @triton.jit
-def _lose(q, below, row, eps, has_eps: tl.constexpr):
+def lose(q, below, row, eps, has_eps: tl.constexpr):
     """The loss at places and the mass that pulls; 0 log 0 is 0."""
     if has_eps:
         p = _probability(below, row)
@@ -142,7 +144,10 @@ def pull_kernel(
         count = tl.full((), 1.0, tl.float64)
         factor = count
     else:
-        mass = Mass(mass.at + slot * mass_step, mass.keep, None)
+        handed = None
+        if mass.handed is not None:
+            handed = mass.handed + slot * (num_classes + num_inner)
+        mass = Mass(mass.at + slot * mass_step, mass.keep, None, handed)
         count = tl.load(rows.counts + row)
         factor = count
         if rows.divisor is not None:
@@ -205,9 +210,11 @@ def pull_kernel(
                 of_max = tl.load(sums.max + v, mask=there, other=0.0)
                 below = LogSum(of_max, tl.load(sums.sum + v, mask=there, other=1.0))
                 q, _ = kept(num_classes + v, there, below.sum != 0, mass, work)
-                loss, q = _lose(q, below, whole, eps, has_eps)
+                loss, q = lose(q, below, whole, eps, has_eps)
                 lost += loss
                 if rows.grad is not None:
+                    if mass.handed is not None:
+                        q += tl.load(mass.handed + num_classes + v, mask=there, other=0.0)
                     pull_down(v, there, q, sums, pull, tree, num_classes)
         if rows.loss is not None:
             tl.store(row_sums + 1, tl.sum(lost, axis=0))
@@ -220,11 +227,13 @@ def pull_kernel(
             there = c < column_read
             z = tl.load(logits + c, mask=there, other=0.0).to(work)
             q, _ = kept(c, there, z != float("-inf"), mass, work)
-            loss, q = _lose(q, LogSum(z, tl.full((block,), 1.0, work)), whole, eps, has_eps)
+            loss, q = lose(q, LogSum(z, tl.full((block,), 1.0, work)), whole, eps, has_eps)
             lost += loss
             if rows.grad is not None:
                 above = tl.load(tree.parent + c, mask=there, other=num_classes) - num_classes
                 is_dead, per_unit, share = share_of(LogSum(z, 1.0), above, there, sums, pull)
+                if mass.handed is not None:
+                    q += tl.load(mass.handed + c, mask=there, other=0.0)
                 g = per_unit * tl.where(is_dead, 1.0, share) - q
                 g = -g if mass.keep is None else g * factor.to(work)
                 g = tl.where(live, g, 0.0).to(rows.grad.dtype.element_ty)
@@ -235,6 +244,8 @@ def pull_kernel(
 
     if _FINISH & STAGES:
         loss = tl.load(row_sums + 1) + _sum_of(row_sums + _HEAD + 2 * parts, parts)
+        if mass.handed is not None:
+            loss += tl.load(row_sums + 2)
         loss = tl.where(whole.sum > 0, loss, float("nan"))
         loss = tl.where(live, count * loss, 0.0)
         tl.store(rows.loss + row, loss.to(rows.loss.dtype.element_ty))

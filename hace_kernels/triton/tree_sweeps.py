@@ -85,11 +85,14 @@ class Mass(NamedTuple):
         at: the mass by place, or without `keep` by node.
         keep: float64, the part of its mass that each place keeps.
         node: without `keep`, the node of each place or -1.
+        handed: mass by place that pulls besides, and whose loss is counted elsewhere; None for
+            none.
     """
 
     at: Any
     keep: Any
     node: Any
+    handed: Any = None
 
 
 class Tile(NamedTuple):

@@ -29,7 +29,7 @@ from hace_kernels import TargetTable, build_closure_table
 
 pytestmark = [
     pytest.mark.parity,
-    pytest.mark.not_on("triton-interpreted", "gpu", reason="Triton leaves DAGs to the reference"),
+    pytest.mark.not_on("triton-interpreted", reason="test_interpreted.py has what it has time for"),
 ]
 
 
@@ -102,14 +102,20 @@ class Case:
         if isinstance(target, torch.Tensor) and not target.is_floating_point():
             mass[target.numpy() == -100] = 0
         answer = node_log_loss(logits, self.dag.reach(), self.dag.kept_mass(mass, self.keep), eps)
-        z = logits.clone().requires_grad_()
+        device = backend.device
+        z = logits.to(device, copy=True).requires_grad_()
+        given = (
+            tuple(part.to(device) for part in target)
+            if isinstance(target, tuple)
+            else target.to(device)
+        )
         loss = hace_kernels.tree_log_loss(
-            z, target, self.table, self.targets,
+            z, given, self.table.to(device), self.targets.to(device),
             reduction="none", eps=eps, backend=backend.name,
         )  # fmt: skip
         assert_loss_close(loss, answer, logits.dtype, roundings)
         incoming = torch.from_numpy(self.rng.normal(size=len(logits))).to(loss.dtype)
-        (grad,) = torch.autograd.grad(loss, z, incoming)
+        (grad,) = torch.autograd.grad(loss, z, incoming.to(device))
         answer = reduce(answer, "none", len(logits), incoming.numpy())
         assert_grad_close(grad, answer, roundings=roundings)
 
@@ -291,16 +297,16 @@ def test_rows_that_do_not_count(backend: Backend, rng: np.random.Generator) -> N
     case = Case(SHAPES["random"], rng)
     logits, target = case.logits(6, torch.float32), case.indices(6)
     target[[0, 3]], logits[0], logits[3] = -100, torch.nan, -torch.inf
-    z = logits.requires_grad_()
+    z, kept = logits.to(backend.device).requires_grad_(), target != -100
+    tables = case.table.to(backend.device), case.targets.to(backend.device)
+    target = target.to(backend.device)
     for reduction in ("sum", "mean"):
         given_all = hace_kernels.tree_log_loss(
-            z, target, case.table, case.targets, reduction=reduction, backend=backend.name
+            z, target, *tables, reduction=reduction, backend=backend.name
         )
-        kept = target != -100
         alone = hace_kernels.tree_log_loss(
-            z[kept], target[kept], case.table, case.targets,
-            reduction=reduction, backend=backend.name,
-        )  # fmt: skip
+            z[kept], target[kept], *tables, reduction=reduction, backend=backend.name
+        )
         torch.testing.assert_close(given_all, alone)
         (grad,) = torch.autograd.grad(given_all, z)
         assert grad.isfinite().all()
@@ -328,12 +334,14 @@ def test_bad_targets(backend: Backend, rng: np.random.Generator) -> None:
 
 def assert_refused(case: Case, target: torch.Tensor, message: str, backend: Backend) -> None:
     """By name, or with a loss of NaN for the last row."""
-    logits = case.logits(len(target), torch.float32)
+    device = backend.device
+    logits, tables = case.logits(len(target), torch.float32), (case.table, case.targets)
 
     def loss() -> torch.Tensor:
         return hace_kernels.tree_log_loss(
-            logits, target, case.table, case.targets, reduction="none", backend=backend.name
-        )
+            logits.to(device), target.to(device), *(table.to(device) for table in tables),
+            reduction="none", backend=backend.name,
+        )  # fmt: skip
 
     if backend.names_bad_targets:
         with pytest.raises(IndexError, match=message):
@@ -342,6 +350,7 @@ def assert_refused(case: Case, target: torch.Tensor, message: str, backend: Back
         assert loss()[-1].isnan()
 
 
+@pytest.mark.not_on("gpu", reason="it has no threads of the CPU's")
 def test_threads_do_not_matter(backend: Backend, rng: np.random.Generator, threads: Any) -> None:
     case = Case(SHAPES["random"], rng)
     logits, target = case.logits(40, torch.float32).requires_grad_(), case.indices(40)

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import cases
+import dags
 import numpy as np
 import pytest
+import test_dag_log_loss
 import test_path_stages
 import test_tree_log_loss
 import test_tree_log_prob
@@ -313,3 +315,51 @@ def test_opcheck_of_tree_ops(backend: Backend) -> None:
             0.0, True,
         )  # fmt: skip
         torch.library.opcheck(ops.triton_tree_log_loss.default, arguments)
+
+
+@pytest.mark.parametrize("eps", [0.0, *thoroughly(1e-6)])
+@pytest.mark.parametrize("dtype", [torch.float32, *thoroughly(torch.float64, torch.float16)])
+@pytest.mark.parametrize("kind", ["others", *thoroughly(None, "weights")])
+@pytest.mark.parametrize("shape", ["shared leaf", *thoroughly("empty nodes", "shortcut")])
+def test_loss_over_a_dag(
+    backend: Backend,
+    rng: np.random.Generator,
+    shape: str,
+    kind: str | None,
+    dtype: torch.dtype,
+    eps: float,
+) -> None:
+    """Indices, of which one is ignored, pairs and probabilities; some logits far apart or -inf."""
+    dag = dags.SHAPES[shape]
+    options = test_dag_log_loss.smoothing(dag, rng, kind) if kind else {}
+    case = test_dag_log_loss.Case(dag, rng, 0.6, **options)
+    logits, target = case.logits(3, dtype), case.indices(3)
+    target[1] = -100
+    logits[2] *= 50 if eps == 0 else 1
+    logits[0, 0] = -torch.inf
+    case.check(logits, target, backend, eps)
+    case.check(logits, (case.indices(3, 2), torch.rand(3, 2).double()), backend, eps)
+    case.check(logits, case.probabilities(3), backend, eps)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("shape", ["random", "two roots", "nodes", "diamonds"])
+def test_loss_over_larger_dags(backend: Backend, rng: np.random.Generator, shape: str) -> None:
+    case = test_dag_log_loss.Case(dags.SHAPES[shape], rng)
+    case.check(case.logits(2, torch.float32), case.indices(2), backend)
+    with rows_split():
+        case.check(case.logits(2, torch.float32), case.probabilities(2), backend, 1e-6)
+
+
+@pytest.mark.thorough
+def test_loss_over_a_wide_dag(backend: Backend, rng: np.random.Generator) -> None:
+    """More children, parts and holders than a tile has room for."""
+    test_dag_log_loss.test_widths(backend, rng, 700)
+
+
+def test_bad_targets_of_a_dag(backend: Backend, rng: np.random.Generator) -> None:
+    test_dag_log_loss.test_bad_targets(backend, rng)
+    case = test_dag_log_loss.Case(dags.SHAPES["empty nodes"], rng)
+    mass = torch.zeros(2, case.dag.num_nodes)
+    mass[1, case.targets.place < 0] = 0.5
+    test_dag_log_loss.assert_refused(case, mass, "no class", backend)

@@ -20,8 +20,8 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from hace_kernels import triton as package  # noqa: E402
-from hace_kernels.triton import path_log_loss_kernel as kernels  # noqa: E402
 from hace_kernels.triton import (  # noqa: E402
+    dag_log_loss_kernel,
     path_tile_kernel,
     rows_kernel,
     tree_log_loss_kernel,
@@ -30,6 +30,7 @@ from hace_kernels.triton import (  # noqa: E402
     tree_sum_kernel,
     tree_sweeps,
 )
+from hace_kernels.triton import path_log_loss_kernel as kernels  # noqa: E402
 from hace_kernels.triton.path_log_loss import Shape  # noqa: E402
 from hace_kernels.triton.tree_rows import Shape as TreeShape  # noqa: E402
 
@@ -372,6 +373,7 @@ TREES = {
 KERNELS = {
     name: getattr(module, name)
     for module in (
+        dag_log_loss_kernel,
         rows_kernel,
         tree_log_loss_kernel,
         tree_log_prob_kernel,
@@ -401,6 +403,8 @@ TREE_GROUPS: dict[str, dict[str, Any]] = {
     },
     "put_kernel": {"own": tree_log_loss_kernel.Own, "table": tree_log_loss_kernel.PutTable},
     "weigh_kernel": {"targets": rows_kernel.Targets},
+    "rise_kernel": {"links": dag_log_loss_kernel.DagLinks},
+    "mixed_kernel": {"nodes": dag_log_loss_kernel.MixedNodes},
 }
 
 #: Which arguments are pointers, and to what; "logits" is the logits' type, "work" the working one.
@@ -416,6 +420,10 @@ POINTERS = {
     **dict.fromkeys(("parent", "level_ptr", "mass.node", "node_of_place", "table.place"), "i32"),
     **dict.fromkeys(("own.place", "target_ptr"), "i32"),
     **dict.fromkeys(("target_order", "targets.index", "given.index"), "i64"),
+    **dict.fromkeys((f"links.{name}" for name in dag_log_loss_kernel.DagLinks._fields), "i32"),
+    **dict.fromkeys((f"nodes.{name}" for name in dag_log_loss_kernel.MixedNodes._fields), "i32"),
+    **dict.fromkeys(("links.keep", "links.handed"), "fp64"),
+    **dict.fromkeys(("kept", "handed", "of_mixed", "mass.handed"), "work"),
     "alpha": "fp64",
     "loss": "work",
     "factor": "work",
@@ -459,7 +467,7 @@ class TreeVariant:
             name: f"*{kinds.get(POINTERS[name], POINTERS[name])}" if name in POINTERS else "i32"
             for name in leaves(function, groups)
         }
-        types.update(dict.fromkeys(("eps_bits", "row_spread_bits", "mass.node")))
+        types.update(dict.fromkeys(("eps_bits", "row_spread_bits", "mass.node", "mass.handed")))
         if self.kernel == "pull_kernel":
             types.update(dict.fromkeys(("rows.divisor", "rows.grad_loss", "rows.grad_losses")))
         if self.kernel == "weigh_kernel":
@@ -470,6 +478,8 @@ class TreeVariant:
 
 
 _WITHOUT_KEEP = {"mass.keep": None, "mass.node": "*i32", "rows.counts": None, "rows.loss": None}
+_OF_DAG = {"mass.handed": "*fp32"}
+_DAG_TILE = {"NODES": 64, "KIDS": 4}
 _ALL = 1 + 2 + 8 + 16 + 32
 
 TREE_HOT = [
@@ -478,6 +488,11 @@ TREE_HOT = [
     *(TreeVariant("log_prob_kernel", tree, "bf16", 7) for tree in TREES),
     *(TreeVariant("pull_kernel", tree, kind, _ALL) for tree in TREES for kind in ("fp32", "bf16")),
     TreeVariant("pull_kernel", "small", "bf16", 27, _WITHOUT_KEEP),
+    TreeVariant("pull_kernel", "small", "fp32", 8 + 16 + 32, _OF_DAG),
+    TreeVariant("pull_kernel", "nodes", "bf16", 8 + 16 + 32, _OF_DAG),
+    TreeVariant("rise_kernel", constants=_DAG_TILE),
+    TreeVariant("mixed_kernel", constants=_DAG_TILE),
+    TreeVariant("mixed_kernel", dtype="bf16", constants=_DAG_TILE),
     *(
         TreeVariant("put_kernel", given=given, constants={"BLOCK": 1024, "SPREADS": spreads,
                                                           "RINGS": rings})
@@ -491,6 +506,8 @@ TREE_HOT = [
 _INDEX = {"given.mass": None, "given.weight": None, "table.spread": None}
 _NO_OWN = dict.fromkeys(("own.place", "own.mass", "own.reached"))
 TREE_REST = [
+    TreeVariant("mixed_kernel", given={"eps_bits": "i64"}, constants=_DAG_TILE),
+    TreeVariant("rise_kernel", dtype="fp64", constants=_DAG_TILE),
     *(TreeVariant("up_kernel", "split", "fp32", stages, {"own": None}) for stages in (1, 2, 4)),
     TreeVariant("up_kernel", "small", "fp64", 3, {"sums": None}),
     *(TreeVariant("down_kernel", "split", "fp16", stages) for stages in (1, 2)),
