@@ -19,9 +19,10 @@ from .problem import DILUTION
 SIZES = [(1_860, 75, 32), (24_114, 4_000, 512)]
 
 
+@pytest.mark.parametrize("kind", ["index", "smoothed", "probabilities"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "dag", "tree"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "{}-{}-{}".format(*size))
-def test_dag(benchmark: Any, size: tuple[int, int, int], loss: str) -> None:
+def test_dag(benchmark: Any, size: tuple[int, int, int], loss: str, kind: str) -> None:
     num_nodes, num_links, rows = size
     generator = np.random.default_rng(0)
     children = np.arange(1, num_nodes)
@@ -33,19 +34,24 @@ def test_dag(benchmark: Any, size: tuple[int, int, int], loss: str) -> None:
         links = {(str(u), str(v)) for u, v in zip(others, more, strict=True)}
         edges += sorted(links - set(edges))
     hierarchy = hace.Hierarchy.from_edges(edges, allow_multiple_parents=loss != "tree")
-    module = hace.HACELoss(hierarchy, DILUTION)
+    smoothing = 0.1 if kind == "smoothed" else 0.0
+    module = hace.HACELoss(hierarchy, DILUTION, label_smoothing=smoothing)
     logits = torch.randn(rows, hierarchy.num_classes, requires_grad=True)
     target = torch.randint(hierarchy.num_classes, (rows,))
+    if kind == "probabilities":
+        target = torch.rand(rows, hierarchy.num_classes).softmax(1)
 
     def value() -> Tensor:
         if loss == "cross_entropy":
-            return functional.cross_entropy(logits, target)
+            return functional.cross_entropy(logits, target, label_smoothing=smoothing)
         return module(logits, target)
 
     def step() -> None:
         logits.grad = None
         value().backward()
 
-    benchmark.group = f"a DAG of {num_nodes:,} nodes, {num_links:,} with two parents, B = {rows}"
+    benchmark.group = (
+        f"a DAG of {num_nodes:,} nodes, {num_links:,} with two parents, B = {rows}, {kind}"
+    )
     benchmark.extra_info.update(backend=loss, classes=hierarchy.num_classes, rows=rows)
     benchmark.pedantic(step, rounds=10, iterations=max(1, 1_000 // rows), warmup_rounds=1)
