@@ -145,7 +145,8 @@ def test_every_shape(
     backend: Backend, rng: np.random.Generator, shape: str, eps: float, dtype: torch.dtype
 ) -> None:
     case = Case(SHAPES[shape], rng)
-    case.check(case.logits(9, dtype), case.indices(9), backend, eps)
+    for rows in FEW_AND_MANY:
+        case.check(case.logits(rows, dtype), case.indices(rows), backend, eps)
 
 
 def test_any_dag(backend: Backend) -> None:
@@ -160,6 +161,7 @@ def test_any_dag(backend: Backend) -> None:
         dead[np.arange(9), case.rng.integers(dag.num_classes, size=9)] = False
         logits[torch.from_numpy(dead)] = -torch.inf
         case.check(logits, case.indices(9), backend)
+        case.check(logits.repeat(2, 1), case.indices(18), backend)
 
     any_dag()
 
@@ -168,13 +170,17 @@ def test_any_dag(backend: Backend) -> None:
 def test_pairs(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
     """Some entries ignored, in one row all; a target twice; weights of either sign."""
     case = Case(SHAPES["random"], rng)
-    index = case.indices(12, 3)
-    index[rng.random((12, 3)) < 0.3] = -100
-    index[0], index[1] = index[1, 0], -100
-    weight = torch.from_numpy(rng.normal(size=(12, 3)))
-    weight[1] = 1
-    case.check(case.logits(12, dtype), (index, weight), backend)
+    for rows in FEW_AND_MANY:
+        index = case.indices(rows, 3)
+        index[rng.random((rows, 3)) < 0.3] = -100
+        index[0], index[1] = index[1, 0], -100
+        weight = torch.from_numpy(rng.normal(size=(rows, 3)))
+        weight[1] = 1
+        case.check(case.logits(rows, dtype), (index, weight), backend)
 
+
+#: Rows of indices that the CPU takes one by one, and in blocks.
+FEW_AND_MANY = [9, 20]
 
 SMOOTHING = ["uniform", "nodes", "others", "all on others", "weights"]
 
@@ -260,7 +266,10 @@ def test_gaps(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) ->
     logits = case.logits(len(case.nodes), dtype)
     for row, node in enumerate(case.nodes):
         logits[row, torch.from_numpy(dag.reach()[node])] += (-50, 50, -200, -2000, 700)[row % 5]
-    case.check(logits, torch.from_numpy(case.nodes), backend)
+    target = torch.from_numpy(case.nodes)
+    case.check(logits, target, backend)
+    for first in range(0, len(target), 15):
+        case.check(logits[first : first + 15], target[first : first + 15], backend)
 
 
 @pytest.mark.parametrize("width", [1, 15, 16, 17, 31, 33, 17_000])
@@ -270,7 +279,10 @@ def test_widths(backend: Backend, rng: np.random.Generator, width: int) -> None:
     edges = [(0, 1), (0, 2), *((1, int(v)) for v in leaves), *((2, int(v)) for v in leaves[::3])]
     dag = _Wide(edges, width + 3, leaves.tolist())
     case = Case(dag, rng, 0.5)
-    case.check(case.logits(3, torch.float32), torch.tensor([1, 2, int(leaves[-1])]), backend)
+    target = torch.tensor([1, 2, int(leaves[-1])])
+    case.check(case.logits(3, torch.float32), target, backend)
+    if width < 1000:
+        case.check(case.logits(18, torch.float32), target.repeat(6), backend)
 
 
 class _Wide(Dag):
