@@ -9,12 +9,12 @@ import pandas as pd
 
 from .choose import choose
 from .losses import DILUTIONS, LOSSES
-from .plan import CORE, FEW, FIXED, LONG, MORE, REST, SEEDS
+from .plan import CORE, FEW, FIXED, LONG, MORE, REST, SEEDS, SHUFFLED
 from .results import LEAST_COST, MOST_PROBABLE, RUN, TEXT, Results, heights_name
 from .run import Run
 from .statistics import LEVEL, Difference, FloatArray, holm, paired_difference
 
-RIVALS = (*CORE, *FIXED, *MORE, *REST)
+RIVALS = (*CORE, *FIXED, *MORE, *SHUFFLED, *REST)
 BASELINES = ("ce", "smoothing")
 OUTCOMES = ("top1", "height")
 
@@ -294,7 +294,7 @@ def cost(reports: list[Report]) -> str:
     titles = [report.results.task for report in reports]
     lines = []
     for name in RIVALS:
-        if name == "hace-shuffled":
+        if LOSSES[name].tree != "true":
             continue
         cells = [LOSSES[name].title]
         for report in reports:
