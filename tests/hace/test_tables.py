@@ -157,7 +157,9 @@ def test_tables_are_cached_by_what_they_depend_on() -> None:
         assert other is not table
     on_meta = tables.paths(WEIGHTS, device="meta")
     assert {tensor.device.type for tensor in on_meta[:4]} == {"meta"}
-    assert on_meta[5:] == table[5:]
+    assert on_meta.position is None
+    assert (on_meta.num_classes, on_meta.max_entries) == (table.num_classes, table.max_entries)
+    assert on_meta.rings is None  # only kernels of the CPU read them
     assert tables.paths(WEIGHTS, device="meta") is on_meta
     assert tables.paths(WEIGHTS) is table
     assert tables.nodes_of_targets() is tables.nodes_of_targets(device="cpu")
