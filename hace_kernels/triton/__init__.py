@@ -2,8 +2,8 @@
 
 docs/design.md explains the words that they use.
 
-Triton is optional and takes half a second to import, so that it is looked for only where torch can
-use a GPU, and where `TRITON_INTERPRET=1` asks for Triton's interpreter, which runs the kernels on
+Triton is optional and takes half a second to import. So it is imported only where torch is built
+for a GPU, or where `TRITON_INTERPRET=1` asks for Triton's interpreter, which runs the kernels on
 CPU tensors (slowly: it is for tests).
 """
 
@@ -43,7 +43,7 @@ def _load() -> str | None:
     return None
 
 
-# A library takes its implementations with it.
+# The implementations are unregistered when their library is freed.
 _libraries: list[torch.library.Library] = []
 
 load_error: str | None = _load()

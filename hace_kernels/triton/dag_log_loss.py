@@ -1,8 +1,6 @@
-"""`dag_log_loss` on a GPU: scratch memory, launches, and the op."""
+"""`dag_log_loss` on a GPU: scratch memory and launches."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,51 +10,33 @@ from ..rows import loss_dtype
 from ..schemas import TreeLogLossArguments
 from ..target_table import TargetTable
 from .dag_log_loss_kernel import DagLinks, MixedNodes, mixed_kernel, rise_kernel
-from .rows import MEAN, bits, reduced
+from .rows import Results, bits, loss_ops
 from .tree_pull import Rows
 from .tree_rows import Arrays, chunks_of_rows, level_bounds
 from .tree_targets import Put, divisor_of
 
-__all__ = ["OPS", "dag_log_loss", "dag_log_loss_backward"]
+__all__ = ["OPS"]
 
-# Nodes that a program takes together, children or parts of each, and warps.
+# How many nodes a program handles together, how many children or parts of each, and its warps.
 _TILE = {"NODES": 64, "KIDS": 4, "num_warps": 4}
 
 
-def _run(
-    call: TreeLogLossArguments,
-    row_loss: Tensor | None,
-    grad: Tensor | None,
-    grad_loss: Tensor | None = None,
-) -> Tensor | None:
-    """Fills in what is given, and returns what `mean` divides by."""
+def _launch(call: TreeLogLossArguments, results: Results) -> None:
     logits, table = call.logits, TargetTable.of_tensors(call.table, call.row_spread)
     dag = ClosureTable.of_tensors(call.tree, call.level_ptr)
-    tree = Arrays(*dag.spanning.tree.tensors)
-    num_rows = logits.shape[0]
-    divisor = divisor_of(call, table) if call.reduction == MEAN else None
-    batch = Rows(
-        logits,
-        tree,
-        level_bounds(dag.spanning.tree.level_ptr, logits.device),
-        keep=torch.ones(tree.num_places, dtype=torch.float64, device=logits.device),
-        grad=grad,
-        row_loss=row_loss,
-        counts=logits.new_empty(num_rows, dtype=torch.float64),
-        divisor=None if grad is None else divisor,
-        grad_loss=grad_loss,
-        eps=call.eps,
-    )
+    tree, level_ptr = Arrays(*dag.spanning.tree.tensors), dag.spanning.tree.level_ptr
+    # Mass has risen along the DAG's links before it comes to the tree, where it stays.
+    keep = torch.ones(tree.num_places, dtype=torch.float64, device=logits.device)
+    batch = Rows.of_loss(call, results, tree, level_ptr, keep)
     put = Put(call, table, batch, dag.num_nodes)
     mixed = _Mixed(dag, batch, table.keep)
     row_bytes = put.scratch_bytes + batch.scratch_bytes + mixed.scratch_bytes
-    for rows in chunks_of_rows(num_rows, row_bytes, logits.device):
+    for rows in chunks_of_rows(len(logits), row_bytes, logits.device):
         batch.pull(rows, mixed.rise(put(rows)), mixed)
-    return divisor
 
 
 class _Mixed:
-    """What a DAG has beyond its tree: how mass rises, and the mixed nodes."""
+    """What a DAG adds to its tree: mass that rises along several links, and the mixed nodes."""
 
     def __init__(self, dag: ClosureTable, batch: Rows, keep: Tensor) -> None:
         spanning, self.batch, self.num_nodes = dag.spanning, batch, dag.num_nodes
@@ -75,12 +55,12 @@ class _Mixed:
 
     @property
     def scratch_bytes(self) -> int:
-        """Per row, without the mass by node."""
+        """The bytes per row, without the mass by node."""
         work = loss_dtype(self.batch.logits.dtype).itemsize
         return (2 * self.num_places + 3 * self.num_mixed) * work
 
     def rise(self, reached: Tensor) -> Tensor:
-        """The mass that places keep, (rows, P + X), from that put on nodes, (rows, N)."""
+        """The mass that places keep, (rows, P + X), from the mass put on nodes, (rows, N)."""
         kept = reached.new_zeros((len(reached), self.num_places + self.num_mixed))
         rise_kernel[(len(reached),)](
             reached, kept, self.links, len(self.heights) - 1, self.num_nodes, kept.shape[1], **_TILE
@@ -90,7 +70,7 @@ class _Mixed:
     def hand(
         self, rows: range, mass: Tensor, handed: Tensor, scratch: Tensor, sums: Tensor
     ) -> None:
-        """Fills in the mass `handed` to places; adds mass and loss to the rows' sums."""
+        """Writes to `handed` the mass that places get, and adds mass and loss to the rows' sums."""
         logits, tree = self.batch.logits, self.batch.tree
         of_mixed = scratch.new_empty((len(rows), 2, self.num_mixed))
         mixed_kernel[(len(rows),)](
@@ -100,24 +80,5 @@ class _Mixed:
         )  # fmt: skip
 
 
-def dag_log_loss(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """The loss, and its gradient for an incoming one of 1 unless it was not asked for."""
-    call, with_grad = TreeLogLossArguments(*arguments[:-1]), arguments[-1]
-    logits = call.logits
-    row_loss = logits.new_empty(logits.shape[0], dtype=loss_dtype(logits.dtype))
-    grad = logits.new_empty(logits.shape) if with_grad else None
-    divisor = _run(call, row_loss, grad)
-    loss = reduced(row_loss, divisor, call.reduction)
-    return loss, logits.new_empty(0) if grad is None else grad
-
-
-def dag_log_loss_backward(grad_loss: Tensor, *arguments: Any) -> Tensor:
-    """The gradient for any incoming one, made anew from the logits."""
-    call = TreeLogLossArguments(*arguments)
-    grad = call.logits.new_empty(call.logits.shape)
-    _run(call, None, grad, grad_loss)
-    return grad
-
-
 #: Ops by name.
-OPS = {"dag_log_loss": dag_log_loss, "dag_log_loss_backward": dag_log_loss_backward}
+OPS = loss_ops("dag_log_loss", TreeLogLossArguments, divisor_of, _launch)

@@ -1,19 +1,20 @@
-"""The kernels that `dag_log_loss` has beside those of `tree_log_loss`.
+"""The kernels that `dag_log_loss` needs beside those of `tree_log_loss`.
 
-A tree of the DAG's links (`SpanningTree`) is swept as any tree, with the mass that its places keep.
-The columns below a mixed node u are those of its parts, places of the tree that have no column in
-common, so that S_u = sum over parts t of S_t, and its gradient is that of the mass q_u S_t / S_u on
-each part: every share is at most 1, and nothing is subtracted.
+A tree of the DAG's links (`SpanningTree`) is swept like any tree, with the mass that its places
+keep. A *mixed* node u is not a place of that tree. The columns below it are those of its *parts*,
+places of the tree that have no column in common, so that S_u = sum over parts t of S_t. Its
+gradient is that of the mass q_u S_t / S_u on each part: every share is at most 1, and nothing is
+subtracted.
 
-Mass rises along all links of the DAG, level by level: a node takes from its children
+Mass rises along all links of the DAG, level by level. A node gets from its children
 
-    m_v += sum over children c of (1 - keep_c) / (c's parents) m_c
+    m_v += sum over children c of (1 - keep_c) / (number of c's parents) m_c
 
-Every sum is taken by those who need it, in a fixed order: a node from its children and from its
-parts, a place from the mixed nodes that it is part of. So there are no atomics.
+Whoever needs a sum adds it up by itself, in a fixed order: a node over its children and over its
+parts, a place over the mixed nodes that it is part of. So there are no atomics.
 
-Bytes per row, fp32, beside those of a tree's: a node's mass is written and read twice (16N), and
-what is handed to places is written and read once (8P).
+Bytes per row in float32, beside those of the tree: the mass of a node is written and read twice
+(16N), and the mass handed to places is written and read once (8P).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["DagLinks", "MixedNodes", "mixed_kernel", "rise_kernel"]
 
 _HEAD = tl.constexpr(HEAD)
 
-# Numbers whose values are no reason to compile again.
+# Triton compiles a kernel again for some values of its integer arguments, but not of these.
 _SIZES = (
     "num_levels", "num_nodes", "num_places", "num_mixed", "first_row", "row_step", "parts",
     "num_classes", "num_inner", "eps_bits",
@@ -40,11 +41,11 @@ _SIZES = (
 
 
 class DagLinks(NamedTuple):
-    """Pointers to what mass rises by, as in `hace_kernels.spanning_tree.SpanningTree`.
+    """Pointers to the links that mass rises along, as in `spanning_tree.SpanningTree`.
 
     Attributes:
-        keep: float64 by node.
-        handed: float64 by node, what it hands to each of its parents.
+        keep: float64 by node, the part of its mass that it keeps.
+        handed: float64 by node, the part of its mass that it hands to each of its parents.
     """
 
     place: Any
@@ -57,7 +58,7 @@ class DagLinks(NamedTuple):
 
 
 class MixedNodes(NamedTuple):
-    """Pointers to the mixed nodes of a `SpanningTree`, and the columns below each of its places."""
+    """Pointers to a `SpanningTree`'s mixed nodes and to the number of columns below each place."""
 
     part_ptr: Any
     part: Any
@@ -71,7 +72,7 @@ def rise_kernel(
     reached, kept, links, num_levels, num_nodes, num_places,
     NODES: tl.constexpr, KIDS: tl.constexpr,
 ):  # fmt: skip
-    """Lets a row's mass by node rise, and stores by place what nodes keep. One program per row."""
+    """Lets a row's mass by node rise, and stores by place what is kept. One program per row."""
     block: tl.constexpr = NODES * KIDS
     work: tl.constexpr = kept.dtype.element_ty
     slot = tl.program_id(0).to(tl.int64)
@@ -121,10 +122,10 @@ def mixed_kernel(
     logits, kept, handed, scratch, of_mixed, row_sums, nodes, first_row, row_step, parts,
     num_classes, num_inner, num_mixed, eps_bits, NODES: tl.constexpr, KIDS: tl.constexpr,
 ):  # fmt: skip
-    """Mixed nodes' loss and mass go to the row's sums, their mass to their parts.
+    """Adds the mixed nodes' loss and mass to the row's sums, and hands their mass to their parts.
 
-    One program per row. `of_mixed` keeps of each mixed node its largest logit and its mass by its
-    sum, or by its number of columns where all these are -inf.
+    One program per row. `of_mixed` holds for each mixed node its largest logit, and its mass
+    divided by its sum, or by its number of columns where all of these are -inf.
     """
     block: tl.constexpr = NODES * KIDS
     has_eps: tl.constexpr = eps_bits is not None

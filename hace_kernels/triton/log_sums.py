@@ -1,7 +1,7 @@
 """Sums of exponentials on the device, as pairs (max, sum) that mean `sum * exp(max)`.
 
-The max is the largest logit of the sum, so that no pair overflows or underflows. A pair of nothing
-is (-inf, 0).
+The max is the largest logit of the sum, so that no pair overflows or underflows. The empty sum is
+(-inf, 0).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["LogSum", "finite", "log_one_plus_ratio", "merge", "merge_among", "ra
 
 
 class LogSum(NamedTuple):
-    """`sum * exp(max)`; what takes one takes any tuple with these fields."""
+    """`sum * exp(max)`. The functions below accept any named tuple with these two fields."""
 
     max: Any
     sum: Any
@@ -23,7 +23,7 @@ class LogSum(NamedTuple):
 
 @triton.jit
 def finite(top):
-    """A maximum as it may be subtracted: for that of nothing any number is as good."""
+    """A maximum that is safe to subtract: 0 in the place of -inf, the maximum of an empty sum."""
     return tl.where(top == float("-inf"), 0.0, top)
 
 
@@ -45,14 +45,14 @@ def merge_among(x, among):
 
 @triton.jit
 def ratio(a, b):
-    """a / b; infinite where that is beyond the working type."""
+    """a / b; infinite where the working type cannot hold it."""
     quotient = a.sum / b.sum * tl.exp(a.max - finite(b.max))
     return tl.where(a.sum == 0, 0.0, quotient)
 
 
 @triton.jit
 def log_one_plus_ratio(a, b):
-    """`log(1 + a / b)`: the error of rounding 1 + q to u is undone by the quotient q / (u - 1)."""
+    """`log(1 + a / b)`: q / (u - 1) corrects for the rounding of 1 + q to u, with q = a / b."""
     q = ratio(a, b)
     u = 1 + q
     moderate = tl.where(u == 1, q, tl.log(u) * (q / tl.where(u == 1, 1.0, u - 1)))

@@ -1,10 +1,9 @@
-"""`path_log_loss` on a GPU: sizes, scratch memory, launches, and the op."""
+"""`path_log_loss` on a GPU: sizes, scratch memory and launches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 import triton
@@ -25,26 +24,27 @@ from .path_log_loss_kernel import (
     row_kernel,
     write_kernel,
 )
-from .rows import MEAN, bits, incoming, l2_bytes, reduced, scale_in_place, total_weight
+from .rows import Results, bits, incoming, l2_bytes, loss_ops, total_weight
 from .rows_kernel import Targets
 
-__all__ = ["OPS", "path_log_loss", "path_log_loss_backward", "scale_in_place"]
+__all__ = ["OPS", "Shape"]
 
-# Rows of more bytes of working type are split, for a program's registers hold no more: in general,
-# with entropy, eps or in float64, and where columns are in another order.
+# Rows of more bytes (in the working type) are split, since the registers of one program hold no
+# more. The limits hold in general; with entropy, eps or in float64; and where the columns are not
+# in depth-first order.
 _ROW_BYTES, _ROW_BYTES_WITH_MORE, _ROW_BYTES_SHUFFLED = 65536, 32768, 16384
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How a row is laid over programs: few values, so that few kernels are compiled.
+    """How a row is divided among programs. It takes few values, so that few kernels are compiled.
 
     Attributes:
         columns: C.
         wide: whether the working type is float64.
-        shuffled: whether the columns are not in the order of the class positions.
+        shuffled: whether the columns are in another order than the class positions.
         more: whether there is entropy or eps.
-        max_entries: of the longest path.
+        max_entries: the number of entries of the longest path.
     """
 
     columns: int
@@ -67,37 +67,37 @@ class Shape:
 
     @cached_property
     def block(self) -> int:
-        """Columns that a program holds at once."""
+        """The number of columns that a program holds at once."""
         if self.splits:
             return 4096
         return max(64, 1 << (self.columns - 1).bit_length())
 
     @cached_property
     def strip(self) -> int:
-        """Columns of a strip: few enough for cheap pieces, and never many strips per program."""
+        """Columns per strip: few enough for cheap pieces, and never many strips per program."""
         if self.splits:
             return 512
         return min(max(32, self.block // 128), 256)
 
     @property
     def strips(self) -> int:
-        """Strips that a program holds at once."""
+        """The number of strips that a program holds at once."""
         return self.block // self.strip
 
     @property
     def num_strips(self) -> int:
-        """The strips of a whole row."""
+        """The number of strips of a whole row."""
         return -(-self.columns // self.strip)
 
     @property
     def num_warps(self) -> int:
-        """32 floats per thread, or 16 where pieces or the columns' order take as much."""
+        """For 32 floats per thread, or 16 where pieces or the columns' order need registers too."""
         few = self.shuffled or self.block <= 2048
         return min(max(1, self.block * self._work_item // (2048 if few else 4096)), 16)
 
     @property
     def registers(self) -> dict[str, int]:
-        """Bounds on them that cost no spills: two programs share a multiprocessor at least."""
+        """The largest register count that lets two programs share a multiprocessor, no spills."""
         bounded = not (self.wide or self.more or self.shuffled) and self.num_warps > 1
         if not bounded or torch.version.hip is not None:
             return {}
@@ -105,69 +105,42 @@ class Shape:
 
     @property
     def steps(self) -> int:
-        """Steps of a bisection among the intervals of the longest path."""
+        """The steps of a bisection among the intervals of the longest path."""
         return max(2, self.max_entries.bit_length())
 
     @property
     def rings(self) -> int:
-        """Rings that are looked at together."""
+        """The number of rings that are handled together."""
         return min(1 << self.steps, 16)
 
     def cut(self, vector: int, fields: int) -> Cut:
-        """As the kernels take it."""
+        """The same as constants of a kernel."""
         sizes = (vector, self.strip, self.strips, fields, self.rings, self.steps)
         return Cut(*map(tl.constexpr, sizes))
 
     @property
     def ring_step(self) -> int:
-        """Places for the rings of a path, and at least the four values of a row."""
+        """Room for a value per ring of a path, and at least for the four values of a row."""
         return max(4, self.max_entries + 1)
 
 
-def path_log_loss(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """The loss, and its gradient for an incoming one of 1 unless it was not asked for."""
-    call, with_grad = PathLogLossArguments(*arguments[:-1]), arguments[-1]
-    logits = call.logits
-    row_loss = logits.new_empty(logits.shape[0], dtype=loss_dtype(logits.dtype))
-    grad = torch.empty_like(logits, memory_format=torch.contiguous_format) if with_grad else None
-    divisor = _divisor(call)
-    if len(logits):
-        _launch(call, divisor if with_grad else None, None, row_loss, grad)
-    loss = reduced(row_loss, divisor, call.reduction)
-    return loss, logits.new_empty(0) if grad is None else grad
-
-
-def path_log_loss_backward(grad_loss: Tensor, *arguments: Any) -> Tensor:
-    """The gradient for any incoming one, made anew from the logits."""
-    call = PathLogLossArguments(*arguments)
-    grad = torch.empty_like(call.logits, memory_format=torch.contiguous_format)
-    divisor = _divisor(call)
-    if len(call.logits):
-        _launch(call, divisor, grad_loss, None, grad)
-    return grad
-
-
-def _divisor(call: PathLogLossArguments) -> Tensor | None:
+def _divisor_of(call: PathLogLossArguments) -> Tensor:
     """What `mean` divides by."""
-    if call.reduction != MEAN:
-        return None
     num_targets = len(call.table[0]) - 1
     return total_weight(call.target, call.target_weight, num_targets, call.ignore_index)
 
 
-def _launch(
-    call: PathLogLossArguments,
-    divisor: Tensor | None,
-    grad_loss: Tensor | None,
-    row_loss: Tensor | None,
-    grad: Tensor | None,
-) -> None:
-    logits, num_rows = call.logits, len(call.logits)
+def _launch(call: PathLogLossArguments, results: Results) -> None:
+    logits, num_rows, grad = call.logits, len(call.logits), results.grad
+    if num_rows == 0:
+        return
     paths = path_table.PathTable.of_tensors(call.table, logits.shape[1], call.max_entries)
     table = PathTable(*paths[: len(PathTable._fields)])
     settings = Settings(bits(call.entropy), bits(call.eps))
-    rows = Rows(logits, grad, row_loss)
-    targets = Targets(call.target, call.target_weight, divisor, **incoming(grad_loss))
+    rows = Rows(logits, grad, results.row_loss)
+    targets = Targets(
+        call.target, call.target_weight, results.divisor, **incoming(results.grad_loss)
+    )
     shape = Shape(
         logits.shape[1],
         wide=logits.dtype == torch.float64,
@@ -215,7 +188,7 @@ def _launch(
 
 
 def _vector(logits: Tensor, grad: Tensor | None) -> int:
-    """Columns that 16 bytes hold, where rows begin at multiples of 16 bytes; else 1."""
+    """How many columns 16 bytes hold, if all rows begin at multiples of 16 bytes; otherwise 1."""
     vector = 16 // logits.element_size()
     buffers = [logits] if grad is None else [logits, grad]
     aligned = all(x.data_ptr() % 16 == 0 and x.stride(0) % vector == 0 for x in buffers)
@@ -223,4 +196,4 @@ def _vector(logits: Tensor, grad: Tensor | None) -> int:
 
 
 #: Ops by name.
-OPS = {"path_log_loss": path_log_loss, "path_log_loss_backward": path_log_loss_backward}
+OPS = loss_ops("path_log_loss", PathLogLossArguments, _divisor_of, _launch)

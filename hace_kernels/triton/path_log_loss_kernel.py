@@ -1,31 +1,32 @@
 """The kernels of `path_log_loss`.
 
-docs/design.md derives the gradient that is computed here. With lse_r over interval r, lse_K over
-the whole row, and j in ring r (what interval r adds to the one inside it):
+docs/design.md derives the gradient that is computed here. With lse_r the log-sum-exp over interval
+r, lse_K that over the whole row, and j in ring r (what interval r adds to the one inside it):
 
     dL/dz_j = A_r exp(z_j - lse_K) - B_r exp(z_j - lse_r)
     A_r     = sum_{i < r} w_i
     B_r     = sum_{i >= r} w_i (1 - P_i) exp(lse_r - lse_i)
 
 A row is cut into *strips* of a fixed number of class positions. A strip within one ring is *whole*:
-it takes its exponentials relative to its own largest logit, so that nothing underflows, whatever
-the gaps between rings, and its gradient is one factor times these. So an element costs the same
-however long the paths are; the ring of a strip is found once per strip, by bisection in the path.
+its exponentials are relative to its own largest logit, so that nothing underflows, however far
+apart the logits of the rings are, and its gradient is one factor times these exponentials. So an
+element costs the same however long the paths are. The ring of a strip is found once per strip, by
+bisection in the path.
 
-Between a strip and an interval's end lie *pieces*, shorter than a strip: of each of the segments
-that the intervals' ends cut the row into, the first part up to a strip's end and the last part from
-a strip's begin. Ring r is made of two segments, one on each side (ring 0 of one), and so of four
-pieces and any number of whole strips. Pieces are read again, from the L1 or L2 cache.
+The ends of the intervals cut the row into segments. The part of a segment before its first whole
+strip and the part after its last one are *pieces*, shorter than a strip. Ring r consists of two
+segments, one on each side (ring 0 of one), and so of up to four pieces and any number of whole
+strips. Pieces are read again, from the L1 or L2 cache.
 
-All that depends on rings is done with a vector of up to `rings` rings; longer paths take it in
-steps. The sums over pairs of rings cost the square of that, and need no scan.
+Whatever depends on rings is done for up to `rings` rings at once; longer paths need several steps.
+The sums over pairs of rings cost the square of that number, and need no scan.
 
-Short rows (`row_kernel`) have a program each, which keeps the row's exponentials in registers: a
-row is read from memory once (C elements) and its gradient written once (C). Long rows are split:
-`measure_kernel` reads strips and leaves the log-sum of each, `resolve_kernel` makes loss and
-factors of them, one program per row, and `write_kernel` reads the strips again, from the L2 cache
-if the launcher's chunk of rows fits there, and writes the gradient. Besides that a row costs 8
-bytes (with entropy 12) per strip and 36 bytes per interval, in float32.
+Each short row has a program of its own (`row_kernel`), which keeps the row's exponentials in
+registers: a row is read from memory once (C elements) and its gradient is written once (C). Long
+rows are split. `measure_kernel` reads strips and stores the log-sum of each; `resolve_kernel`, with
+one program per row, turns them into the loss and the factors; `write_kernel` reads the strips
+again, from the L2 cache if the launcher's chunk of rows fits there, and writes the gradient.
+Besides, a row costs 8 bytes (with entropy 12) per strip and 36 bytes per interval, in float32.
 
 There are no atomics: the same input gives the same bits.
 """
@@ -52,7 +53,7 @@ __all__ = [
     "write_kernel",
 ]
 
-# ---- arguments of kernels: pointers, of which None is not there ----
+# ---- arguments of kernels: pointers, or None for a tensor that is not there ----
 
 
 class Rows(NamedTuple):
@@ -81,15 +82,15 @@ class Settings(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """How a row is cut, in constants.
+    """How a row is cut, as constants of a kernel.
 
     Attributes:
-        vector: what all row lengths and strides are multiples of.
+        vector: a divisor of all row lengths and strides.
         strip: positions per strip.
-        strips: strips that a program looks at together.
-        fields: numbers that are kept per strip where rows are split.
-        rings: rings that a program looks at together.
-        steps: of a bisection among the intervals of the longest path.
+        strips: the number of strips that a program handles together.
+        fields: the number of values that are stored per strip where rows are split.
+        rings: the number of rings that a program handles together.
+        steps: the steps of a bisection among the intervals of the longest path.
     """
 
     vector: Any
@@ -100,17 +101,17 @@ class Cut(NamedTuple):
     steps: Any
 
 
-# Numbers whose values are no reason to compile again. They are arguments by themselves because
-# Triton compiles for the values of all numbers in a tuple.
+# Triton compiles a kernel again for some values of its integer arguments, but not of these. They
+# are not in a tuple because Triton compiles for the values of all numbers in a tuple.
 _SIZES = (
     "row_vectors", "column_vectors", "num_targets", "ignore_index", "ring_step", "first_row",
 )  # fmt: skip
 
-# ---- what functions hand to each other ----
+# ---- what functions pass to each other ----
 
 
 class Row(NamedTuple):
-    """One row: pointers to its logits and gradient, the columns' order, and their number."""
+    """One row: pointers to its logits, its gradient and the columns' order; number of columns."""
 
     logits: Any
     grad: Any
@@ -119,7 +120,7 @@ class Row(NamedTuple):
 
 
 class Path(NamedTuple):
-    """The intervals of one target, as pointers to the first, and their number."""
+    """The intervals of one target: pointers to the first, and how many there are."""
 
     start: Any
     stop: Any
@@ -128,7 +129,7 @@ class Path(NamedTuple):
 
 
 class Mass(NamedTuple):
-    """A log-sum with its moment sum_j e^(z_j - max) (z_j - max), which entropy needs."""
+    """A log-sum and its moment sum_j e^(z_j - max) (z_j - max), which the entropy term needs."""
 
     max: Any
     sum: Any
@@ -136,7 +137,7 @@ class Mass(NamedTuple):
 
 
 class Strips(NamedTuple):
-    """Strips in registers: their masses, the ring that each begins in, and whether it is whole."""
+    """Strips in registers: their masses, the ring that each begins in, whether each is whole."""
 
     mass: Any
     ring: Any
@@ -144,16 +145,16 @@ class Strips(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """A pointer to values of one field after the other, each `step` after the one before."""
+    """A pointer to the values of several fields; each field begins `step` after the one before."""
 
     at: Any
     step: Any
 
 
 class RowTerms(NamedTuple):
-    """What the gradient takes of a row: its largest logit, and what entropy adds.
+    """What the gradient needs to know of a row: its largest logit, and two numbers for entropy.
 
-    That is slope e^(z_j - max) (z_j - max + middle).
+    Entropy adds slope e^(z_j - max) (z_j - max + middle) to the gradient.
     """
 
     max: Any
@@ -161,8 +162,8 @@ class RowTerms(NamedTuple):
     middle: Any
 
 
-# Fields of each ring, in `Memory`: its own mass, its interval's, what multiplies
-# exp(z - max of the row), what multiplies exp(z - max of the interval), and what is added.
+# Fields of each ring, in `Memory`: the log-sum of the ring, that of its interval, the factor of
+# exp(z - max of the row), the factor of exp(z - max of the interval), and what is added to these.
 _MAX = tl.constexpr(0)
 _SUM = tl.constexpr(1)
 _INSIDE_MAX = tl.constexpr(2)
@@ -170,7 +171,7 @@ _INSIDE_SUM = tl.constexpr(3)
 _OF_ROW = tl.constexpr(4)
 _OF_INTERVAL = tl.constexpr(5)
 _OFFSET = tl.constexpr(6)
-# Of the row: `RowTerms` and the factor of its gradient.
+# The field of the row itself: `RowTerms` and the factor of the row's gradient.
 _ROW = tl.constexpr(7)
 _FIELDS = tl.constexpr(8)
 RING_FIELDS = _FIELDS.value
@@ -178,12 +179,12 @@ RING_FIELDS = _FIELDS.value
 _ONE = tl.constexpr(1)
 
 
-# ---- targets and what rows count for ----
+# ---- targets and the weights of rows ----
 
 
 @triton.jit
 def _path_of(row, targets, table, num_targets, ignore_index):
-    """Whether a row's target is valid or does not count, its path, and the row's weight."""
+    """Whether a row's target is valid or ignored, the target's path, and the row's weight."""
     t, valid, weight = weigh(row, row >= 0, targets, num_targets, ignore_index)
     first = tl.load(table.ptr + t, mask=valid, other=0)
     last = tl.load(table.ptr + t + 1, mask=valid, other=0)
@@ -197,7 +198,7 @@ def _path_of(row, targets, table, num_targets, ignore_index):
 
 @triton.jit
 def _starts_after(position, path, cut):
-    """How many intervals start after each position; starts fall from entry to entry."""
+    """How many intervals start after each position; starts never rise from entry to entry."""
     number_of = tl.zeros_like(position)
     for step in tl.static_range(cut.steps):
         more = number_of + (_ONE << (cut.steps - 1 - step))
@@ -208,7 +209,7 @@ def _starts_after(position, path, cut):
 
 @triton.jit
 def _stops_by(position, path, cut):
-    """How many intervals stop at or before each position; stops rise from entry to entry."""
+    """How many intervals stop at or before each position; stops never fall from entry to entry."""
     number_of = tl.zeros_like(position)
     for step in tl.static_range(cut.steps):
         more = number_of + (_ONE << (cut.steps - 1 - step))
@@ -231,7 +232,7 @@ def _ring_of_strips(strip, path, columns, cut):
 
 @triton.jit
 def _boundary(index, path, columns):
-    """Segment s lies between boundaries s - 1 and s: all starts, the outermost first, all stops."""
+    """The boundary after segment `index`: all starts, the outermost first, and then all stops."""
     of_start = (index >= 0) & (index < path.length)
     of_stop = (index >= path.length) & (index < 2 * path.length)
     at = tl.load(path.start + path.length - 1 - index, mask=of_start, other=0)
@@ -241,7 +242,11 @@ def _boundary(index, path, columns):
 
 @triton.jit
 def _pieces(first_ring, path, columns, cut):
-    """The pieces of some rings as [begin, end): all left heads, left tails, right heads, tails."""
+    """The pieces of some rings as [begin, end), in one vector.
+
+    First the heads of all rings' left segments, then the tails of these, then the heads and the
+    tails of the right segments. Pieces that do not exist are empty.
+    """
     lane = tl.arange(0, 4 * cut.rings)
     ring = first_ring + lane % cut.rings
     is_right = lane >= 2 * cut.rings
@@ -252,7 +257,7 @@ def _pieces(first_ring, path, columns, cut):
     strip_end = (begin // cut.strip + 1) * cut.strip
     head_end = tl.minimum(strip_end, columns)
     tail = end // cut.strip * cut.strip
-    is_head = (begin + cut.strip > strip_end) | (end < head_end)  # less than its strip
+    is_head = (begin + cut.strip > strip_end) | (end < head_end)  # shorter than its strip
     exists = tl.where(is_tail, (tail >= strip_end) & (end < columns), is_head)
     exists = exists & (ring <= path.length) & ((ring > 0) | (is_right == 0))
     begin = tl.where(is_tail, tail, begin)
@@ -262,7 +267,7 @@ def _pieces(first_ring, path, columns, cut):
 
 @triton.jit
 def _at_positions(position, mask, order):
-    """The columns of class positions."""
+    """The columns at class positions."""
     column = position
     if order is not None:
         column = tl.load(order + position, mask=mask, other=0)
@@ -283,7 +288,7 @@ def _load_pieces(begin, end, row, cut, work: tl.constexpr):
 
 @triton.jit
 def _measure(z, with_moment: tl.constexpr):
-    """The mass of every line of z, its logits relative to its max, and their exponentials."""
+    """For every line of z: its mass, its logits relative to its max, and their exponentials."""
     top = tl.max(z, axis=1)
     gap = z - finite(top)[:, None]
     e = tl.exp(gap)
@@ -296,7 +301,7 @@ def _measure(z, with_moment: tl.constexpr):
 
 @triton.jit
 def _moment_at(mass, new_max):
-    """sum e^(z - t) (z - t) for another t; the gap may be infinite between finite numbers."""
+    """The moment about another maximum; the gap may overflow between two finite numbers."""
     gap = tl.where(mass.sum == 0, 0.0, mass.max - new_max)
     e = tl.exp(gap)
     return tl.where(e == 0, 0.0, e * (mass.moment + gap * mass.sum))
@@ -313,7 +318,7 @@ def _merge(a, b, with_moment: tl.constexpr):
 
 @triton.jit
 def _merge_all(mass, with_moment: tl.constexpr):
-    """The merger of the first axis."""
+    """All masses along the first axis, merged."""
     best = tl.max(mass.max, axis=0)
     shift = finite(best)
     if len(mass.max.shape) == 2:
@@ -356,7 +361,7 @@ def _ring_masses(
     first_ring, row, path, strips, cut,
     split: tl.constexpr, with_moment: tl.constexpr, work: tl.constexpr,
 ):  # fmt: skip
-    """The mass of each ring: of its whole strips and of its four pieces."""
+    """The mass of each ring: that of its whole strips and of its pieces."""
     ring = first_ring + tl.arange(0, cut.rings)
     zero = tl.zeros_like(ring).to(work)
     mass = Mass(zero + float("-inf"), zero, zero)
@@ -383,7 +388,10 @@ def _sum_outwards(
     row, path, strips, rings, cut,
     split: tl.constexpr, with_moment: tl.constexpr, work: tl.constexpr,
 ):  # fmt: skip
-    """From the inside out: masses, the intervals' masses, and A, in `rings`; the row's mass."""
+    """Stores each ring's mass, its interval's mass and its A, from the inside out.
+
+    Returns the mass of the row.
+    """
     zero = tl.full((), 0.0, work)
     everything, weights = Mass(tl.full((), float("-inf"), work), zero, zero), zero
     for first in tl.range(0, path.length + 1, cut.rings, num_stages=1):
@@ -420,7 +428,10 @@ def _load_ring(rings, ring, there):
 
 @triton.jit
 def _beyond(own, ring, outside):
-    """What is outside of each of some rings, and of all of them; `outside` is that of the last."""
+    """The log-sum of what lies outside of each of some rings, and that of them and all outside.
+
+    `outside` is the log-sum of what lies outside of all of them.
+    """
     beyond = merge(merge_among(own, ring[None, :] > ring[:, None]), outside)
     best = tl.max(own.max, axis=0)
     total = tl.sum(own.sum * tl.exp(own.max - finite(best)), axis=0)
@@ -429,10 +440,10 @@ def _beyond(own, ring, outside):
 
 @triton.jit
 def _sum_inwards(path, rings, everything, factor, cut, work: tl.constexpr):
-    """From the outside in: the loss, A and B over their sums, and what is added, in `rings`.
+    """Returns the loss; stores each ring's A and B, divided by their sums, from the outside in.
 
-    Intervals without mass have infinite loss, and the second sum of the gradient is their weight
-    spread evenly over their columns.
+    The loss of an interval without mass is infinite, and its weight in the gradient is spread
+    evenly over its columns: this is the offset that is stored too.
     """
     scale = factor.to(work) / everything.sum
     scale = tl.where(everything.sum > 0, scale, float("nan"))
@@ -487,7 +498,7 @@ def _sum_inwards(path, rings, everything, factor, cut, work: tl.constexpr):
 
 @triton.jit
 def _sum_with_eps(path, rings, everything, factor, eps, cut, work: tl.constexpr):
-    """The same with eps. With c_i = w_i / (P_i + eps),
+    """The same with eps in the logarithm, where, with c_i = w_i / (P_i + eps),
 
     dL/dz_j = p_j (sum_{i < r} c_i P_i - sum_{i >= r} c_i (1 - P_i))
     """
@@ -533,7 +544,7 @@ def _sum_with_eps(path, rings, everything, factor, eps, cut, work: tl.constexpr)
 
 @triton.jit
 def _resolve(row, path, strips, rings, factor, settings, cut, split: tl.constexpr):
-    """From strips and pieces to the row's loss and terms, and every ring's coefficients."""
+    """Computes the row's loss and terms and every ring's coefficients from strips and pieces."""
     work: tl.constexpr = rings.at.dtype.element_ty
     with_moment: tl.constexpr = settings.entropy is not None
     everything = _sum_outwards(row, path, strips, rings, cut, split, with_moment, work)
@@ -545,7 +556,7 @@ def _resolve(row, path, strips, rings, factor, settings, cut, split: tl.constexp
     slope = tl.full((), 0.0, work)
     middle = slope
     if with_moment:
-        # sum_j p_j log p_j, and log p_j less it: z_j - max + middle.
+        # `middle` is such that log p_j - sum_i p_i log p_i = z_j - max + middle.
         entropy = number(settings.entropy).to(work)
         log_sum = tl.log(everything.sum)
         negative_entropy = everything.moment / everything.sum - log_sum
@@ -562,7 +573,7 @@ def _resolve(row, path, strips, rings, factor, settings, cut, split: tl.constexp
 
 @triton.jit
 def _strip_gradient(gap, e, top, strips, rings, terms, with_entropy: tl.constexpr):
-    """The gradient in whole strips, from their exponentials relative to their maxima."""
+    """The gradient of whole strips, from their exponentials relative to their maxima."""
     ring, whole = strips.ring, strips.whole
     of_row = tl.load(rings.at + _OF_ROW * rings.step + ring, mask=whole, other=0.0)
     of_interval = tl.load(rings.at + _OF_INTERVAL * rings.step + ring, mask=whole, other=0.0)
@@ -607,7 +618,7 @@ def _write_pieces(row, path, rings, terms, factor, cut, with_entropy: tl.constex
 
 @triton.jit
 def _row_at(row, rows, order, row_vectors, column_vectors, cut):
-    """Row number `row`."""
+    """The `Row` with the number `row`."""
     columns = column_vectors * cut.vector
     grad = rows.grad
     if rows.grad is not None:
@@ -617,7 +628,10 @@ def _row_at(row, rows, order, row_vectors, column_vectors, cut):
 
 @triton.jit
 def _open_row(row, targets, table, num_targets, ignore_index):
-    """The row's path, what its loss counts for, and the factor of its gradient (NaN: no target)."""
+    """The row's path, the weight of its loss, and the factor of its gradient.
+
+    Both numbers are NaN if the target is not valid.
+    """
     valid, path, counts_for = _path_of(row, targets, table, num_targets, ignore_index)
     some = path.length > 0
     start = tl.load(path.start, mask=some, other=0)
@@ -641,7 +655,7 @@ def row_kernel(
     rows, targets, table, rings, row_vectors, column_vectors, num_targets, ignore_index, ring_step,
     settings, cut,
 ):  # fmt: skip
-    """One program per row, of at most cut.strip * cut.strips columns."""
+    """Loss and gradient of rows of at most cut.strip * cut.strips columns. One program per row."""
     number_of = tl.program_id(0).to(tl.int64)
     row = _row_at(number_of, rows, table.order, row_vectors, column_vectors, cut)
     memory = Memory(rings + number_of * ring_step * _FIELDS, ring_step)
@@ -663,7 +677,7 @@ def row_kernel(
     if rows.grad is not None:
         g = _strip_gradient(gap, e, mass.max, strips, memory, terms, has_entropy)
         g = tl.where(factor == 0, 0.0, g).to(row.grad.dtype.element_ty)
-        # Asked again rather than kept: registers are what this kernel has least of.
+        # Computed again rather than kept, because this kernel is short of registers.
         column = _at_positions(position, in_row & whole[:, None], row.order)
         tl.store(row.grad + column, g, mask=in_row & whole[:, None])
         _write_pieces(row, path, memory, terms, factor, cut, has_entropy)
@@ -673,7 +687,7 @@ def row_kernel(
 def measure_kernel(
     rows, target, order, strips, row_vectors, column_vectors, ignore_index, first_row, cut,
 ):  # fmt: skip
-    """The masses of cut.strips strips of a row per program."""
+    """Stores the masses of a row's strips, cut.strips of them per program."""
     slot = tl.program_id(1).to(tl.int64)
     row = _row_at(slot + first_row, rows, order, row_vectors, column_vectors, cut)
     num_strips = tl.cdiv(row.columns, cut.strip)
@@ -696,7 +710,7 @@ def resolve_kernel(
     rows, targets, table, rings, strips, row_vectors, column_vectors, num_targets, ignore_index,
     ring_step, first_row, settings, cut,
 ):  # fmt: skip
-    """One program per row: its loss, its rings' coefficients, and the gradient of its pieces."""
+    """A row's loss, rings' coefficients, and the gradient of its pieces. One program per row."""
     slot = tl.program_id(0).to(tl.int64)
     number_of = slot + first_row
     row = _row_at(number_of, rows, table.order, row_vectors, column_vectors, cut)
@@ -722,7 +736,7 @@ def write_kernel(
     rows, targets, table, rings, strips, row_vectors, column_vectors, num_targets, ignore_index,
     ring_step, first_row, cut,
 ):  # fmt: skip
-    """The gradient of cut.strips strips of a row per program, where they are whole."""
+    """The gradient of a row's whole strips, cut.strips strips per program."""
     slot = tl.program_id(1).to(tl.int64)
     row = _row_at(slot + first_row, rows, table.order, row_vectors, column_vectors, cut)
     num_strips = tl.cdiv(row.columns, cut.strip)

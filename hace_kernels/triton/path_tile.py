@@ -1,4 +1,4 @@
-"""The stages of `path_log_loss` on a tile of columns on a GPU: launches."""
+"""Launches the stages of `path_log_loss` on a tile of columns on a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK = 1024
 
 
 def path_measure(logits: Tensor, paths: RowPaths, first: int, rings: Rings) -> None:
-    """Merges a tile into the rings."""
+    """Merges a tile's exponentials into the rings' sums."""
     if logits.numel():
         measure_kernel[rings.max.shape](
             _tile(logits, first), _paths(paths), KernelRings(*rings), BLOCK=_BLOCK
@@ -25,7 +25,7 @@ def path_measure(logits: Tensor, paths: RowPaths, first: int, rings: Rings) -> N
 def path_write(
     logits: Tensor, paths: RowPaths, first: int, gradient: RingGradient, grad: Tensor
 ) -> None:
-    """Writes the gradient of a tile, which may be in its place."""
+    """Writes the gradient of a tile, which may overwrite the logits."""
     if logits.numel():
         write_kernel[gradient.shift.shape](
             _tile(logits, first), _paths(paths), Gradient(*gradient), grad, grad.stride(0),

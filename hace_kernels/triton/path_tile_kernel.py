@@ -1,8 +1,8 @@
 """`path_measure` and `path_write`: a tile of columns, one program for each row and ring.
 
-A ring is what an interval holds beside the one inside it: two stretches of columns, or one. Most
-rings of most rows are outside a tile, and their programs end at once. No two programs write the
-same number, so that the same input gives the same bits.
+A ring is what an interval adds to the one inside it: two stretches of columns, or one. Most rings
+of most rows lie outside of a tile, and their programs end at once. No two programs write the same
+number, so that the same input gives the same bits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Paths(NamedTuple):
 
 
 class Rings(NamedTuple):
-    """(B, K+1): the largest logit in the working type, and float64 sums; `moment` may be None."""
+    """The rings' largest logits (in the working type) and float64 sums, all (B, K+1).
+
+    `moment` may be None.
+    """
 
     max: Any
     sum: Any
@@ -45,7 +48,7 @@ class Rings(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """(B, K+1): the fields of `RingGradient`; `slope` and `middle` may be None."""
+    """The fields of `RingGradient`, (B, K+1); `slope` and `middle` may be None."""
 
     shift: Any
     factor: Any
@@ -56,7 +59,7 @@ class Gradient(NamedTuple):
 
 @triton.jit
 def stretches(tile, paths, row, ring):
-    """The columns of the ring before and after the interval inside it: two pairs of bounds."""
+    """A ring's columns before and after the interval inside it, as two pairs of bounds."""
     outer_start = tl.full((), 0, tl.int64) + tile.first
     outer_stop = outer_start + tile.columns
     at = row * paths.entries + ring
@@ -84,7 +87,7 @@ def local(tile, position):
 
 @triton.jit
 def moved(top, total, moment, to):
-    """A sum of exponentials and its moment, moved to a maximum that is at least its own."""
+    """A sum of exponentials and its moment, relative to a maximum that is at least its own."""
     gap = top - to
     scale = tl.exp(gap)
     return scale * total, tl.where(scale == 0, 0.0, scale * (moment + gap * total))
@@ -92,7 +95,7 @@ def moved(top, total, moment, to):
 
 @triton.jit
 def at_least(top, logits):
-    """A maximum in float64 as it may be subtracted, at least the lowest number of the logits."""
+    """A maximum in float64 that is safe to subtract: at least the lowest finite logit."""
     if logits.dtype.element_ty == tl.float64:
         lowest = tl.full((), -1.7976931348623157e308, tl.float64)
     else:
@@ -102,7 +105,7 @@ def at_least(top, logits):
 
 @triton.jit
 def add(top, total, moment, logits, begin, end, BLOCK: tl.constexpr, MOMENT: tl.constexpr):
-    """Adds columns begin … end to a sum; all in float64 but the exponentials."""
+    """Adds columns begin … end to a sum. Everything but the exponentials is float64."""
     wide: tl.constexpr = logits.dtype.element_ty == tl.float64
     work: tl.constexpr = tl.float64 if wide else tl.float32
     for first in range(begin, end, BLOCK):
@@ -153,7 +156,7 @@ def measure_kernel(tile, paths, rings, BLOCK: tl.constexpr):
 
 @triton.jit
 def write(logits, grad, gradient, at, begin, end, BLOCK: tl.constexpr):
-    """The gradient of columns begin … end, which are in one ring."""
+    """Writes the gradient of columns begin … end, which are in one ring."""
     work: tl.constexpr = gradient.shift.dtype.element_ty
     shift = tl.load(gradient.shift + at)
     factor = tl.load(gradient.factor + at).to(work)
@@ -163,7 +166,7 @@ def write(logits, grad, gradient, at, begin, end, BLOCK: tl.constexpr):
         inside = column < end
         z = tl.load(logits + column, mask=inside, other=0.0).to(work)
         gap = z - shift
-        gap = tl.where(gap > 0, 0.0, gap)  # computed again, and maybe rounded up
+        gap = tl.where(gap > 0, 0.0, gap)  # logits that are computed again may be rounded up
         exps = tl.exp(gap)
         result = tl.where(factor == 0, 0.0, exps * factor)
         if gradient.slope is not None:
@@ -177,7 +180,7 @@ def write(logits, grad, gradient, at, begin, end, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=_SIZES)
 def write_kernel(tile, paths, gradient, grad, grad_stride, BLOCK: tl.constexpr):
-    """The gradient of the columns of a ring; it may be where the logits are."""
+    """Writes the gradient of the columns of a ring; it may overwrite the logits."""
     row = tl.program_id(0).to(tl.int64)
     ring = tl.program_id(1).to(tl.int64)
     a, b, c, d = stretches(tile, paths, row, ring)

@@ -1,21 +1,26 @@
-"""What the launchers of losses share: reductions, factors, numbers for kernels."""
+"""What the launchers of losses share: the ops, reductions, and how numbers reach kernels."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
+from ..rows import loss_dtype
 from .rows_kernel import Targets, reduce_kernel, scale_kernel, weigh_kernel
 
 __all__ = [
     "MEAN",
     "NONE",
+    "Results",
     "bits",
     "incoming",
     "l2_bytes",
+    "loss_ops",
     "reduced",
     "scale_in_place",
     "total_weight",
@@ -23,7 +28,7 @@ __all__ = [
 
 NONE, MEAN = 0, 1
 
-# The size taken for a GPU whose L2 cache torch cannot tell.
+# The size assumed where torch does not know that of the L2 cache.
 _L2_BYTES = 32 * 2**20
 
 _REDUCED_AT_ONCE = 1024
@@ -42,8 +47,59 @@ def total_weight(
     return divisor
 
 
+class Results(NamedTuple):
+    """Where a loss's kernels write: `row_loss` (B), `grad` (B, C), or None where not asked for.
+
+    Attributes:
+        divisor: what `mean` divides the gradient by; None for 1.
+        grad_loss: the incoming gradient; None for 1.
+    """
+
+    row_loss: Tensor | None
+    grad: Tensor | None
+    divisor: Tensor | None = None
+    grad_loss: Tensor | None = None
+
+
+def loss_ops(
+    name: str,
+    arguments_type: Callable[..., Any],
+    divisor_of: Callable[[Any], Tensor],
+    launch: Callable[[Any, Results], None],
+) -> dict[str, Callable[..., Any]]:
+    """The op of a loss and its backward, by name.
+
+    Args:
+        arguments_type: the named tuple of the op's arguments.
+        divisor_of: gives what `mean` divides by, from these arguments.
+        launch: runs the kernels on these arguments.
+    """
+
+    def divisor_for(call: Any) -> Tensor | None:
+        return divisor_of(call) if call.reduction == MEAN else None
+
+    def loss(*arguments: Any) -> tuple[Tensor, Tensor]:
+        """The loss, and its gradient for an incoming one of 1 unless it was not asked for."""
+        call, with_grad = arguments_type(*arguments[:-1]), arguments[-1]
+        logits, divisor = call.logits, divisor_for(call)
+        row_loss = logits.new_empty(len(logits), dtype=loss_dtype(logits.dtype))
+        grad = logits.new_empty(logits.shape) if with_grad else None
+        launch(call, Results(row_loss, grad, divisor if with_grad else None))
+        loss = reduced(row_loss, divisor, call.reduction)
+        return loss, logits.new_empty(0) if grad is None else grad
+
+    def backward(grad_loss: Tensor, *arguments: Any) -> Tensor:
+        """The gradient for any incoming one, computed from the logits again."""
+        call = arguments_type(*arguments)
+        grad: Tensor = call.logits.new_empty(call.logits.shape)
+        launch(call, Results(None, grad, divisor_for(call), grad_loss))
+        return grad
+
+    return {name: loss, f"{name}_backward": backward}
+
+
 def incoming(grad_loss: Tensor | None) -> dict[str, Tensor]:
-    """The incoming gradient as a field of `Targets`: one number for all rows, or one per row."""
+    """The incoming gradient as a field of `Targets`, which depends on whether it varies by row."""
     if grad_loss is None:
         return {}
     if grad_loss.dim() == 0 or grad_loss.stride(0) == 0:
@@ -52,7 +108,7 @@ def incoming(grad_loss: Tensor | None) -> dict[str, Tensor]:
 
 
 def reduced(row_loss: Tensor, divisor: Tensor | None, reduction: int) -> Tensor:
-    """The rows' losses as the reduction wants them."""
+    """The rows' losses, reduced as asked."""
     if reduction == NONE:
         return row_loss
     loss = row_loss.new_empty(())
@@ -69,7 +125,7 @@ def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:
 
 
 def bits(number: float) -> int | None:
-    """A float64 as an integer, for Triton hands floats to kernels in float32; None for 0."""
+    """The bits of a float64 as an integer, as Triton passes floats in float32; None for 0."""
     if number == 0:
         return None
     integer: int = struct.unpack("<q", struct.pack("<d", number))[0]

@@ -1,4 +1,4 @@
-"""What the kernels over rows of logits share: targets, what rows count for, reductions.
+"""What the kernels over rows of logits share: targets, the weights of rows, reductions.
 
 There are no atomics: the same input gives the same bits.
 """
@@ -21,19 +21,19 @@ __all__ = [
     "weigh_kernel",
 ]
 
-# Numbers whose values are no reason to compile again.
+# Triton compiles a kernel again for some values of its integer arguments, but not of these.
 _SIZES = ("num_rows", "num_targets", "ignore_index", "size")
 
 
 class Targets(NamedTuple):
-    """What rows are compared with and what their losses count for, as pointers or None.
+    """The targets of rows and the weights of their losses, as pointers or None.
 
     Attributes:
         index: one target per row.
         weight: float64, one per target; None for 1.
-        divisor: float64, what the gradient of `mean` is divided by.
-        grad_loss: the incoming gradient of all rows; None for 1, or
-        grad_losses: one per row.
+        divisor: float64, what `mean` divides the gradient by; None for 1.
+        grad_loss: one incoming gradient for all rows. If both are None, it is 1.
+        grad_losses: one incoming gradient per row.
     """
 
     index: Any
@@ -45,7 +45,7 @@ class Targets(NamedTuple):
 
 @triton.jit
 def number(bits):
-    """A float64 from its bits, or 0 for None: Triton would hand it over in float32."""
+    """A float64 from its bits, or 0 for None; Triton would pass the number itself in float32."""
     number = 0.0
     if bits is not None:
         number = bits.to(tl.float64, bitcast=True)
@@ -54,7 +54,7 @@ def number(bits):
 
 @triton.jit
 def weigh(row, mask, targets, num_targets, ignore_index):
-    """Rows' targets, whether these are valid, and what the rows count for (0 if ignored)."""
+    """The targets of rows, whether they are valid, and the rows' weights (0 if ignored)."""
     t = tl.load(targets.index + row, mask=mask, other=0)
     counts = mask & (t != ignore_index)
     valid = counts & (t >= 0) & (t < num_targets)
@@ -68,7 +68,7 @@ def weigh(row, mask, targets, num_targets, ignore_index):
 
 @triton.jit
 def divided(weight, divisor):
-    """A row's weight by what `mean` divides by; None: by nothing."""
+    """A row's weight, divided by what `mean` divides by unless that is None."""
     if divisor is not None:
         total = tl.load(divisor)
         weight = tl.where((total != 0) & (weight != 0), weight / total, weight)
@@ -77,7 +77,7 @@ def divided(weight, divisor):
 
 @triton.jit
 def times_incoming(row, factor, targets):
-    """What the gradient of a row's loss is multiplied by, in float64."""
+    """A factor times the incoming gradient of the row, in float64."""
     if targets.grad_loss is not None or targets.grad_losses is not None:
         if targets.grad_losses is None:
             incoming = tl.load(targets.grad_loss).to(tl.float64)
@@ -89,7 +89,7 @@ def times_incoming(row, factor, targets):
 
 @triton.jit(do_not_specialize=_SIZES)
 def weigh_kernel(targets, divisor, num_rows, num_targets, ignore_index, ROWS: tl.constexpr):
-    """What `mean` divides by: the sum of the rows' weights. One program."""
+    """Stores what `mean` divides by, the sum of the rows' weights. One program."""
     total = tl.full((), 0.0, tl.float64)
     for first in range(0, num_rows, ROWS):
         row = first + tl.arange(0, ROWS).to(tl.int64)
@@ -100,7 +100,7 @@ def weigh_kernel(targets, divisor, num_rows, num_targets, ignore_index, ROWS: tl
 
 @triton.jit(do_not_specialize=_SIZES)
 def reduce_kernel(row_loss, divisor, loss, num_rows, ROWS: tl.constexpr):
-    """The rows' weighted losses added up, in float64 and always in one order. One program."""
+    """Adds up the rows' weighted losses in float64, always in the same order. One program."""
     total = tl.full((), 0.0, tl.float64)
     for first in range(0, num_rows, ROWS):
         row = first + tl.arange(0, ROWS)
@@ -112,7 +112,7 @@ def reduce_kernel(row_loss, divisor, loss, num_rows, ROWS: tl.constexpr):
 
 @triton.jit(do_not_specialize=_SIZES)
 def scale_kernel(grad, factor, size, BLOCK: tl.constexpr):
-    """`grad *= factor`, which costs a launch and no memory traffic where the factor is 1."""
+    """`grad *= factor`. Where the factor is 1 this costs a launch but no memory traffic."""
     by = tl.load(factor)
     if by != 1.0:
         at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

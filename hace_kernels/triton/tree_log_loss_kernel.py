@@ -1,18 +1,19 @@
 """The kernels that put the targets of `tree_log_loss` on places; see `TargetTable`.
 
-`pull_kernel` takes it from there: mass by place, before it rises, and what every row counts for.
+They leave the mass on every place, before it rises, and the weight of every row, for `pull_kernel`.
 
-What targets put on every class, alpha, is one number per row, and mass alpha unit_v at every place.
-Soft labels put a constant on each ring between two nodes of the target's path, by the lowest common
-ancestor: alpha_v is that of the ring below v then, alpha_v = alpha_parent + delta_v with delta at
-the nodes of the path, and a column has its parent's; the target's own column has something of its
-own besides.
+What targets put on every class, alpha, is one number per row; it becomes the mass alpha unit_v at
+every place v. With soft labels it is one number per ring between two nodes of the target's path,
+since it depends on the lowest common ancestor alone. Then alpha_v is that of the ring below v, and
+alpha_v = alpha_parent + delta_v, where delta is not 0 at the nodes of the path only. A column has
+the alpha of its parent; the target's own column has a mass of its own besides.
 
-What targets put on their own places is found in float64, so that it may cancel what smoothing
-takes from them: products are stored before they are added, so that they are not fused with the sum.
+What targets put on their own places is computed in float64, so that it can cancel exactly what
+smoothing takes from them: products are stored before they are added, which keeps the compiler from
+fusing them with the sum.
 
-Bytes per row: mass is written once (4P in float32), and read where the targets are probabilities
-(twice 4T).
+Bytes per row: the mass is written once (4P in float32); probabilities as targets are read twice
+(8T).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = ["Given", "Own", "PutTable", "SoftLabels", "put_kernel", "target_kerne
 
 
 class Given(NamedTuple):
-    """Pointers to targets as they are given: probabilities `mass`, or `index` and its weights.
+    """Pointers to the targets of a call: probabilities `mass`, or `index` and its weights.
 
     `weight` is None where each row has one index, of weight 1.
     """
@@ -39,7 +40,7 @@ class Given(NamedTuple):
 
 
 class Own(NamedTuple):
-    """Pointers to what each index of a row has: its place, its mass, and what reaches its place."""
+    """Pointers to what belongs to each index of a row: place, mass, and what reaches the place."""
 
     place: Any
     mass: Any
@@ -63,8 +64,8 @@ class SoftLabels(NamedTuple):
     classes_below: Any
 
 
-# Numbers whose values are no reason to compile again. They are arguments by themselves because
-# Triton compiles for the values of all numbers in a tuple.
+# Triton compiles a kernel again for some values of its integer arguments, but not of these. They
+# are not in a tuple because Triton compiles for the values of all numbers in a tuple.
 _SIZES = (
     "first_row", "programs", "mass_step", "num_indices", "ignore_index", "num_targets",
     "num_places", "num_classes", "num_inner", "num_levels", "row_spread_bits",
@@ -73,7 +74,10 @@ _SIZES = (
 
 @triton.jit
 def _similarity(place, log_similarity, nearest):
-    """Relative to the nearest class, of which all may be far away; 0 above the root."""
+    """The similarity at a place, relative to that of the nearest class; 0 above the root.
+
+    It is relative because all classes may be so far away that exp(log_similarity) underflows.
+    """
     there = place >= 0
     x = tl.load(log_similarity + place, mask=there, other=0.0)
     return tl.where(there, tl.exp(x - nearest), 0.0)
@@ -81,7 +85,7 @@ def _similarity(place, log_similarity, nearest):
 
 @triton.jit
 def _put_soft_label(place, scale, alpha, unit, soft, parent, num_classes):
-    """Adds `scale` times a target's soft labels to `alpha`, and returns what is its place's own."""
+    """Adds `scale` times a target's soft labels to `alpha`; returns the mass of its own place."""
     nearest = tl.load(soft.log_similarity + place)
     everything = tl.full((), 0.0, tl.float64)
     inside = tl.full((), 0.0, tl.float64)
@@ -110,7 +114,7 @@ def _put_soft_label(place, scale, alpha, unit, soft, parent, num_classes):
 
 @triton.jit
 def _alpha_at(place, there, alpha, parent, num_classes):
-    """What every class has in the ring that a place is in."""
+    """The mass on every class of the ring that a place is in."""
     above = tl.load(parent + place, mask=there & (place < num_classes), other=0)
     ring = tl.where(place < num_classes, above, place)
     return tl.load(alpha + ring - num_classes, mask=there, other=0.0)
@@ -122,9 +126,10 @@ def target_kernel(
     ignore_index, num_targets, num_classes, num_inner, num_levels, row_spread_bits,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """What a row counts for (NaN: a target is invalid), its alpha, and mass on targets' own places.
+    """Stores a row's weight, its alpha, and the mass on its targets' own places.
 
-    One program per row. `alpha` is by row, and with soft labels by inner place.
+    One program per row. The weight is NaN if a target is not valid. `alpha` has one entry per row,
+    or with soft labels one per row and inner place.
     """
     slot = tl.program_id(0).to(tl.int64)
     row = first_row + slot
@@ -226,10 +231,11 @@ def put_kernel(
     mass_step, num_indices, num_places, num_classes, num_inner,
     SPREADS: tl.constexpr, RINGS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The mass that reaches each place by itself, before any rises; a row has some programs.
+    """Stores the mass that targets put on each place, before it rises. Several programs per row.
 
-    From probabilities `mass`, by the targets at each place (`target_order` at `target_ptr`), or
-    where it is None from targets' own places. SPREADS: there is alpha, and RINGS, by inner place.
+    It comes from the probabilities `mass`, by the targets at each place (`target_order` from
+    `target_ptr` on), or, where `mass` is None, from what indices put on their own places. SPREADS
+    says that there is an alpha; RINGS, that it has an entry per inner place.
     """
     slot = (tl.program_id(0) // programs).to(tl.int64)
     part = tl.program_id(0) % programs

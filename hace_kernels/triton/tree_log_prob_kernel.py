@@ -1,9 +1,9 @@
-"""The kernel of `tree_log_prob`; its backward is `pull_kernel`, with the gradients as mass.
+"""The kernel of `tree_log_prob`; its backward is `pull_kernel` with the gradients as mass.
 
     log P_v = (max_v - max_root) + (log sum_v - log sum_root),   max and sum as in `fold`
 
-Bytes per row, fp32: the logits are read from memory once (4C) and, in the L2 cache, once more; the
-log-probabilities are written once (4N). In scratch memory inner places have 8 bytes.
+Bytes per row in float32: the logits are read from memory once (4C) and once more from the L2 cache;
+the log-probabilities are written once (4N). In scratch memory an inner place has 8 bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .tree_sweeps import IN_NODES_OUT, Sums, fold_up
 
 __all__ = ["log_prob_kernel"]
 
-# Numbers whose values are no reason to compile again.
+# Triton compiles a kernel again for some values of its integer arguments, but not of these.
 _SIZES = (
     "first_row", "programs", "row_step", "num_nodes", "num_classes", "num_inner", "num_levels",
 )  # fmt: skip
@@ -27,7 +27,7 @@ def log_prob_kernel(
     logits, log_prob, scratch, tree, first_row, programs, row_step, num_nodes, num_classes,
     num_inner, num_levels, tile, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Some stages of a row's log-probabilities by node; a row has `programs` programs."""
+    """Some stages of a row's log-probabilities by node, with `programs` programs per row."""
     slot = (tl.program_id(0) // programs).to(tl.int64)
     part = tl.program_id(0) % programs
     row = first_row + slot

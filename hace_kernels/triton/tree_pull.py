@@ -1,7 +1,8 @@
-"""Launches what `tree_log_loss` and the backward of `tree_log_prob` share: `pull_kernel`."""
+"""Launches `pull_kernel`, which the losses on trees and DAGs share with `tree_log_prob`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..rows import loss_dtype
-from .rows import bits, incoming
+from ..schemas import TreeLogLossArguments
+from .rows import Results, bits, incoming
 from .tree_pull_kernel import (
     DOWN_COLUMNS,
     DOWN_LEVELS,
@@ -22,19 +24,19 @@ from .tree_pull_kernel import (
     PulledRows,
     pull_kernel,
 )
-from .tree_rows import Arrays, Stage
+from .tree_rows import Arrays, Stage, level_bounds
 from .tree_sweeps import Mass, Tree
 
 __all__ = ["Mixed", "Rows"]
 
 
 class Mixed(Protocol):
-    """The nodes of a DAG that are no place of its tree, and hand their mass to places."""
+    """The nodes of a DAG that are not places of its tree, and hand their mass to places."""
 
     def hand(
         self, rows: range, mass: Tensor, handed: Tensor, scratch: Tensor, sums: Tensor
     ) -> None:
-        """Fills `handed` in; adds mass and loss to the rows' sums."""
+        """Writes to `handed`, and adds mass and loss to the rows' sums."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,16 @@ class Rows:
 
     Attributes:
         logits: (B, C), unit stride along a row.
-        tree: the tree, and `levels` its level_ptr on the device.
-        keep: float64 (P); None for mass by node, whose product with log P is differentiated.
+        tree: the tree.
+        levels: its level_ptr on the device.
+        keep: float64 (P), for mass by place. If None, mass is by node, and its product with log P
+            is differentiated.
         node: where `keep` is None, the node of each place.
-        grad: (B, C) or None.
-        row_loss: (B) or None.
-        counts: float64 (B), what each row counts for, with `keep`.
-        divisor: what `mean` divides by, for the gradient, or None.
-        grad_loss: the incoming gradient, or None for 1.
+        grad: (B, C), or None if there is nothing to write.
+        row_loss: (B), or None likewise.
+        counts: float64 (B), the weight of each row; with `keep`.
+        divisor: what `mean` divides the gradient by; None for 1.
+        grad_loss: the incoming gradient; None for 1.
         eps: inside the logarithm.
     """
 
@@ -66,9 +70,30 @@ class Rows:
     grad_loss: Tensor | None = None
     eps: float = 0.0
 
+    @classmethod
+    def of_loss(
+        cls,
+        call: TreeLogLossArguments,
+        results: Results,
+        tree: Arrays,
+        level_ptr: Sequence[int],
+        keep: Tensor,
+    ) -> Rows:
+        """The rows of a loss, with an empty `counts`."""
+        logits = call.logits
+        return cls(
+            logits,
+            tree,
+            level_bounds(level_ptr, logits.device),
+            keep=keep,
+            counts=logits.new_empty(len(logits), dtype=torch.float64),
+            eps=call.eps,
+            **results._asdict(),
+        )
+
     @property
     def scratch_bytes(self) -> int:
-        """Per row, without its mass."""
+        """The bytes per row, without its mass."""
         work = loss_dtype(self.logits.dtype)
         return 3 * self.tree.num_inner * work.itemsize + 8 * self._num_sums
 
@@ -87,9 +112,11 @@ class Rows:
         return stages if self.row_loss is None else [*stages, Stage(FINISH, False)]
 
     def pull(self, rows: range, mass: Tensor, mixed: Mixed | None = None) -> None:
-        """Loss and gradient of some rows; `mass` is theirs with `keep`, and else all rows'.
+        """Computes loss and gradient of some rows.
 
-        `mixed` makes the mass that is handed to places when the sums upwards are known.
+        Args:
+            mass: that of these rows where there is `keep`; otherwise that of all rows.
+            mixed: hands mass to places once the upward sums are known.
         """
         tree, logits, shape = self.tree, self.logits, self.tree.shape
         work = loss_dtype(logits.dtype)

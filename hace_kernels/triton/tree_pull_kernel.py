@@ -1,19 +1,20 @@
-"""What mass on the places of a tree costs, and what it pulls: the kernel of `tree_log_loss`.
+"""The loss of mass on the places of a tree, and its gradient: the kernel of `tree_log_loss`.
 
 With q_v the mass that place v keeps, W = sum_v q_v, and max and sum as in `fold`,
 
     L = -sum_v q_v log P_v,   log P_v = (max_v - max_root) + (log sum_v - log sum_root)
 
-The mass rises in the same upward sweep as the sums, which finds W; the loss is found on the way
+The mass rises in the same upward sweep as the sums, which gives W; the loss is computed on the way
 down, with the gradient (`pull_down`). With eps, L = -sum_v q_v log(P_v + eps), and its gradient is
-that of the mass q_v P_v / (P_v + eps), whose sum has to be known before the pull: that is a stage
-of its own.
+that of the mass q_v P_v / (P_v + eps), whose sum has to be known before the pull: computing it is a
+stage of its own (`FADE`).
 
-The backward of `tree_log_prob` is minus what the incoming gradients pull, as mass on the nodes.
+The backward of `tree_log_prob` is the negative of this gradient, with the incoming gradients as
+mass on the nodes.
 
-Bytes per row, fp32: the logits are read from memory once (4C) and, in the L2 cache, once more; the
-gradient is written once (4C). In scratch memory a place's mass is written once and read twice
-(12P), and inner places have 12 bytes more.
+Bytes per row in float32: the logits are read from memory once (4C) and once more from the L2 cache;
+the gradient is written once (4C). In scratch memory a place's mass is written once and read twice
+(12P), and an inner place has 12 bytes more.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ __all__ = [
     "pull_kernel",
 ]
 
-# Stages; each waits for the one before.
+# The stages of the kernel; each waits for the one before.
 UP_COLUMNS, UP_LEVELS, FADE, DOWN_LEVELS, DOWN_COLUMNS, FINISH = 1, 2, 4, 8, 16, 32
 _UP_COLUMNS = tl.constexpr(UP_COLUMNS)
 _UP_LEVELS = tl.constexpr(UP_LEVELS)
@@ -49,20 +50,20 @@ _DOWN_LEVELS = tl.constexpr(DOWN_LEVELS)
 _DOWN_COLUMNS = tl.constexpr(DOWN_COLUMNS)
 _FINISH = tl.constexpr(FINISH)
 
-# What programs leave for those of the next stage: the mass that the inner places of all levels
-# keep, their loss, and that of mass elsewhere (`Mass.handed`); after these three times as many
-# numbers as a row has parts.
+# The row's sums begin with three numbers that programs leave for the next stage: the mass that the
+# inner places of all levels keep, their loss, and the loss of mass elsewhere (`Mass.handed`). Three
+# numbers per part of the row follow.
 HEAD = 3
 _HEAD = tl.constexpr(HEAD)
 
 
 class PulledRows(NamedTuple):
-    """Pointers to rows of logits, to where their gradients and losses go, or None, and to factors.
+    """Pointers to rows of logits, to their gradients and losses, and to factors; or None.
 
     Attributes:
         logits, grad, loss: by row.
-        counts: float64, what each row counts for; None for mass by node.
-        divisor: float64, what the gradient of `mean` is divided by.
+        counts: float64, the weight of each row; None for mass by node.
+        divisor: float64, what `mean` divides the gradient by; None for 1.
         grad_loss, grad_losses: as in `Targets`.
     """
 
@@ -75,8 +76,8 @@ class PulledRows(NamedTuple):
     grad_losses: Any = None
 
 
-# Numbers whose values are no reason to compile again. They are arguments by themselves because
-# Triton compiles for the values of all numbers in a tuple.
+# Triton compiles a kernel again for some values of its integer arguments, but not of these. They
+# are not in a tuple because Triton compiles for the values of all numbers in a tuple.
 _SIZES = (
     "mass_step", "first_row", "parts", "programs", "row_step", "num_classes",
     "num_inner", "num_levels", "eps_bits",
@@ -85,7 +86,7 @@ _SIZES = (
 
 @triton.jit
 def _sum_of(sums, count):
-    """The sum of `count` numbers, always in one order."""
+    """The sum of `count` numbers, always in the same order."""
     total = tl.full((), 0.0, tl.float64)
     for first in tl.range(0, count, 128):
         at = first + tl.arange(0, 128)
@@ -100,13 +101,13 @@ def _probability(below, row):
 
 @triton.jit
 def _fades(q, p, eps):
-    """The mass that pulls with eps in the logarithm."""
+    """The mass that still pulls, with eps in the logarithm."""
     return tl.where(q == 0, 0.0, q * (p / (p + eps)))
 
 
 @triton.jit
 def lose(q, below, row, eps, has_eps: tl.constexpr):
-    """The loss at places and the mass that pulls; 0 log 0 is 0."""
+    """The loss of mass q at places, and the mass that pulls; 0 log 0 is 0."""
     if has_eps:
         p = _probability(below, row)
         log_p = tl.log(p + eps)
@@ -122,10 +123,11 @@ def pull_kernel(
     rows, mass, scratch, row_sums, tree, mass_step, first_row, parts, programs, row_step,
     num_classes, num_inner, num_levels, eps_bits, tile, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Some stages of a row's loss and gradient; a row has `programs` programs.
+    """Some stages of a row's loss and gradient, with `programs` programs per row.
 
-    With `mass.keep`, mass is by place, in scratch memory, and the gradient is that of the loss.
-    Without it, mass is by node, of all rows, and the gradient is that of its product with log P.
+    With `mass.keep`, the mass is by place, in scratch memory, and the gradient is that of the loss.
+    Without it, the mass is by node, for all rows, and the gradient is that of its product with
+    log P.
     """
     work: tl.constexpr = scratch.dtype.element_ty
     block: tl.constexpr = tile.nodes * tile.kids
@@ -154,7 +156,7 @@ def pull_kernel(
             factor = tl.where(count != 0, count / tl.load(rows.divisor), count)
         factor = times_incoming(row, factor, rows)
 
-    # Rows that do not count are not read.
+    # Rows of weight 0 are not read.
     live = factor != 0
     inner_span, column_span = tl.cdiv(num_inner, programs), tl.cdiv(num_classes, programs)
     inner_first, column_first = part * inner_span, part * column_span

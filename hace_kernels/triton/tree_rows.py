@@ -1,4 +1,4 @@
-"""How the tree ops lay rows over programs, and the scratch memory of their sweeps."""
+"""How the tree ops divide rows among programs, and the scratch memory of their sweeps."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from .tree_sweeps import COLUMNS, LEVELS, NODES_OUT, Tile
 
 __all__ = ["UP", "Arrays", "Shape", "Stage", "chunks_of_rows", "level_bounds", "node_of_places"]
 
-# Places of a row that one program takes; of longer rows every program takes this many at once.
-_PLACES_A_PROGRAM = 16384
-_PLACES_A_PART = 2048
+# A row of at most so many places has one program; a longer one has a program per part of a row.
+_PLACES_PER_PROGRAM = 16384
+_PLACES_PER_PART = 2048
 
 
 class Stage(NamedTuple):
-    """A part of an op that waits for the one before; `split`: many programs per row may do it."""
+    """A part of an op that waits for the one before it.
+
+    Attributes:
+        bit: its bit among the `STAGES` of the kernel.
+        split: whether several programs per row may share it.
+    """
 
     bit: int
     split: bool
@@ -34,7 +39,7 @@ UP = (Stage(COLUMNS, True), Stage(LEVELS, False), Stage(NODES_OUT, True))
 
 @dataclass(frozen=True)
 class Shape:
-    """How a tree is laid over programs: few values, so that few kernels are compiled.
+    """How a tree is divided among programs. It gives few values, so that few kernels are compiled.
 
     It depends on the tree alone, so that a row's bits do not depend on the batch.
     """
@@ -44,47 +49,50 @@ class Shape:
 
     @property
     def kids(self) -> int:
-        """Children of a tile's places, about as many as places have."""
+        """Children per place of a tile, about as many as places have on average."""
         mean = self.places // self.inner
         return 2 if mean < 4 else 8 if mean < 16 else 32
 
     @property
     def block(self) -> int:
-        """Children that a program looks at together."""
+        """The number of children that a program handles together."""
         return 512 if self.places <= 2048 else 1024
 
     @property
     def nodes(self) -> int:
-        """Places of a tile."""
+        """The number of places of a tile."""
         return self.block // self.kids
 
     @property
     def num_warps(self) -> int:
-        """4 children a thread."""
+        """For 4 children per thread."""
         return self.block // 128
 
     @property
     def tile(self) -> Tile:
-        """As the kernels take it."""
+        """The tile, as constants of a kernel."""
         return Tile(tl.constexpr(self.nodes), tl.constexpr(self.kids))
 
     @property
     def options(self) -> dict[str, int]:
-        """For a launch. NVIDIA's compiler, left alone, spills a few registers for more programs."""
+        """Options of a launch.
+
+        Without a bound, NVIDIA's compiler spills a few registers to fit more programs.
+        """
         registers = {"maxnreg": 104} if torch.version.hip is None else {}
         return {"num_warps": self.num_warps, **registers}
 
     @property
     def parts(self) -> int:
-        """Programs of a row."""
-        if self.places <= _PLACES_A_PROGRAM:
+        """The number of programs per row."""
+        if self.places <= _PLACES_PER_PROGRAM:
             return 1
-        return -(-self.places // _PLACES_A_PART)
+        return -(-self.places // _PLACES_PER_PART)
 
     def launches(self, stages: Sequence[Stage]) -> list[tuple[int, int]]:
-        """The kernel's stages as launches, each some stages' bits and the programs a row.
+        """The launches of the stages: for each, its stages' bits and the programs per row.
 
-        One launch does all, unless rows are long: then stages that are split stand alone.
+        One launch does all stages unless rows are long: then each stage that is split has its own.
         """
         if self.parts == 1:
             return [(sum(stage.bit for stage in stages), 1)]
@@ -98,7 +106,7 @@ class Shape:
 
 
 class Arrays(NamedTuple):
-    """A tree as the launchers take it from an op's arguments."""
+    """The tensors of a `TreeTable`, in the order of an op's arguments."""
 
     place: Tensor
     parent: Tensor
@@ -128,7 +136,7 @@ class Arrays(NamedTuple):
 
 
 def chunks_of_rows(num_rows: int, row_bytes: int, device: torch.device) -> Iterator[range]:
-    """Rows in chunks whose scratch memory, of `row_bytes` each, fits half of the L2 cache."""
+    """Rows in chunks whose scratch memory, `row_bytes` per row, fits in half of the L2 cache."""
     step = max(1, l2_bytes(device) // 2 // row_bytes)
     for first in range(0, num_rows, step):
         yield range(first, min(first + step, num_rows))
@@ -141,15 +149,16 @@ def _level_bounds(level_ptr: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def level_bounds(level_ptr: Sequence[int], device: torch.device) -> Tensor:
-    """`level_ptr` on the device, copied there at a tree's first call only.
+    """`level_ptr` on the device, copied there only at the first call with a tree.
 
-    A call that is captured in a graph finds it there, as any capture begins after a call or two.
+    A call that is captured in a CUDA graph cannot copy, but finds it there: calls to warm up come
+    before any capture.
     """
     return _level_bounds(tuple(level_ptr), device)
 
 
 def node_of_places(tree: Arrays) -> Tensor:
-    """int32 (P + 1): the node of each place, or -1; the last entry is that of no place."""
+    """int32 (P + 1): the node of each place, or -1. The last entry has no meaning."""
     node = tree.place.new_full((tree.num_places + 1,), -1)
     numbers = torch.arange(tree.num_nodes, dtype=node.dtype, device=node.device)
     at = torch.where(tree.place >= 0, tree.place, tree.num_places).long()

@@ -25,7 +25,7 @@ def tree_sum_up(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Ten
 
 
 def inner_sums(x: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
-    """The same for one value a place, (P), where inner places have values too: (I), float64."""
+    """For every inner place the sum of `x` (P) over the places at or below it: float64 (I)."""
     arrays = Arrays(*tree)
     columns = arrays.num_classes
     return _up(x[None, :columns], x[columns:], None, arrays, level_ptr, UP[:2])[0]
@@ -39,7 +39,7 @@ def _up(
     level_ptr: Sequence[int],
     all_stages: Sequence[Stage],
 ) -> Tensor:
-    """The sums, and what is left in the scratch memory: those of the last rows' inner places."""
+    """Writes the sums by node, unless None; returns the inner places' sums of the last rows."""
     levels, shape, work = level_bounds(level_ptr, values.device), tree.shape, values.dtype
     row_bytes = tree.num_inner * loss_dtype(work).itemsize
     scratch = values.new_empty((0, tree.num_inner))

@@ -1,7 +1,7 @@
 """The kernels of `tree_sum_up` and `tree_sum_down`.
 
-Bytes per row: values are read once and sums written once. In scratch memory every inner place has
-4 bytes (float32), which its parent or its children read once.
+Bytes per row: values are read once and sums are written once. In scratch memory every inner place
+has 4 bytes (float32), which its parent or its children read once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .tree_sweeps import IN_COLUMNS, IN_LEVELS, IN_NODES_OUT, Sums, fold_up
 
 __all__ = ["down_kernel", "up_kernel"]
 
-# Numbers whose values are no reason to compile again.
+# Triton compiles a kernel again for some values of its integer arguments, but not of these.
 _SIZES = (
     "first_row", "programs", "row_step", "num_nodes", "num_classes", "num_inner", "num_levels",
 )  # fmt: skip
@@ -24,9 +24,9 @@ def up_kernel(
     values, own, sums, scratch, tree, first_row, programs, row_step, num_nodes, num_classes,
     num_inner, num_levels, tile, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Sums of a row's columns by node, or where `sums` is None those of inner places in scratch.
+    """Sums of a row's columns: by inner place in `scratch`, and by node in `sums` unless None.
 
-    Inner places begin with `own`, one vector for all rows, unless it is None.
+    An inner place starts from its entry of `own`, one vector for all rows, unless that is None.
     """
     slot = (tl.program_id(0) // programs).to(tl.int64)
     part = tl.program_id(0) % programs
@@ -52,7 +52,7 @@ def up_kernel(
 
 @triton.jit
 def _of_node(p, there, values, node_of_place, work: tl.constexpr):
-    """Nodes' values at their places; places of no node have 0."""
+    """The values of the nodes at places; 0 at places without a node."""
     node = tl.load(node_of_place + p, mask=there, other=-1)
     return tl.load(values + node, mask=node >= 0, other=0.0).to(work)
 
@@ -62,7 +62,7 @@ def down_kernel(
     values, sums, scratch, node_of_place, tree, first_row, programs, row_step, num_classes,
     num_inner, num_levels, tile, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Sums of a row's nodes along paths, by column."""
+    """For every column of a row the sum of the nodes' values along its path."""
     slot = (tl.program_id(0) // programs).to(tl.int64)
     part = tl.program_id(0) % programs
     row = first_row + slot

@@ -1,19 +1,20 @@
 """Sweeps over a tree on the device: one program per row or, in parts, many programs per row.
 
-The sums of inner places (see TreeTable) are in scratch memory, one row after the other, in the L1
-or L2 cache; `sums.max[v]` is that of inner place C + v. Columns have no scratch memory: their value
-is the row itself.
+The sums of inner places (see TreeTable) are in scratch memory, one row after the other, and stay in
+the L1 or L2 cache; `sums.max[v]` belongs to inner place C + v. Columns need no scratch memory:
+their values are the row itself.
 
-Upwards there are two parts. Every inner place first folds the *columns* right below it: they depend
-on nothing, so that all places do so at once, and in a long row many programs. Then, level by level,
-every place folds its inner children into that. Downwards likewise: first the inner places, level by
-level, then all columns at once. So what waits for a level below is as many steps as there are
-levels, over inner places alone, and the columns, which are most, are read and written in order.
+The upward sweep has two parts. First every inner place *folds* (adds up) the columns right below
+it. They depend on nothing, so that all places can do this at once, in a long row by many programs.
+Then, level by level, every place adds its inner children to that. The downward sweep is the
+reverse: first the inner places, level by level, then all columns at once. So only the inner places
+have to wait for another level, and the columns, which are most of the places, are read and written
+in order.
 
-Places of a level are folded in tiles of `nodes` places by `kids` children. A place with more than
-a few tiles' width of children would keep the others waiting: it is left out, and taken alone, by a
-tile of 1 by `nodes * kids`. A place's columns come before its inner children in the table, so that
-either is folded from its own end.
+Places of a level are folded in tiles of `nodes` places by `kids` children. A place with more
+children than a few widths of a tile would keep the others waiting: it is left out, and folded
+alone, by a tile of 1 by `nodes * kids`. A place's columns come before its inner children in the
+table, so that each of the two is folded from its own end of the list.
 
 Half precision is widened right after a load. There are no atomics: the same input gives the same
 bits.
@@ -47,8 +48,8 @@ __all__ = [
     "share_of",
 ]
 
-# Stages of an op, each waits for the one before: what is done with columns, level by level, and at
-# last with nodes.
+# The stages of an op, each of which waits for the one before: what is done for columns, what is
+# done level by level, and what is done for nodes at the end.
 COLUMNS, LEVELS, NODES_OUT = 1, 2, 4
 IN_COLUMNS, IN_LEVELS, IN_NODES_OUT = (tl.constexpr(bit) for bit in (COLUMNS, LEVELS, NODES_OUT))
 
@@ -68,9 +69,9 @@ class Sums(NamedTuple):
     """Pointers to the sums of a row's inner places.
 
     Attributes:
-        max: of log-sums, the largest logit below each place; None for plain sums.
-        sum: the sum, relative to that.
-        own: of plain sums, what inner places begin with; None for 0.
+        max: for log-sums, the largest logit below each place; None for plain sums.
+        sum: the sum, relative to `max`.
+        own: for plain sums, what each inner place starts from; None for 0.
     """
 
     max: Any
@@ -82,11 +83,10 @@ class Mass(NamedTuple):
     """Pointers to a row's mass and to what says how it rises.
 
     Attributes:
-        at: the mass by place, or without `keep` by node.
-        keep: float64, the part of its mass that each place keeps.
-        node: without `keep`, the node of each place or -1.
-        handed: mass by place that pulls besides, and whose loss is counted elsewhere; None for
-            none.
+        at: the mass by place, or by node where `keep` is None.
+        keep: float64, the part of its mass that each place keeps; or None.
+        node: where `keep` is None, the node of each place, or -1.
+        handed: further mass by place that pulls but whose loss is counted elsewhere; or None.
     """
 
     at: Any
@@ -96,14 +96,14 @@ class Mass(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Places that are folded together, and children of each, as constants."""
+    """How many places are folded together, and how many children of each, as constants."""
 
     nodes: Any
     kids: Any
 
 
 class _Places(NamedTuple):
-    """Inner places v with the bounds of their children; `there` where there is one."""
+    """Inner places v with the bounds of their children; `there` masks those that exist."""
 
     v: Any
     begin: Any
@@ -111,19 +111,19 @@ class _Places(NamedTuple):
     there: Any
 
 
-# Widths of a tile that a place's children may take before it is folded alone.
+# A place whose children fill more than so many widths of a tile is folded alone.
 _WIDTHS = tl.constexpr(4)
 
-# Steps whose terms are added up in the working type.
+# How many steps are added up in the working type before the sum goes into a float64.
 _RUN = tl.constexpr(8)
 
 
 @triton.jit
 def kept(place, there, alive, mass, work: tl.constexpr):
-    """The mass that places keep, and what they hand to their parents.
+    """The mass that places keep, and the mass that they hand to their parents.
 
-    Without `mass.keep` every place keeps its own unless it is not `alive`, which is to say has the
-    probability 0.
+    Without `mass.keep` every place keeps all its mass, or, if it is not `alive` (has probability
+    0), none.
     """
     if mass.keep is None:
         of = tl.load(mass.node + place, mask=there & alive, other=-1)
@@ -133,13 +133,13 @@ def kept(place, there, alive, mass, work: tl.constexpr):
         reached = tl.load(mass.at + place, mask=there, other=0.0)
         share = tl.load(mass.keep + place, mask=there & (reached != 0), other=0.0)
         q = reached * share.to(work)
-        handed = reached * (1 - share).to(work)  # which may be far below 1
+        handed = reached * (1 - share).to(work)  # in float64, as 1 - share may be far below 1
     return q, handed
 
 
 @triton.jit
 def _children(first, places, child, num_classes, of_columns: tl.constexpr, kids: tl.constexpr):
-    """The columns, or the inner places, among children `first` and so on, from their own end."""
+    """The next `kids` columns (or inner places) of each place, counted from their own end."""
     at = first + tl.arange(0, kids)[None, :]
     begin, end = places.begin[:, None], places.end[:, None]
     position = begin + at if of_columns else end - 1 - at
@@ -185,7 +185,7 @@ def _fold_places(
             so_far = so_far * tl.exp(before - shift)
         tl.store(sums.max + v, best, mask=there)
 
-    # What a lane adds up is rounded at every step: runs of some steps go into wider sums.
+    # A lane's sum is rounded at every step, so after some steps it goes into a wider sum.
     sum_of, rises_of = so_far.to(tl.float64), tl.zeros((v.shape[0],), tl.float64)
     stays_of = tl.zeros((v.shape[0],), tl.float64)
     for run in tl.range(0, most, _RUN * kids, num_stages=1):
@@ -228,19 +228,20 @@ def _fold_places(
 def fold(first, last, values, sums, mass, tree, num_classes, tile, of_columns: tl.constexpr):
     """Folds the columns, or the inner children, of inner places `first` to `last`.
 
-    With `sums.max`, log-sum-exp of `values` as exp(max_v) * sum_v, max_v the largest below:
+    With `sums.max`, the result is the log-sum-exp of `values` as exp(max_v) * sum_v, where, over
+    the children c,
 
         max_v = max over c of max_c      sum_v = sum over c of exp(max_c - max_v) sum_c
 
-    over the children c, a column having its value as its max and the sum 1. Every place has a
-    maximum of its own, so that masses of any size keep all their digits; that of nothing is -inf,
-    and its sum 0. Otherwise plain sums of the values and `sums.own`.
+    and a column has its value as max and the sum 1. Every place has a maximum of its own, so that
+    sums of any size keep all their digits; an empty sum has max -inf and sum 0. Without `sums.max`,
+    the result is the plain sum of the values and `sums.own`.
 
-    `mass`, by place, rises with it, unless it is None: `mass_v += sum_c (1 - keep_c) mass_c`.
+    Unless it is None, `mass` (by place) rises as well: `mass_v += sum_c (1 - keep_c) mass_c`.
     Without `keep` it stays where it is: see `kept`.
 
     Returns:
-        What the folded children keep of their mass, in float64.
+        The mass that the folded children keep, added up in float64.
     """
     stayed = tl.full((), 0.0, tl.float64)
     enough: tl.constexpr = _WIDTHS * tile.kids
@@ -275,7 +276,7 @@ def fold(first, last, values, sums, mass, tree, num_classes, tile, of_columns: t
 
 @triton.jit
 def fold_levels(num_levels, values, sums, mass, tree, num_classes, tile):
-    """Folds inner children, level by level; those of the deepest level have none."""
+    """Folds inner children, level by level; places of the deepest level do not have any."""
     stayed = tl.full((), 0.0, tl.float64)
     for level in tl.range(1, num_levels, num_stages=1):
         first, last = tl.load(tree.level_ptr + level), tl.load(tree.level_ptr + level + 1)
@@ -290,7 +291,7 @@ def fold_up(
     part, programs, values, sums, tree, num_classes, num_inner, num_levels, tile,
     stages: tl.constexpr,
 ):  # fmt: skip
-    """The stages upwards without mass, of one of a row's programs."""
+    """The stages of an upward sweep without mass, for one of a row's programs."""
     if IN_COLUMNS & stages:
         span = tl.cdiv(num_inner, programs)
         last = tl.minimum((part + 1) * span, num_inner)
@@ -301,10 +302,13 @@ def fold_up(
 
 @triton.jit
 def share_of(child, parent, there, sums, pull):
-    """What a pull at inner places sends to children: in proportion to their exponentials.
+    """How the pull of inner places is divided among children: in proportion to exponentials.
 
-    `pull[v]` is the pull of v over its sum. Where all columns below v are -inf that would say
-    nothing: it is the pull over v's number of columns then, and `child.sum` children's numbers.
+    `pull[v]` holds the pull of v divided by v's sum. Where all columns below v are -inf, v is
+    *dead* and its sum is 0: then it is the pull divided by v's number of columns, and a child's
+    share is its own number of columns.
+
+    Returns whether the parents are dead, their `pull`, and the children's exponentials.
     """
     above = tl.load(sums.max + parent, mask=there, other=0.0)
     per_unit = tl.load(pull + parent, mask=there, other=0.0)
@@ -314,15 +318,15 @@ def share_of(child, parent, there, sums, pull):
 
 @triton.jit
 def pull_down(v, there, q, sums, pull, tree, num_classes):
-    """The pull of inner places v, none the root, from their parents'.
+    """Stores the pull of inner places v (not the root), given that of their parents.
 
-    What the softmax does to mass q_v put on log P_v, for every place at once:
+    The gradient of the loss of the masses q_v is, with W = sum_v q_v,
 
-        d/dz_j sum_v q_v (-log P_v) = W p_j - sum_{v above j} q_v exp(z_j - lse_v),  W = sum_v q_v
+        d/dz_j sum_v q_v (-log P_v) = W p_j - sum_{v above j} q_v exp(z_j - lse_v)
 
-    At a place u this is pull_u = W P_u - sum_{v above u} q_v exp(lse_u - lse_v), which needs only
-    its parent's: pull_u = share_u / sum_parent * pull_parent - q_u, and pull_root = W. At a
-    column it is the gradient of its logit.
+    At a place u, pull_u = W P_u - sum_{v above u} q_v exp(lse_u - lse_v). It follows from the
+    parent's alone: pull_u = share_u / sum_parent * pull_parent - q_u, with pull_root = W. The pull
+    of a column is the gradient of its logit.
     """
     place = num_classes + v
     above = tl.load(tree.parent + place, mask=there, other=num_classes) - num_classes

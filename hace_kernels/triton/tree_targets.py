@@ -26,9 +26,10 @@ _TARGETS_AT_ONCE = 128
 _PLACES_AT_ONCE = 1024
 
 
-def divisor_of(call: TreeLogLossArguments, table: TargetTable) -> Tensor:
+def divisor_of(call: TreeLogLossArguments) -> Tensor:
     """What `mean` divides by."""
     if call.indices is not None and call.index_weight is None:
+        table = TargetTable.of_tensors(call.table, call.row_spread)
         index = call.indices[:, 0]
         return total_weight(index, table.weight, table.num_targets, call.ignore_index)
     logits = call.logits
@@ -36,9 +37,10 @@ def divisor_of(call: TreeLogLossArguments, table: TargetTable) -> Tensor:
 
 
 class Put:
-    """Puts rows' targets on `num_places` places, and what they count for in `batch.counts`.
+    """Puts the targets of rows on `num_places` places, and the rows' weights in `batch.counts`.
 
-    The places are those of the batch's tree, or, without soft labels, any others.
+    The places are those of the batch's tree. Without soft labels they may be any others, such as
+    the nodes of a DAG.
     """
 
     def __init__(
@@ -58,14 +60,14 @@ class Put:
 
     @property
     def scratch_bytes(self) -> int:
-        """Per row."""
+        """The bytes per row."""
         work = loss_dtype(self.batch.logits.dtype).itemsize
         tree = self.batch.tree
         rings = tree.num_inner if self.table.soft_labels else 0
         return (self.num_places + rings) * work + 8 + 20 * self.num_indices
 
     def __call__(self, rows: range) -> Tensor:
-        """The mass on places, (rows, P)."""
+        """The mass that targets put on places, (rows, P)."""
         of, table, batch, tree = self.of, self.table, self.batch, self.batch.tree
         tensors = PutTable(table.place, table.unit, table.share, table.spread)
         new = batch.logits.new_empty
@@ -101,7 +103,7 @@ class Put:
 
 
 def _targets_of_places(place: Tensor, num_places: int) -> tuple[Tensor, Tensor]:
-    """CSR arrays of the targets at each place: masses there are added in one order."""
+    """CSR arrays of the targets at each place, so that their masses are added in a fixed order."""
     at, order = place.sort(stable=True)
     places = torch.arange(num_places + 1, dtype=at.dtype, device=at.device)
     return torch.searchsorted(at, places, out_int32=True), order

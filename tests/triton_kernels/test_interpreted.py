@@ -183,8 +183,8 @@ def rows_split() -> Iterator[None]:
     from hace_kernels.triton import rows, tree_rows
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tree_rows, "_PLACES_A_PROGRAM", 20)
-        patch.setattr(tree_rows, "_PLACES_A_PART", 7)
+        patch.setattr(tree_rows, "_PLACES_PER_PROGRAM", 20)
+        patch.setattr(tree_rows, "_PLACES_PER_PART", 7)
         patch.setattr(rows, "_L2_BYTES", 2000)
         yield
 
