@@ -1,8 +1,8 @@
 """Kernels of hierarchical classification losses, as ops on plain tensors and CSR arrays.
 
-The ops take a hierarchy as tables of flat arrays. To make them from a parent array: `lay_out` gives
-its `Layout`; `build_path_table` takes that and the `PathWeights` of a loss, `build_tree_table` that
-alone; `build_closure_table` takes the links of a DAG.
+The ops take a hierarchy as tables of flat arrays. `lay_out` makes a `Layout` from an array of
+parents; `build_path_table` makes a table of it and the `PathWeights` of a loss, and
+`build_tree_table` of the layout alone. `build_closure_table` makes one of the links of a DAG.
 """
 
 from .backends import Backend, BackendError, backends

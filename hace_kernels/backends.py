@@ -43,7 +43,8 @@ class BackendError(RuntimeError):
 class Backend:
     """One implementation of the ops.
 
-    `reason` says what the backend is where it is available, and otherwise what it lacks.
+    Attributes:
+        reason: what the backend is if it is available; otherwise what it lacks.
 
     Examples:
         >>> from hace_kernels import backends
@@ -57,7 +58,7 @@ class Backend:
 
 
 def backends() -> dict[str, Backend]:
-    """Every backend by name, with its availability on this machine and the reason.
+    """All backends by name; each says whether it can run on this machine, and why (not).
 
     Examples:
         >>> from hace_kernels import backends
@@ -96,7 +97,7 @@ def _of_triton() -> str:
 
 
 def device_type(name: str) -> str:
-    """The device type that a backend works on; "cpu" for the reference, which takes all."""
+    """The device type that a backend works on; "cpu" for the reference, which works on any."""
     types = {"triton": triton.device_type, "cuda": native.cuda_device_type}
     return types.get(name, "cpu")
 
@@ -104,15 +105,15 @@ def device_type(name: str) -> str:
 def resolve(op: str, backend: str, rows: Tensor) -> Implementation:
     """The implementation that a call of an op with `backend=backend` uses for these rows.
 
-    `"auto"` takes the fastest backend that is built, has the op and fits device and dtype;
-    `HACE_BACKEND` in the environment overrides auto, and only auto.
+    `"auto"` picks the fastest backend that is built, has the op and supports device and dtype. The
+    environment variable `HACE_BACKEND` overrides "auto", and only that.
 
     Raises:
         ValueError: the name is unknown.
         BackendError: a backend named by the caller or by `HACE_BACKEND` cannot run.
     """
     backend = asked_backend(backend)
-    if torch.compiler.is_compiling():  # which would make a guard of all that is remembered
+    if torch.compiler.is_compiling():  # the tracer would guard on the whole of `_resolved`
         return IMPLEMENTATIONS[op][choose(op, backend, rows.device, rows.dtype)]
     key = (op, backend, rows.device, rows.dtype)
     if key not in _resolved:
@@ -121,10 +122,10 @@ def resolve(op: str, backend: str, rows: Tensor) -> Implementation:
 
 
 def asked_backend(backend: str) -> str:
-    """The backend's name, or what the environment says in the place of "auto"."""
+    """The backend's name, with the value of `HACE_BACKEND` in the place of "auto"."""
     if backend != "auto":
         return backend
-    # A miss in os.environ is an exception, and takes 6 % of a small cross-entropy's time.
+    # A missing key of os.environ costs an exception: 6 % of the time of a small cross-entropy.
     return os.environ["HACE_BACKEND"] if _VARIABLE in _environment else "auto"
 
 
@@ -138,7 +139,7 @@ _resolved: dict[tuple[str, str, torch.device, torch.dtype], Implementation] = {}
 
 
 def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The name of the backend that `resolve` takes, with the same errors."""
+    """The name of the backend that `resolve` picks, with the same errors."""
     backend = asked_backend(backend)
     if backend == "auto":
         return next(name for name in _PREFERENCE if _lack(op, name, device, dtype) is None)
@@ -150,8 +151,8 @@ def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> s
     return backend
 
 
-#: What "auto" tries, in order. A GPU's two have not been timed against each other yet: CUDA C++ is
-#: first because it compiles nothing at run time.
+#: What "auto" tries, in this order. The two for GPUs have not been timed against each other yet:
+#: CUDA C++ comes first because it compiles nothing at run time.
 _PREFERENCE = ("cpu", "cuda", "triton", "reference")
 
 
@@ -168,7 +169,7 @@ def _lack(op: str, name: str, device: torch.device, dtype: torch.dtype) -> str |
     takes = device_type(name)
     if device.type != takes:
         kind = {"cpu": "CPU", "cuda": "GPU"}[takes]
-        return f"it takes {kind} tensors and the logits are on {device}; use backend='auto'"
+        return f"it takes {kind} tensors, but the logits are on {device}; use backend='auto'"
     if dtype not in _KERNEL_DTYPES:
-        return f"it takes {', '.join(map(str, _KERNEL_DTYPES))} and the logits are {dtype}"
+        return f"it takes {', '.join(map(str, _KERNEL_DTYPES))}, but the logits are {dtype}"
     return None

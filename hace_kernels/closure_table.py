@@ -1,8 +1,7 @@
 """Closure tables: all that the ops over a DAG know of it.
 
-Where a node may have several parents, the columns of the logits below it do not form an interval,
-whatever their order. The table lists them: every column once under each node that it is at or
-below.
+Where nodes may have several parents, no order of the columns makes those below every node an
+interval. So the table lists them: every column once under each node that it is at or below.
 """
 
 from __future__ import annotations
@@ -31,12 +30,13 @@ __all__ = ["ClosureTable", "Intervals", "Ragged", "build_closure_table", "longes
 # Lists are merged in chunks of about this many entries, so that temporaries stay small.
 _CHUNK_ENTRIES = 1 << 22
 
-# An entry is held once below a node and once above a column, int32 each.
+# Every pair of a node and a column is stored twice, by node and by column, int32 each.
 _BYTES_PER_ENTRY = 8
-# While the second is sorted out of the first: both, the node of each entry, and an int64 order.
+# While the second list is sorted out of the first there are both, the node of each entry, and an
+# int64 order.
 _PEAK_BYTES_PER_ENTRY = 24
 
-# Lists are read together where the longest has at most this many times the entries of the shortest.
+# Lists form a bucket, and are read together, if the longest is at most so many times the shortest.
 _LENGTHS_APART = 1.25
 
 
@@ -46,8 +46,8 @@ class Ragged(NamedTuple):
     Attributes:
         ptr: int64 (G+1), bounds of each list in `item`.
         item: int32, the lists one after the other.
-        by_length: int64 (G), the lists in ascending length.
-        place: int64 (G), list → where it is in `by_length`.
+        by_length: int64 (G), the numbers of the lists in the order of their lengths.
+        place: int64 (G), each list's index in `by_length`.
         buckets: (first, last, length): by_length[first] … by_length[last] are not empty and have
             up to `length` items.
     """
@@ -72,7 +72,7 @@ class Intervals(NamedTuple):
     Attributes:
         order: int32 (C), position → column.
         ptr: int32 (N+1), bounds of each node's intervals.
-        start, stop: int32, the intervals of each node, ascending and apart.
+        start, stop: int32, the intervals of each node, ascending, with gaps between them.
         parent_ptr: int32 (N+1), bounds of each node's parents in `parent`.
         parent: int32 (E).
         height: int32 (N), edges on the longest path down; parents have more than their children.
@@ -100,8 +100,8 @@ class ClosureTable(NamedTuple):
         edge_parent, edge_child: int32 (E).
         num_parents: int32 (N).
         column_node: int32 (C), the node of each column.
-        edge_level_ptr: edges edge_level_ptr[l] … edge_level_ptr[l + 1] are level l.
-        intervals: the same columns below each node as intervals, and the nodes' parents.
+        edge_level_ptr: level l is the edges from edge_level_ptr[l] to edge_level_ptr[l + 1] − 1.
+        intervals: the columns below each node once more, as intervals; and the nodes' parents.
         spanning: a tree of the DAG's links, and what the DAG has beyond it.
     """
 
@@ -132,7 +132,7 @@ class ClosureTable(NamedTuple):
 
     @property
     def num_places(self) -> int:
-        """N: values are kept at the nodes themselves, where a `TreeTable` has places for them."""
+        """N: values are kept at the nodes themselves, not at places as with a `TreeTable`."""
         return self.num_nodes
 
     @property
@@ -153,9 +153,9 @@ class ClosureTable(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that is a tensor, as the native ops take them.
+        """All tensors of the table, in the order in which the native ops take them.
 
-        These read the intervals and the spanning tree.
+        The native ops read the intervals and the spanning tree.
         """
         edges = (self.edge_parent, self.edge_child, self.num_parents, self.column_node)
         lists = (*self.below[:4], *self.above[:4])
@@ -163,10 +163,10 @@ class ClosureTable(NamedTuple):
 
     @property
     def sizes(self) -> list[int]:
-        """All that is a number, several lists of it, after the lists' lengths.
+        """All numbers of the table: the lengths of several lists, and then these lists.
 
-        The levels of the spanning tree, those of the nodes by height, those of the edges, and the
-        buckets of the lists of columns and of nodes.
+        They are the levels of the spanning tree, those of the nodes by height, those of the edges,
+        and the buckets of the lists of columns and of nodes.
         """
         parts = (
             self.spanning.tree.level_ptr,
@@ -229,8 +229,10 @@ def build_closure_table(edges: Int64, num_nodes: int, classes: Int64) -> Closure
     depth = longest_paths(parent, child, num_nodes)
     height = longest_paths(child, parent, num_nodes)
     if num_nodes and min(depth.min(), height.min()) < 0:
-        raise ValueError("edges hold a cycle; longest_paths gives -1 to the nodes behind it")
-    # The nodes of a longest path are as many ancestors, all different.
+        raise ValueError(
+            "edges contain a cycle; longest_paths gives -1 to the nodes on it or reached from it"
+        )
+    # A class has at least as many ancestors as its longest path has nodes.
     _refuse_beyond_memory(int(depth[classes].sum()) + len(classes), num_nodes, len(classes))
 
     by_level = np.lexsort((child, parent, height[child]))
@@ -274,12 +276,12 @@ def _intervals(order: Int32, ptr: Int64, column: Int32) -> tuple[Int64, Int32, I
     interval_ptr = np.zeros(num_nodes + 1, np.int64)
     starts, stops = [], []
     first = 0
-    while first < num_nodes:  # in chunks, whose temporaries are small
+    while first < num_nodes:  # in chunks, so that temporaries stay small
         last = int(np.searchsorted(ptr, ptr[first] + _CHUNK_ENTRIES, side="right")) - 1
         last = max(last, first + 1)
         node = np.repeat(np.arange(last - first), np.diff(ptr[first : last + 1]))
-        # Ascending by node and position; a number that is not one more begins an interval, which
-        # the first of a node never is.
+        # Sorted by node and position. A number that is not one more than that before it begins an
+        # interval; the first number of a node always does.
         at = np.sort(node * (num_classes + 1) + position[column[ptr[first] : ptr[last]]])
         begins = np.flatnonzero(np.diff(at, prepend=-2) != 1)
         ends = np.append(begins[1:], len(at))[: len(begins)] - 1
@@ -299,8 +301,8 @@ def _intervals(order: Int32, ptr: Int64, column: Int32) -> tuple[Int64, Int32, I
 def longest_paths(tail: Int64, head: Int64, num_nodes: int) -> Int64:
     """Edges on the longest path to each node along edges from `tail` to `head`, int64 (N).
 
-    Depths with the parents as tails, heights with the children. Nodes on a cycle, or behind one,
-    get −1.
+    With the parents as tails these are depths; with the children as tails they are heights. Nodes
+    on a cycle, and those to which a path leads from a cycle, get −1.
     """
     by_tail = np.argsort(tail, kind="stable")
     onwards = head[by_tail]
@@ -319,7 +321,7 @@ def longest_paths(tail: Int64, head: Int64, num_nodes: int) -> Int64:
 
 
 def _columns_below(edges: Int64, height: Int64, classes: Int64) -> tuple[Int64, Int32]:
-    """The columns at or below each node in CSR form: a node merges the lists of its children."""
+    """The columns at or below each node in CSR form, merged from the lists of its children."""
     num_nodes = len(height)
     own = np.full(num_nodes, -1, np.int64)
     own[classes] = np.arange(len(classes))
@@ -332,7 +334,7 @@ def _columns_below(edges: Int64, height: Int64, classes: Int64) -> tuple[Int64, 
     merged.append(leaf, np.ones(len(leaf), np.int64), own[leaf])
     first = 0
     while first < len(parent):
-        # The edges out of one level at a time: the lists of what is below it are all there.
+        # One level of edges at a time, when the lists of all children are complete.
         level_end = int(np.searchsorted(level, level[first], side="right"))
         entries = np.cumsum(merged.length[child[first:level_end]])
         last = first + int(np.searchsorted(entries, _CHUNK_ENTRIES, side="right"))
@@ -348,7 +350,7 @@ def _columns_below(edges: Int64, height: Int64, classes: Int64) -> tuple[Int64, 
 
 
 def _merge(lists: _Lists, parent: Int64, child: Int64, own: Int64) -> None:
-    """The lists of some parents, from all their edges."""
+    """Appends the lists of some parents, given all their edges."""
     node, of_edge = np.unique(parent, return_inverse=True)
     has_own = np.flatnonzero(own[node] >= 0)
     group = np.concatenate([np.repeat(of_edge, lists.length[child]), has_own])
@@ -359,7 +361,7 @@ def _merge(lists: _Lists, parent: Int64, child: Int64, own: Int64) -> None:
 
 
 def _merge_long(lists: _Lists, node: int, child: Int64, own: Int64) -> None:
-    """The list of one parent whose children's lists are too long to be held side by side."""
+    """Appends the list of one parent whose children's lists do not fit in a chunk together."""
     is_below = np.zeros(len(own), np.bool_)
     if own[node] >= 0:
         is_below[own[node]] = True
@@ -370,7 +372,7 @@ def _merge_long(lists: _Lists, node: int, child: Int64, own: Int64) -> None:
 
 
 class _Lists:
-    """Columns below nodes, one list after the other, in the order in which they are found."""
+    """The columns below nodes, one list after the other in the order in which they are appended."""
 
     def __init__(self, num_nodes: int, num_classes: int):
         self.length = np.zeros(num_nodes, np.int64)
@@ -380,12 +382,12 @@ class _Lists:
         self._num_entries = 0
 
     def of(self, nodes: Int64) -> Int32:
-        """The lists of some nodes, joined."""
+        """The lists of some nodes, one after the other."""
         start = self._start[nodes]
         return self._column[_ranges(start, start + self.length[nodes])]
 
     def append(self, nodes: Int64, length: Int64, column: Int64) -> None:
-        """Adds the lists of nodes that have none yet.
+        """Appends the lists of nodes that do not have one yet.
 
         Raises:
             MemoryError: all lists together would not fit in memory.
@@ -402,7 +404,7 @@ class _Lists:
         self._start[nodes] = begin + np.cumsum(length) - length
 
     def joined(self) -> tuple[Int64, Int32]:
-        """All lists by node id in CSR form."""
+        """All lists by node id, in CSR form."""
         ptr = _bounds(self.length)
         column = np.empty(self._num_entries, np.int32)
         first = 0

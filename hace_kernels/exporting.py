@@ -1,4 +1,4 @@
-"""What graphs hold where a model leaves PyTorch's eager mode, and the ops in plain PyTorch."""
+"""How a model that leaves PyTorch's eager mode is traced, and the ops in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 __all__ = ["add_decomposition", "decompositions", "in_onnx_export", "is_exported", "is_traced"]
 
-#: Whether `torch.jit.trace` is at work.
+#: Whether `torch.jit.trace` is running.
 is_traced = torch._C._is_tracing
 
 
@@ -19,18 +19,18 @@ def in_onnx_export() -> bool:
     return "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export()
 
 
-# What torch.compiler.assume_constant_result does, which takes 1.6 s to be imported.
+# The effect of torch.compiler.assume_constant_result, which would take 1.6 s to import.
 in_onnx_export._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_exported() -> bool:
-    """Whether a graph is made that serves batches of any size, and cannot look at this one's."""
+    """Whether a graph is traced that has to serve batches of any size, not only of this one's."""
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
     return is_traced()
 
 
-#: Each op in plain PyTorch, by its name; `hace_kernels.ops` adds to it.
+#: Each op in plain PyTorch, by its name; the modules of `hace_kernels.ops` fill it.
 _PLAIN: dict[str, Callable[..., Any]] = {}
 
 
@@ -42,12 +42,12 @@ def add_decomposition(name: str, plain: Callable[..., Any]) -> None:
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """The ops in plain PyTorch, for `torch.export.ExportedProgram.run_decompositions`.
 
-    `torch.export` and AOTInductor keep this package's ops in their graphs, which therefore run
-    where the package is imported. With
+    `torch.export` and AOTInductor keep this package's ops in their graphs, which then run only
+    where the package is imported. After
 
         program = torch.export.export(model, (x,))
         program = program.run_decompositions(hace_kernels.decompositions())
 
-    a program needs PyTorch alone. (`torch.onnx.export` of a model decomposes by itself.)
+    a program needs only PyTorch. (`torch.onnx.export` does this by itself.)
     """
     return {getattr(torch.ops.hace_kernels, name).default: op for name, op in _PLAIN.items()}

@@ -1,10 +1,10 @@
 """Tree layout: from a parent array to the flat integer arrays that the kernels read.
 
-Each function runs natively (`hace_kernels._layout`, C++) when that module is built, and otherwise
-in its NumPy reference, the `numpy_*` function of the same name, which gives the same bits.
-(`list_ring_words` has none.)
-Everything is linear in its output up to a logarithm, and nothing recurses: trees with millions of
-nodes and chains 100,000 deep are laid out in about a second.
+Each function runs in C++ (`hace_kernels._layout`) if that module is built, and otherwise in its
+NumPy reference, the `numpy_*` function of the same name, which gives the same bits.
+(`list_ring_words` does not have one.) The time of each is proportional to its output, up to a
+logarithm, and nothing recurses: trees with millions of nodes and chains 100,000 deep are laid out
+in about a second.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ try:
 except ModuleNotFoundError:
     _native = None  # type: ignore[assignment]
 
-# A weight this small beside the sum of its path's weights changes neither the loss nor the
-# gradient in float64.
+# A weight smaller than this fraction of the sum of its path's weights changes neither the loss nor
+# the gradient in float64.
 WEIGHT_CUT = 2.0**-60
 
 _NO_LABEL = np.iinfo(np.int32).max
@@ -105,7 +105,7 @@ def lay_out(parents: Int64, classes: Int64) -> Layout:
     is_class = np.zeros(len(parents), np.bool_)
     is_class[classes] = True
     if np.count_nonzero(is_class) < len(classes):
-        raise ValueError("classes holds a node more than once; list every node at most once")
+        raise ValueError("classes contains a node more than once; list every node at most once")
     if _native is not None:
         return Layout(*_native.lay_out(parents, classes))
     return numpy_lay_out(parents, classes)
@@ -114,7 +114,7 @@ def lay_out(parents: Int64, classes: Int64) -> Layout:
 def paths(
     parents: Int64, depth: Int32, nodes: Int64, max_entries: int | None = None
 ) -> tuple[Int64, Int32]:
-    """The path of each node, itself first, its root last, in CSR form.
+    """The path of each node, from the node itself to its root, in CSR form.
 
     Args:
         parents: int64 (N), each node's parent, -1 at a root.
@@ -147,10 +147,11 @@ def compact_paths(
 ) -> CompactPaths:
     """Drop the path entries that cannot change `-Σ_i w_i · log P_i`.
 
-    Within a path, entries with the same interval merge and their weights add. Then entries that
-    hold every class go (log P = 0), entries of weight 0, and entries whose |weight| is below
-    2^-60 of the sum of those left. A path whose first interval is empty belongs to a target without
-    a class below it: one entry (start = stop, weight 1) stays, which the kernels refuse.
+    Within a path, entries with the same interval are merged and their weights added. Then three
+    kinds of entries are dropped: those that hold every class (log P = 0), those of weight 0, and
+    those whose |weight| is below 2^-60 of the sum of those left. A path whose first interval is
+    empty belongs to a target without a class below it: one entry (start = stop, weight 1) stays,
+    which the kernels refuse.
 
     Args:
         ptr: int64 (T+1), bounds of each path.
@@ -170,10 +171,10 @@ def compact_paths(
 def list_ring_words(
     ptr: Int64, start: Int32, stop: Int32, order: Int32 | None, num_classes: int, most_words: int
 ) -> tuple[Int32, Int32, NDArray[np.uint32]] | None:
-    """What `hace_kernels.ring_words.RingWords` holds, each ring once.
+    """The arrays of a `hace_kernels.ring_words.RingWords`, in which each distinct ring occurs once.
 
-    None where there would be more than `most_words` words, and where the native module is not
-    built: only native kernels take them.
+    None if there would be more than `most_words` words, or if the native module is not built: only
+    native kernels take them.
     """
     if _native is None:
         return None
@@ -181,7 +182,7 @@ def list_ring_words(
 
 
 def cpu_capability() -> str | None:
-    """'avx512', 'avx2' or 'generic', or None where the native layout module is not built."""
+    """'avx512', 'avx2' or 'generic', or None if the native layout module is not built."""
     return None if _native is None else _native.cpu_capability()
 
 
@@ -205,7 +206,7 @@ def numpy_lay_out(parents: Int64, classes: Int64) -> Layout:
     num_nodes, num_classes = len(parents), len(classes)
     order, level_ptr = numpy_topological_order(parents)
     if len(order) < num_nodes:
-        raise ValueError("parents holds a cycle; topological_order leaves its nodes out")
+        raise ValueError("parents contains a cycle; topological_order leaves its nodes out")
     depth = np.empty(num_nodes, np.int32)
     depth[order] = np.repeat(np.arange(len(level_ptr) - 1), np.diff(level_ptr))
 
@@ -221,7 +222,7 @@ def numpy_lay_out(parents: Int64, classes: Int64) -> Layout:
         np.add.at(size, parents[node], size[node])
         np.maximum.at(height, parents[node], height[node] + np.int32(1))
 
-    # What lies directly under each node (N: the forest itself): its children and its own class.
+    # What lies directly below each node (N is the forest itself): its children and its own class.
     under = np.concatenate((np.where(parents < 0, num_nodes, parents), classes))
     key = np.concatenate((smallest_label, labels))
     width = np.concatenate((size, np.ones(num_classes, np.int64)))
@@ -303,7 +304,7 @@ def numpy_compact_paths(
 
 
 def _sum_to_root(parents: Int64, value: Int64) -> tuple[Int64, NDArray[np.bool_]]:
-    """`sum_to_root`, and which nodes have a root above them: those on or below a cycle do not."""
+    """`sum_to_root`, and which nodes have a root; those on or below a cycle do not have one."""
     num_nodes = len(parents)
     top = num_nodes  # stands above every root and is its own parent
     above = np.append(np.where(parents < 0, top, parents), top)
@@ -326,7 +327,7 @@ def _sum_before_in_group(value: Int64, group: Int64) -> Int64:
 
 
 def _sum_by_group(group: Int64, value: Float64, num_groups: int) -> Float64:
-    """Sum of `value` in each group, added up one by one in order, as the native code does."""
+    """Sum of `value` in each group, one after the other in the order of the native code."""
     return np.bincount(group, weights=value, minlength=num_groups).astype(np.float64, copy=False)
 
 

@@ -1,4 +1,4 @@
-"""Why the compiled library is not there, which depends on where this package was imported from."""
+"""Why the compiled library is missing; it depends on where this package was imported from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["why_missing"]
 
 
 def why_missing(library: Path, path: Iterable[str] | None = None) -> str:
-    """What happened to the library, and the way out.
+    """Why the library is missing, and what to do about it.
 
     Args:
-        library: where it was looked for, beside this package's files.
+        library: the file that was not found, beside this package's files.
         path: the folders that Python imports from, `sys.path` by default.
     """
     package = library.parent
@@ -40,7 +40,7 @@ def why_missing(library: Path, path: Iterable[str] | None = None) -> str:
 
 
 def _other_copy(library: Path, path: Iterable[str]) -> Path | None:
-    """The first such library in another folder that Python imports from."""
+    """The first library of this name in another folder that Python imports from."""
     for entry in path:
         other = Path(entry).resolve() / library.parent.name / library.name
         if other != library.resolve() and other.exists():

@@ -1,13 +1,12 @@
-"""Loads the compiled torch ops, where they were built.
+"""Loads the compiled torch ops, if they were built.
 
-The library holds plain C++ and, where nvcc was there, CUDA behind torch's stable ABI: it is no
-Python module, so `torch.ops.load_library` brings it in and its ops appear under
-`torch.ops.hace_kernels`, for CPU tensors and for CUDA's.
+The library contains plain C++ and, if nvcc was found, CUDA, behind torch's stable ABI. It is not a
+Python module: `torch.ops.load_library` loads it, and its ops appear under
+`torch.ops.hace_kernels`, for CPU and for CUDA tensors.
 
-`HACE_NATIVE_LIBRARY=/path/library.so` brings in another build of it, as one with sanitizers, and
-`HACE_CUDA_EMULATION=/path/library.so` brings in another library instead, in which the CUDA kernels
-are compiled for the CPU and take CPU tensors. That is slow and meant for tests
-(tests/cuda_kernels/emulation/).
+`HACE_NATIVE_LIBRARY=/path/library.so` loads another build of it, such as one with sanitizers.
+`HACE_CUDA_EMULATION=/path/library.so` loads a library in which the CUDA kernels are compiled for
+the CPU and take CPU tensors. That is slow and meant for tests (tests/cuda_kernels/emulation/).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def _load() -> str | None:
     """Loads the library; returns why it could not, or None."""
     if not LIBRARY.exists():
         if emulated:
-            return f"HACE_CUDA_EMULATION names {LIBRARY}, and there is no such file"
+            return f"HACE_CUDA_EMULATION names {LIBRARY}, which does not exist"
         return why_missing(LIBRARY)
     try:
         torch.ops.load_library(str(LIBRARY))  # type: ignore[no-untyped-call]

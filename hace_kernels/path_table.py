@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", np.int32, np.int64, np.float64)
 
-# Paths are weighed in chunks of about this many entries, so that temporaries stay small.
+# The weights are computed in chunks of about this many entries, so that temporaries stay small.
 _CHUNK_ENTRIES = 1 << 18
 
-# start, stop (int32) and weight (float64); the weights are held twice while chunks are joined.
+# start, stop (int32) and weight (float64); there are two copies of it while chunks are joined.
 _BYTES_PER_ENTRY = 16
 _PEAK_BYTES_PER_ENTRY = 24
 
@@ -43,8 +43,9 @@ class PathTable(NamedTuple):
         order: int32 (C), position → column of the logits, or None where it is the identity.
         position: int32 (C), column → position, the inverse of `order`; None with it.
         num_classes: C.
-        max_entries: entries of the longest path, known without asking the device.
-        rings: the columns of every ring, on the CPU; None where that would not pay, and elsewhere.
+        max_entries: entries of the longest path, known without a copy from the device.
+        rings: the columns of every ring, for the CPU's kernels; None if they do not make these
+            faster, and on other devices.
     """
 
     ptr: Tensor
@@ -59,7 +60,7 @@ class PathTable(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Those that there are, as the native ops take them."""
+        """The tensors that are not None, in the order in which the native ops take them."""
         tensors = [self.ptr, self.start, self.stop, self.weight]
         if self.order is not None:
             assert self.position is not None, "a path table with an order has its inverse, position"
@@ -85,7 +86,7 @@ class PathTable(NamedTuple):
         return self.ptr.shape[0] - 1
 
     def innermost(self) -> tuple[Tensor, Tensor]:
-        """Bounds of each path's first interval, int32 (T); of every class where it has none."""
+        """Bounds of each path's first interval, int32 (T); a path without one gets all classes."""
         at, is_empty = self.ptr[:-1], self.ptr[:-1] == self.ptr[1:]
         if not len(self.start):
             start = torch.zeros(self.num_targets, dtype=torch.int32, device=self.device)
@@ -103,13 +104,13 @@ class PathTable(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PathEntries:
-    """What a weight may depend on, for a run of path entries; int64 arrays (E).
+    """What the weights of path entries may depend on; int64 arrays (E).
 
     Attributes:
         target: the target, as an index into the table's T targets.
         node: the node id.
-        index: place on the path, 0 at the target itself.
-        length: edges from the target to its root (D; the root's index).
+        index: how far the node is from the target: 0 at the target itself.
+        length: edges from the target to its root (D, which is the root's `index`).
         depth: edges from the node to its root.
         height: edges from the node to the deepest leaf below it.
     """
@@ -123,11 +124,11 @@ class PathEntries:
 
 
 class PathWeights(Protocol):
-    """The weights that define a loss, one per path entry. Hashable, for tables are cached."""
+    """The weights that define a loss, one per path entry. Hashable, since tables are cached."""
 
     @property
     def max_entries(self) -> int | None:
-        """Every later entry of a path may be dropped unseen; None: look at whole paths."""
+        """How many entries of a path are looked at: later ones are dropped. None: all of them."""
 
     def __call__(self, entries: PathEntries, /) -> NDArray[np.float64]:
         """Weights, float64 (E)."""
@@ -144,7 +145,7 @@ def build_path_table(
     """Build the table of a loss over `targets`, on the CPU.
 
     Args:
-        layout: of the hierarchy, with the classes that the logits have as columns.
+        layout: the layout of the hierarchy, with the classes that are columns of the logits.
         parents: int64 (N), each node's parent, -1 at a root.
         targets: int64 (T), the node of each target.
         num_classes: C, the columns of the logits.
@@ -193,7 +194,7 @@ def build_path_table(
         num_classes=num_classes,
         max_entries=max_entries,
     )
-    if keep_full:  # for eps, of which the kernels that take rings know nothing
+    if keep_full:  # needed for eps, which the kernels that take lists of rings do not support
         return table
     rings = list_rings_that_pay(
         table.ptr.numpy(), table.start.numpy(), table.stop.numpy(), layout.column, num_classes
@@ -238,7 +239,7 @@ def _weigh(
 
 
 def _chunks(count: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Runs of paths with about `_CHUNK_ENTRIES` entries each (a longer path is a run by itself)."""
+    """Bounds of chunks of paths with about `_CHUNK_ENTRIES` entries; a longer path is one chunk."""
     entries_up_to = np.cumsum(count)
     first = 0
     while first < len(count):
@@ -261,7 +262,7 @@ def _refuse_beyond_memory(
     memory = memory_bytes()
     if int(count.sum()) * _PEAK_BYTES_PER_ENTRY <= memory:
         return
-    # Single-child chains and entries that hold every class will go: count without them.
+    # Chains of single children, and entries that hold every class, will be dropped: not counted.
     is_own = parents < 0
     above = np.where(is_own, 0, parents)
     is_own |= (layout.start != layout.start[above]) | (layout.stop != layout.stop[above])
@@ -273,7 +274,7 @@ def _refuse_beyond_memory(
         raise MemoryError(
             f"the path table of {weights} would take up to "
             f"{num_entries * _BYTES_PER_ENTRY / 1e9:,.1f} GB ({num_entries:,} entries for "
-            f"{len(targets):,} targets), and this machine has {memory / 1e9:,.1f} GB; the tree is "
+            f"{len(targets):,} targets), but this machine has {memory / 1e9:,.1f} GB; the tree is "
             f"too deep for weights that fall so slowly: use a larger dilution, or weights with a "
             f"smaller max_entries (now {weights.max_entries})"
         )
@@ -287,7 +288,7 @@ def _inverse(order: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def _join(parts: list[NDArray[Number]], dtype: type[Number]) -> Tensor:
-    """One tensor of all parts, which are let go."""
+    """All parts as one tensor; the list is emptied, which frees them."""
     joined = np.concatenate([np.empty(0, dtype), *parts])
     parts.clear()
     return torch.from_numpy(joined)

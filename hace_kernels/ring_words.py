@@ -1,8 +1,8 @@
 """The columns of every ring of a path table, as words, for the kernels of the CPU.
 
-A *ring* is what an interval of a path adds to the one inside it. Wherever its columns lie in a row,
-they are some *words*: 16 neighbouring columns each, of which a mask tells those in the ring. With
-the words listed, a kernel sums a ring up, and writes its gradient, by a few masked vectors.
+A *ring* is what an interval of a path adds to the one inside it. Its columns may lie anywhere in a
+row. A *word* is 16 neighbouring columns, with a mask of those in the ring. Given the list of a
+ring's words, a kernel adds the ring up, and writes its gradient, with a few masked vectors.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ if TYPE_CHECKING:
 
 _WORD_COLUMNS = 16
 
-# A longer row's exponentials do not stay in the caches from one look to the next.
+# The exponentials of longer rows do not stay in the caches between the passes over a row.
 _MOST_CLASSES = 1 << 16
 
 # 256 bytes per class. A node with thousands of children would need more.
 _MOST_WORDS_PER_CLASS = 64
 
-# Measured against what csrc/cpu/path_plan.cpp does without words, on an Intel Xeon with AVX-512 and
-# held to AVX2: as much time as a ring takes there is that of so many words, and as much as a word
-# of the row takes is that of so many listed words, where columns are in order and where not.
+# The costs of the kernels without lists (csrc/cpu/path_plan.cpp), in units of what one listed word
+# costs: that of a ring, and that of 16 columns of a row whose columns are in depth-first order or
+# not. Measured on an Intel Xeon with AVX-512, and with HACE_CPU_CAPABILITY=avx2.
 _WORDS_PER_RING = 12
 _WORDS_PER_WORD, _WORDS_PER_SHUFFLED_WORD = 0.5, 1.5
 
 
 class RingWords(NamedTuple):
-    """Words of columns for the R distinct rings that the paths of T targets have; on one device.
+    """The words of the R distinct rings that the paths of T targets have; on one device.
 
     Attributes:
-        ring: int32 (E+T), the rings of each target, innermost first, from `ptr[t] + t` of the
-            path table to `ptr[t + 1] + t` inclusive: the last is what is outside of all intervals.
+        ring: int32 (E+T), the rings of each target, innermost first. With the path table's `ptr`,
+            those of target t are `ptr[t] + t` to `ptr[t + 1] + t`, both included; the last is what
+            lies outside of all intervals.
         ptr: int32 (R+1), bounds of each ring's words, multiples of 4.
         words: int32 (W), number of the word · 2¹⁶ + mask, whose lowest bit is the word's first
-            column; ascending in a ring, and then filled up with words of mask 0.
+            column; ascending in each ring, which is filled up with words of mask 0.
     """
 
     ring: Tensor
@@ -55,7 +56,7 @@ class RingWords(NamedTuple):
 def list_rings(
     ptr: Int64, start: Int32, stop: Int32, order: Int32 | None, num_classes: int
 ) -> RingWords | None:
-    """The words of a path table's rings; None where there would be too many.
+    """The words of a path table's rings, or None if there would be too many.
 
     Args:
         ptr: int64 (T+1), bounds of each target's entries.
@@ -80,12 +81,12 @@ def list_rings(
 def list_rings_that_pay(
     ptr: Int64, start: Int32, stop: Int32, order: Int32 | None, num_classes: int
 ) -> RingWords | None:
-    """`list_rings`, or None where the kernels are quicker without."""
+    """`list_rings`, or None if the kernels are faster without it."""
     num_targets = len(ptr) - 1
     row_words = num_targets * num_classes / _WORD_COLUMNS
     per_word = _WORDS_PER_WORD if order is None else _WORDS_PER_SHUFFLED_WORD
     most_words = _WORDS_PER_RING * (len(start) + num_targets) + per_word * row_words
-    if row_words > most_words:  # and no row has fewer
+    if row_words > most_words:  # no list has fewer: the rings of a target cover the whole row
         return None
     rings = list_rings(ptr, start, stop, order, num_classes)
     if rings is None:

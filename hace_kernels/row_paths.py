@@ -1,6 +1,6 @@
-"""The paths of a batch's rows, taken out of a path table: what the stages on tiles of columns read.
+"""The paths of a batch's rows, taken from a path table, for the stages on tiles of columns.
 
-A table over millions of targets is gigabytes; the paths of B rows are a few kilobytes.
+A table over millions of targets takes gigabytes; the paths of B rows take a few kilobytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class RowPaths(NamedTuple):
     weight: Tensor
 
     def with_own(self, start: Tensor, stop: Tensor) -> RowPaths:
-        """The same paths with an innermost entry of weight 0, (B) bounds of class positions."""
+        """The same paths with one more entry innermost, of weight 0; its bounds are (B)."""
         nothing = self.weight.new_zeros(len(self.weight), 1)
         return RowPaths(
             torch.cat([start[:, None].to(self.start), self.start], 1),
@@ -39,7 +39,7 @@ class RowPaths(NamedTuple):
         )
 
     def without_entries(self) -> RowPaths:
-        """As many paths, which are empty."""
+        """The same number of paths, without any entries."""
         return RowPaths(*(x[:, :0].contiguous() for x in self))
 
     def part(self, rows: slice) -> RowPaths:
@@ -50,12 +50,12 @@ class RowPaths(NamedTuple):
 class Rings(NamedTuple):
     """Sums of exponentials in the rings of B rows' paths, `exp(max) * sum`; updated in place.
 
-    Ring r < K holds what interval r adds to the one inside it, and ring K the columns outside all.
+    Ring r < K is what interval r adds to the one inside it; ring K is the columns outside of all.
 
     Attributes:
-        max: (B, K+1), float64 for float64 logits and float32 otherwise; -inf where nothing is.
-        sum: float64 (B, K+1), of exp(z - max).
-        moment: float64 (B, K+1), of (z - max) exp(z - max), which an entropy needs; or None.
+        max: (B, K+1), float64 for float64 logits and float32 otherwise; -inf for an empty ring.
+        sum: float64 (B, K+1), the sum of exp(z - max).
+        moment: float64 (B, K+1), the sum of (z - max) exp(z - max), for an entropy term; or None.
     """
 
     max: Tensor

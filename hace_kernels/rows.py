@@ -15,7 +15,7 @@ __all__ = [
     "row_weights",
 ]
 
-#: The reductions, at the numbers that the native ops have for them.
+#: The reductions; the index of each is its number in the native ops.
 REDUCTIONS = ("none", "mean", "sum")
 
 
@@ -25,17 +25,17 @@ def loss_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def num_rows(x: Tensor) -> int:
-    """B of rows (B, C); N·S of pixels (N, C, S), whose rows are the S of x[0], those of x[1], …"""
+    """B of rows (B, C), or N·S of pixels (N, C, S), whose rows are the pixels of x[0], x[1], …"""
     return x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[2]
 
 
 def as_rows(x: Tensor) -> Tensor:
-    """Pixels (N, C, S) as rows (N·S, C), a view where the memory allows it; rows as they are."""
+    """Pixels (N, C, S) as rows (N·S, C), as a view where possible; rows as they are."""
     return x if x.dim() == 2 else x.movedim(1, 2).reshape(num_rows(x), x.shape[1])
 
 
 def laid_out_like(rows: Tensor, x: Tensor) -> Tensor:
-    """Rows (…, B, C) in the place of x: as pixels (…, N, C, S) where that is what x is."""
+    """Rows (…, B, C) in the layout of x: as pixels (…, N, C, S) if x is pixels."""
     if x.dim() == 2:
         return rows
     shape = (*rows.shape[:-2], x.shape[0], x.shape[2], x.shape[1])
@@ -45,14 +45,14 @@ def laid_out_like(rows: Tensor, x: Tensor) -> Tensor:
 def row_weights(
     counts: Tensor, row: Tensor, target_weight: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """What each row counts for: its target's weight, or 0 where it does not count."""
+    """The weight of each row: its target's weight, or 0 where it does not count."""
     if target_weight is None:
         return counts.to(dtype)
     return torch.where(counts, target_weight.to(dtype)[row], 0.0)
 
 
 def reduce(loss: Tensor, total_weight: Tensor | int, reduction: str) -> Tensor:
-    """Weighted rows to what the caller asked for; `mean` divides by the sum of the weights."""
+    """The weighted losses of rows, reduced as asked; `mean` divides by the sum of the weights."""
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / total_weight

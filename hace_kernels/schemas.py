@@ -1,7 +1,8 @@
-"""The ops' schemas, each once: for the compiled library and for the Triton kernels.
+"""The ops' schemas, each defined once, for the compiled library and for the Triton kernels.
 
 An op's arguments are a named tuple, from which its schema is made. The compiled library
-(csrc/arguments.h) takes them in this order; Triton's twin of an op is `triton_` and its name.
+(csrc/arguments.h) takes them in this order. The Triton version of an op is called `triton_` and the
+op's name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ class PathLogLossArguments(NamedTuple):
         logits: (B, C), unit stride along a row.
         target: int64 (B), contiguous.
         table: the tensors of a `PathTable`.
-        max_entries: of the longest path in the table; a GPU's kernels cannot wait for ptr to tell.
+        max_entries: the entries of the longest path in the table. It follows from `ptr`, but on a
+            GPU that would need a copy to the host.
         target_weight: float64 (T), contiguous, or None.
         entropy: weight of `sum_j p_j log p_j`.
         ignore_index: rows with this target count for nothing.
@@ -43,17 +45,19 @@ class PathLogLossArguments(NamedTuple):
 class TreeLogLossArguments(NamedTuple):
     """The arguments of `tree_log_loss`; targets are mass, or indices with or without weights.
 
-    `dag_log_loss` has the same; its tree and levels are the tensors and sizes of a `ClosureTable`.
+    `dag_log_loss` has the same, but its `tree` and `level_ptr` are the tensors and sizes of a
+    `ClosureTable`.
 
     Attributes:
         logits: (B, C), unit stride along a row.
         mass: (B, T) in the loss's dtype, unit stride along a row.
         indices: int64 (B, K), contiguous.
-        index_weight: float64 (B, K), contiguous; None: K is 1, and rows count as targets say.
+        index_weight: float64 (B, K), contiguous. If None, K is 1, and a row counts the weight of
+            its target.
         tree: the tensors of a `TreeTable`.
         level_ptr: its levels.
-        table: the tensors of a `TargetTable`, None where it has none.
-        row_spread: of the target table.
+        table: the tensors of a `TargetTable`, and None for each that it does not have.
+        row_spread: that of the target table.
         ignore_index: an index that counts for nothing.
         reduction: 0 none, 1 mean, 2 sum.
         eps: inside the logarithm.
@@ -73,7 +77,7 @@ class TreeLogLossArguments(NamedTuple):
 
 
 class TreeArguments(NamedTuple):
-    """The arguments of the ops over rows and a tree alone.
+    """The arguments of the ops that take rows and a tree only.
 
     Attributes:
         rows: (B, C) or (B, N), unit stride along a row.
@@ -86,8 +90,8 @@ class TreeArguments(NamedTuple):
     level_ptr: list[int]
 
 
-#: The ops that give a loss and, for an incoming gradient of 1, that of the logits: (0) unless
-#: `with_grad`. The op `<name>_backward` makes the gradient for any incoming one, anew.
+#: The ops that give a loss and the gradient of the logits for an incoming one of 1, which is empty
+#: (0) unless `with_grad`. The op `<name>_backward` computes the gradient for any incoming one.
 LOSSES: dict[str, type[PathLogLossArguments] | type[TreeLogLossArguments]] = {
     "path_log_loss": PathLogLossArguments,
     "tree_log_loss": TreeLogLossArguments,
@@ -124,7 +128,7 @@ def _schemas() -> dict[str, str]:
     return schemas
 
 
-#: The ops that write into tensors of the caller's.
+#: The ops that write into tensors of the caller.
 _IN_PLACE = {
     # The stages of path_log_loss on a tile of columns (rows, T), whose first is class position
     # `first`. start, stop: (rows, K), the rows' nested intervals, innermost first; rings:
@@ -134,11 +138,11 @@ _IN_PLACE = {
     # grad may be logits itself.
     "path_write": "(Tensor logits, Tensor start, Tensor stop, int first, Tensor shift, "
     "Tensor factor, Tensor offset, Tensor? slope, Tensor? middle, Tensor(a!) grad) -> ()",
-    # grad *= factor, one number on grad's device; costs little where it is 1. CUDA only.
+    # grad *= factor, one number on grad's device; this costs little where it is 1. CUDA only.
     "scale_in_place": "(Tensor(a!) grad, Tensor factor) -> ()",
 }
 
-# A library takes its ops with it.
+# The ops are unregistered when their library is freed.
 _LIBRARY = torch.library.Library("hace_kernels", "DEF")  # type: ignore[no-untyped-call]
 
 for _name, _schema in _schemas().items():

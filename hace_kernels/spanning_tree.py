@@ -1,10 +1,10 @@
-"""A tree inside a DAG: what the kernels of `dag_log_loss` sweep over.
+"""A tree inside a DAG, over which the kernels of the DAG ops sweep.
 
-Each node hangs below its first parent alone, which makes a tree. A node with only these children
-below it has in the DAG what it has in the tree. The columns below any other are those of several
-subtrees of this tree that have no column in common: its *parts*. So the sums of exponentials below
-all nodes of the DAG are one sweep over the tree and, for some nodes, a few additions, none of which
-loses digits; and the gradient is that of the tree where such a node hands its mass to its parts.
+The links from every node to its first parent form a tree. Many nodes have the same columns below
+them in the DAG as in this tree. The columns below any other node are those of several subtrees of
+the tree that have no column in common: its *parts*. So the sums of exponentials below all nodes of
+the DAG take one sweep over the tree and, for some nodes, a few additions, none of which loses
+digits. The gradient is that of the tree, if each such node hands its mass to its parts.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ __all__ = ["SpanningTree", "build_spanning_tree"]
 class SpanningTree(NamedTuple):
     """A tree of a DAG's N nodes over the columns, and what the DAG has beyond it.
 
-    A node that has the columns of one place of the tree, and is the first to have them, keeps its
-    values at that place. All other nodes with a column are *mixed*, and have places of their own
-    after the P of the tree: P, P + 1, …, P + X − 1.
+    The first node that has exactly the columns of a place of the tree keeps its values at that
+    place. All other nodes with a column are *mixed*: they have places of their own after the P
+    places of the tree, P, P + 1, …, P + X − 1.
 
     Attributes:
         tree: the tree.
-        height_ptr: by_height[height_ptr[h]] … by_height[height_ptr[h + 1]] are of height h.
-        place: int32 (N), each node's place, below P + X, or −1 where it has no column.
+        height_ptr: the nodes of height h are by_height[height_ptr[h]] … by_height[height_ptr[h + 1]
+            − 1].
+        place: int32 (N), each node's place, below P + X, or −1 if it has no column.
         part_ptr: int32 (X + 1), bounds in `part` of the parts of each mixed node.
-        part: int32, places of the tree, apart and in ascending order of position.
+        part: int32, places of the tree without a common column, in ascending order of position.
         holder_ptr: int32 (P + 1), bounds in `holder` of the mixed nodes that each place is part of.
         holder: int32, 0 … X − 1.
-        by_height: int32 (N), the nodes with children before their parents.
+        by_height: int32 (N), the nodes, with children before their parents.
         child_ptr: int32 (N + 1), bounds in `child` of each node's children in the DAG.
         child: int32 (E), nodes.
     """
@@ -61,14 +62,14 @@ class SpanningTree(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that is a tensor, as the native ops take them."""
+        """All tensors of the tree, in the order in which the native ops take them."""
         return [*self.tree.tensors, *self[2:]]
 
     @classmethod
     def of_tensors(
         cls, tensors: Sequence[Tensor], level_ptr: Sequence[int], height_ptr: Sequence[int]
     ) -> SpanningTree:
-        """The tree from its `tensors`, its levels and those of the DAG."""
+        """The tree, from its `tensors`, its levels and those of the DAG."""
         tree = TreeTable.of_tensors(tensors[:5], level_ptr)
         return cls(tree, tuple(height_ptr), *tensors[5:])
 
@@ -85,7 +86,7 @@ def build_spanning_tree(
     layout: Layout,
     intervals: tuple[Int64, Int32, Int32],
 ) -> SpanningTree:
-    """From a DAG and the tree of its nodes' first parents, on the CPU.
+    """Builds it from a DAG and the tree of its nodes' first parents, on the CPU.
 
     Args:
         edges: int64 (E) parents and int64 (E) children.
@@ -94,7 +95,7 @@ def build_spanning_tree(
         classes: int64 (C), the nodes that the logits have as columns.
         layout: the layout of `first_parent` and `classes`.
         intervals: the positions of the columns below each node, as int64 (N + 1) bounds and the
-            int32 starts and stops of intervals, ascending and apart.
+            int32 starts and stops of intervals, ascending, with gaps between them.
     """
     tree = build_tree_table(layout, first_parent, classes)
     num_nodes, num_places = len(height), tree.num_places
@@ -131,8 +132,8 @@ def build_spanning_tree(
 def _parts(
     tree: TreeTable, layout: Layout, num_classes: int, ptr: Int64, start: Int32, stop: Int32
 ) -> tuple[Int64, Int64]:
-    """The parts of all nodes, as int64 nodes, ascending, and int64 places."""
-    # An interval as one number, and the lowest place that has it.
+    """The parts of all nodes: int64 nodes, ascending, and the int64 places of their parts."""
+    # Each interval as one number, with the lowest place that has it.
     column = np.arange(num_classes) if layout.column is None else layout.column
     has_inner = np.flatnonzero(tree.place.numpy() >= num_classes)
     of_column = np.arange(num_classes) * (num_classes + 2) + 1
@@ -141,7 +142,7 @@ def _parts(
     place = np.concatenate([column, tree.place.numpy()[has_inner]]).astype(np.int64)[first]
     end = keys % (num_classes + 1)
 
-    # From the left, always the largest subtree that begins there and goes no further.
+    # From the left on, always take the largest subtree that begins there and is inside.
     interval = np.arange(len(start))
     at, last = start.astype(np.int64), stop.astype(np.int64)
     intervals, parts = [interval[:0]], [place[:0]]

@@ -1,4 +1,4 @@
-"""Invalid targets: what is said of them, and how errors come out of the compiled library."""
+"""The errors for targets that are not valid, and those that the compiled library raises."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ __all__ = [
 ]
 
 _KINDS = {"IndexError": IndexError, "TypeError": TypeError, "ValueError": ValueError}
-# csrc/errors.h puts it before a message; what C++ adds (the place, a backtrace) is on other lines.
+# csrc/errors.h puts this tag before a message. C++ adds a place and a backtrace on other lines.
 _TAG = re.compile(r"\[(IndexError|TypeError|ValueError)\] (.*)")
 
 
 def translated(error: RuntimeError) -> Exception:
-    """An error of the compiled library as the one that its tag names, or as it is without a tag."""
+    """An error of the compiled library as the type that its tag names; unchanged without a tag."""
     found = _TAG.search(str(error))
     return error if found is None else _KINDS[found[1]](found[2])
 
 
 def check_targets(target: Tensor, bad: Tensor, num_targets: int) -> None:
-    """Raises IndexError for the first bad target on a CPU.
+    """Raises IndexError for the first bad target, on the CPU.
 
-    An accelerator, a compiled graph and torch.func's transforms give NaN, unasked. Targets are
-    (B,), or (B, K) with several in a row.
+    On an accelerator, in a compiled graph and under torch.func's transforms nothing is raised: the
+    loss is NaN there. Targets are (B,), or (B, K) with several per row.
     """
     if (found := _first(target, bad)) is not None:
         raise IndexError(out_of_range(*found, num_targets))
@@ -46,13 +46,13 @@ def out_of_range(value: int, row: int, num_targets: int) -> str:
 
 
 def check_targets_have_classes(target: Tensor, bad: Tensor) -> None:
-    """The same for targets that no class is at or below."""
+    """Like `check_targets`, for targets without a class at or below them."""
     if (found := _first(target, bad)) is not None:
         raise IndexError(no_class(*found))
 
 
 def check_mass_has_classes(mass: Tensor, empty: Tensor) -> None:
-    """The same for mass (B, T) on targets, of which `empty` (T) have no class."""
+    """Like `check_targets`, for mass (B, T) on targets; those in `empty` (T) have no class."""
     if _is_in_a_graph(mass) or _is_transformed(mass):
         return
     index = torch.arange(mass.shape[1], device=mass.device).expand_as(mass)
@@ -67,7 +67,7 @@ def no_class(value: int, row: int) -> str:
 
 
 def _is_in_a_graph(x: Tensor) -> bool:
-    """Whether there are no numbers to look at, or looking would wait for an accelerator."""
+    """Whether there are no values to read, or reading them would wait for an accelerator."""
     return (
         torch.compiler.is_compiling()
         or x.device.type != "cpu"
@@ -81,7 +81,7 @@ def _is_transformed(x: Tensor) -> bool:
 
 
 def _first(target: Tensor, bad: Tensor) -> tuple[int, int] | None:
-    """The first bad target and its row, where looking does not wait for an accelerator."""
+    """The first bad target and its row, or None; also None where values cannot be read."""
     if _is_in_a_graph(target):
         return None
     if _is_transformed(bad) or _is_transformed(target) or not bad.any():

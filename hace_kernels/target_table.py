@@ -29,16 +29,16 @@ class SoftLabels(NamedTuple):
 
 
 class Risen(NamedTuple):
-    """What 1 on every class comes to on a tree, once it has risen.
+    """The mass at each place once a mass of 1 on every class has risen.
 
-    It follows from a table's `keep` and `unit` (and `is_class`) and the tree, and whoever replaces
-    these leaves it out: the kernels find it at each call then, which for a few rows takes as long
-    as the rows.
+    It follows from the tree and a table's `keep` and `unit` (and `is_class`). Whoever replaces one
+    of these leaves it out; the kernels then compute it at each call, which takes as long as a few
+    rows.
 
     Attributes:
         kept_unit: float32 (P), the mass that each place keeps.
-        reaching: float64 (P), the mass that reaches it.
-        classes_below: int32 (P), the classes at or below it; for soft labels.
+        reaching: float64 (P), the mass that reaches each place.
+        classes_below: int32 (P), the classes at or below each place; for soft labels.
     """
 
     kept_unit: Tensor
@@ -50,23 +50,24 @@ class TargetTable(NamedTuple):
     """T targets, what each puts where, and what every node keeps of it; tensors on one device.
 
     A row's target t of weight ω puts the mass `ω share_t` on its own place, or, with soft labels,
-    spreads it over the classes by their distribution; `ω spread_t` goes to every class, and
-    `row_spread` too, whatever the row's targets. What goes to a class counts `unit` times. Then the
-    mass rises: every place keeps its share of what reaches it and hands the rest to its parent.
+    spreads it over the classes by their distribution. It also puts `ω spread_t` on every class,
+    and every row puts `row_spread` there, whatever its targets. Mass on a class counts `unit`
+    times. Then the mass rises: every place keeps its share of what reaches it and hands the rest
+    to its parent.
 
-    Label smoothing by ε is `share = 1 − ε` and `row_spread = ε / C`. Class weights are in `share`
-    (without soft labels) and in `unit`.
+    Label smoothing by ε is `share = 1 − ε` and `row_spread = ε / C`. Class weights are factors of
+    `share` (without soft labels) and of `unit`.
 
     Attributes:
         place: int32 (T), each target's place in the `TreeTable`, or −1: not a valid target.
         keep: float64 (P), the share of the mass reaching a place that stays there.
         unit: float64 (P), the mass that 1 on every class puts on each place.
-        share: float64 (T).
-        weight: float64 (T), what an index target counts for where `mean` divides; None: 1.
-        spread: float64 (T), or None for none.
-        row_spread: a number.
-        soft_labels: for index targets, or None.
-        risen: of `keep` and `unit`, or None.
+        share: float64 (T), see above.
+        weight: float64 (T), what an index target counts in the divisor of `mean`; None: 1.
+        spread: float64 (T), see above; None: 0.
+        row_spread: a number, see above.
+        soft_labels: the distributions of index targets, or None.
+        risen: what follows from `keep` and `unit`, or None.
     """
 
     place: Tensor
@@ -91,7 +92,7 @@ class TargetTable(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor | None]:
-        """The tensors as the native ops take them; None for each that the table does not have."""
+        """The tensors in the order of the native ops, or None for those that the table lacks."""
         soft_labels = (None, None) if self.soft_labels is None else self.soft_labels
         risen = (None, None, None) if self.risen is None else self.risen
         return [

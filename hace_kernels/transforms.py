@@ -8,22 +8,22 @@ from torch.autograd import forward_ad
 
 __all__ = ["in_forward_mode", "in_func_transform", "in_transform", "is_differentiated"]
 
-#: Whether one of torch.func's transforms is at work.
+#: Whether one of torch.func's transforms is active.
 in_func_transform = torch._C._are_functorch_transforms_active
 
 
 def in_forward_mode() -> bool:
-    """Whether there are dual tensors about."""
+    """Whether forward mode is active, so that tensors may be dual."""
     return forward_ad._current_level >= 0
 
 
 def in_transform() -> bool:
-    """Whether an autograd.Function must know of forward mode or of torch.func's transforms."""
+    """Whether forward mode or one of torch.func's transforms is active."""
     return in_func_transform() or in_forward_mode()
 
 
 def is_differentiated(*tensors: Tensor | None) -> bool:
-    """Whether somebody may want a derivative in any of them, at any level of transforms."""
+    """Whether a derivative may be taken in any of the tensors, at any level of transforms."""
     for tensor in tensors:
         if tensor is not None and tensor.requires_grad:
             return torch.is_grad_enabled() or in_forward_mode()

@@ -22,11 +22,11 @@ class TreeTable(NamedTuple):
 
     Values are kept at P = C + I *places*. Place j < C is column j of the logits. The I others are
     inner places, deepest level first, so that children come before their parents; the last one is a
-    virtual root above all roots, which makes one tree of any forest.
+    virtual root above all roots, which makes any forest one tree.
 
-    A leaf with a class is its column's place. Every other node with a class below has an inner
-    place, and where it is a class too, its own column is one more child of it. Nodes without a
-    class at or below them have no place.
+    The place of a leaf that is a class is its column. Every other node with a class below it has an
+    inner place; if it is a class too, its own column is one more child of this place. Nodes without
+    a class at or below them have no place.
 
     Attributes:
         place: int32 (N), node id → place, or −1.
@@ -34,8 +34,8 @@ class TreeTable(NamedTuple):
         child_ptr: int32 (I + 1), bounds in `child` of the children of each inner place.
         child: int32 (P − 1), places.
         num_columns: int32 (P), columns at or below each place.
-        level_ptr: inner places C + level_ptr[l] … C + level_ptr[l + 1] are level l; those among
-            their children that are inner places are level l − 1.
+        level_ptr: level l is the inner places C + level_ptr[l] … C + level_ptr[l + 1] − 1; their
+            children are columns or inner places of level l − 1.
     """
 
     place: Tensor
@@ -76,7 +76,7 @@ class TreeTable(NamedTuple):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All but `level_ptr`, as the native ops take them."""
+        """All tensors, in the order in which the native ops take them."""
         return [self.place, self.parent, self.child_ptr, self.child, self.num_columns]
 
     @classmethod
@@ -99,7 +99,7 @@ def build_tree_table(
     num_nodes, num_classes = len(parents), len(classes)
     has_children = np.diff(layout.child_ptr) > 0
     has_place = layout.start < layout.stop
-    # A node whose children all lost their places for want of classes stays an inner place.
+    # A node stays an inner place even if none of its children has a class, and so a place.
     inner = np.flatnonzero(has_place & has_children)
     inner = inner[np.lexsort((layout.start[inner], -layout.depth[inner]))]
     num_inner = len(inner) + 1
@@ -110,7 +110,7 @@ def build_tree_table(
     is_leaf = ~has_children[classes]
     place[classes[is_leaf]] = np.flatnonzero(is_leaf)
 
-    # The node that each place hangs below; the columns of inner nodes hang below these themselves.
+    # The node right above each place. The column of an inner node has this node itself above it.
     above = np.concatenate([np.where(is_leaf, parents[classes], classes), parents[inner]])
     parent = np.append(np.where(above < 0, root, place[above]), -1).astype(np.int32)
     child = np.argsort(parent[:-1], kind="stable").astype(np.int32)

@@ -1,7 +1,7 @@
 """The widest floating dtype of a device, in which weights are kept and sums are added up.
 
-It is float64 wherever there is one. Some devices have none (Apple's MPS), and making such a tensor
-there is an error, so that nothing may ask for it by name.
+It is float64 on most devices. Some do not have it (Apple's MPS), and creating a float64 tensor
+there is an error, so no code may name that dtype itself.
 """
 
 from __future__ import annotations
@@ -26,6 +26,6 @@ def widened(x: Tensor) -> Tensor:
 
 
 def moved(x: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on `device`, float64 in the widest dtype that it has."""
+    """The tensor on `device`; float64 becomes the widest dtype that the device has."""
     dtype = widest_dtype(torch.device(device)) if x.dtype == torch.float64 else x.dtype
     return x.to(device=device, dtype=dtype)

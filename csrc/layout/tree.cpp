@@ -105,7 +105,7 @@ Layout lay_out(const int64_t* parents, int64_t num_nodes, const int64_t* classes
   layout.levels = find_levels(parents, num_nodes);
   const std::vector<int64_t>& order = layout.levels.order;
   if (static_cast<int64_t>(order.size()) < num_nodes) {
-    throw std::invalid_argument("parents holds a cycle; topological_order leaves its nodes out");
+    throw std::invalid_argument("parents contains a cycle; topological_order leaves its nodes out");
   }
 
   // Upwards: heights, sizes (in classes) and smallest labels of the subtrees.

@@ -1,4 +1,4 @@
-"""The ops that users of plain tensors call: checks, choice of backend, autograd, fake kernels."""
+"""The ops on plain tensors: their checks, choice of backend, autograd and fake kernels."""
 
 from .bound import BoundPathLogLoss, BoundTreeLogLoss
 from .path_log_loss import path_log_loss

@@ -1,8 +1,8 @@
-"""Losses whose arguments are settled, but for the logits and the targets.
+"""Losses all of whose arguments are fixed, except the logits and the targets.
 
-They take the calls that nearly all are: in eager mode, for a loss with ordinary gradients, with
-logits and targets as the kernels want them. Small ones take half of the time that the op itself
-needs, which takes all others and says what is wrong with an argument.
+They serve the most common calls: in eager mode, with ordinary gradients, and with logits and
+targets as the kernels take them. A small call costs half as much as through the op itself. The op
+serves all other calls and says what is wrong with an argument.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["BoundPathLogLoss", "BoundTreeLogLoss"]
 
 
 class _BoundLoss:
-    """The op `name` with the arguments `rest`, which follow those with an entry per row."""
+    """The op `name` with fixed `rest`: its arguments after those that have an entry per row."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class _BoundLoss:
         self._op: LossOp | None = None
 
     def __call__(self, logits: Tensor, target: Tensor | tuple[Tensor, Tensor]) -> Tensor | None:
-        """The loss; None where the op is to be asked."""
+        """The loss, or None where the op has to be called instead."""
         if torch.compiler.is_compiling() or is_traced() or in_transform():
             return None
-        if type(logits) is not Tensor:  # a subclass, or no tensor
+        if type(logits) is not Tensor:  # a subclass, or not a tensor
             return None
         try:
             shape = logits.shape
@@ -63,11 +63,11 @@ class _BoundLoss:
             rows = self._targets(logits, target)
             op = None if rows is None else self._resolved(logits)
             return None if op is None or rows is None else op.eager(self._rest, logits, *rows)
-        except RuntimeError:  # what the kernels check: which targets there are
+        except RuntimeError:  # the kernels found a target that is not valid: let the op report it
             return None
 
     def _targets(self, logits: Tensor, target: Any) -> tuple[Tensor | None, ...] | None:
-        """The targets as the op has them, or None where they are not as the kernels want them."""
+        """The targets as the op takes them, or None where the kernels cannot take them as is."""
         raise NotImplementedError
 
     def _resolved(self, logits: Tensor) -> LossOp | None:
@@ -89,10 +89,11 @@ class _BoundLoss:
 
 
 class BoundPathLogLoss(_BoundLoss):
-    """`path_log_loss` of everything but the logits and the targets.
+    """`path_log_loss` with all arguments fixed except the logits and the targets.
 
     Args:
-        table, ignore_index, reduction, entropy, eps, backend: as in `path_log_loss`, and right.
+        table, ignore_index, reduction, entropy, eps, backend: as in `path_log_loss`, and valid,
+            since they are not checked here.
     """
 
     def __init__(
@@ -113,10 +114,11 @@ class BoundPathLogLoss(_BoundLoss):
 
 
 class BoundTreeLogLoss(_BoundLoss):
-    """`tree_log_loss` of everything but the logits and the targets, which may be of any kind.
+    """`tree_log_loss` with all arguments fixed except the logits and the targets (of any kind).
 
     Args:
-        tree, table, ignore_index, reduction, eps, backend: as in `tree_log_loss`, and right.
+        tree, table, ignore_index, reduction, eps, backend: as in `tree_log_loss`, and valid, since
+            they are not checked here.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the ops check of their arguments, in the order in which it is cheap."""
+"""Checks of the ops' arguments, the cheapest first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
 
 
 def check_rows(name: str, x: Tensor, width: int, columns: str) -> None:
-    """Raises unless x is floating and (B, width)."""
+    """Raises TypeError or ValueError unless x is floating and (B, width)."""
     if not x.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
     if x.dim() != 2 or x.shape[1] != width:
@@ -28,7 +28,7 @@ def check_rows(name: str, x: Tensor, width: int, columns: str) -> None:
 
 
 def check_rows_or_pixels(name: str, x: Tensor, width: int, columns: str) -> None:
-    """Raises unless x is floating and (B, width) or (N, width, S)."""
+    """Raises TypeError or ValueError unless x is floating and (B, width) or (N, width, S)."""
     if x.dim() != 3:
         check_rows(name, x, width, columns)
     elif not x.is_floating_point():
@@ -41,7 +41,7 @@ def check_rows_or_pixels(name: str, x: Tensor, width: int, columns: str) -> None
 
 
 def check_devices(rows: Tensor, **devices: torch.device) -> None:
-    """Raises ValueError unless every device is that of the rows."""
+    """Raises ValueError unless all devices are that of the rows."""
     here = rows.device
     for name, device in devices.items():
         if device != here:
@@ -49,7 +49,7 @@ def check_devices(rows: Tensor, **devices: torch.device) -> None:
 
 
 def check_options(reduction: str, eps: float, entropy: float = 0.0) -> None:
-    """Raises ValueError unless every option has a meaning."""
+    """Raises ValueError unless every option has a valid value."""
     if not abs(entropy) < float("inf"):
         raise ValueError(f"entropy must be a finite number, got {entropy!r}")
     if reduction not in REDUCTIONS:
@@ -59,15 +59,15 @@ def check_options(reduction: str, eps: float, entropy: float = 0.0) -> None:
 
 
 def for_kernel(x: Tensor) -> Tensor:
-    """Rows as the kernels take them: any stride from row to row, none along a row.
+    """Rows as the kernels take them: with any stride between rows, and unit stride along a row.
 
-    Of pixels (N, C, S), none along S.
+    Pixels (N, C, S) have unit stride along S.
     """
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def no_grad_of(arg: object) -> list[None] | None:
-    """An argument's gradient where it has none: torch.library wants lists for lists of tensors."""
+    """The gradient of an argument without one: torch.library wants a list for a list of tensors."""
     if isinstance(arg, list) and all(isinstance(item, Tensor) for item in arg):
         return [None] * len(arg)
     return None

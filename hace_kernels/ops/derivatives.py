@@ -1,17 +1,17 @@
-"""The derivatives of the ops, for every way in which PyTorch asks for them.
+"""The derivatives of the ops, in every way in which PyTorch asks for them.
 
-A kernel gives an op's value f(x), and another one its gradient `J(x)ᵀ g`. Everything else follows:
+One kernel computes an op's value f(x), another its gradient `J(x)ᵀ g`. All else follows from these:
 
-- In eager mode, the gradient is one call of the second kernel, or was made with the value.
+- In eager mode, the gradient is one call of the second kernel, or was computed with the value.
 - Forward mode, and the gradient of the gradient in g, are `J(x) t`. For a loss that is the sum of
-  the gradient's products with t, row by row; otherwise the reference gives it.
+  the products of gradient and t, row by row; for other ops the reference computes it.
 - The gradient of `gᵀ J(x)` in x, and its directional derivatives, are products with the Hessian of
-  `gᵀ f(x)`, which the reference gives, and all higher derivatives with it.
-- A batch of rows is rows: `vmap` folds its dimension into theirs.
-- Where a kernel takes pixels (N, C, S), these are made rows for all but its value and gradient.
+  `gᵀ f(x)`. The reference computes these and all higher derivatives.
+- A batch of batches is one longer batch: `vmap` folds its dimension into that of the rows.
+- Where a kernel takes pixels (N, C, S), they are turned into rows for all derivatives but its own.
 
 So `torch.func`'s transforms, forward-mode AD and batched gradients compose in any order. Compiled
-graphs hold the kernels as ops of torch's, whose derivatives (torch.library's) are reverse mode.
+graphs hold the kernels as torch ops, which have reverse mode only (torch.library's derivatives).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from ..transforms import in_forward_mode, in_func_transform, in_transform
 
 __all__ = ["Constant", "LinearOp", "RowOp", "Rows", "all_as_rows", "below_autograd"]
 
-#: Arguments with an entry per row: tensors, or None. The first is a tensor.
+#: The arguments with an entry per row, each a tensor or None. The first is always a tensor.
 Rows: TypeAlias = tuple[Any, ...]
 
-#: Kernels called in it go straight to their device's, past torch.library's autograd in Python.
+#: A context in which ops call their device's kernel directly, past torch.library's Python autograd.
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
 class RowOp:
     """An op of rows x on one backend, as a differentiable function of its arguments.
 
-    The arguments are a named tuple of `hace_kernels.schemas`; the first `num_rows` of them have one
-    entry per row of the batch, or are None, and the first of all is x.
+    The arguments are a named tuple of `hace_kernels.schemas`. The first of them is x; the first
+    `num_rows` of them have one entry per row of the batch or are None.
     """
 
     num_rows = 1
@@ -49,8 +49,8 @@ class RowOp:
         """The value."""
         rows, rest = arguments[: self.num_rows], arguments[self.num_rows :]
         if torch.compiler.is_compiling():
-            # What torch.library knows of an op's derivatives is reverse mode alone, and other
-            # runtimes know nothing of the op.
+            # torch.library knows only reverse mode of an op, and other runtimes do not know the op
+            # at all.
             if in_forward_mode() or _is_traced_in_a_transform() or in_onnx_export():
                 return self.plain(*arguments)
             return self.in_graph(arguments)
@@ -73,31 +73,31 @@ class RowOp:
     def eager(self, rest: tuple[Any, ...], *rows: Tensor | None) -> Tensor:
         """The value with ordinary gradients, for rows that no transform of torch.func made.
 
-        Raises what the compiled library does, untranslated.
+        Errors of the compiled library are raised as they are, untranslated.
         """
         value: Tensor = _apply_eager(self, rest, *rows)  # type: ignore[no-untyped-call]
         return value
 
-    # ---- of each op ----
+    # ---- what each op defines ----
 
     def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:
-        """The value, as a compiled graph holds it."""
+        """The value, by the torch op that a compiled graph holds."""
         raise NotImplementedError
 
     def value(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
-        """f(x), by the kernel."""
+        """f(x), by its kernel."""
         raise NotImplementedError
 
     def value_and_gradient(self, rows: Rows, rest: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
-        """f(x), and its gradient for an incoming one of 1 where it is best made at once."""
+        """f(x), and its gradient for an incoming one of 1 where it pays to compute both at once."""
         return self.value(rows, rest), None
 
     def gradient(self, grad: Tensor, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
-        """`J(x)ᵀ g`, by the kernel."""
+        """`J(x)ᵀ g`, by its kernel."""
         raise NotImplementedError
 
     def scaled(self, gradient: Tensor, grad: Tensor) -> Tensor:
-        """What `value_and_gradient` gave, for the incoming gradient `grad`; may be in place."""
+        """The `gradient` of `value_and_gradient` times the incoming `grad`; may be in place."""
         raise NotImplementedError
 
     def reference(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
@@ -105,7 +105,7 @@ class RowOp:
         raise NotImplementedError
 
     def directional(self, rows: Rows, rest: Constant, tangent: Tensor) -> Tensor:
-        """`J(x) t`: `J(x)ᵀ g` is linear in g, and this is its gradient in g."""
+        """`J(x) t`, as the gradient in g of `J(x)ᵀ g`, which is linear in g."""
         value, pull, *_ = torch.func.vjp(lambda x: self._reference_of(x, rows, rest), rows[0])
         zero = torch.zeros_like(value)
         _, push, *_ = torch.func.vjp(lambda grad: pull(grad)[0], zero)
@@ -113,12 +113,12 @@ class RowOp:
         return result
 
     def value_of_batch(self, rows: Rows, rest: Constant) -> Tensor:
-        """f of rows (V, B, …), by calls on (V · B, …)."""
+        """f of rows (V, B, …), by a call on rows (V · B, …)."""
         value: Tensor = _Value.apply(self, rest, *_folded(rows))  # type: ignore[no-untyped-call]
         return _unfolded(value, rows)
 
     def gradient_of_batch(self, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
-        """The gradient of rows (V, B, …), by calls on (V · B, …)."""
+        """The gradient of rows (V, B, …), by a call on rows (V · B, …)."""
         grad = grad.flatten(0, 1)
         gradient: Tensor = _Gradient.apply(  # type: ignore[no-untyped-call]
             self, rest, grad, *_folded(rows)
@@ -132,10 +132,10 @@ class RowOp:
         )
         return laid_out_like(gradient, rows[0])
 
-    # ---- of the reference ----
+    # ---- what follows from the reference ----
 
     def plain(self, *arguments: Any) -> Tensor:
-        """f(x) in plain PyTorch, from the arguments one after the other."""
+        """f(x) in plain PyTorch, from the op's arguments as separate arguments."""
         rows, rest = arguments[: self.num_rows], arguments[self.num_rows :]
         return self.reference(all_as_rows(rows), rest)
 
@@ -164,7 +164,7 @@ class RowOp:
 
 
 class LinearOp(RowOp):
-    """An op whose value is linear in x; its gradient is another such op's value."""
+    """An op that is linear in x; its gradient is the value of another such op, `transpose`."""
 
     transpose: LinearOp
 
@@ -180,20 +180,20 @@ class LinearOp(RowOp):
         """`J t`."""
         if not torch._C._functorch.is_legacy_batchedtensor(tangent):
             return self((tangent, *rest.value))
-        level = _old_vmap_level()  # tangents of `torch.autograd.functional.jacobian`, vectorized
+        level = _old_vmap_level()  # of vectorized `torch.autograd.functional.jacobian`
         batches = torch._remove_batch_dim(tangent, level, 0, 0)
         return torch._add_batch_dim(self.value_of_batch((batches,), rest), 0, level)
 
 
 class Constant:
-    """A value that no transform should look into."""
+    """Wraps a value so that no transform looks into it."""
 
     def __init__(self, value: tuple[Any, ...]) -> None:
         self.value = value
 
 
 def all_as_rows(rows: Rows) -> Rows:
-    """The values, of which pixels (N, C, S) are turned into rows."""
+    """The same arguments, with pixels (N, C, S) turned into rows."""
     if rows[0].dim() == 2:
         return rows
     return tuple(as_rows(x) if x is not None and x.dim() == 3 else x for x in rows)
@@ -205,12 +205,12 @@ def _save(ctx: Any, rows: Sequence[Tensor | None]) -> None:
 
 
 def _nothing(rows: Sequence[Tensor | None]) -> list[None]:
-    """The gradients of all rows but x."""
+    """The gradients (None) of all arguments with an entry per row, except x."""
     return [None] * (len(rows) - 1)
 
 
 class _Eager(torch.autograd.Function):
-    """Reverse mode outside all transforms: what `_Value` does, with less overhead."""
+    """Reverse mode outside of all transforms: the same as `_Value`, with less overhead."""
 
     @staticmethod
     def forward(ctx: Any, op: RowOp, rest: tuple[Any, ...], *rows: Tensor | None) -> Tensor:
@@ -221,8 +221,8 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        # The first backward gives the gradient away, for the caller may add to it in place; a
-        # second one makes it anew. Only then is it asked whether x is still what it was.
+        # The caller may add to the gradient in place, so the first backward gives it away, and a
+        # second one computes it again. Only this one needs x, and checks that x is unchanged.
         op: RowOp = ctx.op
         made, ctx.made = ctx.made, None
         others = [None] * (op.num_rows - 1)
@@ -238,7 +238,7 @@ class _Eager(torch.autograd.Function):
         return (None, None, gradient, *others)
 
 
-# Without what Function.apply does first, for transforms alone: a tenth of a small call's time.
+# The apply without Function.apply's search for transforms, which is a tenth of a small call's time.
 _apply_eager = super(torch.autograd.Function, _Eager).apply
 
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
@@ -319,25 +319,25 @@ class _Gradient(torch.autograd.Function):
 
 
 def _is_traced_in_a_transform() -> bool:
-    """The tracer enters torch.func's transforms while it traces what is in them."""
+    """Whether a function under a torch.func transform is being traced: the tracer enters these."""
     return in_func_transform()
 
 
-# What torch.compiler.assume_constant_result does, which takes 1.6 s to be imported.
+# The effect of torch.compiler.assume_constant_result, which would take 1.6 s to import.
 _is_traced_in_a_transform._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _is_forward_over_forward() -> bool:
-    """Whether forward mode is taken of forward mode.
+    """Whether forward mode is nested in forward mode.
 
-    There PyTorch (2.13) drops the outer tangents of every autograd.Function, without a word.
+    There PyTorch (2.13) silently drops the outer tangents of every autograd.Function.
     """
     stack = torch._C._functorch.get_interpreter_stack() or []
     return sum(one.key() == torch._C._functorch.TransformType.Jvp for one in stack) > 1
 
 
 def _batched_gradient(op: RowOp, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
-    """For `is_grads_batched=True`, whose batches are those of an older vmap of PyTorch."""
+    """The gradient under `is_grads_batched=True`, which uses an older vmap of PyTorch."""
     level = _old_vmap_level()
     grad = torch._remove_batch_dim(grad, level, 0, 0)
     batches = _batch_first(all_as_rows(rows), [None] * len(rows), len(grad))
@@ -354,7 +354,7 @@ def _old_vmap_level() -> int:
 def _batch_first(
     tensors: Sequence[Tensor | None], dims: Sequence[int | None], size: int
 ) -> tuple[Tensor | None, ...]:
-    """All with the batch as their first dimension, which those without one repeat."""
+    """All arguments with the batch as their first dimension; those without one are repeated."""
 
     def moved(x: Tensor | None, dim: int | None) -> Tensor | None:
         if x is None:
@@ -365,10 +365,10 @@ def _batch_first(
 
 
 def _folded(rows: Rows) -> Rows:
-    """(V, B, …) to (V · B, …), as the kernels take them."""
+    """Arguments (V, B, …) as (V · B, …), which the kernels take."""
     return tuple(None if x is None else x.flatten(0, 1).contiguous() for x in rows)
 
 
 def _unfolded(x: Tensor, rows: Rows) -> Tensor:
-    """(V · B, …) to (V, B, …)."""
+    """A result (V · B, …) as (V, B, …)."""
     return x.reshape(*rows[0].shape[:2], *x.shape[1:])

@@ -1,4 +1,4 @@
-"""Reverse mode of the ops themselves, as compiled graphs hold them."""
+"""Reverse mode of the torch ops that compiled graphs hold."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ def register_reverse_mode(
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., None] | None = None,
 ) -> None:
-    """What `torch.library.register_autograd` does, for an op that has no forward mode.
+    """Like `torch.library.register_autograd`, but refuses forward mode, which the op does not have.
 
-    PyTorch drops the tangents of such an op's arguments without a word, where none requires a
-    gradient: here they are refused.
+    PyTorch silently drops the tangents of such an op's arguments if none requires a gradient.
 
     Args:
-        name: of the op.
-        backward, setup_context: as there; None: the op has no derivatives at all.
+        name: the op's name.
+        backward, setup_context: as there; or None for an op that has no derivatives at all.
     """
     op = getattr(torch.ops.hace_kernels, name).default
     reverse = make_autograd_impl(op, Info(backward, setup_context))

@@ -1,8 +1,8 @@
-"""Ops that make a loss and, in the same pass, its gradient.
+"""Ops that compute a loss and, in the same pass, its gradient.
 
-Such an op is two: `name(arguments…, with_grad) -> (loss, grad_logits)`, where `grad_logits` is for
-an incoming gradient of 1, and `name_backward(grad_loss, arguments…) -> grad_logits`, which makes it
-anew from the logits for any incoming one. `derivatives.py` has what eager calls make of them.
+Each is a pair of torch ops. `name(arguments…, with_grad) -> (loss, grad_logits)` gives the gradient
+for an incoming one of 1; `name_backward(grad_loss, arguments…) -> grad_logits` computes it from the
+logits again, for any incoming one. `derivatives.py` says how eager calls use the two.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class LossOp(RowOp):
     """The op `name` as a differentiable function of its arguments.
 
     Args:
-        name: of the op, with its library's prefix.
-        arguments: the op's, a named tuple.
-        num_rows: how many of them have one entry per row of logits; they come first.
-        reference: the same loss in PyTorch; it gives the derivatives of the gradient.
-        total_weight: what `mean` divides by for each of V batches, (V), from arguments whose rows
-            are (V, B, …).
-        scale: multiplies a gradient by a number in place, and costs little where it is 1.
+        name: the op's name, with the prefix of its implementation.
+        arguments: the named tuple of its arguments.
+        num_rows: how many of the arguments have one entry per row of logits; they come first.
+        reference: the same loss in plain PyTorch; it gives the derivatives of the gradient.
+        total_weight: gives what `mean` divides by in each of V batches, (V), from arguments whose
+            rows are (V, B, …).
+        scale: multiplies a gradient in place by a number; this costs little where the number is 1.
         takes_pixels: whether the kernel takes logits (N, C, S) on the CPU.
     """
 
@@ -65,7 +65,7 @@ class LossOp(RowOp):
         register_reverse_mode(f"{name}_backward")
 
     def __call__(self, arguments: tuple[Any, ...]) -> Tensor:
-        """The loss of rows, or of pixels, which are made rows for kernels that take none."""
+        """The loss of rows or pixels; pixels become rows for kernels that do not take pixels."""
         x = arguments[0]
         if x.dim() == 3 and not (
             self._takes_pixels
@@ -77,7 +77,7 @@ class LossOp(RowOp):
         return super().__call__(arguments)
 
     def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:
-        """The loss, as a compiled graph holds it."""
+        """The loss, by the torch op that a compiled graph holds."""
         with_grad = self._makes_gradient(arguments[0], arguments[self.num_rows + self._reduction])
         return cast(Tensor, self.kernel(*arguments, with_grad)[0])
 
@@ -87,7 +87,7 @@ class LossOp(RowOp):
             return cast(Tensor, self.kernel(*rows, *rest, False)[0])
 
     def value_and_gradient(self, rows: Rows, rest: tuple[Any, ...]) -> tuple[Tensor, Tensor | None]:
-        """The loss, and its gradient where the row is in the cache for both."""
+        """The loss, and its gradient where it pays to compute both at once."""
         with_grad = rest[self._reduction] != _NONE and rows[0].dtype != torch.float16
         with below_autograd():
             loss, gradient = self.kernel(*rows, *rest, with_grad)
@@ -103,7 +103,7 @@ class LossOp(RowOp):
         return self._scale(gradient, grad)
 
     def reference(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
-        """The loss in PyTorch."""
+        """The loss in plain PyTorch."""
         return self.of_reference(self.arguments(*rows, *rest))
 
     def directional(self, rows: Rows, rest: Constant, tangent: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class LossOp(RowOp):
         return total
 
     def gradient_of_batch(self, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
-        """The gradients, from that of each batch's loss, (V) or (V, B)."""
+        """The gradients, given those of each batch's loss, (V) or (V, B)."""
         reduction = rest.value[self._reduction]
         if reduction == _MEAN:
             grad = grad / self.total_weight(self.arguments(*rows, *rest.value)).to(grad.dtype)
@@ -141,11 +141,11 @@ class LossOp(RowOp):
         return Constant((*rest.value[:at], _NONE, *rest.value[at + 1 :]))
 
     def _makes_gradient(self, logits: Tensor, reduction: int) -> bool:
-        """Whether the gradient is best made while the row is in the cache for the loss.
+        """Whether to compute the gradient with the loss, while the row is in the cache.
 
-        It is made for an incoming gradient of 1. Where rows have incoming gradients of their own,
-        and in float16, where a loss scaler's factor must come in before rounding, the backward
-        makes it.
+        Such a gradient is for an incoming one of 1. It is left to the backward where every row has
+        an incoming gradient of its own, and in float16, where the factor of a loss scaler has to
+        come in before the gradient is rounded.
         """
         return (
             reduction != _NONE
@@ -155,14 +155,14 @@ class LossOp(RowOp):
         )
 
     def _plain_with_gradient(self, *arguments: Any) -> tuple[Tensor, Tensor]:
-        """The op itself in plain PyTorch: the loss, and its gradient where it is wanted."""
+        """The torch op in plain PyTorch: the loss, and its gradient where it is asked for."""
         arguments, with_grad = arguments[:-1], arguments[-1]
         loss = self.plain(*arguments)
         if not with_grad:
             return loss, loss.new_empty(0, dtype=arguments[0].dtype)
         return loss, self.plain_gradient(torch.ones_like(loss), *arguments)
 
-    # ---- of the op as graphs hold it: nothing may depend on the incoming gradient's value ----
+    # ---- the torch op in graphs, where nothing may depend on the incoming gradient's value ----
 
     def _backward_in_graph(
         self, ctx: Any, grad_loss: Tensor | None, grad_of_grad: Tensor | None
@@ -191,11 +191,11 @@ def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
 
 
 def _setup_in_graph(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """Saves tensors and lists of them where autograd wants its tensors, the rest beside them."""
+    """Saves tensors, also those in lists, for autograd, and all other arguments beside them."""
     tensors: list[Tensor] = []
 
     def place(arg: Any) -> Any:
-        """What stands for an argument: for a tensor its place among the saved ones, else itself."""
+        """A tensor's place among the saved ones; any other argument as it is."""
         if isinstance(arg, Tensor):
             tensors.append(arg)
             return _At(len(tensors) - 1)
@@ -208,7 +208,7 @@ def _setup_in_graph(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _saved(ctx: Any) -> tuple[list[Any], Tensor]:
-    """The op's arguments, and the gradient that it made."""
+    """The op's arguments, and the gradient that it computed."""
     *tensors, made = ctx.saved_tensors
 
     def arg_at(place: Any) -> Any:
@@ -220,7 +220,7 @@ def _saved(ctx: Any) -> tuple[list[Any], Tensor]:
 
 
 class _At(NamedTuple):
-    """Where a saved tensor is."""
+    """The place of a saved tensor."""
 
     place: int
 

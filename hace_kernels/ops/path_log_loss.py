@@ -35,17 +35,17 @@ def path_log_loss(
 ) -> Tensor:
     """Log-loss over the nested intervals of each target's path, `L = -sum_i w_i log(P_i + eps)`.
 
-    `P_i` is the softmax mass of the columns in interval i of the target's path and `w_i` that
+    `P_i` is the softmax mass of the columns in interval i of the target's path, and `w_i` is that
     interval's weight in the table. Hierarchy-Aware Cross-Entropy (arXiv 2605.06274, section 3) and
-    its relatives are tables.
+    related losses differ in their tables alone.
 
     Args:
         logits: (B, C), float16, bfloat16, float32 or float64, any strides; or (N, C, S), as images
             have their pixels, for B = N·S rows: those of `logits[0]` along S, then the next ones'.
         target: (B,) int64, indices of the table's T targets, or `ignore_index`.
         table: the paths, on the logits' device.
-        target_weight: (T,) floating; multiplies each row's loss. Where it or the table's weight
-            requires a gradient, the reference gives it.
+        target_weight: (T,) floating; multiplies each row's loss. If it or the table's weight
+            requires a gradient, the reference computes the loss.
         ignore_index: rows with this target count for nothing.
         reduction: "none", "sum", or "mean", which divides by the sum of the rows' target weights.
         entropy: λ; adds `λ sum_c p_c log p_c` over all C columns to each row's loss (0 log 0 is 0).
@@ -56,8 +56,9 @@ def path_log_loss(
         The loss, float64 for float64 logits and float32 otherwise: a scalar, or (B,) with "none".
 
     Raises:
-        IndexError: a target is out of range or has no class at or below it. On the CPU in eager
-            mode; compiled code raises RuntimeError, an accelerator gives NaN for the row.
+        IndexError: a target is out of range or has no class at or below it. This is raised on the
+            CPU in eager mode; compiled code raises RuntimeError, and an accelerator gives NaN for
+            the row.
         ValueError: shapes or options that do not fit.
         TypeError: logits that are not floating point.
         BackendError: the backend asked for cannot run here.
@@ -88,7 +89,7 @@ def path_log_loss_rest(
     reduction: str,
     eps: float,
 ) -> tuple[list[Tensor], int, Tensor | None, float, int, int, float]:
-    """The fields of `PathLogLossArguments` that follow those with an entry per row."""
+    """The fields of `PathLogLossArguments` after those that have an entry per row."""
     if target_weight is not None:
         target_weight = widened(target_weight).contiguous()
     number = REDUCTIONS.index(reduction)
@@ -123,7 +124,7 @@ def _refuse(logits: Tensor, target: Tensor, table: PathTable, target_weight: Ten
 
 
 def _reference(call: PathLogLossArguments) -> Tensor:
-    """The reference from the op's arguments."""
+    """The reference, called with the op's arguments."""
     return reference.path_log_loss(
         as_rows(call.logits),
         call.target,

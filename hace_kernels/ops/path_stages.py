@@ -1,6 +1,6 @@
-"""The stages of `path_log_loss` on tiles of columns, each on the backend that is asked for.
+"""The stages of `path_log_loss` on tiles of columns, on the backend that is asked for.
 
-`hace_kernels/reference/path_stages.py` says what they do. They carry no autograd.
+`hace_kernels/reference/path_stages.py` says what they compute. They have no autograd.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def path_measure(
 
     Args:
         logits: (B, T), unit stride along a row.
-        paths: of the B rows.
+        paths: the paths of the B rows.
         first: the class position of the tile's first column.
-        rings: of the B rows, as `empty_rings` and earlier tiles left them.
+        rings: the rings of the B rows, as `empty_rings` or the tiles before left them.
         backend: "auto", or one of `hace_kernels.backends()`.
 
     Raises:
@@ -81,14 +81,14 @@ def select_paths(
     """The paths of the rows' targets, and which rows have one.
 
     Args:
-        table: of T targets.
+        table: the paths of T targets.
         target: int64 (B).
         counts: bool (B); the targets of the other rows are not looked at.
         check: whether to look for bad targets on the CPU.
 
     Returns:
-        The paths, and bool (B): False where a target that counts is not in the table. Rows
-        without a path have K entries that hold every class.
+        The paths, and bool (B): False where a row counts and its target is not in the table. Rows
+        without a path get K entries that hold every class.
 
     Raises:
         IndexError: a bad target, in eager mode on the CPU.

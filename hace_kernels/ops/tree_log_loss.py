@@ -34,7 +34,7 @@ def tree_log_loss(
     eps: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
-    """Log-loss at every node for mass that goes up the tree, `L = -sum_v q_v log(P_v + eps)`.
+    """Log-loss at every node, for mass that goes up the tree: `L = -sum_v q_v log(P_v + eps)`.
 
     `P_v` is the softmax mass of the columns at or below node v. The target puts mass t_v on nodes;
     each keeps a share of what reaches it and hands the rest to its parent: `q_v = keep_v m_v` with
@@ -46,13 +46,13 @@ def tree_log_loss(
             have their pixels, for B = N·S rows: those of `logits[0]` along S, then the next ones'.
         target: probabilities (B, T), or (N, T, S) beside logits (N, C, S), floating; or indices
             (B,), int64; or a few weighted indices per row, as the pair (index (B, K), weight
-            (B, K)). A target that requires a gradient gets one, by the reference.
+            (B, K)). For a target that requires a gradient, the reference computes the loss.
         tree: the tree over the C columns, or the DAG, on the logits' device. On a DAG a node hands
             the rest of its mass to its parents in equal parts.
-        table: what the T targets put where, on the logits' device.
+        table: what each of the T targets puts where, on the logits' device.
         ignore_index: rows with this index count for nothing; in a pair, such an entry adds nothing.
-        reduction: "none", "sum", or "mean", which divides by the rows' weights for indices (B,) and
-            by B for the others.
+        reduction: "none", "sum", or "mean", which divides by the sum of the rows' weights for
+            indices (B,), and by B for other targets.
         eps: added to each probability inside the logarithm.
         backend: "auto", or one of `hace_kernels.backends()`.
 
@@ -60,10 +60,11 @@ def tree_log_loss(
         The loss, float64 for float64 logits and float32 otherwise: a scalar, or (B,) with "none".
 
     Raises:
-        IndexError: a target is out of range or has no class at or below it. On the CPU in eager
-            mode; compiled code raises RuntimeError, an accelerator gives NaN for the row.
+        IndexError: a target is out of range or has no class at or below it. This is raised on the
+            CPU in eager mode; compiled code raises RuntimeError, and an accelerator gives NaN for
+            the row.
         ValueError: shapes or options that do not fit.
-        TypeError: logits that are not floating point, targets of a wrong type.
+        TypeError: logits that are not floating point, or targets of a wrong type.
         BackendError: the backend asked for cannot run here.
     """
     _check(logits, target, tree, table)
@@ -100,7 +101,7 @@ def tree_log_loss_rest(
     reduction: str,
     eps: float,
 ) -> tuple[list[Tensor], list[int], list[Tensor | None], float, int, int, float]:
-    """The fields of `TreeLogLossArguments` that follow those with an entry per row."""
+    """The fields of `TreeLogLossArguments` after those that have an entry per row."""
     sizes = [*(tree.sizes if isinstance(tree, ClosureTable) else tree.level_ptr)]
     number = REDUCTIONS.index(reduction)
     return tree.tensors, sizes, table.tensors, table.row_spread, ignore_index, number, eps
@@ -115,7 +116,7 @@ def tree_log_loss_gradient(
     *,
     backend: str = "auto",
 ) -> Tensor:
-    """The gradient (B, C) of the rows' losses, from that of each, (B): one pass where it can be.
+    """The gradient (B, C) of the logits, given those of the rows' losses; in one pass if possible.
 
     Args:
         grad_loss: (B), in the loss's dtype.
@@ -160,7 +161,7 @@ def _check(
             )
         if index.dim() != 2 or index.shape[0] != rows or weight.shape != index.shape:
             raise ValueError(
-                f"a pair (index, weight) must both be ({rows}, K), one row per row of logits; got "
+                f"index and weight of a pair must be ({rows}, K), for {rows} rows of logits; got "
                 f"{tuple(index.shape)} and {tuple(weight.shape)}"
             )
     elif target.is_floating_point():
@@ -171,7 +172,7 @@ def _check(
                 f"{tuple(target.shape)}"
             )
         if table.soft_labels is not None:
-            raise ValueError("soft labels are made from indices, and the target is probabilities")
+            raise ValueError("soft labels are made from indices, but the target is probabilities")
     elif target.dtype != torch.int64:
         raise TypeError(f"target must be int64 or floating point, got {target.dtype}")
     elif target.shape != (rows,):
@@ -198,7 +199,7 @@ def _dag_reference(call: TreeLogLossArguments) -> Tensor:
 
 
 def _of_reference(call: TreeLogLossArguments, tree: TreeTable | ClosureTable) -> Tensor:
-    """The loss by the reference."""
+    """The reference's loss."""
     return reference.tree_log_loss(
         as_rows(call.logits),
         _target_of(call.mass, call.indices, call.index_weight),
@@ -211,7 +212,7 @@ def _of_reference(call: TreeLogLossArguments, tree: TreeTable | ClosureTable) ->
 
 
 def _total_weight(call: TreeLogLossArguments) -> Tensor:
-    """What `mean` divides by: indices (V, B, 1) count as their targets say, other rows count 1."""
+    """What `mean` divides by: a row with one index counts its target's weight, others 1."""
     dtype = widest_dtype(call.logits.device)
     if call.indices is None or call.index_weight is not None:
         num_batches, num_rows = call.logits.shape[:2]

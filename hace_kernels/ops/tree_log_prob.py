@@ -26,11 +26,11 @@ __all__ = ["tree_log_prob"]
 def tree_log_prob(
     logits: Tensor, tree: TreeTable | ClosureTable, *, backend: str = "auto"
 ) -> Tensor:
-    """`log P_v` of every node v: the log-softmax of the columns, summed over each subtree.
+    """`log P_v` of every node v: the log of the sum of the softmax over each subtree.
 
-    Exact in log space: a subtree whose mass is far below the smallest float still has its
-    logarithm. Nodes whose columns are all −inf, or that have none, get −inf and pass no gradient
-    on. A row that is −inf throughout, or has a +inf or a NaN, is NaN.
+    It is computed in log space, so that it is exact even where P_v is far below the smallest float.
+    Nodes whose columns are all −inf, or that do not have any, get −inf and pass no gradient on. A
+    row that is −inf throughout, or contains +inf or NaN, gives NaN.
 
     Args:
         logits: (B, C), float16, bfloat16, float32 or float64, any strides.
@@ -99,7 +99,7 @@ def _setup_in_graph(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _reference(call: TreeArguments) -> Tensor:
-    """The reference from the op's arguments."""
+    """The reference, called with the op's arguments."""
     return reference.tree_log_prob(call.rows, TreeTable.of_tensors(call.tree, call.level_ptr))
 
 

@@ -26,8 +26,8 @@ __all__ = ["tree_sum_down", "tree_sum_up"]
 def tree_sum_up(values: Tensor, tree: TreeTable | ClosureTable, *, backend: str = "auto") -> Tensor:
     """For every node the sum of the columns at or below it.
 
-    It is linear, and its transpose is `tree_sum_down`, which is its backward. With a table whose
-    columns are the nodes themselves, (B, N) goes to (B, N).
+    It is linear; its transpose, and so its backward, is `tree_sum_down`. With a table whose columns
+    are the nodes themselves, it takes (B, N) to (B, N).
 
     Args:
         values: (B, C), float16, bfloat16, float32 or float64, any strides.
@@ -54,8 +54,8 @@ def tree_sum_down(
 ) -> Tensor:
     """For every column the sum over its node and all nodes above.
 
-    It is linear, and its transpose is `tree_sum_up`, which is its backward. With one vector a node,
-    it gives each class the sum of its ancestors': the class weights of the Tree Loss (Wang &
+    It is linear; its transpose, and so its backward, is `tree_sum_up`. With one vector per node, it
+    gives each class the sum of its ancestors' vectors: the class weights of the Tree Loss (Wang &
     Izbicki 2022).
 
     Args:
@@ -85,7 +85,7 @@ def _call(op: str, values: Tensor, tree: TreeTable | ClosureTable, backend: str)
 
 
 class _SumOp(LinearOp):
-    """One of the ops as a differentiable function; `transpose` is the other."""
+    """One of the two ops as a differentiable function; `transpose` is the other one."""
 
     def __init__(self, name: str, reference: Callable[[TreeArguments], Tensor]) -> None:
         self.of_reference = reference

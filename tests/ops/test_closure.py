@@ -165,7 +165,7 @@ def test_cycles_are_seen() -> None:
     # Node 3 is behind the cycle of 1 and 2, node 4 is not.
     edges = np.array([(0, 1), (1, 2), (2, 1), (2, 3), (0, 4)])
     assert longest_paths(*edges.T, 5).tolist() == [0, -1, -1, -1, 1]
-    with pytest.raises(ValueError, match="edges hold a cycle"):
+    with pytest.raises(ValueError, match="edges contain a cycle"):
         build_closure_table(edges, 5, np.array([3]))
 
 
