@@ -185,11 +185,11 @@ struct TileKernel {
     }
   }
 
-  static void write(const PathTile& tile, const RingFactors& rings, void* grad, int64_t grad_stride,
+  static void write(const PathTile& tile, const RingFactors& rings, const TileGradient& to,
                     int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       const Stored* z = row_of(tile, row);
-      Stored* g = static_cast<Stored*>(grad) + row * grad_stride;
+      Stored* g = static_cast<Stored*>(to.grad) + row * to.row_stride;
       for_stretches(tile, row, [&](int64_t ring, int64_t begin, int64_t end) {
         const int64_t at = row * (tile.num_entries + 1) + ring, size = end - begin;
         const Real shift = static_cast<const Real*>(rings.shift)[at];

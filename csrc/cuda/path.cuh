@@ -15,12 +15,14 @@ struct Path {
   const double* weight;
   int num_intervals;
   int columns;
+  int first;  // the class position of the first column: not 0 in a tile of columns
 
   // Segment s lies between boundaries s - 1 and s: all starts, the outermost first, all stops.
   __device__ int boundary(int i) const {
     if (i < 0) return 0;
-    if (i < num_intervals) return start[num_intervals - 1 - i];
-    return i < 2 * num_intervals ? stop[i - num_intervals] : columns;
+    if (i >= 2 * num_intervals) return columns;
+    const int end = i < num_intervals ? start[num_intervals - 1 - i] : stop[i - num_intervals];
+    return min(max(end - first, 0), columns);
   }
 
   __device__ int segment_begin(int segment) const { return boundary(segment - 1); }

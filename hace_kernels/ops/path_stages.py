@@ -71,8 +71,8 @@ if triton.load_error is None:
     register("path_measure", {"triton": path_tile.path_measure})
     register("path_write", {"triton": path_tile.path_write})
 if native.load_error is None:
-    register("path_measure", {"cpu": _native_measure})
-    register("path_write", {"cpu": _native_write})
+    register("path_measure", {"cpu": _native_measure, "cuda": _native_measure})
+    register("path_write", {"cpu": _native_write, "cuda": _native_write})
 
 
 def select_paths(

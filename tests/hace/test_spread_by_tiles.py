@@ -10,6 +10,7 @@ import pytest
 import torch
 import tree_cases
 import trees
+from backend import Backend
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -76,7 +77,7 @@ def check(
     scale: float = 1.0,
     bias: torch.Tensor | None = None,
     rows: int = 7,
-    backend: str = "auto",
+    backend: Backend | None = None,
 ) -> None:
     """Loss and gradients by tiles against 80 bits."""
     how, of_kind = KINDS[kind]
@@ -84,10 +85,13 @@ def check(
     if bias is not None:
         parts[2] = bias.to(dtype).requires_grad_()
     target = targets(case, rows, how, of_kind.get("target_space", "classes"))
-    loss_fn = hace.HACELoss(case.hierarchy, 0.6, reduction="none", backend=backend, **of_kind)
+    name, device = ("auto", "cpu") if backend is None else (backend.name, backend.device)
+    loss_fn = hace.HACELoss(case.hierarchy, 0.6, reduction="none", backend=name, **of_kind)
     incoming = torch.rand(rows, dtype=dtype)
-    loss = loss_fn.linear(parts[0], parts[1], target, parts[2], logit_bytes=0)
-    grads = torch.autograd.grad(loss, parts, incoming)
+    there = tuple(x.to(device) for x in target) if how == "pairs" else target.to(device)
+    x, weight, b = (part.to(device) for part in parts)
+    loss = loss_fn.linear(x, weight, there, b, logit_bytes=0)
+    grads = torch.autograd.grad(loss, parts, incoming.to(device))
 
     x, weight, b = (oracle.to_real(part) for part in parts)
     unit = oracle.ROUNDOFF[dtype]
@@ -285,12 +289,15 @@ def test_a_retained_graph_gives_the_same_again(
         torch.testing.assert_close(two, 3 * one)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_backends(backend: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow(monkeypatch, 7)
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.sample(kind=["smoothed over nodes", "soft and smoothed", "smoothed probabilities"])
+def test_every_backend(
+    backend: Backend, kind: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow(monkeypatch, 13)
     case = tree_cases.TreeCase(tree_cases.SHAPES["inner classes"](rng))
-    for kind in KINDS:
-        check(case, torch.float32, kind, backend=backend)
+    check(case, torch.float32, kind, rows=3, backend=backend)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

@@ -12,6 +12,7 @@ import oracle
 import pytest
 import torch
 import trees
+from backend import Backend
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -86,6 +87,49 @@ def test_against_80_bits(
     ):
         error = np.abs(oracle.to_real(found) - wanted)
         assert (error <= bound + oracle.UNDERFLOW[dtype]).all()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("entropy", [0.3, 0.0])
+@pytest.mark.parametrize("repeats", [2, 1])
+@pytest.mark.sample(dtype=[torch.bfloat16], entropy=[0.3], repeats=[2])
+def test_every_backend(
+    case: cases.Case,
+    backend: Backend,
+    dtype: torch.dtype,
+    entropy: float,
+    repeats: int,
+    monkeypatch: Any,
+) -> None:
+    """The stages between products, on logits that no dtype rounds."""
+    narrow(monkeypatch, 16)
+    shapes = [(3, 6), (case.num_classes, 6), (case.num_classes,)]
+    wide = [torch.randint(-4, 5, shape).double().div(4).requires_grad_() for shape in shapes]
+    parts = [part.detach().to(backend.device, dtype).requires_grad_() for part in wide]
+    index, mass = case.targets(3 * repeats).view(3, repeats), torch.rand(3, repeats)
+    index[1, 0] = -100
+
+    loss = linear_path_log_loss(
+        *parts[:2],
+        (index.to(backend.device), mass.to(backend.device)),
+        case.table.to(backend.device),
+        bias=parts[2],
+        entropy=entropy,
+        reduction="sum",
+        logit_bytes=0,
+        backend=backend.name,
+    )
+    grads = torch.autograd.grad(loss, parts)
+    wanted = sum(
+        mass[:, k].double() @ whole(wide, index[:, k], case, entropy=entropy, reduction="none")
+        for k in range(repeats)
+    )
+    torch.testing.assert_close(loss.cpu().double(), wanted, rtol=1e-5, atol=0)
+    for found, true in zip(grads, torch.autograd.grad(wanted, wide), strict=True):
+        assert found.dtype == dtype
+        bound = 8 * oracle.ROUNDOFF[dtype] * true.abs().max()
+        assert ((found.cpu() - true).abs() <= bound).all()
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ def test_tiles_of_columns(backend: Backend, dtype: torch.dtype, entropy: float) 
     logits[3] = torch.nan
     logits[4, 30:] = -torch.finfo(dtype).max
     results = [
-        test_path_stages.by_tiles(case, logits, target, name, [12, 13, 30], entropy=entropy)
-        for name in ("triton", "reference")
+        test_path_stages.by_tiles(case, logits, target, each, [12, 13, 30], entropy=entropy)
+        for each in (backend, Backend("reference", backend.device))
     ]
     rtol = 1e-12 if dtype == torch.float64 else 3e-6
     rounding = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}.get(dtype, 0.0)
