@@ -20,6 +20,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "dag_lanes.h"
 #include "per_isa.h"
 #include "tree_sweeps.h"
 
@@ -92,6 +93,15 @@ struct DagLoss {
   // 0 log 0 is 0.
   static Line weighted(Line q, Line log_p) { return q == 0 ? Line{} : q * log_p; }
 };
+
+template <typename Stored>
+void run_lanes(const DagBlockProblem& problem, const DagBlockRows& rows, void* memory,
+               bool* left_out) {
+  if (problem.kept_unit)
+    DagLanes<Stored, true>(problem, rows, memory, left_out).run();
+  else
+    DagLanes<Stored, false>(problem, rows, memory, left_out).run();
+}
 
 template <typename Stored>
 struct DagBlock {
@@ -207,19 +217,14 @@ struct DagBlock {
   }
 
   void place_indices() {
-    double on_every_class[kRows] = {};
-    for (int lane = 0; lane < count; ++lane) on_every_class[lane] = rows.on_every_class[lane];
-    for (int lane = 0; lane < count; ++lane) alpha[lane] = static_cast<Real>(on_every_class[lane]);
+    for (int lane = 0; lane < count; ++lane)
+      alpha[lane] = static_cast<Real>(rows.on_every_class[lane]);
     const Real* const kept_unit = static_cast<const Real*>(problem.kept_unit_of_line);
     for (int64_t place = 0; place < spanning.num_places(); ++place)
       lines.mass[place] = kept_unit ? alpha * kept_unit[place] : Line{};
     for (int64_t i = 0; i < rows.num_own; ++i) {
       const DagOwn& own = rows.own[i];
-      const double spread = kept_unit ? on_every_class[own.lane] * problem.kept_unit[own.place] : 0;
-      const double q = spread + own.q;
-      // As above; both are float64 here.
-      const bool cancels = problem.spread && std::fabs(q) <= 0x1p-44 * std::fabs(spread);
-      lines.mass[own.place][own.lane] = cancels ? Real(0) : static_cast<Real>(q);
+      lines.mass[own.place][own.lane] = static_cast<Real>(own.q);
     }
   }
 
@@ -329,8 +334,10 @@ struct DagBlock {
 
 DagBlockKernel HACE_PER_ISA(dag_block_kernel_)(Element element) {
   return for_element(element, [](auto stored) {
-    using Block = DagBlock<decltype(stored)>;
-    return DagBlockKernel{Block::kRows, sizeof(typename Block::Line), Block::num_lines, Block::run};
+    using Stored = decltype(stored);
+    using Block = DagBlock<Stored>;
+    return DagBlockKernel{Block::kRows, sizeof(typename Block::Line),      Block::num_lines,
+                          Block::run,   DagLanes<Stored, true>::num_lines, run_lanes<Stored>};
   });
 }
 

@@ -24,6 +24,7 @@ struct DagBlockProblem : Targets {
   const double*
       kept_unit;  // by place: what it keeps of 1 on every class; null: nothing is put there
   const void* kept_unit_of_line;  // the same in the type worked in
+  double total_unit;              // all of it together
 
   // For targets as mass.
   const void* kept;              // by place: what a node keeps of the mass that reaches it
@@ -37,7 +38,8 @@ struct DagBlockProblem : Targets {
   bool past_caches;
 };
 
-// What targets that are indices put on one place of one row, once it has risen.
+// What one row's targets, which are indices, and what it has on every class put on one place, once
+// it has risen.
 struct DagOwn {
   int32_t lane;
   int32_t place;
@@ -53,12 +55,18 @@ struct DagBlockRows {
   int64_t num_own;
 };
 
+constexpr int64_t kMaxLanes = 16;
+
 struct DagBlockKernel {
-  int64_t block_rows;
+  int64_t block_rows;  // at most kMaxLanes
   int64_t line_bytes;
   int64_t (*num_lines)(const DagBlockProblem&);
   // `lines` is 64-byte aligned memory of num_lines.
   void (*run)(const DagBlockProblem&, const DagBlockRows&, void* lines, TreeLogLossFault* fault);
+  // The same for indices without eps, faster, but for the rows whose masses are too far apart for
+  // it: these are `left_out`, by lane. It does not need part_index.
+  int64_t (*num_lanes_lines)(const DagBlockProblem&);
+  void (*run_lanes)(const DagBlockProblem&, const DagBlockRows&, void* lines, bool* left_out);
 };
 
 DagBlockKernel dag_block_kernel_generic(Element);

@@ -1,23 +1,21 @@
 // `dag_log_loss` on the CPU: checks and binds the arguments, prepares what all rows share, splits
-// the work over threads. Targets that are indices rise along their ancestors alone, and where they
-// put nothing elsewhere, rows go one by one (dag_row.h). All others go in blocks of as many rows as
-// a vector has lanes (dag_block_kernel.cpp).
+// the work over threads. Rows go in blocks of as many as a vector has lanes (dag_block_kernel.cpp).
+// Targets that are indices rise along their ancestors alone.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
+#include <mutex>
 #include <tuple>
 #include <type_traits>
 #include <vector>
 
 #include "dag_block_kernel.h"
 #include "dag_checks.h"
-#include "dag_log_loss_kernel.h"
 #include "dag_rise.h"
-#include "dag_row.h"
 #include "errors.h"
 #include "first_fault.h"
 #include "isa.h"
@@ -65,48 +63,7 @@ struct Results {
   void* grad;
 };
 
-// ---- rows one by one ----
-
-thread_local Scratch exps_memory;
-thread_local DagRowWork row_work;
 thread_local Rise rising;
-
-void run_rows(const Call& call, const Problem& problem, const Results& results) {
-  const DagLogLossKernel kernel = HACE_BEST_KERNEL(dag_log_loss_kernel, element_of(call.logits));
-  const Dag& dag = problem.dag;
-  const int64_t size = static_cast<int64_t>(call.logits.element_size());
-  const int64_t row_bytes = dag.num_columns * size;
-  const char* const logits = static_cast<const char*>(call.logits.const_data_ptr());
-  const int64_t stride = call.logits.stride(0) * size;
-  parallel_for(0, call.logits.size(0), 1, [&](int64_t first, int64_t last) {
-    const SubnormalsAreZero guard;
-    DagRowWork& work = row_work;
-    work.start(dag);
-    rising.start(dag);
-    void* const exps = exps_memory.get(dag.num_columns * kernel.real_bytes + 64);
-    for (int64_t row = first; row < last; ++row) {
-      char* const to = results.grad ? static_cast<char*>(results.grad) + row * row_bytes : nullptr;
-      const double factor = results.rows.factor[row];
-      if (factor == 0) {
-        if (to) std::memset(to, 0, row_bytes);
-        continue;
-      }
-      const std::vector<Kept>& kept = rising.run(dag, problem.targets, row);
-      work.cut(dag, kept);
-      const DagRow one = {logits + row * stride,
-                          dag.order,
-                          exps,
-                          dag.num_columns,
-                          static_cast<int64_t>(work.sum.size()),
-                          work.bound.data()};
-      kernel.measure(one, work.max.data(), work.sum.data());
-      results.loss[row] = work.resolve(dag, kept, call.eps, factor);
-      if (to) kernel.write(one, work.factor.data(), work.offset.data(), to);
-    }
-  });
-}
-
-// ---- rows in blocks ----
 
 // What all rows share, beside the problem that points to it.
 template <typename Real>
@@ -142,6 +99,7 @@ void rise_units(const Dag& dag, DagBlockProblem& problem, Shared<Real>& shared) 
     if (spanning.place[v] >= 0) shared.kept_unit[spanning.place[v]] = problem.keep[v] * reaching[v];
   }
   shared.kept_unit_of_line.assign(shared.kept_unit.begin(), shared.kept_unit.end());
+  for (const double kept : shared.kept_unit) problem.total_unit += kept;
   problem.kept_unit = shared.kept_unit.data();
   problem.kept_unit_of_line = shared.kept_unit_of_line.data();
 }
@@ -167,7 +125,8 @@ void split_mass(const Dag& dag, DagBlockProblem& problem, Shared<Real>& shared) 
 // What the targets of some rows put where.
 class BlockTargets {
  public:
-  DagBlockRows of(const Problem& problem, const int64_t* row, int64_t count) {
+  DagBlockRows of(const Problem& problem, const double* kept_unit, const int64_t* row,
+                  int64_t count) {
     on_every_class_.assign(count, 0);
     own_.clear();
     const Targets& targets = problem.targets;
@@ -182,7 +141,12 @@ class BlockTargets {
       }
       for (const Kept& kept : rising.run(problem.dag, targets, row[lane])) {
         const int32_t place = problem.dag.spanning.place[kept.node];
-        if (place >= 0) own_.push_back({static_cast<int32_t>(lane), place, kept.q});
+        if (place < 0) continue;
+        const double spread = kept_unit ? on_every_class_[lane] * kept_unit[place] : 0;
+        const double q = spread + kept.q;
+        // What every class gets and what targets are spared may cancel: then nothing is left.
+        const bool cancels = targets.spread && std::fabs(q) <= 0x1p-44 * std::fabs(spread);
+        own_.push_back({static_cast<int32_t>(lane), place, cancels ? 0 : q});
       }
     }
     return {row, count, on_every_class_.data(), own_.data(), static_cast<int64_t>(own_.size())};
@@ -194,6 +158,30 @@ class BlockTargets {
 };
 
 thread_local BlockTargets block_targets;
+
+// Returns the rows whose masses are too far apart for it.
+std::vector<int64_t> run_lanes(const DagBlockKernel& kernel, const Problem& problem,
+                               const DagBlockProblem& block, const std::vector<int64_t>& rows) {
+  std::vector<int64_t> left;
+  std::mutex mutex;
+  for_blocks(static_cast<int64_t>(rows.size()), kernel.block_rows,
+             kernel.num_lanes_lines(block) * kernel.line_bytes,
+             [&](int64_t first, int64_t count, void* lines) {
+               const SubnormalsAreZero guard;
+               rising.start(problem.dag);
+               bool left_out[kMaxLanes] = {};
+               kernel.run_lanes(
+                   block, block_targets.of(problem, block.kept_unit, rows.data() + first, count),
+                   lines, left_out);
+               for (int64_t lane = 0; lane < count; ++lane)
+                 if (left_out[lane]) {
+                   const std::lock_guard<std::mutex> lock(mutex);
+                   left.push_back(rows[first + lane]);
+                 }
+             });
+  std::sort(left.begin(), left.end());
+  return left;
+}
 
 template <typename Real>
 void run_blocks(const Call& call, const Problem& problem, const Results& results) {
@@ -209,23 +197,26 @@ void run_blocks(const Call& call, const Problem& problem, const Results& results
   block.factor = results.rows.factor.data();
   block.loss = results.loss;
   Shared<Real> shared;
-  number_parts(block, shared);
+  if (problem.spreads() || block.mass) check_children(dag, call.tree[5].numel());
   if (problem.spreads()) rise_units(dag, block, shared);
   if (block.mass) split_mass(dag, block, shared);
 
   const int64_t num_rows = call.logits.size(0);
   const int64_t row_bytes = dag.num_columns * static_cast<int64_t>(call.logits.element_size());
   block.past_caches = writes_past_caches(num_rows, row_bytes);
-  const std::vector<int64_t> counting =
-      counting_rows(block.factor, block.grad, num_rows, row_bytes);
+  std::vector<int64_t> rows = counting_rows(block.factor, block.grad, num_rows, row_bytes);
+  if (block.index && call.eps == 0) rows = run_lanes(kernel, problem, block, rows);
+  if (rows.empty()) return;
+  number_parts(block, shared);
   FirstFault first_fault;
   for_blocks(
-      static_cast<int64_t>(counting.size()), kernel.block_rows,
+      static_cast<int64_t>(rows.size()), kernel.block_rows,
       kernel.num_lines(block) * kernel.line_bytes, [&](int64_t first, int64_t count, void* lines) {
         const SubnormalsAreZero guard;
         rising.start(dag);
         TreeLogLossFault fault;
-        kernel.run(block, block_targets.of(problem, counting.data() + first, count), lines, &fault);
+        kernel.run(block, block_targets.of(problem, block.kept_unit, rows.data() + first, count),
+                   lines, &fault);
         first_fault.add(fault, fault.row);
       });
   first_fault.check();
@@ -233,14 +224,8 @@ void run_blocks(const Call& call, const Problem& problem, const Results& results
 
 // ---- the op ----
 
-// From here on a block costs less than its rows one by one. That is said of the whole batch, so
-// that what a row gets does not depend on its place in it.
-constexpr int64_t kFewRows = 16;
-
 void run(const Call& call, const Problem& problem, const Results& results) {
-  if (problem.targets.index && !problem.spreads() && call.logits.size(0) < kFewRows)
-    run_rows(call, problem, results);
-  else if (call.logits.scalar_type() == ScalarType::Double)
+  if (call.logits.scalar_type() == ScalarType::Double)
     run_blocks<double>(call, problem, results);
   else
     run_blocks<float>(call, problem, results);

@@ -20,9 +20,11 @@ struct Kept {
 
 class Rise {
  public:
+  // Between rows all is 0 and false.
   void start(const Dag& dag) {
-    mass_.assign(dag.num_nodes, 0);
-    seen_.assign(dag.num_nodes, false);
+    if (static_cast<int64_t>(mass_.size()) >= dag.num_nodes) return;
+    mass_.resize(dag.num_nodes, 0);
+    seen_.resize(dag.num_nodes, false);
   }
 
   // Lets the mass of the row's targets rise; the nodes that keep any.
@@ -50,6 +52,8 @@ class Rise {
       for (int64_t e = first; e < last; ++e)
         mass_[dag.parent[e]] += (1 - targets.keep[v]) / static_cast<double>(last - first) * mass;
       if (q != 0) kept_.push_back({v, q});
+    }
+    for (const int32_t v : nodes_) {
       mass_[v] = 0;
       seen_[v] = false;
     }

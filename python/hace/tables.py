@@ -403,10 +403,10 @@ class LossTables:
             bound = self._bound_indices.on(input.device)
         return None if bound is None else bound(input, target)
 
-    def _bind_path(self, device: torch.device) -> BoundPathLogLoss | None:
+    def _bind_path(self, device: torch.device) -> BoundPathLogLoss | BoundTreeLogLoss | None:
         options = self.options
         if not self.hierarchy.is_tree:
-            return None
+            return self._bind_tree(device)
         return BoundPathLogLoss(
             self.paths.on(device),
             ignore_index=options.ignore_index,
@@ -419,13 +419,12 @@ class LossTables:
     def _bind_tree(self, device: torch.device, of_pairs: bool = False) -> BoundTreeLogLoss | None:
         options = self.options
         if (
-            not self.hierarchy.is_tree
-            or not isinstance(self.path_weights, HACEWeights)
+            not isinstance(self.path_weights, HACEWeights)
             or options.entropy
             or options.targets.spares_all
         ):
             return None
-        check_targets(options.targets, is_tree=True, weighted=False)
+        check_targets(options.targets, self.hierarchy.is_tree, weighted=False)
         return BoundTreeLogLoss(
             self.nodes.on(device),
             self.targets.on(device).table_for(None, of_pairs),

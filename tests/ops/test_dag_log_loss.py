@@ -179,7 +179,7 @@ def test_pairs(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -
         case.check(case.logits(rows, dtype), (index, weight), backend)
 
 
-#: Rows of indices that the CPU takes one by one, and in blocks.
+#: Rows that fill a part of a block on the CPU, and more than one.
 FEW_AND_MANY = [9, 20]
 
 SMOOTHING = ["uniform", "nodes", "others", "all on others", "weights"]
@@ -360,6 +360,35 @@ def assert_refused(case: Case, target: torch.Tensor, message: str, backend: Back
             loss()
     else:
         assert loss()[-1].isnan()
+
+
+@pytest.mark.not_on(
+    "reference", reason="the last bits of PyTorch's sums depend on the rows' places"
+)
+@pytest.mark.parametrize("kind", [None, "uniform"])
+def test_rows_do_not_depend_on_each_other(
+    backend: Backend, rng: np.random.Generator, kind: str | None
+) -> None:
+    """Some of them with masses so far apart that kernels may take another way for them."""
+    dag = dags.random_dag(rng, 60, extra=0.5, roots=2)
+    case = Case(dag, rng, 0.6, **(smoothing(dag, rng, kind) if kind else {}))
+    logits, target = case.logits(40, torch.float32), case.indices(40)
+    for row in range(0, 40, 3):
+        logits[row, torch.from_numpy(dag.reach()[target[row]])] -= 200
+    logits[5, 0] = -torch.inf
+    logits[7] = torch.nan
+    found = []
+    for order in (torch.arange(40), torch.from_numpy(rng.permutation(40))):
+        z = logits[order].to(backend.device).requires_grad_()
+        tables = case.table.to(backend.device), case.targets.to(backend.device)
+        loss = hace_kernels.tree_log_loss(
+            z, target[order].to(backend.device), *tables, reduction="none", backend=backend.name
+        )
+        (grad,) = torch.autograd.grad(loss.sum(), z)
+        found.append([x.detach().cpu()[order.argsort()] for x in (loss, grad)])
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first.nan_to_num(-7), second.nan_to_num(-7))
+    assert found[0][0].isnan().nonzero().flatten().tolist() == [7]
 
 
 @pytest.mark.not_on("gpu", reason="it has no threads of the CPU's")
