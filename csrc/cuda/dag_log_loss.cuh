@@ -18,9 +18,7 @@
 #pragma once
 
 #include "../dag.h"
-#include "../targets.h"
-#include "measure.cuh"
-#include "rows.cuh"
+#include "tree_loss.cuh"
 #include "tree_sweeps.cuh"
 
 namespace hace {
@@ -70,24 +68,10 @@ inline DagTables<Real> make_tables(const Dag& dag, const Targets& targets, const
 }
 
 template <typename Stored>
-struct DagLogLossProblem {
-  using Real = work_t<Stored>;
-
+struct DagLogLossProblem : TreeLossRows<Stored> {
   Dag dag;
-  Levels levels;   // of the tree
   Levels heights;  // of the nodes in by_height
-  RowMemory memory;
-  Targets targets;
-  DagTables<Real> tables;
-  int64_t num_rows;
-  const Stored* logits;  // (rows, C), unit stride along a row
-  int64_t row_stride;
-  Stored* grad;    // (rows, C) contiguous; null: the loss alone
-  Real* row_loss;  // null: the gradient alone
-  double eps;
-  const double* divisor;  // of all rows; null: none
-  const Real* grad_loss;  // null: 1
-  int64_t grad_loss_step;
+  DagTables<work_t<Stored>> tables;
 };
 
 // ---- a row ----
@@ -293,20 +277,12 @@ struct DagLogLossRow {
     measure_mixed(measure);
     __syncthreads();
 
-    // A row with a target that is not valid is NaN throughout.
-    const double total = block_sum(measure.total) + 0 * alpha;
-    if (problem.row_loss) {
-      double loss = block_sum(measure.loss) + 0 * alpha;
-      if (!(measure.eps > 0)) loss += total * log_of(static_cast<double>(measure.row.sum));
-      if (!(measure.row.sum > 0)) loss = not_a_number<double>();
-      if (thread == 0) problem.row_loss[row] = static_cast<Real>(loss);
-    }
+    const double total = store_loss(problem, row, measure, alpha);
     if (!problem.grad) return;
 
     hand_to_parts();
     __syncthreads();
-    const Real factor = static_cast<Real>(
-        gradient_factor(1.0, problem.divisor, problem.grad_loss, problem.grad_loss_step, row));
+    const Real factor = static_cast<Real>(problem.gradient_factor(1.0, row));
     Stored* const grad = problem.grad + row * num_columns;
     const Pull<Real> pull{tree, values.log_sum, values.mass + num_columns};
     pull.go_down(problem.levels, static_cast<Real>(total));
@@ -359,23 +335,8 @@ struct DagLogLossRow {
 template <typename Stored>
 __global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
     dag_log_loss_kernel(DagLogLossProblem<Stored> problem) {
-  using Real = work_t<Stored>;
-  const Targets& targets = problem.targets;
-  for (int64_t row = blockIdx.x; row < problem.num_rows; row += gridDim.x) {
-    bool counts = targets.mass != nullptr;
-    for (int64_t k = 0; k < targets.num_indices && !counts; ++k)
-      counts = targets.index[row * targets.num_indices + k] != targets.ignore_index;
-    if (!counts) {
-      if (problem.row_loss && threadIdx.x == 0) problem.row_loss[row] = Real(0);
-      const int64_t num_columns = problem.dag.num_columns;
-      if (problem.grad)
-        for (int64_t c = threadIdx.x; c < num_columns; c += blockDim.x)
-          problem.grad[row * num_columns + c] = to_stored<Stored>(Real(0));
-    } else {
-      DagLogLossRow<Stored>(problem, row).run();
-    }
-    __syncthreads();
-  }
+  for_rows_that_count(problem, problem.dag.num_columns,
+                      [&](int64_t row) { DagLogLossRow<Stored>(problem, row).run(); });
 }
 
 }  // namespace hace

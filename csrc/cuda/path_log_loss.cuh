@@ -35,15 +35,8 @@
 namespace hace {
 
 template <typename Stored>
-struct PathLogLossProblem {
-  using Real = work_t<Stored>;
-
-  const Stored* logits;  // (rows, columns), unit stride along a row
-  int64_t row_stride;
-  int64_t num_rows;
+struct PathLogLossProblem : LossRows<Stored> {
   int columns;
-  Stored* grad;    // (rows, columns) contiguous; null: the loss alone
-  Real* row_loss;  // (rows); null: the gradient alone
 
   // The path table: entries ptr[t] .. ptr[t + 1] are target t's intervals and their weights.
   const int64_t* ptr;
@@ -57,11 +50,7 @@ struct PathLogLossProblem {
   const int64_t* target;        // (rows)
   const double* target_weight;  // (targets), or null
   int64_t ignore_index;
-  const double* divisor;  // of the rows' gradients, or null
-  const Real* grad_loss;  // the incoming gradient, or null for 1
-  int64_t grad_loss_step;
   double entropy;  // weight of sum_j p_j log p_j beside the log-losses
-  double eps;
 };
 
 template <typename Real>
@@ -77,8 +66,7 @@ __device__ OpenRow<work_t<Stored>> open_row(const PathLogLossProblem<Stored>& pr
   const int64_t target = problem.target[row];
   OpenRow<work_t<Stored>> open = {};
   open.weight = weight_of(target, problem.target_weight, problem.num_targets, problem.ignore_index);
-  double factor =
-      gradient_factor(open.weight, problem.divisor, problem.grad_loss, problem.grad_loss_step, row);
+  double factor = problem.gradient_factor(open.weight, row);
   Path& path = open.path;
   path.columns = problem.columns;
   bool valid = target >= 0 && target < problem.num_targets;

@@ -1,7 +1,7 @@
 // The bindings' side of rows.cuh: the loss's tensors and the launches that reduce it.
 #pragma once
 
-#include <optional>
+#include <tuple>
 #include <vector>
 
 #include "device.h"
@@ -27,6 +27,48 @@ inline void check_incoming(const Tensor& grad_loss, const Tensor& logits, int64_
                       grad_loss.scalar_type() == loss_type(logits),
                   "grad_loss must have the loss's shape and dtype");
   check_device("backward", "grad_loss", grad_loss, logits);
+}
+
+// What a call of a loss, or of its backward, takes and gives besides its arguments; null: nothing.
+struct LossOutputs {
+  const Tensor* grad_loss;
+  Tensor* loss;  // reduced as the call says
+  Tensor* grad;
+};
+
+template <typename Stored>
+inline void bind_loss(const Tensor& logits, double eps, const LossOutputs& outputs,
+                      LossRows<Stored>& rows) {
+  rows.logits = static_cast<const Stored*>(logits.const_data_ptr());
+  rows.row_stride = logits.stride(0);
+  rows.num_rows = logits.size(0);
+  rows.eps = eps;
+  if (outputs.grad) rows.grad = static_cast<Stored*>(outputs.grad->mutable_data_ptr());
+  if (const Tensor* grad_loss = outputs.grad_loss) {
+    rows.grad_loss = static_cast<const work_t<Stored>*>(grad_loss->const_data_ptr());
+    rows.grad_loss_step = grad_loss->dim() ? grad_loss->stride(0) : 0;
+  }
+}
+
+// The op of a loss. `Loss` has its arguments, `Call`, and two functions: `check` throws unless they
+// are valid, and `run` launches everything.
+template <typename Loss>
+std::tuple<Tensor, Tensor> loss_op(const typename Loss::Call& call, bool with_grad) {
+  Loss::check(call);
+  Tensor loss = new_loss(call.logits, call.reduction);
+  Tensor grad = new_gradient(call.logits, with_grad);
+  Loss::run(call, {nullptr, &loss, with_grad ? &grad : nullptr});
+  return {loss, grad};
+}
+
+// The backward of that op.
+template <typename Loss>
+Tensor loss_backward_op(const Tensor& grad_loss, const typename Loss::Call& call) {
+  Loss::check(call);
+  check_incoming(grad_loss, call.logits, call.reduction);
+  Tensor grad = new_gradient(call.logits, true);
+  Loss::run(call, {&grad_loss, nullptr, &grad});
+  return grad;
 }
 
 // Where the rows' losses go, and from there to the reduced loss. `loss` is null in a backward.

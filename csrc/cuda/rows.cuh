@@ -38,14 +38,27 @@ __global__ void __launch_bounds__(kReduceThreads)
   if (threadIdx.x == 0) *loss = static_cast<Real>(divisor ? total / *divisor : total);
 }
 
-// What the gradient of a row's loss is multiplied by; 0 for a row of weight 0, whatever comes in.
-template <typename Real>
-__device__ __forceinline__ double gradient_factor(double weight, const double* divisor,
-                                                  const Real* grad_loss, int64_t grad_loss_step,
-                                                  int64_t row) {
-  if (weight == 0) return 0;
-  if (divisor && *divisor != 0) weight /= *divisor;
-  return grad_loss ? weight * static_cast<double>(grad_loss[row * grad_loss_step]) : weight;
-}
+// The rows of a loss, and where their losses and gradients go.
+template <typename Stored>
+struct LossRows {
+  using Real = work_t<Stored>;
+
+  const Stored* logits;  // (rows, columns), unit stride along a row
+  int64_t row_stride;
+  int64_t num_rows;
+  Stored* grad;           // (rows, columns) contiguous; null: the loss alone
+  Real* row_loss;         // (rows); null: the gradient alone
+  const double* divisor;  // of the rows' gradients; null: 1
+  const Real* grad_loss;  // the incoming gradient; null: 1
+  int64_t grad_loss_step;
+  double eps;
+
+  // The factor of the gradient of a row's loss; 0 for a row of weight 0, whatever comes in.
+  __device__ __forceinline__ double gradient_factor(double weight, int64_t row) const {
+    if (weight == 0) return 0;
+    if (divisor && *divisor != 0) weight /= *divisor;
+    return grad_loss ? weight * static_cast<double>(grad_loss[row * grad_loss_step]) : weight;
+  }
+};
 
 }  // namespace hace

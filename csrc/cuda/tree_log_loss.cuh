@@ -13,30 +13,15 @@
 // 8 bytes of tables each time (20 for targets as mass), which all rows share.
 #pragma once
 
-#include "measure.cuh"
-#include "rows.cuh"
+#include "tree_loss.cuh"
 #include "tree_targets.cuh"
 
 namespace hace {
 
 template <typename Stored>
-struct TreeLogLossProblem {
-  using Real = work_t<Stored>;
-
+struct TreeLogLossProblem : TreeLossRows<Stored> {
   Tree tree;
-  Levels levels;
-  RowMemory memory;
-  Targets targets;
-  TargetTables<Real> tables;
-  int64_t num_rows;
-  const Stored* logits;  // (rows, C), unit stride along a row
-  int64_t row_stride;
-  Stored* grad;    // (rows, C) contiguous; null: the loss alone
-  Real* row_loss;  // null: the gradient alone
-  double eps;
-  const double* divisor;  // of all rows; null: none
-  const Real* grad_loss;  // null: 1
-  int64_t grad_loss_step;
+  TargetTables<work_t<Stored>> tables;
 };
 
 template <typename Stored>
@@ -119,18 +104,10 @@ __device__ __forceinline__ void tree_log_loss_row(const TreeLogLossProblem<Store
       if (own.column >= 0) measure.add(own.kept, {to_work(logits[own.column]), Real(1)});
     }
   }
-  // A row with a target that is not valid is NaN throughout.
-  const double total = block_sum(measure.total) + 0 * columns.alpha;
-  if (problem.row_loss) {
-    double loss = block_sum(measure.loss) + 0 * columns.alpha;
-    if (!(measure.eps > 0)) loss += total * log_of(static_cast<double>(measure.row.sum));
-    if (!(measure.row.sum > 0)) loss = not_a_number<double>();
-    if (threadIdx.x == 0) problem.row_loss[row] = static_cast<Real>(loss);
-  }
+  const double total = store_loss(problem, row, measure, columns.alpha);
   if (!problem.grad) return;
 
-  const Real factor = static_cast<Real>(
-      gradient_factor(1.0, problem.divisor, problem.grad_loss, problem.grad_loss_step, row));
+  const Real factor = static_cast<Real>(problem.gradient_factor(1.0, row));
   Stored* const grad = problem.grad + row * tree.num_classes;
   const Pull<Real> pull{tree, values.log_sum, &values.mass(0)};
   pull.go_down(problem.levels, static_cast<Real>(total));
@@ -144,23 +121,8 @@ __device__ __forceinline__ void tree_log_loss_row(const TreeLogLossProblem<Store
 template <typename Stored>
 __global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
     tree_log_loss_kernel(TreeLogLossProblem<Stored> problem) {
-  using Real = work_t<Stored>;
-  const Targets& targets = problem.targets;
-  for (int64_t row = blockIdx.x; row < problem.num_rows; row += gridDim.x) {
-    bool counts = targets.mass != nullptr;
-    for (int64_t k = 0; k < targets.num_indices && !counts; ++k)
-      counts = targets.index[row * targets.num_indices + k] != targets.ignore_index;
-    if (!counts) {
-      if (problem.row_loss && threadIdx.x == 0) problem.row_loss[row] = Real(0);
-      const int64_t num_classes = problem.tree.num_classes;
-      if (problem.grad)
-        for (int64_t c = threadIdx.x; c < num_classes; c += blockDim.x)
-          problem.grad[row * num_classes + c] = to_stored<Stored>(Real(0));
-    } else {
-      tree_log_loss_row(problem, row);
-    }
-    __syncthreads();
-  }
+  for_rows_that_count(problem, problem.tree.num_classes,
+                      [&](int64_t row) { tree_log_loss_row(problem, row); });
 }
 
 }  // namespace hace
