@@ -7,6 +7,7 @@ from bisect import bisect_right
 import torch
 from torch import Tensor
 
+from ..eager import eager
 from ..ops.path_stages import path_measure
 from ..row_paths import Rings, RowPaths, empty_rings
 from ..rows import loss_dtype
@@ -23,6 +24,7 @@ __all__ = ["linear_interval_log_probs"]
 _EVERY_CLASS = torch.iinfo(torch.int32).max
 
 
+@eager
 def linear_interval_log_probs(
     input: Tensor,
     weight: Tensor,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from ..eager import eager
 from ..ops.checks import check_options, check_rows
 from ..ops.path_log_loss import path_log_loss
 from ..path_table import PathTable
@@ -96,7 +97,6 @@ def linear_path_log_loss(
     size = size if node_sums is None else node_sums.num_nodes
     _check_linear(input, weight, bias, target, size, spread)
     _check_options(reduction, eps, entropy, spread)
-    dtype = product_dtype(input, weight)
     needs_tiles = shard is not None or on_weight_grad is not None or node_sums is not None
     needs_tiles = needs_tiles or isinstance(target, tuple) or spread is not None
     if not needs_tiles and logits_fit(len(input) * len(weight), input, weight, logit_bytes):
@@ -113,12 +113,32 @@ def linear_path_log_loss(
             backend=backend,
         )
     options = Options(ignore_index, reduction, entropy, eps, backend, spread)
+    tensors = (input, weight, bias, target, target_weight)
+    return _loss_by_tiles(*tensors, table, options, logit_bytes, shard, on_weight_grad, node_sums)
+
+
+@eager
+def _loss_by_tiles(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Target,
+    target_weight: Tensor | None,
+    table: PathTable,
+    options: Options,
+    logit_bytes: int | None,
+    shard: Shard | None,
+    on_weight_grad: OnWeightGrad | None,
+    node_sums: NodeSums | None,
+) -> Tensor:
+    dtype = product_dtype(input, weight)
     batch = batch_of(target, table, target_weight, options, dtype, shard, on_weight_grad)
     batch = replace(batch, head=replace(batch.head, sums=node_sums))
     loss, _ = _loss_and_log_probs(input, weight, bias, batch, logit_bytes)
     return loss.to(loss_dtype(dtype))
 
 
+@eager
 def sharded_path_log_loss(
     logits: Tensor,
     target: Target,
@@ -159,6 +179,7 @@ def sharded_path_log_loss(
     return batch.reduced(losses, of_nodes).to(loss_dtype(logits.dtype))
 
 
+@eager
 def linear_with_log_prob(
     input: Tensor,
     weight: Tensor,

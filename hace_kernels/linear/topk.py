@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..eager import eager
 from ..rows import loss_dtype
 from .column_sums import ColumnSums
 from .layer_checks import product_dtype
@@ -31,6 +32,7 @@ class TopK(NamedTuple):
     log_sum: Tensor
 
 
+@eager
 def linear_topk(
     input: Tensor,
     weight: Tensor,

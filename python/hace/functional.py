@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 import hace_kernels
+from hace_kernels.eager import eager
 from hace_kernels.linear import OnWeightGrad, Shard, logits_fit, sharded_path_log_loss
 
 from .arguments import (
@@ -350,6 +351,7 @@ def _loss_of_rows(
     return _tree_loss(rows, target, weight, tables)
 
 
+@eager
 def _sharded_loss(
     input: Tensor, target: Target, weight: Tensor | None, tables: LossTables, shard: ClassShard
 ) -> Tensor:

@@ -6,6 +6,7 @@ from typing import TypeGuard
 
 from torch import Tensor
 
+from hace_kernels.eager import eager
 from hace_kernels.linear import (
     NodeSums,
     OnWeightGrad,
@@ -72,6 +73,7 @@ def linear_path_loss_by_tiles(
     return loss.reshape(input.shape[:-1]) if options.reduction == "none" else loss
 
 
+@eager
 def linear_path_loss_with_log_prob(
     input: Tensor,
     weight: Tensor,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hace_kernels.eager import eager
 from hace_kernels.linear import LocalClasses, NodeSums, linear_interval_log_probs
 
 from .hierarchy import Hierarchy
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["linear_node_log_probs_by_tiles"]
 
 
+@eager
 def linear_node_log_probs_by_tiles(
     input: Tensor,
     weight: Tensor,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hace_kernels import loss_dtype
+from hace_kernels.eager import eager
 from hace_kernels.linear import Shard, TopK
 
 from ..hierarchy import Hierarchy
@@ -112,6 +113,7 @@ class ClassShard:
         """The label of the most probable class of each row, int64 (N); a collective call."""
         return self.topk(local_logits, 1).label[:, 0]
 
+    @eager
     def merged(self, here: TopK, k: int) -> ShardedTopK:
         """The k best of all processes, each of which has found its own; a collective call.
 

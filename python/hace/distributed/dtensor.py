@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate
 from torch.distributed.tensor import Shard as ShardPlacement
 
+from hace_kernels.eager import eager
 from hace_kernels.linear import Shard, sharded_path_log_loss
 
 from ..arguments import Target, is_index
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["dtensor_path_loss", "local_span"]
 
 
+@eager
 def dtensor_path_loss(
     input: Tensor, target: Target, weight: Tensor | None, tables: LossTables
 ) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hace_kernels import loss_dtype
+from hace_kernels.eager import eager
 from hace_kernels.exporting import is_exported
 from hace_kernels.linear import OnWeightGrad, linear_topk, logits_fit
 
@@ -184,6 +185,7 @@ class HierarchicalClassifier(Pretrained):
         weight = self.linear.weight
         return takes_tiles(input, weight, target, self.loss._tables, self.logit_bytes)
 
+    @eager
     def _by_tiles(self, input: Tensor, target: Target) -> Prediction:
         weight, bias = self._local_layer()
         if not is_index(target):
@@ -223,6 +225,10 @@ class HierarchicalClassifier(Pretrained):
         """
         if self._shard is None and is_exported():  # tiles have the size of one batch
             return TopK(*self.log_prob(input).topk(k))
+        return self._topk_by_tiles(input, k)
+
+    @eager
+    def _topk_by_tiles(self, input: Tensor, k: int) -> TopK:
         rows = input if input.dim() == 2 else input[None]
         shape = (*input.shape[:-1], k)
         weight, bias = self._local_layer()
@@ -252,6 +258,7 @@ class HierarchicalClassifier(Pretrained):
         log_prob = logits.log_softmax(-1, dtype=loss_dtype(logits.dtype))
         return log_prob.index_select(-1, self._column.on(log_prob.device))
 
+    @eager
     def node_log_probs(self, input: Tensor, nodes: Tensor | Sequence[int]) -> Tensor:
         """Log-probabilities of chosen nodes by tiles, (N, M); they have no gradient.
 
