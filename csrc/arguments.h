@@ -1,6 +1,6 @@
-// How an op takes its arguments off torch's stack: one after the other, in the order of its schema
-// (hace_kernels/schemas.py), into a struct that names them. Forward and backward of a loss share
-// that struct.
+// How an op takes its arguments from torch's stack: one after the other, in the order of its schema
+// (hace_kernels/schemas.py), into a struct that names them. The forward and the backward of a loss
+// share that struct.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

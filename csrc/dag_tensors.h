@@ -1,4 +1,4 @@
-// How the ops over DAGs take a ClosureTable: what can be said of it without reading what it holds.
+// How the ops over DAGs take a ClosureTable, with the checks that do not read its values.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

@@ -1,6 +1,5 @@
-// Checks whose failure is more than a RuntimeError for Python's users: the kind travels as a tag
-// before the message, for torch's stable ABI carries no more than text (target_errors.py has the
-// other end).
+// Checks that raise another type than RuntimeError in Python. The type travels as a tag before the
+// message, because torch's stable ABI carries nothing but text; target_errors.py reads the tag.
 #pragma once
 
 #include <torch/csrc/stable/macros.h>

@@ -1,4 +1,4 @@
-// The arguments of `path_log_loss` and what can be said of them without reading what they hold.
+// The arguments of `path_log_loss`, with the checks that do not read their values.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace hace {
 
-// Everything of a call but the logits' gradient, in the order of the schema.
+// The arguments that forward and backward have in common, in the order of the schema.
 struct PathLogLossCall {
   Tensor logits;
   Tensor target;
@@ -89,7 +89,7 @@ inline PathArrays bind_path_table(const std::vector<Tensor>& table, int64_t num_
   return paths;
 }
 
-// Raises unless all tensors have the shapes and types that the kernels take them to have.
+// Throws unless all tensors have the shapes and types that the kernels assume.
 inline PathArrays check(const PathLogLossCall& call) {
   const Tensor& logits = call.logits;
   check_rows_or_pixels("path_log_loss", logits);

@@ -1,5 +1,5 @@
-// What the kernels of `path_measure` and `path_write` are given, on whatever device: plain data,
-// and no torch here.
+// What the kernels of `path_measure` and `path_write` are given on any device: plain data, without
+// torch.
 #pragma once
 
 #include <cstdint>
@@ -18,17 +18,17 @@ struct PathTile {
 };
 
 // (rows, K+1) contiguous; ring r < K is what interval r adds to the one inside it, ring K is
-// outside all of them. `max` is of the type worked in.
+// outside of all of them. `max` is of the working type.
 struct RingSums {
   void* max;
   double* sum;     // of exp(z - max)
-  double* moment;  // of (z - max) exp(z - max); null: not wanted
+  double* moment;  // of (z - max) exp(z - max); null: not needed
 };
 
 // The gradient in each ring, (rows, K+1) contiguous:
 // exp(z - shift) (factor + slope (z - shift - middle)) + offset.
 struct RingFactors {
-  const void* shift;  // of the type worked in
+  const void* shift;  // of the working type
   const double* factor;
   const double* offset;
   const double* slope;  // null: 0, and middle is not read

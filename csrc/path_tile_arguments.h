@@ -1,5 +1,5 @@
-// The arguments of `path_measure` and `path_write`, on whatever device: what is asked of them, and
-// what of them the kernels are given.
+// The arguments of `path_measure` and `path_write` on any device: their checks, and the plain data
+// that the kernels are given.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -11,7 +11,7 @@
 
 namespace hace {
 
-// Both ops' own, by the names that hace_kernels/schemas.py gives them.
+// The arguments of both ops, with their names in hace_kernels/schemas.py.
 struct PathTileCall {
   const char* op;
   const Tensor& logits;
@@ -38,7 +38,7 @@ struct PathTileCall {
     return tile;
   }
 
-  // One number for each ring.
+  // An array with one number per ring.
   const Tensor& rings(const char* what, const Tensor& array, ScalarType type) const {
     const int64_t num_rings = start.size(1) + 1;
     STD_TORCH_CHECK(array.dim() == 2 && array.size(0) == logits.size(0) &&

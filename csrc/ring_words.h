@@ -7,10 +7,10 @@ namespace hace {
 
 // A word is 16 neighbouring columns: its number times 2^16, plus the mask of those in the ring.
 constexpr int64_t kWordColumns = 16;
-// A ring's list is filled up to a multiple of this with words that have none.
+// A ring's list is filled up to a multiple of this number with words whose mask is 0.
 constexpr int64_t kWordsAtOnce = 4;
 
-// The last word of a row that a list may have; no word of the row is above it.
+// The largest word that a list may contain for a row of so many columns.
 inline uint32_t last_word(int64_t columns) {
   const int64_t word = (columns - 1) / kWordColumns, used = columns - word * kWordColumns;
   return static_cast<uint32_t>(word << 16 | ((int64_t{1} << used) - 1));

@@ -1,18 +1,18 @@
-// What `tree_log_loss` puts where, as the kernels see it: a TargetTable and soft labels (of
-// hace_kernels/target_table.py, which says what the arrays hold) and the rows' targets. No torch
-// here.
+// The targets of `tree_log_loss` as the kernels see them: a TargetTable with its soft labels
+// (hace_kernels/target_table.py says what the arrays mean) and the targets of the rows. Without
+// torch.
 #pragma once
 
 #include <cstdint>
 
 namespace hace {
 
-// "By place" is P entries, T is the number of targets.
+// "By place" means P entries; T is the number of targets.
 struct Targets {
   int64_t num_targets;  // T
   const int32_t* target_place;
   const double* share;
-  const double* weight;  // what an index counts for where `mean` divides; null: 1
+  const double* weight;  // what an index counts in the divisor of `mean`; null: 1
   const double* spread;  // null: none
   double row_spread;
   const double* keep;  // by place
@@ -22,12 +22,12 @@ struct Targets {
   const double* log_similarity;  // by place
   const double* is_class;        // by place
 
-  // What 1 on every class comes to once it has risen, where the table says it; else null.
+  // The mass at each place once 1 on every class has risen, if the table has it; else null.
   const float* kept_unit_of_table;        // by place
   const double* reaching_of_table;        // by place
   const int32_t* classes_below_of_table;  // by place
 
-  // The rows: mass (rows, T) in the type worked in, or index (rows, K) with weights (null: 1).
+  // The rows: mass (rows, T) in the working type, or index (rows, K) with weights (null: 1).
   const void* mass;
   int64_t mass_stride;
   const int64_t* index;
@@ -35,7 +35,7 @@ struct Targets {
   int64_t num_indices;  // K
   int64_t ignore_index;
 
-  // Rows of one index count as their target says, all others alike.
+  // Whether a row counts the weight of its one index; otherwise all rows count the same.
   bool single() const { return index && !index_weight; }
 };
 

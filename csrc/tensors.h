@@ -1,4 +1,4 @@
-// What the ops' bindings ask of tensors, on whatever device: element types, layouts, reductions.
+// What the ops' bindings require of tensors on any device: element types, layouts, reductions.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -37,7 +37,7 @@ inline Element element_of(const Tensor& rows) {
   }
 }
 
-// The kernels take rows at any distance from each other, but no strides along a row.
+// The kernels take rows with any stride between them, and unit stride along a row.
 inline void check_rows(const char* op, const Tensor& rows) {
   STD_TORCH_CHECK(rows.dim() == 2, op, ": rows must have 2 dimensions, got ", rows.dim());
   STD_TORCH_CHECK(rows.numel() == 0 || rows.size(1) == 1 || rows.stride(1) == 1, op,
@@ -45,7 +45,7 @@ inline void check_rows(const char* op, const Tensor& rows) {
 }
 
 // Rows (B, C) as above, or pixels (N, C, S), whose rows are the S pixels of the first image, then
-// those of the next: at any distance from image to image and column to column, none along S.
+// those of the next. Images and columns may have any stride; pixels have unit stride.
 inline void check_rows_or_pixels(const char* op, const Tensor& rows) {
   if (rows.dim() != 3) return check_rows(op, rows);
   STD_TORCH_CHECK(rows.numel() == 0 || rows.size(2) == 1 || rows.stride(2) == 1, op,

@@ -1,5 +1,5 @@
-// A tree as the kernels see it (a TreeTable of hace_kernels/tree_table.py, which says what the
-// arrays hold) and the rows that they work on. No torch here.
+// A tree as the kernels see it: a TreeTable (hace_kernels/tree_table.py says what the arrays mean).
+// Without torch.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The arguments of `tree_log_loss` and what can be said of them without reading what they hold.
+// The arguments of `tree_log_loss`, with the checks that do not read their values.
 #pragma once
 
 #include <optional>
@@ -11,7 +11,7 @@
 
 namespace hace {
 
-// Everything of a call but the logits' gradient, in the order of the schema.
+// The arguments that forward and backward have in common, in the order of the schema.
 struct TreeLogLossCall {
   Tensor logits;
   std::optional<Tensor> mass;

@@ -1,4 +1,4 @@
-// How the tree ops take a TreeTable: what can be said of it without reading what it holds.
+// How the tree ops take a TreeTable, with the checks that do not read its values.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -11,8 +11,8 @@
 namespace hace {
 
 constexpr const char* kNoTree =
-    "the tree's arrays are no TreeTable: children before their parents, every place but the last "
-    "the child of one";
+    "the tree's arrays are not those of a TreeTable: children come before their parents, and every "
+    "place but the last is the child of one";
 
 // `tensors` are place, parent, child_ptr, child and num_columns of a TreeTable.
 inline Tree bind_tree(const std::vector<Tensor>& tensors) {

@@ -13,12 +13,12 @@ namespace {
 
 constexpr const char* kOp = "dag_log_loss";
 
-// The levels of the tree, and those of the nodes by height, out of a ClosureTable's sizes.
+// The levels of the tree, and those of the nodes by height, from a ClosureTable's sizes.
 struct DagLevels {
   std::vector<int64_t> tree, heights;
 
   explicit DagLevels(const std::vector<int64_t>& sizes) {
-    constexpr int64_t kLists = 5;  // whose lengths come first
+    constexpr int64_t kLists = 5;  // their lengths come first
     STD_TORCH_CHECK(sizes.size() >= kLists, kNoDag);
     const int64_t left = static_cast<int64_t>(sizes.size()) - kLists;
     STD_TORCH_CHECK(sizes[0] > 0 && sizes[1] > 0 && sizes[0] <= left && sizes[1] <= left - sizes[0],
@@ -50,7 +50,7 @@ struct DagLogLoss {
     STD_TORCH_CHECK(call.logits.size(1) == dag.num_columns, kOp, ": logits must have ",
                     dag.num_columns, " columns, got ", call.logits.size(1));
     STD_TORCH_CHECK(call.table.size() > 6 && !call.table[6], kOp,
-                    ": soft labels are of lowest common ancestors, which a DAG lacks");
+                    ": soft labels need lowest common ancestors, which a DAG does not have");
   }
 
   static void run(const Call& call, const LossOutputs& outputs) {

@@ -1,20 +1,21 @@
 // The kernel of `dag_log_loss`: one block per row.
 //
-// A tree of the DAG's links (SpanningTree) is swept as tree_log_loss.cuh sweeps one; its words are
-// used here. The columns below a mixed node u are those of its parts, places of the tree that have
-// no column in common, so that S_u = sum over parts t of S_t, and its gradient is that of the mass
-// q_u S_t / S_u on each part: every share is at most 1, and nothing is subtracted.
+// A tree of the DAG's links (SpanningTree) is swept as in tree_log_loss.cuh, whose terms are used
+// here. A *mixed* node u is not a place of that tree. The columns below it are those of its
+// *parts*, places of the tree that have no column in common, so that S_u = sum over parts t of S_t.
+// Its gradient is that of the mass q_u S_t / S_u on each part: every share is at most 1, and
+// nothing is subtracted.
 //
-// Mass rises along all links of the DAG, level by level: a node takes from its children
+// Mass rises along all links of the DAG, level by level. A node gets from its children
 //
-//   m_v += sum over children c of (1 - keep_c) / (c's parents) m_c
+//   m_v += sum over children c of (1 - keep_c) / (number of c's parents) m_c
 //
-// Every sum is taken by those who need it, in a fixed order: a node from its children and from its
-// parts, a place from the mixed nodes that it is part of. So there are no atomics.
+// Whoever needs a sum adds it up by itself, in a fixed order: a node over its children and over its
+// parts, a place over the mixed nodes that it is part of. So there are no atomics.
 //
-// Bytes of a row of C columns and T targets as mass: C logits in and C gradients out (and T in)
-// from and to device memory; the row's values, 4 bytes per place and 8 per inner place and mixed
-// node, are in shared memory where they fit there.
+// Traffic with device memory per row of C columns and T targets as mass: C logits (and T masses)
+// in, C gradients out. The row's values, 4 bytes per place and 8 per inner place and mixed node,
+// are in shared memory if they fit there.
 #pragma once
 
 #include "../dag.h"
@@ -27,13 +28,13 @@ namespace hace {
 
 template <typename Real>
 struct DagTables {
-  const Real* kept;    // by place: keep of its node; 0 where no node keeps its values
-  const Real* unit;    // by place: what 1 on every class puts there, likewise
+  const Real* kept;    // by place: `keep` of its node; 0 at places that are not a node's
+  const Real* unit;    // by place: the mass that 1 on every class puts there; 0 likewise
   const Real* handed;  // by node: what it hands to each of its parents
   Inverse targets;     // by node, for targets as mass
 };
 
-// Values of the working type that the tables take.
+// How many values of the working type the tables take.
 inline int64_t dag_table_values(const Dag& dag) {
   return 2 * dag.spanning.num_places() + dag.num_nodes;
 }
@@ -94,8 +95,8 @@ struct DagRowValues {
         mass(reinterpret_cast<Real*>(of_mixed + spanning.num_mixed)) {}
 };
 
-// Calls visit(i, lane) in a group of kGroup lanes for every i in first .. last - 1, and with last
-// or more in groups that have nothing to do, so that all lanes of a warp take part.
+// Calls visit(i, lane) in a group of kGroup lanes for every i in first .. last - 1. Groups that
+// have nothing to do get an i of last or more, so that all lanes of a warp take part.
 constexpr int kGroup = 8;
 
 template <typename Visit>
@@ -143,7 +144,7 @@ struct DagLogLossRow {
 
   // ---- targets ----
 
-  // What every class gets, or NaN if a target is not valid.
+  // The mass that every class gets, or NaN if a target is not valid.
   __device__ __forceinline__ double on_every_class() const {
     double put = 0;
     if (targets.mass) {
@@ -167,7 +168,7 @@ struct DagLogLossRow {
     return targets.row_spread + block_sum(put);
   }
 
-  // Puts the targets' mass on their nodes' places; `alpha` is on every class.
+  // Puts the targets' mass on the places of their nodes, and `alpha` on every class.
   __device__ __forceinline__ void put_targets(double alpha) const {
     const int all = num_places + num_mixed;
     for (int place = thread; place < all; place += threads)
@@ -190,7 +191,7 @@ struct DagLogLossRow {
     __syncthreads();
   }
 
-  // Node v's mass from its children's, level by level.
+  // Lets the mass rise from children to parents, level by level.
   __device__ __forceinline__ void rise() const {
     for (int height = 1; height < problem.heights.count; ++height) {
       const int last = problem.heights.bound(height + 1);
@@ -213,15 +214,15 @@ struct DagLogLossRow {
 
   // ---- losses ----
 
-  // The losses at places of the tree; their masses become those that pull.
+  // Adds the losses at places of the tree. Their mass is replaced by the mass that pulls.
   __device__ __forceinline__ void measure_places(Measure<Real>& measure) const {
     for (int place = thread; place < num_places - 1; place += threads)
       values.mass[place] = measure.add(problem.tables.kept[place] * values.mass[place], at(place));
     if (thread == 0) values.mass[num_places - 1] = 0;
   }
 
-  // Those at mixed nodes; of the mass q that pulls, q / S stays, S in units of exp(max) (or of a
-  // column where S is 0).
+  // Adds the losses at mixed nodes. Their mass is replaced by q / S: the mass q that pulls, divided
+  // by the node's sum in units of exp(max), or by its number of columns where that sum is 0.
   __device__ __forceinline__ void measure_mixed(Measure<Real>& measure) const {
     for_groups(0, num_mixed, [&](int x, int lane) {
       const bool here = x < num_mixed;
@@ -318,7 +319,7 @@ struct DagLogLossRow {
     return weight_at(k) == 0 ? kNothing : targets.target_place[target];
   }
 
-  // What the k-th target puts on its node. Equal ones are added up before they are rounded.
+  // Puts the mass of the k-th target on its node. Equal targets are added up before rounding.
   __device__ __forceinline__ void put_index(int k, double alpha) const {
     const int node = node_at(k);
     if (node < 0) return;

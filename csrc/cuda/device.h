@@ -1,4 +1,4 @@
-// What the bindings do on the host around a launch: the tensors' device and its current stream,
+// What the bindings need on the host around a launch: the tensors' device and its current stream,
 // scratch memory, and errors.
 #pragma once
 
@@ -22,8 +22,8 @@ namespace hace {
 
 using DeviceGuard = torch::stable::accelerator::DeviceGuard;
 
-// PyTorch's current stream. Its own function for that is in libtorch_cuda, which a build against a
-// CPU-only torch cannot link to, and which is in the process wherever there is a CUDA tensor.
+// PyTorch's current stream. The function for it is in libtorch_cuda. A build against a CPU-only
+// torch cannot link to that library, but it is in the process wherever there is a CUDA tensor.
 inline cudaStream_t current_stream(int device) {
   using GetStream = AOTITorchError (*)(int32_t, void**);
   static const GetStream get_stream = [] {
@@ -59,7 +59,7 @@ inline cudaStream_t current_stream(int) { return nullptr; }
 
 namespace hace {
 
-// While it lives, the device of the rows is the current one.
+// Makes the device of the rows the current one for its lifetime.
 class OnDeviceOf {
  public:
   explicit OnDeviceOf(const Tensor& rows)
@@ -73,19 +73,20 @@ class OnDeviceOf {
   Device device_;
 };
 
-// Memory for the time of a call; the allocator's, and so in the order of the stream.
+// Memory for the duration of a call. It comes from torch's allocator, which reuses it in the order
+// of the stream.
 inline Tensor scratch(const Tensor& like, int64_t size, ScalarType type) {
   return torch::stable::new_empty(like, {size}, type);
 }
 
-// Throws if a launch failed, naming the op and what it worked on.
+// Throws if a launch failed, with the op and the shape of its rows.
 inline void check_launches(const char* op, const Tensor& rows) {
   const cudaError_t error = cudaGetLastError();
   STD_TORCH_CHECK(error == cudaSuccess, op, ": a kernel for rows of shape (", rows.size(0), ", ",
                   rows.size(1), ") could not be launched: ", cudaGetErrorString(error));
 }
 
-// Every tensor that the kernels read must be where the rows are.
+// Throws unless a tensor that the kernels read is on the device of the rows.
 inline void check_device(const char* op, const char* what, const Tensor& tensor,
                          const Tensor& rows) {
   STD_TORCH_CHECK(

@@ -1,4 +1,4 @@
-// Types of logits and gradients: what each is worked on in, conversions, and 16 bytes at a time.
+// The types of logits and gradients: their working types, conversions, and access by 16 bytes.
 #pragma once
 
 #include "../element.h"
@@ -35,7 +35,7 @@ __device__ __forceinline__ __nv_bfloat16 to_stored<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// What one load or store of a thread moves at most.
+// The most that one load or store of a thread moves.
 constexpr int kVectorBytes = 16;
 
 template <typename Stored>
@@ -53,7 +53,8 @@ __device__ __forceinline__ double log_of(double x) { return log(x); }
 __device__ __forceinline__ float log1p_of(float x) { return log1pf(x); }
 __device__ __forceinline__ double log1p_of(double x) { return log1p(x); }
 
-// A product that is rounded before anything is added to it, so that equal masses cancel.
+// A product that is rounded before anything is added to it (not fused), so that equal masses
+// cancel.
 __device__ __forceinline__ double rounded_product(double x, double y) {
 #ifdef __CUDA_ARCH__
   return __dmul_rn(x, y);
@@ -62,7 +63,7 @@ __device__ __forceinline__ double rounded_product(double x, double y) {
 #endif
 }
 
-// The largest logit of nothing, and the loss of an invalid row.
+// The maximum of no logits at all, and the loss of a row that is not valid.
 template <typename Real>
 __device__ __forceinline__ Real infinity() {
   return static_cast<Real>(INFINITY);
@@ -72,7 +73,7 @@ __device__ __forceinline__ Real not_a_number() {
   return static_cast<Real>(NAN);
 }
 
-// Calls run(a value of the stored type).
+// Calls run with a value of the element type.
 template <typename Run>
 auto for_element(Element element, Run run) {
   switch (element) {

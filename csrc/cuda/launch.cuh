@@ -1,5 +1,5 @@
-// What a kernel needs of CUDA itself. The tests give the same names another meaning: there the
-// kernels' own source is compiled for the CPU (tests/cuda_kernels/emulation/).
+// What a kernel needs of CUDA itself. The tests define the same names otherwise, to compile the
+// kernels' own source for the CPU (tests/cuda_kernels/emulation/).
 #pragma once
 
 #ifdef __CUDACC__
@@ -11,7 +11,7 @@
 // An array shared by the threads of a block.
 #define HACE_SHARED(type, name, count) __shared__ type name[count]
 
-// The shared memory whose size the launch gives; once a kernel.
+// The shared memory whose size the launch gives; at most once per kernel.
 #define HACE_DYNAMIC_SHARED(type, name)                                \
   extern __shared__ __align__(16) unsigned char hace_dynamic_shared[]; \
   type* const name = reinterpret_cast<type*>(hace_dynamic_shared)
@@ -33,10 +33,10 @@ namespace hace {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Blocks and threads of a launch, and what it runs on.
+// The stream that launches run on, and the limits of its GPU.
 struct Device {
   cudaStream_t stream;
-  int64_t shared_bytes;  // that a block may have
+  int64_t shared_bytes;  // the most that a block may have
   int64_t l2_bytes;
   int64_t multiprocessors;
 };
@@ -49,11 +49,10 @@ inline Device device_of(int index, cudaStream_t stream) {
   return {stream, shared, l2, multiprocessors};
 }
 
-// Bytes of shared memory beside the arrays that the kernels declare.
+// An upper bound of the bytes of shared memory that kernels declare statically.
 constexpr int64_t kStaticBytes = 4096;
 
-// Lets blocks of a kernel have this much shared memory beside that; up to 48 KiB need no
-// permission.
+// Lets blocks of a kernel have this much dynamic shared memory; up to 48 KiB are always allowed.
 template <typename Kernel>
 void allow_shared(Kernel* kernel, int64_t bytes) {
   if (bytes + kStaticBytes > (int64_t{48} << 10))

@@ -1,7 +1,7 @@
 // Sums of exponentials as pairs (max, sum) that mean sum * exp(max).
 //
-// The max is the largest logit of the sum, so that no pair overflows or underflows. A pair of
-// nothing is (-inf, 0).
+// The max is the largest logit of the sum, so that no pair overflows or underflows. The empty sum
+// is (-inf, 0).
 #pragma once
 
 #include "element.cuh"
@@ -19,7 +19,7 @@ __device__ __forceinline__ LogSum<Real> empty_sum() {
   return {-infinity<Real>(), Real(0)};
 }
 
-// A maximum as it may be subtracted: for that of nothing any number is as good.
+// A maximum that is safe to subtract: a number in the place of -inf, the maximum of an empty sum.
 template <typename Real>
 __device__ __forceinline__ Real finite(Real top) {
   return top == -infinity<Real>() ? Real(0) : top;
@@ -32,7 +32,7 @@ __device__ __forceinline__ LogSum<Real> merge(LogSum<Real> a, LogSum<Real> b) {
   return {top, a.sum * exp_of(a.max - shift) + b.sum * exp_of(b.max - shift)};
 }
 
-// a / b; infinite where that is beyond the type.
+// a / b; infinite where the type cannot hold it.
 template <typename Real>
 __device__ __forceinline__ Real ratio(LogSum<Real> a, LogSum<Real> b) {
   return a.sum == 0 ? Real(0) : a.sum / b.sum * exp_of(a.max - finite(b.max));
@@ -55,14 +55,14 @@ __device__ __forceinline__ LogSum<Real> broadcast_from(LogSum<Real> x, int lane)
   return {__shfl_sync(kAllLanes, x.max, lane), __shfl_sync(kAllLanes, x.sum, lane)};
 }
 
-// The merger of all lanes' pairs, in every lane, for one exponential per lane.
+// All lanes' pairs merged, in every lane. It takes one exponential per lane.
 template <typename Real>
 __device__ __forceinline__ LogSum<Real> warp_merge(LogSum<Real> x) {
   const Real top = warp_max(x.max);
   return {top, warp_sum(x.sum * exp_of(x.max - finite(top)))};
 }
 
-// The merger of lanes 0 .. this one.
+// The pairs of lanes 0 .. this one, merged.
 template <typename Real>
 __device__ __forceinline__ LogSum<Real> warp_prefix_merge(LogSum<Real> x) {
 #pragma unroll

@@ -1,11 +1,11 @@
-// The log-loss at places, one after the other.
+// The log-loss at the places of a row.
 #pragma once
 
 #include "log_sums.cuh"
 
 namespace hace {
 
-// The loss at one place after the other: adds it up with the mass that pulls, which it returns.
+// Adds up the losses at one place after the other, and the mass that pulls.
 template <typename Real>
 struct Measure {
   LogSum<Real> row;
@@ -16,10 +16,10 @@ struct Measure {
     return exp_of(below.max - row.max) * (below.sum / row.sum);
   }
 
-  // What of mass q on a place of probability p still pulls with eps.
+  // The part of mass q on a place of probability p that still pulls with eps.
   __device__ __forceinline__ Real faded(Real q, Real p) const { return q * (p / (p + eps)); }
 
-  // q at a place of log-sum `below`; 0 log 0 is 0.
+  // Adds mass q at a place of log-sum `below`, and returns what of it pulls; 0 log 0 is 0.
   __device__ __forceinline__ Real add(Real q, LogSum<Real> below) {
     if (q == 0) return 0;
     if (eps > 0) {

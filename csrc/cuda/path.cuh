@@ -1,8 +1,8 @@
-// The path of a target: nested intervals of class positions, and how they cut the row (there is a
+// The path of a target: nested intervals of class positions, and how they cut the row (see the
 // picture in docs/design.md).
 //
-// The 2 K ends of K intervals cut a row into 2 K + 1 *segments*. Ring r is what interval r adds to
-// the one inside it (ring K: what is outside of all): segments K - r and K + r.
+// The 2 K ends of K intervals cut a row into 2 K + 1 *segments*. Ring r, which is what interval r
+// adds to the one inside it (ring K: what is outside of all), is segments K - r and K + r.
 #pragma once
 
 #include "launch.cuh"
@@ -10,14 +10,15 @@
 namespace hace {
 
 struct Path {
-  const int32_t* start;  // from the innermost interval outwards: falling
-  const int32_t* stop;   // rising
+  const int32_t* start;  // from the innermost interval outwards, so never rising
+  const int32_t* stop;   // never falling
   const double* weight;
   int num_intervals;
   int columns;
-  int first;  // the class position of the first column: not 0 in a tile of columns
+  int first;  // the class position of the first column; it may be above 0 in a tile of columns
 
-  // Segment s lies between boundaries s - 1 and s: all starts, the outermost first, all stops.
+  // Segment s lies between boundaries s - 1 and s. These are all starts, the outermost first, and
+  // then all stops.
   __device__ int boundary(int i) const {
     if (i < 0) return 0;
     if (i >= 2 * num_intervals) return columns;

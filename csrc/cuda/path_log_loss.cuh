@@ -1,25 +1,26 @@
 // The kernels of `path_log_loss`.
 //
-// csrc/cpu/path_log_loss_kernel.cpp derives the gradient that is computed here. With lse_r over
-// interval r, lse_K over the whole row, and j in ring r:
+// docs/design.md derives the gradient that is computed here. With lse_r the log-sum-exp over
+// interval r, lse_K that over the whole row, and j in ring r:
 //
 //   dL/dz_j = A_r exp(z_j - lse_K) - B_r exp(z_j - lse_r)
 //   A_r     = sum_{i < r} w_i
 //   B_r     = sum_{i >= r} w_i (1 - P_i) exp(lse_r - lse_i)
 //
 // A row is cut twice: into strips (strips.cuh) and, by its target's intervals, into segments
-// (path.cuh). What strip s has of segment g is a *piece*. Its number is s + g: no two have the
-// same, and a segment's are consecutive. Each piece takes its exponentials relative to its own
-// largest logit, so that nothing underflows, whatever the gaps between rings, and its gradient is
-// one factor times these (and, in intervals without mass, plus a constant). So a strip within one
-// segment costs the same whatever the path, and every interval's end that lies in a strip costs
-// another look at the registers, not at memory.
+// (path.cuh). The part of segment g that is in strip s is a *piece*. Its number is s + g, which is
+// different for all pieces and consecutive within a segment. The exponentials of a piece are
+// relative to its own largest logit, so that nothing underflows, however far apart the logits of
+// the rings are, and its gradient is one factor times these (plus a constant, in intervals without
+// mass). So a strip within one segment costs the same whatever the path, and every interval's end
+// in a strip costs another pass over registers, not over memory.
 //
-// Rows that fit a block's registers (row_kernel) are read from memory once and their gradient is
-// written once. Longer rows are split: `measure_kernel` reads strips and leaves a pair for each
-// piece, `resolve_kernel` makes loss and factors of them, one block per row, and `write_kernel`
-// reads the strips again, from the L2 cache if the launcher's chunk of rows fits there, and writes
-// the gradient. Columns in another order are gathered from a copy of the row in shared memory.
+// Rows that fit in a block's registers (row_kernel) are read from memory once, and their gradient
+// is written once. Longer rows are split: `measure_kernel` reads strips and stores a pair for each
+// piece; `resolve_kernel`, with one block per row, turns them into the loss and the factors; and
+// `write_kernel` reads the strips again, from the L2 cache if the launcher's chunk of rows fits
+// there, and writes the gradient. Columns in another order are gathered from a copy of the row in
+// shared memory.
 //
 // Bytes per row: 2 C elements, and O(K + C / 512) in shared memory or the caches.
 //
@@ -56,7 +57,7 @@ struct PathLogLossProblem : LossRows<Stored> {
 template <typename Real>
 struct OpenRow {
   Path path;
-  double weight;  // of its loss: 0 if it does not count, NaN if its target is invalid
+  double weight;  // of its loss: 0 if the row does not count, NaN if its target is not valid
   Real factor;    // of its gradient
 };
 
@@ -87,7 +88,7 @@ __device__ OpenRow<work_t<Stored>> open_row(const PathLogLossProblem<Stored>& pr
   return open;
 }
 
-// Rows that do not count have a gradient of 0, those without a target one of NaN.
+// Fills the gradient of a row with 0 if it does not count, or NaN if its target is not valid.
 template <typename Stored>
 __device__ __forceinline__ void fill_row(const PathLogLossProblem<Stored>& problem, int64_t row,
                                          work_t<Stored> value, int first, int step) {
@@ -97,7 +98,7 @@ __device__ __forceinline__ void fill_row(const PathLogLossProblem<Stored>& probl
     grad[column] = to_stored<Stored>(value);
 }
 
-// Whether nothing of the row needs to be read; then its loss is 0, or NaN without a target.
+// Whether the row need not be read, because its loss is 0, or NaN if its target is not valid.
 template <typename Real>
 __device__ __forceinline__ bool is_idle(const OpenRow<Real>& open) {
   return open.weight == 0 || isnan(open.weight);
@@ -110,7 +111,7 @@ __device__ __forceinline__ void write_loss(const PathLogLossProblem<Stored>& pro
     problem.row_loss[row] = static_cast<work_t<Stored>>(loss);
 }
 
-// The block resolves the row, whose pieces are known.
+// The block resolves a row whose pieces have been measured.
 template <bool kEntropy, typename Stored>
 __device__ __forceinline__ void resolve_row(const PathLogLossProblem<Stored>& problem,
                                             int64_t index, const StripRow<Stored>& row,
@@ -125,20 +126,20 @@ __device__ __forceinline__ void resolve_row(const PathLogLossProblem<Stored>& pr
 
 // ---- kernels ----
 
-// For blocks of that many strips per warp, with at least 128 registers per thread.
+// The threads of a block with so many strips per warp; each gets at least 128 registers.
 constexpr int row_threads(int strips_per_warp) { return strips_per_warp == 3 ? 512 : 256; }
 
-// How many blocks of that many threads are to fit a multiprocessor together.
+// How many blocks of so many threads should fit on a multiprocessor together.
 template <typename Stored>
 constexpr int row_blocks(int strips_per_warp) {
   return sizeof(work_t<Stored>) == 8 ? 1 : 512 / row_threads(strips_per_warp);
 }
 
 constexpr int kSplitThreads = 256;
-constexpr int kSplitStrips = kSplitThreads / kWarp;  // of a row that a block works on
+constexpr int kSplitStrips = kSplitThreads / kWarp;  // strips of a row that a block works on
 
-// One row per block, of at most kStrips strips per warp. Its sums are in shared memory unless
-// `memory` is given; with `stages` its columns are put in order there, too.
+// One row per block, with at most kStrips strips per warp. Its sums are in shared memory unless
+// `memory` is given; with `stages`, its columns are put in order there too.
 template <typename Stored, int kStrips, bool kEntropy>
 __global__ void __launch_bounds__(row_threads(kStrips), row_blocks<Stored>(kStrips))
     row_kernel(PathLogLossProblem<Stored> problem, int64_t first_row, work_t<Stored>* memory,
@@ -150,7 +151,7 @@ __global__ void __launch_bounds__(row_threads(kStrips), row_blocks<Stored>(kStri
   const int64_t values = RowSums<Real>::num_values(strips, problem.max_entries);
   const RowSums<Real> sums(memory ? memory + blockIdx.x * values : shared, strips,
                            problem.max_entries);
-  // Behind the sums, from a multiple of 16 bytes.
+  // The copy of the row comes after the sums, at a multiple of 16 bytes.
   const int64_t behind = memory ? 0 : (values * sizeof(Real) + kVectorBytes - 1) / kVectorBytes;
   Stored* const stage =
       reinterpret_cast<Stored*>(reinterpret_cast<char*>(shared) + behind * kVectorBytes);
@@ -201,7 +202,7 @@ __device__ __forceinline__ StripRow<Stored> split_row(const PathLogLossProblem<S
   return StripRow<Stored>(logits, problem.order, logits, problem.columns);
 }
 
-// For split rows: this block's row in the chunk, and this warp's strip.
+// Where a block and a warp work when rows are split: the row in the chunk, and the strip.
 struct SplitPlace {
   int64_t slot;
   int strip;
@@ -268,7 +269,7 @@ __global__ void __launch_bounds__(kSplitThreads)
   const int64_t values = RowSums<Real>::num_values(strips, problem.max_entries);
   const RowSums<Real> sums(memory + place.slot * values, strips, problem.max_entries);
   row.load(place.strip, x);
-  // The tops are known; the exponentials are made anew.
+  // The maxima are known; the exponentials are computed again.
   for_pieces(row, place.strip, open.path, [&](int segment, int begin, int end) {
     const Real top = finite(sums.piece(RowSums<Real>::kPieceMax, place.strip + segment));
 #pragma unroll
@@ -282,18 +283,19 @@ __global__ void __launch_bounds__(kSplitThreads)
 
 // ---- launches ----
 
-// How rows are laid over blocks.
+// How rows are divided among blocks.
 struct PathLogLossPlan {
-  bool splits;            // a row over several blocks
-  int strips_per_warp;    // unless it splits
+  bool splits;            // whether a row is divided among several blocks
+  int strips_per_warp;    // if it is not
   int threads;            // of a block
   bool stages;            // whether columns are put in order in shared memory
   int64_t shared_bytes;   // of a block
   int64_t rows_at_once;   // of a launch
-  int64_t memory_values;  // of the type worked in, beside
+  int64_t memory_values;  // of the working type, in device memory
 };
 
-// A row's sums are kept in shared memory up to this, and launches share this much beside it.
+// Up to so many bytes, a row's sums are kept in shared memory. Otherwise the rows of a launch share
+// at most so much device memory.
 constexpr int64_t kSumsInShared = int64_t{16} << 10;
 constexpr int64_t kMemoryAtOnce = int64_t{64} << 20;
 
@@ -362,7 +364,7 @@ void launch_split_rows(const PathLogLossProblem<Stored>& problem, int64_t first,
                 first, memory);
 }
 
-// The rows' weighted losses and their gradient. `memory` has plan.memory_values entries.
+// Computes the rows' weighted losses and their gradients. `memory` has plan.memory_values entries.
 template <typename Stored>
 void run_path_log_loss(const PathLogLossProblem<Stored>& problem, const PathLogLossPlan& plan,
                        work_t<Stored>* memory, cudaStream_t stream) {

@@ -1,4 +1,4 @@
-// Pieces: what a strip has of a segment of its row (path_log_loss.cuh), in a warp's registers.
+// Pieces: the parts of segments that are in a strip (path_log_loss.cuh), in a warp's registers.
 #pragma once
 
 #include "path.cuh"
@@ -7,7 +7,7 @@
 
 namespace hace {
 
-// Calls run(segment, begin, end) for what a strip has of each segment.
+// Calls run(segment, begin, end) for each piece of a strip.
 template <typename Stored, typename Run>
 __device__ __forceinline__ void for_pieces(const StripRow<Stored>& row, int strip, const Path& path,
                                            Run run) {
@@ -20,9 +20,9 @@ __device__ __forceinline__ void for_pieces(const StripRow<Stored>& row, int stri
   }
 }
 
-// Puts exponentials relative to the piece's maximum in place of its logits, or, with entropy, the
-// logits less the maximum. Outside of the row they are -inf, and make no difference to a whole
-// strip.
+// Replaces the logits of a piece by their exponentials relative to its maximum or, with entropy, by
+// the logits minus that maximum. Logits outside of the row are -inf, so that they do not matter in
+// a whole strip.
 template <bool kEntropy, bool kWhole, typename Stored>
 __device__ __forceinline__ Mass<work_t<Stored>> measure_piece(const StripRow<Stored>& row,
                                                               int strip, int begin, int end,
@@ -66,7 +66,7 @@ __device__ __forceinline__ void measure_strip(const StripRow<Stored>& row, int s
   });
 }
 
-// The gradient of a piece: of_piece e_j + offset, and what entropy adds,
+// The gradient of a piece is of_piece e_j + offset, to which entropy adds
 // p_j (log p_j - sum_k p_k log p_k) = slope e_j (z_j - max + below).
 template <typename Real>
 struct PieceGradient {
@@ -92,7 +92,7 @@ __device__ __forceinline__ PieceGradient<Real> gradient_of(const RowSums<Real>& 
   return gradient;
 }
 
-// Puts it in place of what `measure_piece` left.
+// Replaces what `measure_piece` left by that gradient.
 template <bool kEntropy, bool kWhole, typename Stored>
 __device__ __forceinline__ void differentiate_piece(const StripRow<Stored>& row, int strip,
                                                     int begin, int end,

@@ -30,8 +30,8 @@ __device__ __forceinline__ Mass<work_t<Stored>> ring_mass(const StripRow<Stored>
   return warp_merge<kEntropy>(mass);
 }
 
-// Every lane takes a ring, in steps of 32 where there are more: from the inside out the intervals'
-// masses and A.
+// Computes the intervals' masses and A from the inside out. Every lane takes a ring; more than 32
+// rings take several steps.
 template <typename Real>
 __device__ __forceinline__ LogSum<Real> sum_outwards(const Path& path, const RowSums<Real>& sums) {
   using Sums = RowSums<Real>;
@@ -56,7 +56,7 @@ __device__ __forceinline__ LogSum<Real> sum_outwards(const Path& path, const Row
   return before;
 }
 
-// b_l of b = lost + a * (b before), lane by lane, from `before` in front of lane 0.
+// The recurrence b = lost + a * (b of the lane before), where lane 0 has `before` before it.
 template <typename Real>
 __device__ __forceinline__ Real warp_recurrence(Real a, Real lost, Real before) {
 #pragma unroll
@@ -71,11 +71,11 @@ __device__ __forceinline__ Real warp_recurrence(Real a, Real lost, Real before) 
   return lost + a * before;
 }
 
-// From the outside in: the loss, B, and what intervals without mass add. Lane 0 has the outermost
-// ring of a step.
+// Computes the loss, B, and what intervals without mass add, from the outside in. Lane 0 has the
+// outermost ring of a step.
 //
-// An interval without mass has infinite loss; the second sum of its gradient is its weight spread
-// evenly over its columns.
+// The loss of an interval without mass is infinite, and its weight in the gradient is spread evenly
+// over its columns.
 template <typename Real>
 __device__ __forceinline__ Real sum_inwards(const Path& path, const RowSums<Real>& sums,
                                             LogSum<Real> all, Real factor) {
@@ -124,7 +124,7 @@ __device__ __forceinline__ Real sum_inwards(const Path& path, const RowSums<Real
   return warp_sum(loss);
 }
 
-// The same with eps. With c_i = w_i / (P_i + eps),
+// The same with eps in the logarithm, where, with c_i = w_i / (P_i + eps),
 //
 //   dL/dz_j = p_j (sum_{i < r} c_i P_i - sum_{i >= r} c_i (1 - P_i))
 template <typename Real>
@@ -174,8 +174,8 @@ __device__ __forceinline__ Real sum_with_eps(const Path& path, const RowSums<Rea
   return warp_sum(loss);
 }
 
-// From pieces to every ring's coefficients. The whole block; the row's loss, without a weight,
-// is in the threads of its first warp. `factor` multiplies the gradient.
+// Computes every ring's coefficients from the pieces, with the whole block. Returns the row's loss,
+// without its weight, in the threads of the first warp. `factor` multiplies the gradient.
 template <bool kEntropy, typename Stored>
 __device__ __forceinline__ work_t<Stored> resolve(const StripRow<Stored>& row, const Path& path,
                                                   const RowSums<work_t<Stored>>& sums,
@@ -201,7 +201,7 @@ __device__ __forceinline__ work_t<Stored> resolve(const StripRow<Stored>& row, c
         eps > 0 ? sum_with_eps(path, sums, all, factor, eps) : sum_inwards(path, sums, all, factor);
     Real slope = 0, middle = 0;
     if constexpr (kEntropy) {
-      // sum_j p_j log p_j, and log p_j less it: z_j - max + middle.
+      // `middle` is such that log p_j - sum_i p_i log p_i = z_j - max + middle.
       Mass<Real> whole = {empty_sum<Real>(), Real(0)};
       for (int ring = lane_index(); ring <= path.num_intervals; ring += kWarp)
         whole = merge<true>(whole, {{sums.ring(Sums::kMax, ring), sums.ring(Sums::kSum, ring)},

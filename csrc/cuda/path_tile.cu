@@ -7,7 +7,7 @@
 namespace hace {
 namespace {
 
-// Calls launch(a value of the stored type, the stream), unless there is nothing to do.
+// Calls launch with a value of the element type and the stream, unless there is nothing to do.
 template <typename Launch>
 void run(const PathTileCall& call, Launch launch) {
   const Tensor& logits = call.logits;

@@ -1,12 +1,11 @@
-// The kernels of `path_measure` and `path_write`: what path_log_loss.cuh does to a whole row, on a
-// tile of its columns. Between the two, hace_kernels/reference/path_stages.py resolves the rings.
+// The kernels of `path_measure` and `path_write`: what path_log_loss.cuh does with a whole row, for
+// a tile of its columns. Between the two, hace_kernels/reference/path_stages.py resolves the rings.
 //
-// The ends of a row's intervals that lie in a tile cut it into segments (path.cuh), of which there
-// are one to three for most rows. To measure, a block takes a row and goes from segment to segment;
-// to write, a warp takes a strip (strips.cuh) and each piece of it. The sums of strips are added up
-// in double precision.
+// The ends of a row's intervals cut a tile into segments (path.cuh), of which most rows have one to
+// three. To measure, a block takes a row and goes from segment to segment; to write, a warp takes a
+// strip (strips.cuh) and each piece of it. The sums of strips are added up in double precision.
 //
-// There are no atomics, and one block adds to a ring: the same input gives the same bits.
+// There are no atomics, and only one block adds to a ring: the same input gives the same bits.
 #pragma once
 
 #include <algorithm>
@@ -41,7 +40,7 @@ __device__ __forceinline__ Mass<double> widened(Mass<Real> x) {
 
 constexpr int kTileWarps = 8;  // of a block, at most
 
-// What this warp's strips have of columns [begin, end).
+// The mass of the columns [begin, end) that are in this warp's strips.
 template <bool kMoment, typename Stored>
 __device__ __forceinline__ Mass<double> measure_strips(const StripRow<Stored>& row, int begin,
                                                        int end) {
@@ -59,7 +58,7 @@ __device__ __forceinline__ Mass<double> measure_strips(const StripRow<Stored>& r
   return mass;
 }
 
-// The merger of what its warps have, in the block's first thread.
+// The masses of the block's warps, merged, in its first thread.
 template <bool kMoment>
 __device__ __forceinline__ Mass<double> block_merge(Mass<double> mass) {
   HACE_SHARED(Mass<double>, of_warp, kTileWarps);
@@ -113,18 +112,19 @@ __device__ __forceinline__ RingFactor<Real> factor_of(const RingFactors& rings, 
   return ring;
 }
 
-// Where a factor is 0 it is the offset, whatever the logit: rows that do not count may hold NaN.
+// If the factor is 0 the gradient is the offset, whatever the logit: rows that do not count may
+// hold NaN.
 template <typename Real>
 __device__ __forceinline__ Real gradient_at(Real logit, const RingFactor<Real>& ring) {
   const Real above = logit - ring.shift;
-  const Real gap = above > 0 ? Real(0) : above;  // computed again, and maybe rounded up
+  const Real gap = above > 0 ? Real(0) : above;  // logits that are computed again may round up
   const Real e = exp_of(gap);
   Real grad = ring.factor == 0 ? ring.offset : ring.factor * e + ring.offset;
   if (ring.slope != 0 && e != 0) grad += ring.slope * e * (gap - ring.middle);
   return grad;
 }
 
-// The gradient of a strip of a row per warp.
+// Writes the gradient of a row's strips, one strip per warp.
 template <typename Stored>
 __global__ void __launch_bounds__(kTileWarps* kWarp)
     write_tile_kernel(PathTile tile, RingFactors rings, TileGradient to, int64_t num_rows) {

@@ -1,4 +1,4 @@
-// Sums, maxima and scans over the threads of a warp or a block, always in one order.
+// Sums, maxima and scans over the threads of a warp or a block, always in the same order.
 #pragma once
 
 #include "launch.cuh"
@@ -39,7 +39,7 @@ template <typename Real>
 __device__ __forceinline__ Real block_sum(Real x) {
   HACE_SHARED(Real, of_warp, kWarp);
   x = warp_sum(x);
-  __syncthreads();  // of_warp may still be read from the time before
+  __syncthreads();  // threads may still be reading of_warp from an earlier call
   if (lane_index() == 0) of_warp[warp_index()] = x;
   __syncthreads();
   return warp_sum(lane_index() < num_warps() ? of_warp[lane_index()] : Real(0));

@@ -29,7 +29,8 @@ inline void check_incoming(const Tensor& grad_loss, const Tensor& logits, int64_
   check_device("backward", "grad_loss", grad_loss, logits);
 }
 
-// What a call of a loss, or of its backward, takes and gives besides its arguments; null: nothing.
+// The incoming gradient and the outputs of a call of a loss or of its backward; null if it has
+// none.
 struct LossOutputs {
   const Tensor* grad_loss;
   Tensor* loss;  // reduced as the call says
@@ -50,8 +51,8 @@ inline void bind_loss(const Tensor& logits, double eps, const LossOutputs& outpu
   }
 }
 
-// The op of a loss. `Loss` has its arguments, `Call`, and two functions: `check` throws unless they
-// are valid, and `run` launches everything.
+// The op of a loss. `Loss` names the type of its arguments, `Call`, and has two functions: `check`
+// throws unless they are valid, and `run` launches everything.
 template <typename Loss>
 std::tuple<Tensor, Tensor> loss_op(const typename Loss::Call& call, bool with_grad) {
   Loss::check(call);
@@ -71,7 +72,7 @@ Tensor loss_backward_op(const Tensor& grad_loss, const typename Loss::Call& call
   return grad;
 }
 
-// Where the rows' losses go, and from there to the reduced loss. `loss` is null in a backward.
+// Where the rows' losses are stored, and their reduction to the loss. `loss` is null in a backward.
 template <typename Real>
 class RowReduction {
  public:
@@ -84,7 +85,7 @@ class RowReduction {
 
   Real* row_loss() const { return reduces_ ? static_cast<Real*>(rows_.mutable_data_ptr()) : loss_; }
 
-  // Where the sum of the rows' weights, which `mean` divides by, will be.
+  // Launches the sum of the rows' weights, by which `mean` divides; returns where it will be.
   const double* weigh(const int64_t* target, const double* target_weight, int64_t num_targets,
                       int64_t ignore_index, cudaStream_t stream) {
     weighs_ = true;

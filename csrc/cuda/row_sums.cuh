@@ -1,11 +1,11 @@
-// What is known of a row's pieces and rings between the passes of `path_log_loss`.
+// What `path_log_loss` stores of a row's pieces and rings between its passes.
 #pragma once
 
 #include "log_sums.cuh"
 
 namespace hace {
 
-// An array of each field.
+// Each field is an array.
 template <typename Real>
 struct RowSums {
   enum RowField { kRowMax, kSlope, kMiddle, kRowFields };
@@ -42,14 +42,14 @@ struct RowSums {
   }
 };
 
-// A sum of exponentials with its moment sum_j e^(z_j - max) (z_j - max), which entropy needs.
+// A sum of exponentials and its moment sum_j e^(z_j - max) (z_j - max), which entropy needs.
 template <typename Real>
 struct Mass {
   LogSum<Real> log_sum;
   Real moment;
 };
 
-// The moment about another maximum; the gap may be infinite between finite numbers.
+// The moment about another maximum; the gap may overflow between two finite numbers.
 template <typename Real>
 __device__ __forceinline__ Real moment_at(Mass<Real> x, Real max) {
   const Real gap = x.log_sum.sum == 0 ? Real(0) : x.log_sum.max - max, e = exp_of(gap);

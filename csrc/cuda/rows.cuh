@@ -1,5 +1,6 @@
-// What rows count for, the reduction of their losses, and the scaling of their gradient. Targets
-// are read on the device alone: nothing waits for the host, and a bad target makes NaN of its row.
+// The weights of rows, the reduction of their losses, and the scaling of their gradients. Targets
+// are read only on the device, so that the host never has to wait. A row whose target is not valid
+// gives NaN.
 #pragma once
 
 #include "element.cuh"
@@ -9,7 +10,7 @@ namespace hace {
 
 constexpr int kReduceThreads = 1024;
 
-// What multiplies a row's loss: its target's weight (null: 1), 0 where it is ignored.
+// The factor of a row's loss: its target's weight (null: 1), or 0 if the row is ignored.
 __device__ __forceinline__ double weight_of(int64_t target, const double* target_weight,
                                             int64_t num_targets, int64_t ignore_index) {
   if (target == ignore_index) return 0;
@@ -17,7 +18,8 @@ __device__ __forceinline__ double weight_of(int64_t target, const double* target
   return valid && target_weight ? target_weight[target] : 1;
 }
 
-// What `mean` divides by: the sum of the rows' weights, which are 1 without targets. One block.
+// Stores what `mean` divides by, the sum of the rows' weights; without targets these are 1. One
+// block.
 static __global__ void __launch_bounds__(kReduceThreads)
     weigh_kernel(const int64_t* target, const double* target_weight, int64_t num_rows,
                  int64_t num_targets, int64_t ignore_index, double* divisor) {
@@ -28,7 +30,7 @@ static __global__ void __launch_bounds__(kReduceThreads)
   if (threadIdx.x == 0) *divisor = total;
 }
 
-// The rows' weighted losses added up, over the divisor if there is one. One block.
+// Adds up the rows' weighted losses, and divides by the divisor if there is one. One block.
 template <typename Real>
 __global__ void __launch_bounds__(kReduceThreads)
     reduce_kernel(const Real* row_loss, const double* divisor, int64_t num_rows, Real* loss) {

@@ -7,7 +7,7 @@ namespace hace {
 
 constexpr int kScaleThreads = 256;
 
-// grad *= factor, which costs a launch and no memory traffic where the factor is 1.
+// grad *= factor. Where the factor is 1 this costs a launch but no memory traffic.
 template <typename Stored>
 __global__ void __launch_bounds__(kScaleThreads)
     scale_kernel(Stored* grad, const work_t<Stored>* factor, int64_t size) {

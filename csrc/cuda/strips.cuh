@@ -1,10 +1,10 @@
-// A row in strips: what a warp holds in its registers at once.
+// Strips: the parts of a row that a warp holds in its registers at once.
 //
-// A strip is 512 neighbouring class positions, 16 per lane, in 16-byte vectors: lane l's q-th
-// vector is the strip's (32 q + l)-th, so that each of its loads and stores is 512 bytes of the
-// warp, and several are in flight together. Strips begin where memory is a multiple of 16 bytes:
-// the first one begins up to a vector before the row, and positions outside of the row are left
-// alone.
+// A strip is 512 neighbouring class positions, 16 per lane, in 16-byte vectors. Lane l's q-th
+// vector is the strip's (32 q + l)-th, so that each load or store of the warp is 512 contiguous
+// bytes, and several are in flight together. Strips begin at addresses that are multiples of 16
+// bytes: the first one may begin up to a vector before the row, and positions outside of the row
+// are not touched.
 #pragma once
 
 #include "element.cuh"
@@ -15,13 +15,13 @@ namespace hace {
 constexpr int kPerLane = 16;
 constexpr int kStrip = kWarp * kPerLane;
 
-// Elements from the last multiple of 16 bytes to a row's begin.
+// The number of elements between the last multiple of 16 bytes and the beginning of a row.
 template <typename Stored>
 __device__ __forceinline__ int misalignment(const Stored* row) {
   return static_cast<int>(reinterpret_cast<uintptr_t>(row) % kVectorBytes / sizeof(Stored));
 }
 
-// Strips that a row has at most, however it lies in memory.
+// The most strips that a row may have, wherever it lies in memory.
 template <typename Stored>
 __host__ __device__ constexpr int64_t num_strips(int64_t columns) {
   return (columns + kVector<Stored> - 1 + kStrip - 1) / kStrip;
@@ -54,12 +54,12 @@ struct StripRow {
     return strip * kStrip - shift + i / kV * (kWarp * kV) + lane_index() * kV + i % kV;
   }
 
-  // Whether that is in [begin, end).
+  // Whether that position is in [begin, end).
   __device__ bool is_in(int strip, int i, int begin, int end) const {
     return static_cast<unsigned>(position(strip, i) - begin) < static_cast<unsigned>(end - begin);
   }
 
-  // -inf outside of the row.
+  // Loads a strip; positions outside of the row get -inf.
   __device__ void load(int strip, work_t<Stored> (&x)[kPerLane]) const {
     constexpr int kV = kVector<Stored>;
 #pragma unroll
@@ -79,8 +79,8 @@ struct StripRow {
     }
   }
 
-  // `out` is a row of as many columns, in vectors too where it lies in memory as the logits do;
-  // `scatters` is it too, or what is copied there.
+  // `out` is a row of the same number of columns, written in vectors if it is aligned as the logits
+  // are. `scatters` is the same row, or the array that is copied there.
   __device__ void store(int strip, const work_t<Stored> (&x)[kPerLane], Stored* out,
                         Stored* scatters) const {
     constexpr int kV = kVector<Stored>;

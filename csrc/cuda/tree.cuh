@@ -1,4 +1,4 @@
-// A tree on the device: its levels, what is where, and how its rows are shared out over blocks.
+// A tree on the device: its levels, what is at each place, and how rows are divided among blocks.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,8 @@ namespace hace {
 
 // ---- levels ----
 
-// Bounds of levels that a launch carries with it.
+// How many bounds of levels are passed as arguments: with the op's launch, and with a launch that
+// only stores bounds.
 constexpr int kCarriedLevels = 48;
 constexpr int kCarriedBounds = 512;
 
@@ -34,13 +35,13 @@ static __global__ void store_bounds_kernel(Bounds bounds, int count, int32_t* to
   if (i < count) to[i] = bounds.value[i];
 }
 
-// int32 values of device memory that the levels take.
+// How many int32 values of device memory the levels take.
 inline int64_t levels_memory(int64_t num_levels) {
   return num_levels <= kCarriedLevels ? 0 : num_levels + 1;
 }
 
-// More bounds than a launch of the op carries go to `memory` as arguments of launches of their own:
-// a copy from the host's memory would have to wait for it.
+// If there are too many bounds for the op's launch, other launches carry them to `memory`: a copy
+// from the host's memory would make the host wait.
 inline Levels levels_of(const int64_t* level_ptr, int64_t num_levels, int32_t* memory,
                         cudaStream_t stream) {
   Levels levels = {};
@@ -66,8 +67,8 @@ constexpr int32_t kNothing = -1;
 
 // The inverse of a vector of places, −1 among them: the entries at each place, in ascending order.
 struct Inverse {
-  int32_t* first;  // by place: its entry i, kNothing, or -2 - i if others follow
-  int32_t* next;   // by entry: the one after it at its place, or kNothing; null: none has others
+  int32_t* first;  // by place: its entry i, or -2 - i if others follow, or kNothing
+  int32_t* next;   // by entry: the next one at its place, or kNothing; null: no place has several
   int32_t* lost;   // not kNothing if there are entries without a place
 
   // Calls visit(i) for every entry i at `place`.
@@ -83,8 +84,8 @@ struct Inverse {
   }
 };
 
-// All is kNothing before. Of several entries at a place this leaves -2, whatever the threads'
-// order.
+// Everything is kNothing before. A place with several entries gets -2, in whatever order the
+// threads come.
 static __global__ void invert_kernel(const int32_t* place, int64_t size, Inverse inverse) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   const int64_t start = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -97,7 +98,7 @@ static __global__ void invert_kernel(const int32_t* place, int64_t size, Inverse
   }
 }
 
-// Links several entries at a place; few tables have any.
+// Links the entries of places that have several; few tables have such places.
 static __global__ void link_kernel(const int32_t* place, int64_t size, int64_t num_places,
                                    Inverse inverse) {
   const int64_t p = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -111,7 +112,7 @@ static __global__ void link_kernel(const int32_t* place, int64_t size, int64_t n
   inverse.first[p] = -2 - after;
 }
 
-// int32 values that an inverse takes; `links` if places may have several entries.
+// How many int32 values an inverse takes; `links` says that places may have several entries.
 inline int64_t inverse_memory(int64_t num_places, int64_t size, bool links) {
   return num_places + 1 + (links ? size : 0);
 }
@@ -138,12 +139,12 @@ inline Inverse invert(int64_t num_places, const int32_t* place, int64_t size, bo
 
 constexpr int kMaxRowThreads = 384;
 
-// How many blocks of kMaxRowThreads threads a multiprocessor's registers are to hold.
+// How many blocks of kMaxRowThreads threads should fit in a multiprocessor's registers.
 template <typename Stored>
 constexpr int kRowBlocks = sizeof(Stored) == sizeof(double) ? 1 : 2;
 
-// One block works on a row at a time. What it keeps of the row, `row_bytes`, is in shared memory
-// where it fits there, else in the block's own part of `memory`.
+// A block works on one row at a time. The `row_bytes` that it stores of the row are in shared
+// memory if they fit there, and otherwise in the block's own part of `memory`.
 struct RowPlan {
   int threads;
   unsigned blocks;
@@ -177,7 +178,7 @@ inline RowPlan plan_rows(const Tree& tree, int64_t num_rows, int64_t row_bytes,
   return plan;
 }
 
-// Launches a kernel of one argument, which has a RowMemory.
+// Launches a kernel whose only argument, `problem`, contains a RowMemory.
 template <typename Problem>
 inline void launch_rows(void (*kernel)(Problem), const Problem& problem, const RowPlan& plan,
                         cudaStream_t stream) {

@@ -23,7 +23,7 @@ inline void check_tree(const char* op, const std::vector<Tensor>& tensors,
                   ", the last level being the virtual root");
 }
 
-// A tree with its levels, on the device, while it lives.
+// A tree with its levels on the device, valid for the lifetime of this object.
 class TreeOnDevice {
  public:
   TreeOnDevice(const std::vector<Tensor>& tensors, const std::vector<int64_t>& level_ptr,
@@ -46,7 +46,7 @@ class TreeOnDevice {
   const Levels levels;
 };
 
-// Memory of a plan's blocks.
+// The memory of a plan's blocks.
 class RowScratch {
  public:
   RowScratch(const Tensor& rows, const RowPlan& plan)
@@ -62,7 +62,7 @@ class RowScratch {
   Tensor memory_;
 };
 
-// The inverse of a vector of places, while it lives.
+// The inverse of a vector of places, valid for the lifetime of this object.
 class InverseOnDevice {
  public:
   InverseOnDevice(int64_t num_places, const int32_t* place, int64_t size, bool links,

@@ -1,16 +1,16 @@
 // The kernel of `tree_log_loss`.
 //
-// The targets' mass rises with the logits' sums, m_v = m0_v + sum_c (1 - keep_c) m_c, and of it
-// node v keeps q_v = keep_v m_v. With W = sum_v q_v, and max and sum as in tree_sweeps.cuh,
+// The targets' mass rises together with the logits' sums, m_v = m0_v + sum_c (1 - keep_c) m_c, and
+// node v keeps q_v = keep_v m_v of it. With W = sum_v q_v, and max and sum as in tree_sweeps.cuh,
 //
-//   L = -sum_v q_v log P_v = W log sum_root - sum_v q_v ((top_v - top_root) + log sum_v)
+//   L = -sum_v q_v log P_v = W log sum_root - sum_v q_v ((max_v - max_root) + log sum_v)
 //
 // and the gradient is what the mass pulls on the way down (`Pull`). With eps the loss is
 // -sum_v q_v log(P_v + eps), and its gradient is that of the mass q_v P_v / (P_v + eps).
 //
-// Bytes of a row of C columns and T targets as mass: C logits in and C gradients out (and T in)
-// from and to device memory. The row is looked at two times more, in L1 or L2, and per column some
-// 8 bytes of tables each time (20 for targets as mass), which all rows share.
+// Traffic with device memory per row of C columns and T targets as mass: C logits (and T masses)
+// in, C gradients out. The row is read two more times from L1 or L2, each time with about 8 bytes
+// per column (20 for targets as mass) of tables that all rows share.
 #pragma once
 
 #include "tree_loss.cuh"

@@ -9,7 +9,7 @@
 namespace hace {
 namespace {
 
-// Launches the forward, or the backward where there is a gradient coming in.
+// Launches the forward, or the backward if there is an incoming gradient.
 void run(const char* op, const Tensor& logits, const std::vector<Tensor>& tensors,
          const std::vector<int64_t>& level_ptr, const Tensor* grad, Tensor& out) {
   const OnDeviceOf here(logits);

@@ -2,11 +2,11 @@
 //
 //   log P_v = (max_v - max_root) + (log sum_v - log sum_root)
 //
-// with max and sum as in tree_sweeps.cuh. The backward, for incoming gradients g_v, is minus what a
-// mass of g_v on every node pulls; nodes of probability 0 have none.
+// with max and sum as in tree_sweeps.cuh. The backward, for incoming gradients g_v, is the negative
+// of what a mass of g_v on every node v pulls; nodes of probability 0 have no mass.
 //
-// Bytes per row of N nodes and C columns: C values in and N out; backward N + C in and C out. The
-// second and third look at a value finds it in L1 or L2.
+// Traffic with device memory per row of N nodes and C columns: C values in and N out; in the
+// backward N + C in and C out. Values are read again from L1 or L2.
 #pragma once
 
 #include "tree_sweeps.cuh"

@@ -15,7 +15,7 @@ struct TreeLossRows : LossRows<Stored> {
   Targets targets;
 };
 
-// Calls run(row) for all rows of a block that count; the others' losses and gradients are 0.
+// Calls run(row) for each of the block's rows that counts; other rows get loss and gradient 0.
 template <typename Stored, typename Run>
 __device__ __forceinline__ void for_rows_that_count(const TreeLossRows<Stored>& rows,
                                                     int64_t num_columns, Run run) {
@@ -36,8 +36,8 @@ __device__ __forceinline__ void for_rows_that_count(const TreeLossRows<Stored>& 
   }
 }
 
-// Stores a row's loss and returns the mass that pulls. `alpha`, which the targets put on every
-// class, is NaN if one of them is not valid: then both are NaN.
+// Stores a row's loss and returns its mass that pulls. `alpha`, the mass on every class, is NaN if
+// one of the row's targets is not valid; then both results are NaN.
 template <typename Stored>
 __device__ __forceinline__ double store_loss(const TreeLossRows<Stored>& rows, int64_t row,
                                              const Measure<work_t<Stored>>& measure, double alpha) {

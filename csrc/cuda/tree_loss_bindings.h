@@ -17,8 +17,8 @@ inline void check_target_devices(const char* op, const TreeLogLossCall& call) {
     if (tensor) check_device(op, "the target table", *tensor, call.logits);
 }
 
-// Launches a kernel on rows that keep `row_bytes` each, and reduces their losses. The problem has
-// all but its rows, its targets and their memory.
+// Launches the kernel of a loss on a problem, and reduces the rows' losses. It fills in what the
+// problems of trees and DAGs have in common, except for the tree's levels. A row needs `row_bytes`.
 template <typename Stored, template <typename> typename Problem>
 void launch_loss(const TreeLogLossCall& call, const LossOutputs& outputs, const Tree& tree,
                  const Targets& targets, int64_t row_bytes, const Device& device,

@@ -1,7 +1,7 @@
 // The kernels of `tree_sum_up` and `tree_sum_down`.
 //
-// Bytes of a row of N nodes and C columns: N + C values from and to device memory; the inner
-// places' sums stay in shared memory where they fit.
+// Traffic with device memory per row of N nodes and C columns: N + C values in and out. The inner
+// places' sums are in shared memory if they fit there.
 #pragma once
 
 #include "tree_sweeps.cuh"

@@ -1,12 +1,15 @@
 // Sweeps of one block over the tree of one row.
 //
-// Values are kept at inner places only; a column's is read from the row whenever it is wanted, from
-// L1 or L2 but for the first time. Levels come one after another, with a barrier between them.
+// Values are stored at inner places only. A column's value is read from the row whenever it is
+// needed; after the first time it comes from L1 or L2. Levels are done one after the other, with a
+// barrier between them.
 //
-// Up: a node's children are added up by a group of lanes, as wide as the level's nodes have
-// children on average; a node far wider than that by a warp, one wide beside the whole tree by
-// the block. Which one it is depends on the tree alone, and so do the sums' bits.
-// Down: a place needs its parent's value only, so that every thread takes places of its own.
+// Upwards, a group of lanes adds up the children of a node; the group is as wide as the number of
+// children that the level's nodes have on average. A warp takes nodes with far more children than
+// that, and the whole block takes nodes with a large part of all children. The choice depends on
+// the tree alone, and so do the bits of the sums.
+//
+// Downwards, a place needs only its parent's value, so that every thread takes places of its own.
 #pragma once
 
 #include <cfloat>
@@ -17,7 +20,7 @@
 
 namespace hace {
 
-// Loads of one thread that are under way together.
+// How many loads of one thread are in flight together.
 constexpr int kTile = 4;
 
 template <typename Real>
@@ -43,10 +46,10 @@ __device__ __forceinline__ Real group_max(Real x, int lanes) {
 
 // A `Rise` says what is added up:
 //   Part                    the sum over some of a node's children
-//   none()                  over none of them
-//   add(part, v, child)     over kTile more children of inner place v, kNothing among them
-//   merge(part, lanes)      over the children of a group of lanes, in each of its lanes
-//   end(v, part)            takes the sum over all
+//   none()                  the empty sum
+//   add(part, v, child)     adds up to kTile more children of inner place v; kNothing is skipped
+//   merge(part, lanes)      merges the sums of a group of lanes, in each of its lanes
+//   end(v, part)            stores the sum over all children of v
 
 template <typename Rise>
 __device__ __forceinline__ typename Rise::Part add_children(const Rise& rise, const int32_t* child,
@@ -61,8 +64,8 @@ __device__ __forceinline__ typename Rise::Part add_children(const Rise& rise, co
   return part;
 }
 
-// The logarithm of the number of lanes per node of a level: one lane for kTile children, or for one
-// where there are more threads than children.
+// The logarithm of the number of lanes per node of a level: one lane per kTile children, or one per
+// child if there are more threads than children.
 __device__ __forceinline__ int log_lanes_per_node(int num_nodes, int num_children) {
   constexpr int kLogWarp = 5;
   const int a_lane = num_children > static_cast<int>(blockDim.x) ? kTile : 1;
@@ -149,9 +152,9 @@ __device__ __forceinline__ void sweep_up(const Tree& tree, const Levels& levels,
 //
 //   max_v = max over c of max_c    sum_v = sum_c share_c    share_c = exp(max_c - max_v) sum_c
 //
-// over the children c, a column having its logit as its max and the sum 1. Every place has a
-// maximum of its own, so that masses of any size keep all their digits. That is a number even
-// where all logits are -inf, whose exponentials are 0 then; a NaN shows in the sum.
+// over the children c, where a column has its logit as its max and the sum 1. Every place has a
+// maximum of its own, so that sums of any size keep all their digits. The maximum is a finite
+// number even where all logits are -inf, so that their exponentials are 0; a NaN shows in the sum.
 template <typename Stored>
 struct LogRise {
   using Real = work_t<Stored>;
@@ -223,24 +226,24 @@ __device__ __forceinline__ void for_each(int size, Load load, Use use) {
   }
 }
 
-// What the softmax does to mass q_v put on log P_v, for every place at once:
+// The gradient of the loss of the masses q_v, with W = sum_v q_v:
 //
-//   d/dz_j sum_v q_v (-log P_v) = W p_j - sum_{v above j} q_v exp(z_j - lse_v),   W = sum_v q_v
+//   d/dz_j sum_v q_v (-log P_v) = W p_j - sum_{v above j} q_v exp(z_j - lse_v)
 //
-// At a place u this is pull_u = W P_u - sum_{v above u} q_v exp(lse_u - lse_v), which needs only
-// its parent's: pull_u = (share_u / sum_parent) pull_parent - q_u, and pull_root = W. At a column
-// it is the gradient of its logit.
+// At a place u, pull_u = W P_u - sum_{v above u} q_v exp(lse_u - lse_v). It follows from the
+// parent's alone: pull_u = (share_u / sum_parent) pull_parent - q_u, with pull_root = W. The pull
+// of a column is the gradient of its logit.
 //
-// Where all columns below v are -inf the shares say nothing: pull_v goes to them evenly.
+// Where all columns below v are -inf there are no shares: pull_v is divided among them evenly.
 template <typename Real>
 struct Pull {
   const Tree& tree;
   const LogSum<Real>* log_sum;  // by inner place
-  Real* mass;                   // likewise q, then what the pull on a child is its share of
+  Real* mass;                   // by inner place: q; then its pull, of which a child gets its share
 
   __device__ __forceinline__ int root() const { return static_cast<int>(tree.num_inner) - 1; }
 
-  // On place c below inner place v.
+  // The pull on place c, a child of inner place v.
   __device__ __forceinline__ Real on(int c, LogSum<Real> below, int v) const {
     if (below.max <= lowest<Real>() && v != root() && log_sum[v].sum == 0)
       return mass[v] * (Real(tree.num_columns[c]) / Real(tree.num_columns[tree.num_classes + v]));

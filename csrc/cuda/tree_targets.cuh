@@ -1,11 +1,12 @@
-// What the targets of one row of `tree_log_loss` put on the places of the tree, before it rises.
+// The mass that the targets of one row of `tree_log_loss` put on places, before it rises.
 //
-// A class gets alpha times its unit, and every target's own place what the target puts there. alpha
-// is one number per row, but with soft labels one per ring, by the lowest common ancestor: at inner
-// place v of the target's path alpha_v = alpha_parent + delta_v, elsewhere it is the parent's.
+// Every class gets alpha times its unit, and every target's own place gets the target's mass. alpha
+// is one number per row. With soft labels it is one per ring, since it depends on the lowest common
+// ancestor: at inner place v of the target's path alpha_v = alpha_parent + delta_v; elsewhere alpha
+// is that of the parent.
 //
-// An inner place's mass is kept with its other values. A column's is not: `ColumnMass` finds it
-// anew, from tables of all rows and from the row's few own columns.
+// The mass of an inner place is stored with its other values. That of a column is not: `ColumnMass`
+// computes it from tables that all rows share and from the row's few own columns.
 #pragma once
 
 #include "../targets.h"
@@ -15,14 +16,14 @@ namespace hace {
 
 // ---- what all rows share ----
 
-// The parts of what is put on a place that it keeps and that it hands to its parent, in the working
-// type. Null where they are not needed.
+// The mass that is put on a place, split into what it keeps and what it hands to its parent, in the
+// working type. Null where a table is not needed.
 template <typename Real>
 struct TargetTables {
-  const Real* kept_unit;         // by column keep * unit, where anything is put on every class
-  const Real* handed_unit;       // (1 - keep) * unit
-  const Real* kept_share;        // by target keep * share, for targets as mass
-  const Real* handed_share;      // (1 - keep) * share
+  const Real* kept_unit;         // by column: keep * unit, if anything is put on every class
+  const Real* handed_unit;       // by column: (1 - keep) * unit, likewise
+  const Real* kept_share;        // by target: keep * share, for targets as mass
+  const Real* handed_share;      // by target: (1 - keep) * share, likewise
   Inverse targets;               // by place, for targets as mass
   const int32_t* classes_below;  // by inner place, for soft labels
 };
@@ -37,7 +38,7 @@ inline int64_t table_values(const Targets& targets, const Tree& tree) {
          2 * (targets.mass ? targets.num_targets : 0);
 }
 
-// kept[i] and handed[i], of `amount` at place i, or at place[i].
+// Splits amount[i], at place i or place[i], into kept[i] and handed[i].
 template <typename Real>
 __global__ void split_kernel(const double* keep, const int32_t* place, const double* amount,
                              int64_t size, Real* kept, Real* handed) {
@@ -79,14 +80,14 @@ struct CountRise {
   }
 };
 
-// Classes at or below every inner place. One block.
+// Counts the classes at or below every inner place. One block.
 static __global__ void __launch_bounds__(kMaxRowThreads, 1)
     count_classes_kernel(Tree tree, Levels levels, const double* is_class, int32_t* below) {
   sweep_up(tree, levels, CountRise{is_class, static_cast<int>(tree.num_classes), below});
 }
 
-// Fills in all tables. `memory` has table_values, `classes_below` one for an inner place; `at` is
-// the inverse of the targets' places where they are mass.
+// Fills all tables. `memory` has room for `table_values` numbers, `classes_below` for one per inner
+// place; `at` is the inverse of the targets' places if targets are mass.
 template <typename Real>
 inline TargetTables<Real> make_tables(const Targets& targets, const Tree& tree,
                                       const Levels& levels, Real* memory, const Inverse& at,
@@ -114,17 +115,18 @@ inline TargetTables<Real> make_tables(const Targets& targets, const Tree& tree,
 
 // ---- a row ----
 
-// What one target of a row puts on its own place.
+// The mass that one target of a row puts on its own place.
 template <typename Real>
 struct Own {
   double put;
-  Real kept, handed;  // of all that the column has
+  Real kept, handed;  // of all mass that the column has
   int32_t place;      // kNothing: no place
-  int32_t column;     // kNothing: an inner place, or that of a target before
+  int32_t column;     // kNothing: an inner place, or the column of an earlier target
 };
 
-// A row's values in its block's memory. One pointer, for registers are few: by inner place come the
-// sums, the mass and, with soft labels, alpha; then one Own for every target of the row.
+// A row's values in its block's memory, behind one pointer, because registers are scarce. By inner
+// place there are the sums, the mass and, with soft labels, alpha; then one Own per target of the
+// row.
 template <typename Real>
 struct RowValues {
   LogSum<Real>* log_sum;  // by inner place
@@ -161,16 +163,16 @@ struct ColumnMass {
   const RowValues<Real>& values;
   const Real* mass;     // the row's targets; null where they are indices
   Real alpha;           // NaN if a target is not valid
-  unsigned own_blocks;  // of 32 columns, of each 32nd one bit, that own columns may be in
+  unsigned own_blocks;  // bit b: own columns may be in a block of 32 columns numbered b modulo 32
 
-  // Whether columns have any mass but on the own ones.
+  // Whether columns other than the row's own ones have mass.
   __device__ __forceinline__ bool on_all() const { return tables.kept_unit || mass; }
 
   __device__ __forceinline__ Real alpha_at(int v) const {
     return values.has_alpha ? values.alpha(v) : alpha;
   }
 
-  // What column c below inner place v keeps, or hands on.
+  // The mass that column c, a child of inner place v, keeps.
   __device__ __forceinline__ Real kept(int c, int v) const {
     const Own<Real>* const own = own_at(c);
     return own ? own->kept : of_any(c, v, tables.kept_unit, tables.kept_share);
@@ -196,15 +198,15 @@ struct ColumnMass {
   }
 };
 
-// Adds a soft label of mass `scale` to alpha along its target's path, and returns what it puts on
-// the target's own place beside that. One thread.
+// Adds a soft label of mass `scale` to alpha along its target's path, and returns the mass that the
+// target's own place gets besides. One thread.
 template <typename Real>
 __device__ double put_soft_label(const Tree& tree, const Targets& targets,
                                  const int32_t* classes_below, int64_t target, double scale,
                                  const RowValues<Real>& values) {
   const int num_classes = static_cast<int>(tree.num_classes);
   const int first = targets.target_place[target];
-  // Relative to the nearest class, of which all may be far away.
+  // Similarities are relative to that of the nearest class, since all may be far away.
   const double nearest = targets.log_similarity[first];
   const auto similarity = [&](int place) {
     return place < 0 ? 0.0 : exp_of(targets.log_similarity[place] - nearest);
@@ -234,7 +236,7 @@ __device__ double put_soft_label(const Tree& tree, const Targets& targets,
   return put;
 }
 
-// Puts the row's mass on the inner places, and says what columns have.
+// Puts the row's mass on the inner places, and returns the mass of the columns.
 template <typename Real>
 __device__ __forceinline__ ColumnMass<Real> put_targets(const Tree& tree, const Levels& levels,
                                                         const Targets& targets,
@@ -247,7 +249,7 @@ __device__ __forceinline__ ColumnMass<Real> put_targets(const Tree& tree, const 
   const int first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
   ColumnMass<Real> columns{targets, tables, values, nullptr, 0, 0};
 
-  // What every class gets, and the valid targets.
+  // What every class gets, and which targets are valid.
   double on_every_class = 0;
   if (!targets.mass) {
     for (int k = first; k < num_own; k += step) {
@@ -303,7 +305,7 @@ __device__ __forceinline__ ColumnMass<Real> put_targets(const Tree& tree, const 
   if (num_own == 0) return columns;
   __syncthreads();
 
-  // The targets' own places. Equal ones are added up before they are rounded.
+  // The targets' own places. Masses at the same place are added up before rounding.
   for (int k = first; k < num_own; k += step) {
     Own<Real>& own = values.own(k);
     const int place = own.place;

@@ -1,5 +1,5 @@
 // The Python module hace_kernels._layout: NumPy arrays in, NumPy arrays out, no torch.
-// hace_kernels/layout.py checks ranges before it calls, and documents every function.
+// hace_kernels/layout.py documents every function, and checks the ranges of its arguments.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -30,7 +30,7 @@ int64_t size_of(const Array<T>& array) {
   return array.size();
 }
 
-// Whether ptr bounds the groups of so many entries.
+// Whether ptr is the CSR bounds of groups of `num_entries` entries in all.
 bool ptr_bounds(const Array<int64_t>& ptr, int64_t num_entries) {
   const int64_t num_groups = size_of(ptr) - 1;
   bool fits = num_groups >= 0 && ptr.data()[0] == 0 && ptr.data()[num_groups] == num_entries;
@@ -38,7 +38,7 @@ bool ptr_bounds(const Array<int64_t>& ptr, int64_t num_entries) {
   return fits;
 }
 
-// Hands a vector's memory to NumPy without a copy.
+// Gives a vector's memory to NumPy without a copy.
 template <typename T>
 py::array_t<T> to_numpy(std::vector<T>&& values) {
   auto owner = std::make_unique<std::vector<T>>(std::move(values));
@@ -124,7 +124,8 @@ py::object ring_words(const Array<int64_t>& ptr, const Array<int32_t>& start,
   if (column_data)
     fits = fits && size_of(columns) == num_classes &&
            hace::all_within(column_data, num_classes, 0, num_classes);
-  if (!fits) throw std::invalid_argument("ptr, start, stop and order are no path table's");
+  if (!fits)
+    throw std::invalid_argument("ptr, start, stop and order are not those of a path table");
 
   const int64_t* ptr_data = ptr.data();
   const int32_t *start_data = start.data(), *stop_data = stop.data();
@@ -142,7 +143,7 @@ py::object ring_words(const Array<int64_t>& ptr, const Array<int32_t>& start,
 }  // namespace
 
 PYBIND11_MODULE(_layout, m) {
-  m.doc() = "Tree layout in C++; hace_kernels.layout is its documented face.";
+  m.doc() = "Tree layout in C++; hace_kernels.layout documents it.";
   m.def("topological_order", &topological_order, py::arg("parents"));
   m.def("lay_out", &lay_out, py::arg("parents"), py::arg("classes"));
   m.def("paths", &paths, py::arg("parents"), py::arg("depth"), py::arg("nodes"),

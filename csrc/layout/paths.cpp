@@ -58,7 +58,7 @@ PathTable compact_paths(const int64_t* ptr, int64_t num_paths, const int32_t* st
         append(start[group], stop[group], sum);
         total += std::abs(sum);
       }
-      // Only the sum of all tells which weights are too small: a second pass closes the gaps.
+      // Which weights are too small depends on the sum of all, so a second pass drops those.
       size_t kept = first;
       for (size_t i = first; i < table.start.size(); ++i) {
         if (!(std::abs(table.weight[i]) >= kWeightCut * total)) continue;

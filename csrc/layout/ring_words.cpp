@@ -9,7 +9,7 @@ namespace hace {
 namespace {
 
 constexpr int kWordBits = 16;
-constexpr size_t kAtOnce = 4;  // words; kernels take a ring's list in steps of as many
+constexpr size_t kAtOnce = 4;  // kernels take a ring's list in steps of so many words
 
 // A ring: the interval around it, and the one that it leaves out.
 using Ends = std::array<int32_t, 4>;

@@ -12,8 +12,8 @@ struct RingWords {
   std::vector<uint32_t> word;
 };
 
-// The words of the rings of all paths, each ring once. `order` is null where positions are columns.
-// No more than `most_words` are listed: beyond that the result is empty, without a ptr.
+// The words of the rings of all paths; each distinct ring is listed once. `order` is null if
+// positions are columns. If there are more than `most_words`, the result is empty, without a ptr.
 // Throws std::invalid_argument for intervals that are not nested within the classes.
 RingWords ring_words(const int64_t* ptr, int64_t num_paths, const int32_t* start,
                      const int32_t* stop, const int32_t* order, int64_t num_classes,

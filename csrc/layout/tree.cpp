@@ -9,10 +9,10 @@ namespace {
 
 constexpr int32_t kOnCycle = -1;  // or below one
 constexpr int32_t kUnknown = -2;
-constexpr int32_t kWalking = -3;  // on the walk that is under way
+constexpr int32_t kWalking = -3;  // on the current walk
 constexpr int32_t kNoLabel = std::numeric_limits<int32_t>::max();
 
-// Walks up from each node to the first one of known depth and gives the nodes of the walk theirs.
+// Walks up from each node to the first one of known depth, and sets the depths of the nodes passed.
 std::vector<int32_t> find_depths(const int64_t* parents, int64_t num_nodes) {
   std::vector<int32_t> depth(num_nodes, kUnknown);
   std::vector<int64_t> walk;
@@ -32,20 +32,21 @@ std::vector<int32_t> find_depths(const int64_t* parents, int64_t num_nodes) {
   return depth;
 }
 
-// Turns counts stored one place to the right, counts[i + 1], into CSR bounds.
+// Turns the counts of groups i, stored at counts[i + 1], into CSR bounds.
 void accumulate(std::vector<int64_t>& counts) {
   for (size_t i = 1; i < counts.size(); ++i) counts[i] += counts[i - 1];
 }
 
-// Roots and children of a forest, siblings by the smallest class label at or below them.
+// Roots and children of a forest; siblings are ordered by the smallest class label at or below
+// them.
 struct Children {
   std::vector<int64_t> roots;
   std::vector<int64_t> ptr;
   std::vector<int64_t> child;
 };
 
-// No sort is needed. The nodes whose smallest label is l are a chain that ends upwards from l's own
-// node, so walking these chains by ascending l meets siblings in their order.
+// No sort is needed. The nodes whose smallest label is l are a chain that goes up from l's own
+// node. Walking up these chains by ascending l meets siblings in their order.
 Children order_children(const int64_t* parents, int64_t num_nodes, const int64_t* classes,
                         int64_t num_classes, const std::vector<int32_t>& smallest_label) {
   Children result;
@@ -127,7 +128,7 @@ Layout lay_out(const int64_t* parents, int64_t num_nodes, const int64_t* classes
 
   Children children = order_children(parents, num_nodes, classes, num_classes, smallest_label);
 
-  // Downwards: each node hands its interval out to its children and its own class.
+  // Downwards: each node divides its interval among its children and its own class.
   layout.start.resize(num_nodes);
   layout.stop.resize(num_nodes);
   layout.column.resize(num_classes);

@@ -1,7 +1,7 @@
 // Levels and depth-first layout of a forest given as a parent array (-1 at a root).
 //
-// Every function is linear in its input and output and keeps its own stack: trees of millions of
-// nodes and chains of any depth are fine. Parents must lie in -1 .. num_nodes - 1.
+// The time of every function is linear in its input and output, and none is recursive: trees of
+// millions of nodes and chains of any depth are fine. Parents must be in -1 .. num_nodes - 1.
 #pragma once
 
 #include <cstdint>
