@@ -28,8 +28,7 @@ inline Dag dag_of(const std::vector<Tensor>& table) {
   const SpanningTree& spanning = dag.spanning;
   const Tree& tree = spanning.tree;
   const int64_t num_edges = table[5].numel(), num_parts = table[14].numel();
-  check_parents(tree);
-  check_children(tree);
+  check_tree(tree);
   STD_TORCH_CHECK(
       is_ptr(dag.parent_ptr, dag.num_nodes, num_edges) &&
           all_within_or_none(dag.parent, num_edges, 0, dag.num_nodes) &&

@@ -6,10 +6,11 @@
 
 #include "errors.h"
 #include "tree_log_loss_kernel.h"
+#include "tree_tensors.h"
 
 namespace hace {
 
-// The first row, of all threads', whose mass is on a target without a place.
+// The first row, of all threads', with which something is wrong.
 class FirstFault {
  public:
   void add(const TreeLogLossFault& fault, int64_t row) {
@@ -17,18 +18,19 @@ class FirstFault {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (row_ < 0 || row < row_) {
       row_ = row;
-      target_ = fault.target;
+      fault_ = fault;
     }
   }
   void check() const {
-    HACE_CHECK_INDEX(row_ < 0, "target ", target_, " of row ", row_,
+    STD_TORCH_CHECK(!fault_.is_of_tree, kNoTree);
+    HACE_CHECK_INDEX(row_ < 0, "target ", fault_.target, " of row ", row_,
                      " has no class at or below it, so its probability is 0 whatever the logits");
   }
 
  private:
   std::mutex mutex_;
   int64_t row_ = -1;
-  int64_t target_ = -1;
+  TreeLogLossFault fault_;
 };
 
 }  // namespace hace

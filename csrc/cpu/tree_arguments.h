@@ -16,37 +16,47 @@
 namespace hace {
 
 // The kernels follow the tree's links, so none may lead out of it, and none from a place to itself
-// or one below. In two parts, for some kernels look at the children's anyway.
-inline void check_parents(const Tree& tree) {
-  const int64_t num_places = tree.num_places();
-  const uint32_t low = static_cast<uint32_t>(tree.num_classes);
-  const uint32_t high = static_cast<uint32_t>(num_places);
+// or one below. In parts, for some kernels look at less of it.
+inline void check_inner_parents(const Tree& tree) {
+  const uint32_t end = static_cast<uint32_t>(tree.num_places());
   // By their signs, as in ranges.h.
-  uint32_t below = 0, not_above = ~uint32_t{0}, upwards = ~uint32_t{0}, falling = 0;
-  for (int64_t p = 0; p + 1 < num_places; ++p) {
+  uint32_t not_above = ~uint32_t{0}, upwards = ~uint32_t{0};
+  for (int64_t p = tree.num_classes; p < tree.root(); ++p) {
     const uint32_t parent = static_cast<uint32_t>(tree.parent[p]);
-    below |= parent - low;
-    not_above &= parent - high;
+    not_above &= parent - end;
     upwards &= static_cast<uint32_t>(p) - parent;
   }
-  for (int64_t v = 0; v < tree.num_inner; ++v)
-    falling |=
-        static_cast<uint32_t>(tree.child_ptr[v + 1]) - static_cast<uint32_t>(tree.child_ptr[v]);
-  const bool has_links = num_places > 1;
-  STD_TORCH_CHECK(!has_links || (!(below >> 31) && not_above >> 31 && upwards >> 31), kNoTree);
-  STD_TORCH_CHECK(tree.parent[tree.root()] == -1 && tree.child_ptr[0] == 0 &&
-                      tree.child_ptr[tree.num_inner] == num_places - 1 && !(falling >> 31),
+  const bool has_links = tree.num_inner > 1;
+  STD_TORCH_CHECK(!has_links || (not_above >> 31 && upwards >> 31), kNoTree);
+  STD_TORCH_CHECK(tree.parent[tree.root()] == -1, kNoTree);
+}
+
+inline void check_column_parents(const Tree& tree) {
+  STD_TORCH_CHECK(tree.num_classes == 0 || all_within(tree.parent, tree.num_classes,
+                                                      tree.num_classes, tree.num_places()),
                   kNoTree);
 }
 
 inline void check_children(const Tree& tree) {
-  STD_TORCH_CHECK(all_within(tree.child, tree.num_places() - 1, 0, tree.root()), kNoTree);
+  uint32_t falling = 0;
+  for (int64_t v = 0; v < tree.num_inner; ++v)
+    falling |=
+        static_cast<uint32_t>(tree.child_ptr[v + 1]) - static_cast<uint32_t>(tree.child_ptr[v]);
+  STD_TORCH_CHECK(tree.child_ptr[0] == 0 &&
+                      tree.child_ptr[tree.num_inner] == tree.num_places() - 1 && !(falling >> 31) &&
+                      all_within(tree.child, tree.num_places() - 1, 0, tree.root()),
+                  kNoTree);
+}
+
+inline void check_tree(const Tree& tree) {
+  check_inner_parents(tree);
+  check_column_parents(tree);
+  check_children(tree);
 }
 
 inline Tree tree_of(const std::vector<Tensor>& tensors) {
   const Tree tree = bind_tree(tensors);
-  check_parents(tree);
-  check_children(tree);
+  check_tree(tree);
   STD_TORCH_CHECK(all_within(tree.place, tree.num_nodes, -1, tree.root()), kNoTree);
   return tree;
 }

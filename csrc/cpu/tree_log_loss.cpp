@@ -60,13 +60,14 @@ bool covers_columns(const TreeLogLossProblem& problem) {
 TreeLogLossProblem problem_of(const Call& call) {
   TreeLogLossProblem problem = {};
   problem.tree = bind_tree(call.tree);
-  check_parents(problem.tree);
+  check_inner_parents(problem.tree);
   check_logits(call, problem.tree);
   static_cast<Targets&>(problem) = bind_targets(call, problem.tree);
-  STD_TORCH_CHECK(
-      !call.mass || all_within(problem.target_place, problem.num_targets, -1, problem.tree.root()),
-      kNoPlace);
   problem.mass_is_by_column = call.mass && are_columns(problem);
+  STD_TORCH_CHECK(
+      !call.mass || problem.mass_is_by_column ||
+          all_within(problem.target_place, problem.num_targets, -1, problem.tree.root()),
+      kNoPlace);
   problem.mass_covers_columns = problem.mass_is_by_column || (call.mass && covers_columns(problem));
   problem.logits = call.logits.const_data_ptr();
   problem.row_stride = call.logits.stride(0);
@@ -77,33 +78,6 @@ TreeLogLossProblem problem_of(const Call& call) {
 // ---- what all rows share ----
 
 thread_local Scratch shared_memory;
-thread_local Scratch run_memory;
-
-// Finds the nodes whose children are places one after the other, all columns or none, and raises
-// where a child is none.
-void find_runs(TreeLogLossProblem& problem) {
-  const Tree& tree = problem.tree;
-  bool* const is_run = static_cast<bool*>(run_memory.get(tree.num_inner));
-  int64_t columns_in_runs = 0, num_runs = 0;
-  bool sound = true;
-  for (int64_t v = 0; v < tree.num_inner; ++v) {
-    const int32_t* const child = tree.child + tree.child_ptr[v];
-    const int32_t count = tree.child_ptr[v + 1] - tree.child_ptr[v];
-    const int32_t first = count > 0 ? child[0] : 0;
-    int32_t elsewhere = 0;
-    for (int32_t i = 0; i < count; ++i) elsewhere |= (first ^ child[i]) ^ (first ^ (first + i));
-    const bool is_one = count > 0 && elsewhere == 0;
-    sound = sound && (is_one ? first >= 0 && first + count <= tree.root()
-                             : all_within(child, count, 0, tree.root()) || count == 0);
-    is_run[v] = is_one && (first >= tree.num_classes || first + count <= tree.num_classes);
-    if (is_run[v] && first < tree.num_classes) columns_in_runs += count, ++num_runs;
-  }
-  STD_TORCH_CHECK(sound, kNoTree);
-  problem.is_run = is_run;
-  problem.in_runs = 2 * columns_in_runs >= tree.num_classes;
-  problem.in_long_runs = problem.in_runs && columns_in_runs >= 64 * num_runs;
-}
-
 // What 1 on every class comes to, as the table says it, or found here.
 template <typename Real>
 void bind_risen(TreeLogLossProblem& problem, double* reaching, Real* kept_unit,
@@ -112,15 +86,10 @@ void bind_risen(TreeLogLossProblem& problem, double* reaching, Real* kept_unit,
   if (problem.reaching_of_table) {
     problem.reaching = problem.reaching_of_table;
   } else {
-    // What reaches a column is its unit alone.
-    const double* const keep = problem.keep;
-    std::memcpy(reaching, problem.unit, tree.num_classes * sizeof(double));
-    for (int64_t v = 0; v < tree.num_inner; ++v) {
-      double all = problem.unit[tree.num_classes + v];
-      for (int32_t i = tree.child_ptr[v]; i < tree.child_ptr[v + 1]; ++i)
-        all += (1 - keep[tree.child[i]]) * reaching[tree.child[i]];
-      reaching[tree.num_classes + v] = all;
-    }
+    check_column_parents(tree);
+    std::memcpy(reaching, problem.unit, tree.num_places() * sizeof(double));
+    for (int64_t place = 0; place < tree.root(); ++place)
+      reaching[tree.parent[place]] += (1 - problem.keep[place]) * reaching[place];
     problem.reaching = reaching;
   }
   if (std::is_same_v<Real, float> && problem.kept_unit_of_table) {
@@ -134,11 +103,11 @@ void bind_risen(TreeLogLossProblem& problem, double* reaching, Real* kept_unit,
   if (!problem.log_similarity) return;
   problem.classes_below = problem.classes_below_of_table;
   if (problem.classes_below) return;
+  check_column_parents(tree);
   for (int64_t place = 0; place < tree.num_places(); ++place)
     classes_below[place] = problem.is_class[place] > 0;
-  for (int64_t v = 0; v < tree.num_inner; ++v)
-    for (int32_t i = tree.child_ptr[v]; i < tree.child_ptr[v + 1]; ++i)
-      classes_below[tree.num_classes + v] += classes_below[tree.child[i]];
+  for (int64_t place = 0; place < tree.root(); ++place)
+    classes_below[tree.parent[place]] += classes_below[place];
   problem.classes_below = classes_below;
 }
 
@@ -175,17 +144,18 @@ void prepare(Element element, TreeLogLossProblem& problem, bool for_blocks) {
 
 // ---- the op ----
 
-// Works on few rows one by one, and returns those that it leaves to the block kernel, for the lanes
-// of a block take all as long whether they are used or not. That rows are few is said of the whole
-// batch, so that what a row gets does not depend on its place in it.
-std::vector<int64_t> run_few(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem,
-                             Element element, const std::vector<int64_t>& rows,
-                             FirstFault& first_fault) {
-  find_runs(problem);
+// The lanes of a block take all as long whether they are used or not, so few rows go one by one.
+// That is said of the whole batch, for what a row gets does not depend on its place in it.
+bool are_few(int64_t num_rows, int64_t block_rows) { return 16 * num_rows <= 9 * block_rows; }
+
+// Works on rows one by one, and returns those that it leaves to the block kernel.
+std::vector<int64_t> run_one_by_one(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem,
+                                    Element element, const std::vector<int64_t>& rows,
+                                    FirstFault& first_fault) {
   prepare(element, problem, false);
   std::vector<int64_t> left;
   std::mutex mutex;
-  for_blocks(static_cast<int64_t>(rows.size()), 1, kernel.num_lines(problem) * kernel.line_bytes,
+  for_blocks(static_cast<int64_t>(rows.size()), 1, kernel.row_bytes(problem),
              [&](int64_t first, int64_t, void* values) {
                const SubnormalsAreZero guard;
                TreeLogLossFault fault;
@@ -204,9 +174,11 @@ void run_rows(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem, Elem
   std::vector<int64_t> rows = counting_rows(problem.factor, problem.grad, num_rows, row_bytes);
   problem.past_caches = writes_past_caches(num_rows, row_bytes);
   const int64_t num_counting = static_cast<int64_t>(rows.size());
-  if (4 * num_counting <= kernel.block_rows + 2 && kernel.takes_row_by_row(problem))
-    rows = run_few(kernel, problem, element, rows, first_fault);
+  if (are_few(num_counting, kernel.block_rows) && kernel.takes_row_by_row(problem))
+    rows = run_one_by_one(kernel, problem, element, rows, first_fault);
   if (rows.empty()) return;
+  first_fault.check();
+  check_column_parents(problem.tree);
   check_children(problem.tree);
   prepare(element, problem, true);
   for_blocks(static_cast<int64_t>(rows.size()), kernel.block_rows,
@@ -267,6 +239,7 @@ void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double
   problem.loss = loss;
   FirstFault first_fault;
   if (call.logits.dim() == 3) {
+    check_column_parents(problem.tree);
     check_children(problem.tree);
     prepare(element, problem, true);
     run_patches(call, kernel, problem, row_bytes, first_fault);

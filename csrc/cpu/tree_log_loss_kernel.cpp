@@ -161,12 +161,7 @@ struct Block {
   static int64_t num_lines(const TreeLogLossProblem& problem) {
     const Tree& tree = problem.tree;
     return 2 * tree.num_places() + tree.num_inner + (problem.log_similarity ? tree.num_inner : 1) +
-           (problem.eps > 0 ? tree.num_inner : 0) + TreeRow<Stored>::kPadding / kRows;
-  }
-
-  static bool run_row(const TreeLogLossProblem& problem, int64_t row, void* lines,
-                      TreeLogLossFault* fault) {
-    return TreeRow<Stored>(problem, row, lines).run(fault);
+           (problem.eps > 0 ? tree.num_inner : 0);
   }
 
   static void run(const TreeLogLossProblem& problem, const int64_t* rows, int64_t count,
@@ -422,8 +417,9 @@ TreeLogLossKernel HACE_PER_ISA(tree_log_loss_kernel_)(Element element) {
     return TreeLogLossKernel{Rows::kRows,
                              sizeof(typename Rows::Line),
                              TreeRow<decltype(stored)>::takes,
+                             TreeRow<decltype(stored)>::num_bytes,
+                             TreeRow<decltype(stored)>::run,
                              Rows::num_lines,
-                             Rows::run_row,
                              Rows::run};
   });
 }

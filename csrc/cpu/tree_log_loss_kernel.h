@@ -27,30 +27,29 @@ struct TreeLogLossProblem : Targets {
 
   const int32_t* classes_below;  // by place; null unless soft labels
 
-  // For rows that go one by one (tree_row.h).
-  const bool* is_run;  // by inner place: all columns, or none, one after the other as children
-  bool in_runs;        // most columns are in such runs
-  bool in_long_runs;   // and these have several vectors each
-
   double eps;
   const double* factor;  // by row: multiplies the gradient
   double* loss;          // by row
   bool past_caches;
 };
 
-// A target without a place that has mass: what the driver complains of.
+// What the driver complains of: a target without a place that has mass, or parents that are not a
+// tree's.
 struct TreeLogLossFault {
   int64_t row = -1;
   int64_t target = -1;
+  bool is_of_tree = false;
 };
 
 struct TreeLogLossKernel {
   int64_t block_rows;
   int64_t line_bytes;
   bool (*takes_row_by_row)(const TreeLogLossProblem&);
+  int64_t (*row_bytes)(const TreeLogLossProblem&);
+  // One row by itself, in 64-byte aligned memory of row_bytes. False: it is left to `run`, and
+  // nothing but scratch has been written.
+  bool (*run_row)(const TreeLogLossProblem&, int64_t row, void* values, TreeLogLossFault* fault);
   int64_t (*num_lines)(const TreeLogLossProblem&);
-  // One row by itself. False: it is left to `run`, and nothing but scratch has been written.
-  bool (*run_row)(const TreeLogLossProblem&, int64_t row, void* lines, TreeLogLossFault* fault);
   // The `count` given rows, at most block_rows; `lines` is 64-byte aligned memory of num_lines.
   void (*run)(const TreeLogLossProblem&, const int64_t* rows, int64_t count, void* lines,
               TreeLogLossFault* fault);

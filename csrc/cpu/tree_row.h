@@ -1,4 +1,4 @@
-// `tree_log_loss` of a single row: the children of a node side by side, where
+// `tree_log_loss` of a single row: neighbouring places side by side, where
 // tree_log_loss_kernel.cpp has a row in each lane of a vector and would leave all but one idle.
 //
 // With e_j = exp(z_j - max) and S_v their sum below v,
@@ -7,144 +7,190 @@
 //   S_v) - q_j
 //
 // in which log P of a column itself is z_j - max - log S_root. One maximum serves the whole row: it
-// is left to the block kernel where some S_v is too small for that.
+// is left to the block kernel where some S_v with mass is too small for that.
 //
-// Where most columns are in runs, a node's children one after the other, sums go from node to node.
-// Where they are not, columns are passed in their own order, whatever it is: an exponential is
-// added to its parent's sum, and takes its factor from its parent. These are fewer than the columns
-// and stay in a nearer cache.
+// Columns are passed in their own order, whatever it is: exponentials are added to their parents'
+// sums, and take their factors from their parents. So the parents are all that is looked at of the
+// tree, and those of columns are checked as they are read.
 //
-// Bytes, fp32: the logits are read and the gradient is written once; the exponentials (4 per
-// column) and the mass (4 per place) pass through the cache twice.
+// Bytes, fp32: the logits are read twice and the gradient is written once; the exponentials (4 per
+// column) and the parents (4) pass through the cache twice, and so does kept_unit (4) where
+// something is put on every class. Probabilities take 20 per column to read, and 4 of mass.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
 #include "log.h"
 #include "row_loops.h"
 #include "soft_label.h"
+#include "sums_by_parent.h"
 #include "tree_log_loss_kernel.h"
 #include "tree_sweeps.h"
 
 namespace {
 
+// What columns keep of the mass.
+enum class ColumnMass {
+  kNone,    // but for the targets' own
+  kAlike,   // alpha kept_unit
+  kByRing,  // alpha kept_unit, where alpha is the parent's
+  kOwn,     // probabilities: each its own
+};
+
 template <typename Stored>
 struct TreeRow {
   using Real = work_t<Stored>;
   using Line = Vector<Real>;
+  using Parents = Integers<Real>;
   static constexpr int kLanes = Lanes<Real>::kCount;
   static constexpr Real kSmallest = sizeof(Real) == 4 ? Real(0x1p-64) : Real(0x1p-900);
+
+  // A target's own column, and what it keeps.
+  struct OwnColumn {
+    int32_t column;
+    double reached;
+    Real kept;
+  };
 
   const hace::TreeLogLossProblem& problem;
   const Tree& tree;
   const int64_t row;
   const Stored* const logits;
-  Real* const e;         // by column
-  Real* const sum;       // by inner place: S, then sum of q / S at and above it
-  Real* const q;         // by place
-  Real* const alpha;     // by inner place, with soft labels: what every class in its ring has
-  double* const rising;  // by inner place: what children have handed to it
-  Real* const handed;    // by column, of probabilities: what it hands to its parent
-
-  // Values beyond those of the places that it takes of the block's lines.
-  static constexpr int64_t kPadding = 512;
+  const Real* const kept_unit;
+  Real* const e;             // by column
+  Real* const sum;           // by inner place: S, then sum of q / S at and above it
+  Real* const q;             // by inner place: what is put there, then what is kept
+  Real* const alpha;         // by inner place, with soft labels: what every class in its ring has
+  double* const rising;      // by inner place: sums of exponentials
+  double* const handed;      // by inner place, of probabilities: the mass that reaches it
+  Real* const q_of_columns;  // by column, of probabilities
+  std::vector<OwnColumn>& own_columns;
+  Real top = 0;
+  double on_every_class = 0;
 
   // Whether rows of this kind of target can be worked on one by one.
   static bool takes(const hace::TreeLogLossProblem& problem) { return problem.eps == 0; }
 
-  static constexpr int64_t padded(int64_t size) { return (size + 63) / 64 * 64; }
+  // Vectors of inner places may be read beyond the last.
+  static constexpr int64_t padded(int64_t size) { return (size + 63) / 64 * 64 + 64; }
 
-  TreeRow(const hace::TreeLogLossProblem& problem, int64_t row, void* values)
+  static int64_t num_bytes(const hace::TreeLogLossProblem& problem) {
+    const int64_t columns = padded(problem.tree.num_classes) * sizeof(Real);
+    const int64_t inner = padded(problem.tree.num_inner);
+    return 2 * columns + inner * (3 * sizeof(Real) + 2 * sizeof(double));
+  }
+
+  TreeRow(const hace::TreeLogLossProblem& problem, int64_t row, void* values,
+          std::vector<OwnColumn>& own_columns)
       : problem(problem),
         tree(problem.tree),
         row(row),
         logits(static_cast<const Stored*>(problem.logits) + row * problem.row_stride),
+        kept_unit(problem.spreads ? static_cast<const Real*>(problem.kept_unit) : nullptr),
         e(static_cast<Real*>(values)),
         sum(e + padded(tree.num_classes)),
         q(sum + padded(tree.num_inner)),
-        alpha(q + padded(tree.num_places())),
+        alpha(q + padded(tree.num_inner)),
         rising(reinterpret_cast<double*>(alpha + padded(tree.num_inner))),
-        handed(reinterpret_cast<Real*>(rising + padded(tree.num_inner))) {}
+        handed(rising + padded(tree.num_inner)),
+        q_of_columns(reinterpret_cast<Real*>(handed + padded(tree.num_inner))),
+        own_columns(own_columns) {}
+
+  static bool run(const hace::TreeLogLossProblem& problem, int64_t row, void* values,
+                  hace::TreeLogLossFault* fault) {
+    thread_local std::vector<OwnColumn> own_columns;
+    own_columns.clear();
+    return TreeRow(problem, row, values, own_columns).run(fault);
+  }
 
   // False where the row's masses are too far apart; nothing but scratch has been written then.
   bool run(hace::TreeLogLossFault* fault) {
-    const Real top = max_of<Real>(logits, tree.num_classes);
+    top = max_of<Real>(logits, tree.num_classes);
     if (!(top > -std::numeric_limits<Real>::infinity())) return false;
-    exp_of(logits, tree.num_classes, top, e, Soon{nullptr, nullptr});
-    if (!(problem.in_runs ? sum_up() : add_up_to_parents())) return false;
-    if (problem.mass)
+    std::memset(q, 0, tree.num_inner * sizeof(Real));
+    std::memset(rising, 0, tree.num_inner * sizeof(double));
+    if (problem.mass) {
       place_mass(fault);
-    else
-      place_indices();
-
-    double total = 0, loss = 0;
-    add_inner(total, loss);
-    add_columns(top, total, loss);
-    const double all = sum[tree.num_inner - 1];
-    problem.loss[row] = total * std::log(all) - loss;
-    if (problem.grad) write(total / all);
-    return true;
+      return run<ColumnMass::kOwn>(fault);
+    }
+    if (!place_indices()) return is_no_tree(fault);
+    if (problem.log_similarity) return run<ColumnMass::kByRing>(fault);
+    return problem.spreads ? run<ColumnMass::kAlike>(fault) : run<ColumnMass::kNone>(fault);
   }
 
  private:
-  template <typename Each>
-  void for_children(int64_t v, Each each) const {
-    const int32_t* const begin = tree.child + tree.child_ptr[v];
-    each(begin, tree.child + tree.child_ptr[v + 1] - begin, problem.is_run[v]);
-  }
-
-  Real of_place(int32_t place) const {
-    return place < tree.num_classes ? e[place] : sum[place - tree.num_classes];
-  }
-
-  static double sum_of_run(const Real* from, int64_t count) {
-    constexpr int64_t kRunSize = 4096;
-    double all = 0;
-    for (int64_t i = 0; i < count; i += kRunSize)
-      all += sum_of(from + i, count - i < kRunSize ? count - i : kRunSize);
-    return all;
-  }
-
-  bool sum_up() {
-    for (int64_t v = 0; v < tree.num_inner; ++v) {
-      double all = 0;
-      for_children(v, [&](const int32_t* child, int64_t count, bool is_run) {
-        if (!is_run) {
-          for (int64_t i = 0; i < count; ++i) all += of_place(child[i]);
-          return;
-        }
-        all += sum_of_run(
-            child[0] < tree.num_classes ? e + child[0] : sum + (child[0] - tree.num_classes),
-            count);
-      });
-      sum[v] = static_cast<Real>(all);
-      if (!(sum[v] >= kSmallest)) return false;
-    }
+  template <ColumnMass kMass>
+  bool run(hace::TreeLogLossFault* fault) {
+    double total = 0, loss = 0;
+    if (!pass_columns<kMass>(total, loss)) return is_no_tree(fault);
+    if constexpr (kMass == ColumnMass::kNone) add_own_columns(total, loss);
+    sum_up<kMass == ColumnMass::kOwn>();
+    if (!add_inner<kMass>(total, loss)) return false;
+    const double all = rising[tree.num_inner - 1];
+    problem.loss[row] = total * std::log(all) - loss;
+    if (problem.grad) write<kMass>(total / all);
     return true;
   }
 
-  bool add_up_to_parents() {
-    std::memset(rising, 0, tree.num_inner * sizeof(double));
-    for (int64_t c = 0; c < tree.num_classes; ++c) rising[above(c)] += e[c];
-    for (int64_t v = 0; v < tree.num_inner; ++v) {
-      sum[v] = static_cast<Real>(rising[v]);
-      if (!(sum[v] >= kSmallest)) return false;
-      if (v + 1 < tree.num_inner) rising[above(tree.num_classes + v)] += rising[v];
-    }
+  bool is_no_tree(hace::TreeLogLossFault* fault) const {
+    fault->row = row;
+    fault->is_of_tree = true;
     return true;
   }
 
   int64_t above(int64_t place) const { return tree.parent[place] - tree.num_classes; }
 
+  // The places above `count` places from `first` on, as inner places; the last one's for the lanes
+  // that are beyond.
+  template <typename Count>
+  Parents parents_of(int64_t first, Count count) const {
+    const int32_t* const parent = tree.parent + first;
+    Parents parents;
+    if constexpr (std::is_same_v<Count, int64_t>) {
+      for (int64_t lane = 0; lane < kLanes; ++lane)
+        parents[lane] = parent[lane < count ? lane : count - 1];
+    } else {
+      parents = bit_cast<Parents>(load_indices<Real>(parent));
+    }
+    return parents - static_cast<Index<Real>>(tree.num_classes);
+  }
+
+  // The numbers that `of_inner` has for these parents.
+  Line at(const Real* of_inner, Parents parents) const {
+    const int64_t first = parents[0];
+    const Parents from_first = parents - parents[0];
+    if (!any(from_first != 0)) return broadcast(of_inner[first]);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 4) {
+      if (!any(bit_cast<Unsigned<Real>>(from_first) >= kLanes))
+        return bit_cast<Line>(_mm512_permutexvar_ps(bit_cast<__m512i>(from_first),
+                                                    bit_cast<__m512>(load(of_inner + first))));
+      return bit_cast<Line>(_mm512_i32gather_ps(bit_cast<__m512i>(parents), of_inner, 4));
+    }
+#elif defined(__AVX2__)
+    if constexpr (sizeof(Real) == 4) {
+      if (!any(bit_cast<Unsigned<Real>>(from_first) >= kLanes))
+        return bit_cast<Line>(_mm256_permutevar8x32_ps(bit_cast<__m256>(load(of_inner + first)),
+                                                       bit_cast<__m256i>(from_first)));
+      return bit_cast<Line>(_mm256_i32gather_ps(of_inner, bit_cast<__m256i>(parents), 4));
+    }
+#endif
+    Line values;
+    for (int lane = 0; lane < kLanes; ++lane) values[lane] = of_inner[parents[lane]];
+    return values;
+  }
+
   // ---- indices ----
 
-  void place_indices() {
-    double on_every_class = problem.row_spread;
-    thread_local std::vector<std::pair<int32_t, double>> on_columns;
-    on_columns.clear();
+  // False where a target's path leads out of the tree.
+  bool place_indices() {
+    on_every_class = problem.row_spread;
+    bool sound = true;
     const auto for_targets = [&](auto each) {
       for (int64_t k = 0; k < problem.num_indices; ++k) {
         const int64_t at = row * problem.num_indices + k;
@@ -155,25 +201,27 @@ struct TreeRow {
     };
     for_targets([&](int64_t target, double weight) {
       if (problem.spread) on_every_class += weight * problem.spread[target];
+      const int64_t place = problem.target_place[target];
+      if (place < tree.num_classes)
+        sound = sound && above(place) >= 0 && above(place) < tree.num_inner;
     });
+    if (!sound) return false;
     const auto put_at = [&](int32_t place, double reached) {
       if (place < tree.num_classes)
-        add_up(on_columns, place, reached);
+        put_on_column(place, reached);
       else
-        q[place] += static_cast<Real>(problem.keep[place] * reached);
+        q[place - tree.num_classes] += static_cast<Real>(problem.keep[place] * reached);
     };
     if (problem.log_similarity) {
       std::memset(alpha, 0, tree.num_inner * sizeof(Real));
-      std::memset(q + tree.num_classes, 0, tree.num_inner * sizeof(Real));
       alpha[tree.num_inner - 1] = static_cast<Real>(on_every_class);
       for_targets([&](int64_t target, double weight) {
         put_soft_label(
             problem, target, weight * problem.share[target],
             [&](int64_t v, double delta) { alpha[v] += static_cast<Real>(delta); }, put_at);
       });
-      spread_by_ring();
+      add_down(alpha);
     } else {
-      spread_out(static_cast<Real>(problem.spreads ? on_every_class : 0));
       for_targets([&](int64_t target, double weight) {
         double reached = weight * problem.share[target];
         const double cut = std::isfinite(reached) ? 0x1p-60 * std::fabs(reached) : 0;
@@ -185,111 +233,68 @@ struct TreeRow {
       });
     }
     // What a target puts on its own column, and what every class gets, may cancel.
-    for (const auto& [column, reached] : on_columns) {
-      const double of_any = problem.log_similarity ? alpha[above(column)] : on_every_class;
-      const double as_any = problem.spreads ? of_any * problem.unit[column] : 0;
-      q[column] = static_cast<Real>(problem.keep[column] * (as_any + reached));
+    for (OwnColumn& own : own_columns) {
+      const double of_any = problem.log_similarity ? alpha[above(own.column)] : on_every_class;
+      const double as_any = problem.spreads ? of_any * problem.unit[own.column] : 0;
+      own.kept = static_cast<Real>(problem.keep[own.column] * (as_any + own.reached));
     }
+    std::sort(own_columns.begin(), own_columns.end(),
+              [](const OwnColumn& a, const OwnColumn& b) { return a.column < b.column; });
+    return true;
   }
 
-  static void add_up(std::vector<std::pair<int32_t, double>>& on_columns, int32_t column,
-                     double reached) {
-    for (auto& own : on_columns)
-      if (own.first == column) {
-        own.second += reached;
+  void put_on_column(int32_t column, double reached) {
+    for (OwnColumn& own : own_columns)
+      if (own.column == column) {
+        own.reached += reached;
         return;
       }
-    on_columns.emplace_back(column, reached);
+    own_columns.push_back({column, reached, 0});
   }
 
-  void spread_out(Real alpha) {
-    const Real* const kept_unit = static_cast<const Real*>(problem.kept_unit);
-    if (alpha == 0 || !kept_unit) {
-      std::memset(q, 0, tree.num_places() * sizeof(Real));
-      return;
+  void add_own_columns(double& total, double& loss) const {
+    for (const OwnColumn& own : own_columns) {
+      total += own.kept;
+      const Real logit = load_first(logits + own.column, 1)[0];
+      if (own.kept != 0) loss += static_cast<double>(own.kept) * (logit - top);
     }
-    for_vectors(tree.num_places(), [&](int64_t i, auto count) {
-      store_first(q + i, load_first(kept_unit + i, count) * alpha, count);
-    });
-  }
-
-  void spread_by_ring() {
-    const Real* const kept_unit = static_cast<const Real*>(problem.kept_unit);
-    for (int64_t v = tree.num_inner - 2; v >= 0; --v)
-      alpha[v] += alpha[above(tree.num_classes + v)];
-    for (int64_t v = 0; v < tree.num_inner; ++v)
-      q[tree.num_classes + v] += alpha[v] * kept_unit[tree.num_classes + v];
-    for_columns_of(alpha, [&](int64_t c, auto count, auto ring) {
-      store_first(q + c, load_first(kept_unit + c, count) * ring, count);
-    });
   }
 
   // ---- probabilities ----
 
+  const Real* mass() const {
+    return static_cast<const Real*>(problem.mass) + row * problem.mass_stride;
+  }
+
+  // On inner places in `handed`; on columns in q_of_columns, unless they are the targets.
   void place_mass(hace::TreeLogLossFault* fault) {
-    const Real* const mass = static_cast<const Real*>(problem.mass) + row * problem.mass_stride;
-    double on_every_class = problem.row_spread;
+    const Real* const mass = this->mass();
+    on_every_class = problem.row_spread;
     if (problem.spread)
       for (int64_t t = 0; t < problem.num_targets; ++t)
         on_every_class += static_cast<double>(mass[t]) * problem.spread[t];
-    const int64_t first = problem.mass_is_by_column ? tree.num_classes : 0;
-    std::memset(q + first, 0, (tree.num_places() - first) * sizeof(Real));
-    if (problem.mass_is_by_column)
-      for_vectors(tree.num_classes, [&](int64_t c, auto count) {
-        store_first(q + c, load_first(mass + c, count) * narrowed(problem.share + c, count), count);
-      });
-    else
-      for (int64_t t = 0; t < problem.num_targets; ++t) {
-        const int32_t place = problem.target_place[t];
-        if (place >= 0)
-          q[place] += mass[t] * static_cast<Real>(problem.share[t]);
-        else if (mass[t] != 0)
-          *fault = {row, t};
-      }
-    rise(on_every_class);
-  }
-
-  // Takes the mass put on places in q, and leaves what they keep of all that reaches them.
-  void rise(double on_every_class) {
-    const Real* const kept_unit = static_cast<const Real*>(problem.kept_unit);
-    const Real spread = static_cast<Real>(kept_unit ? on_every_class : 0);
-    for_vectors(tree.num_classes, [&](int64_t c, auto count) {
-      const Line reached = load_first(q + c, count);
-      const auto [kept, handed_on] = shares(problem.keep + c, count);
-      store_first(handed + c, reached * handed_on, count);
-      Line here = reached * kept;
-      if (spread != 0) here += load_first(kept_unit + c, count) * spread;
-      store_first(q + c, here, count);
-    });
-    for (int64_t v = 0; v < tree.num_inner; ++v) rising[v] = q[tree.num_classes + v];
-    if (!problem.in_runs)
-      for (int64_t c = 0; c < tree.num_classes; ++c) rising[above(c)] += handed[c];
-    for (int64_t v = 0; v + 1 < tree.num_inner; ++v) {
-      if (problem.in_runs)
-        for_children(v, [&](const int32_t* child, int64_t count, bool is_run) {
-          if (!is_run) {
-            for (int64_t i = 0; i < count && child[i] < tree.num_classes; ++i)
-              rising[v] += handed[child[i]];
-          } else if (child[0] < tree.num_classes) {
-            rising[v] += sum_of_run(handed + child[0], count);
-          }
-        });
-      const int64_t place = tree.num_classes + v;
-      const double keep = problem.keep[place];
-      q[place] = static_cast<Real>(rising[v] * keep);
-      if (spread != 0) q[place] += kept_unit[place] * spread;
-      rising[above(place)] += rising[v] * (1 - keep);
+    std::memset(handed, 0, tree.num_inner * sizeof(double));
+    if (problem.mass_is_by_column) return;
+    std::memset(q_of_columns, 0, tree.num_classes * sizeof(Real));
+    for (int64_t t = 0; t < problem.num_targets; ++t) {
+      const int32_t place = problem.target_place[t];
+      if (place >= tree.num_classes)
+        handed[place - tree.num_classes] += mass[t] * problem.share[t];
+      else if (place >= 0)
+        q_of_columns[place] += mass[t] * static_cast<Real>(problem.share[t]);
+      else if (mass[t] != 0)
+        *fault = {row, t};
     }
-    q[tree.root()] = 0;
   }
 
-  // Numbers of the table in the type worked in.
   template <typename Count>
-  static Line narrowed(const double* from, Count count) {
-    return shares(from, count).first;
+  Line mass_on_columns(int64_t c, Count count) const {
+    return problem.mass_is_by_column
+               ? load_first(mass() + c, count) * shares(problem.share + c, count).first
+               : load_first(q_of_columns + c, count);
   }
 
-  // The same, and what is left of 1.
+  // Numbers of the table in the type worked in, and what is left of 1.
   template <typename Count>
   static std::pair<Line, Line> shares(const double* from, Count count) {
     using Wide = Vector<double>;
@@ -303,55 +308,24 @@ struct TreeRow {
       const Wide x = load(from);
       return {x, 1 - x};
     } else {
-      typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
       const Wide low = load(from), high = load(from + kWide);
-      const Half x[2] = {__builtin_convertvector(low, Half), __builtin_convertvector(high, Half)};
-      const Half left[2] = {__builtin_convertvector(1 - low, Half),
-                            __builtin_convertvector(1 - high, Half)};
-      return {bit_cast<Line>(x), bit_cast<Line>(left)};
+      return {narrowed(low, high), narrowed(1 - low, 1 - high)};
     }
+  }
+
+  // One vector, by no way through memory, from which it could not be loaded before both halves have
+  // left the processor.
+  static Vector<float> narrowed(Vector<double> low, Vector<double> high) {
+    typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+    return joined(__builtin_convertvector(low, Half), __builtin_convertvector(high, Half),
+                  std::make_integer_sequence<int, Lanes<float>::kCount>{});
+  }
+  template <typename Half, int... kLane>
+  static Vector<float> joined(Half low, Half high, std::integer_sequence<int, kLane...>) {
+    return __builtin_shufflevector(low, high, kLane...);
   }
 
   // ---- passes ----
-
-  // Calls step(first, count, of_parent) for all columns, in vectors: `of_inner` has a number for
-  // each inner place, and of_parent is the columns' parents', as a vector or as the one that they
-  // all have.
-  template <typename Step>
-  void for_columns_of(const Real* of_inner, Step step) const {
-    if (!problem.in_runs) {
-      for_vectors(tree.num_classes,
-                  [&](int64_t c, auto count) { step(c, count, at_parents(of_inner, c, count)); });
-      return;
-    }
-    for (int64_t v = 0; v < tree.num_inner; ++v) {
-      const Line of_parent = broadcast(of_inner[v]);
-      for_children(v, [&](const int32_t* child, int64_t count, bool is_run) {
-        if (!is_run)
-          for (int64_t i = 0; i < count && child[i] < tree.num_classes; ++i)
-            step(child[i], int64_t{1}, of_parent);
-        else if (child[0] < tree.num_classes)
-          for_vectors(count, [&](int64_t i, auto n) { step(child[0] + i, n, of_parent); });
-      });
-    }
-  }
-
-  template <typename Count>
-  Line at_parents(const Real* of_inner, int64_t column, Count count) const {
-    const int32_t* const parent = tree.parent + column;
-#if defined(__AVX512F__)
-    if constexpr (sizeof(Real) == 4 && !std::is_same_v<Count, int64_t>)
-      return bit_cast<Line>(_mm512_i32gather_ps(bit_cast<__m512i>(load_indices<Real>(parent)),
-                                                of_inner - tree.num_classes, 4));
-#elif defined(__AVX2__)
-    if constexpr (sizeof(Real) == 4 && !std::is_same_v<Count, int64_t>)
-      return bit_cast<Line>(_mm256_i32gather_ps(of_inner - tree.num_classes,
-                                                bit_cast<__m256i>(load_indices<Real>(parent)), 4));
-#endif
-    Line values = {};
-    for (int64_t i = 0; i < count; ++i) values[i] = of_inner[parent[i] - tree.num_classes];
-    return values;
-  }
 
   // Calls step(first, count), in whole vectors as far as they go.
   template <typename Step>
@@ -361,7 +335,7 @@ struct TreeRow {
     if (i < size) step(i, size - i);
   }
 
-  // Adds to total and loss what pairs(first, count) gives, in float64 every kRun vectors.
+  // Adds to total and loss what terms(first, count) gives, in float64 every kRun vectors.
   template <typename Terms>
   static void add_terms(int64_t size, double& total, double& loss, Terms terms) {
     constexpr int64_t kStep = kRun * kLanes;
@@ -374,40 +348,158 @@ struct TreeRow {
     }
   }
 
-  // For all inner places but the root; leaves q / S in the place of S.
-  void add_inner(double& total, double& loss) {
-    const Real* const mass = q + tree.num_classes;
-    add_terms(tree.num_inner - 1, total, loss, [&](int64_t i, auto count, Line& t, Line& l) {
-      const Line here = load_first(mass + i, count), s = load_first(sum + i, count);
-      const Line log = first_lanes<Real>(log_of<Real>(s), count, 0);
-      t += here;
-      l += here == 0 ? Line{} : here * log;
-      store_first(sum + i, first_lanes<Real>(here / s, count, 0), count);
-    });
+  // Makes the exponentials and adds them to their parents' sums, with what they hand to these of
+  // their mass; adds the columns' part of the loss. False where the parents are not a tree's.
+  template <ColumnMass kMass>
+  bool pass_columns(double& total, double& loss) {
+    constexpr bool kRises = kMass == ColumnMass::kOwn;
+    double* const sums[] = {rising, handed};
+    constexpr int kSums = kRises ? 2 : 1;
+    SumsByParent<Real, kSums> by_parent(sums);
+    const Unsigned<Real> num_inner = Unsigned<Real>{} + static_cast<Index<Real>>(tree.num_inner);
+    const Line spread = broadcast(static_cast<Real>(kept_unit ? on_every_class : 0));
+    auto own = own_columns.begin();
+    bool sound = true;
+    add_terms(tree.num_classes, total, loss,
+              [&](int64_t c, auto count, Line& run_total, Line& run_loss) {
+                const Parents parents = parents_of(c, count);
+                if (__builtin_expect(any(bit_cast<Unsigned<Real>>(parents) >= num_inner), 0)) {
+                  sound = false;
+                  return;
+                }
+                const Line gap = load_first(logits + c, count) - top;
+                Line values[kSums];
+                values[0] = first_lanes<Real>(exp_nonpositive(gap), count, 0);
+                store_first(e + c, values[0], count);
+                Line kept = {};
+                if constexpr (kMass == ColumnMass::kAlike)
+                  kept = load_first(kept_unit + c, count) * spread;
+                if constexpr (kMass == ColumnMass::kByRing)
+                  kept = load_first(kept_unit + c, count) * at(alpha, parents);
+                if constexpr (kRises) {
+                  const auto [keep, left] = shares(problem.keep + c, count);
+                  const Line reached = mass_on_columns(c, count);
+                  kept = reached * keep;
+                  if (kept_unit) kept += load_first(kept_unit + c, count) * spread;
+                  store_first(q_of_columns + c, kept, count);
+                  values[1] = reached * left;
+                }
+                by_parent.add(parents, values);
+                if constexpr (kMass != ColumnMass::kNone) {
+                  for (; own != own_columns.end() && own->column < c + kLanes; ++own)
+                    kept[own->column - c] = own->kept;
+                  run_total += kept;
+                  run_loss += kept == 0 ? Line{} : kept * gap;
+                }
+              });
+    by_parent.end_run();
+    return sound;
   }
 
-  void add_columns(Real top, double& total, double& loss) {
-    add_terms(tree.num_classes, total, loss, [&](int64_t i, auto count, Line& t, Line& l) {
-      const Line here = load_first(q + i, count);
-      t += here;
-      l += here == 0 ? Line{} : here * (load_first(logits + i, count) - top);
+  // Adds all inner places' sums to their parents'. Children come before parents.
+  template <bool kRises>
+  void sum_up() {
+    double* const sums[] = {rising, handed};
+    constexpr int kSums = kRises ? 2 : 1;
+    SumsByParent<Real, kSums> by_parent(sums);
+    for_vectors(tree.num_inner - 1, [&](int64_t v, auto count) {
+      by_parent.end_runs_below(v + kLanes);
+      const Parents parents = parents_of(tree.num_classes + v, count);
+      if (any(parents < static_cast<Index<Real>>(v + kLanes))) {
+        for (int64_t u = v; u < v + count; ++u) {
+          const int64_t parent = above(tree.num_classes + u);
+          sum[u] = static_cast<Real>(rising[u]);
+          rising[parent] += rising[u];
+          if constexpr (kRises)
+            handed[parent] += handed[u] * (1 - problem.keep[tree.num_classes + u]);
+        }
+        return;
+      }
+      Line values[kSums];
+      values[0] = first_lanes<Real>(shares(rising + v, count).first, count, 0);
+      store_first(sum + v, values[0], count);
+      if constexpr (kRises)
+        values[1] = shares(handed + v, count).first *
+                    shares(problem.keep + tree.num_classes + v, count).second;
+      by_parent.add(parents, values);
     });
+    by_parent.end_run();
   }
 
+  // The part of the loss of all inner places but the root; leaves q / S in the place of S. False
+  // where a sum is too small.
+  template <ColumnMass kMass>
+  bool add_inner(double& total, double& loss) {
+    const int64_t num_classes = tree.num_classes;
+    bool sound = rising[tree.num_inner - 1] >= kSmallest;
+    add_terms(tree.num_inner - 1, total, loss, [&](int64_t v, auto count, Line& t, Line& l) {
+      Line kept;
+      if constexpr (kMass == ColumnMass::kOwn)
+        kept =
+            shares(handed + v, count).first * shares(problem.keep + num_classes + v, count).first;
+      else
+        kept = load_first(q + v, count);
+      if (kMass != ColumnMass::kNone && kept_unit) {
+        const Line spread = kMass == ColumnMass::kByRing
+                                ? load_first(alpha + v, count)
+                                : broadcast(static_cast<Real>(on_every_class));
+        kept += load_first(kept_unit + num_classes + v, count) * spread;
+      }
+      if (kMass == ColumnMass::kNone && !any(kept != 0)) {
+        store_first(sum + v, Line{}, count);
+        return;
+      }
+      const Line below = first_lanes<Real>(load_first(sum + v, count), count, 1);
+      sound = sound && !any((kept != 0) & ~(below >= kSmallest));
+      t += kept;
+      l += kept == 0 ? Line{} : kept * log_of<Real>(below);
+      store_first(sum + v, kept == 0 ? Line{} : kept / below, count);
+    });
+    return sound;
+  }
+
+  // Adds to every inner place's number those of all places above it.
+  void add_down(Real* numbers) const {
+    const int64_t size = tree.num_inner - 1;
+    const auto step = [&](int64_t v, auto count) {
+      const Parents parents = parents_of(tree.num_classes + v, count);
+      if (any(parents < static_cast<Index<Real>>(v + kLanes)))
+        for (int64_t u = v + count - 1; u >= v; --u)
+          numbers[u] += numbers[above(tree.num_classes + u)];
+      else
+        store_first(numbers + v, load_first(numbers + v, count) + at(numbers, parents), count);
+    };
+    const int64_t whole = size / kLanes * kLanes;
+    if (whole < size) step(whole, size - whole);
+    for (int64_t v = whole - kLanes; v >= 0; v -= kLanes)
+      step(v, std::integral_constant<int64_t, kLanes>{});
+  }
+
+  template <ColumnMass kMass>
   void write(double of_total) {
-    const double factor = problem.factor[row];
     Stored* const grad = static_cast<Stored*>(problem.grad) + row * tree.num_classes;
-    Real* const pulled = sum;  // sum of q / S from here to the root
+    Real* const pulled = sum;  // sum of q / S from here to the root, then the exponentials' factor
     pulled[tree.num_inner - 1] = 0;
-    for (int64_t v = tree.num_inner - 2; v >= 0; --v)
-      pulled[v] += pulled[above(tree.num_classes + v)];
+    add_down(pulled);
+    const double factor = problem.factor[row];
     for (int64_t v = 0; v < tree.num_inner; ++v)
       pulled[v] = static_cast<Real>(factor * (of_total - pulled[v]));
     const Real of_mass = static_cast<Real>(factor);
-    for_columns_of(pulled, [&](int64_t c, auto count, Line of_exp) {
-      const Line value = load_first(e + c, count) * of_exp - load_first(q + c, count) * of_mass;
+    const Line spread = broadcast(static_cast<Real>(on_every_class) * of_mass);
+    for_vectors(tree.num_classes, [&](int64_t c, auto count) {
+      const Parents parents = parents_of(c, count);
+      Line value = load_first(e + c, count) * at(pulled, parents);
+      if constexpr (kMass == ColumnMass::kAlike) value -= load_first(kept_unit + c, count) * spread;
+      if constexpr (kMass == ColumnMass::kByRing)
+        value -= load_first(kept_unit + c, count) * at(alpha, parents) * of_mass;
+      if constexpr (kMass == ColumnMass::kOwn)
+        value -= load_first(q_of_columns + c, count) * of_mass;
       store_first(grad + c, value, count);
     });
+    for (const OwnColumn& own : own_columns) {
+      const Real value = e[own.column] * pulled[above(own.column)] - own.kept * of_mass;
+      store_first(grad + own.column, broadcast(value), 1);
+    }
   }
 };
 

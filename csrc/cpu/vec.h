@@ -133,6 +133,22 @@ inline bool any(Mask mask) {
 #endif
 }
 
+// A bit for each lane in which a comparison held.
+template <typename Real>
+inline uint32_t bits_of(Integers<Real> mask) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Real) == 4) return _mm512_movepi32_mask(bit_cast<__m512i>(mask));
+  return _mm512_movepi64_mask(bit_cast<__m512i>(mask));
+#elif defined(__AVX2__)
+  if constexpr (sizeof(Real) == 4) return _mm256_movemask_ps(bit_cast<__m256>(mask));
+  return _mm256_movemask_pd(bit_cast<__m256d>(mask));
+#else
+  uint32_t bits = 0;
+  for (int lane = 0; lane < Lanes<Real>::kCount; ++lane) bits |= (mask[lane] & 1u) << lane;
+  return bits;
+#endif
+}
+
 template <typename Real>
 inline Real horizontal_sum(Vector<Real> v) {
 #if defined(__AVX512F__)

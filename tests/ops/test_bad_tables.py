@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from cases import in_column_order, interval_case
 from conftest import Backend
 from tree_cases import TreeCase
 
-from hace_kernels import native, path_log_loss, tree_log_prob
+from hace_kernels import native, path_log_loss, tree_log_loss, tree_log_prob
 
 # A table on another device is not looked at, which would wait for the device.
 needs_native = pytest.mark.skipif(native.load_error is not None, reason="it is of the C++ kernels")
@@ -52,6 +54,31 @@ def test_a_root_below_something() -> None:
     parent[-1] = parent[0]
     with pytest.raises(RuntimeError, match="no TreeTable"):
         tree_log_prob(torch.zeros(1, 4), tree._replace(parent=parent))
+
+
+@needs_native
+@pytest.mark.parametrize("rows", [1, 40], ids=["row by row", "in blocks"])
+@pytest.mark.parametrize("place", [0, 5, 20, 39, 40, 41])  # columns, inner places
+@pytest.mark.parametrize("kind", ["index", "smoothing", "soft labels", "probabilities", "pairs"])
+def test_parents_out_of_range(place: int, kind: str, rows: int) -> None:
+    case = TreeCase(trees.balanced([2, 20]))
+    options: dict[str, Any] = {
+        "smoothing": {"label_smoothing": 0.1},
+        "soft labels": {"soft_label_beta": 3.0},
+    }
+    table = case.target_table(**options.get(kind, {}))
+    index = torch.arange(rows) % 40
+    targets: dict[str, Any] = {
+        "probabilities": torch.full((rows, 40), 1 / 40),
+        "pairs": (index[:, None], torch.ones(rows, 1)),
+    }
+    target = targets.get(kind, index)
+    logits = case.logits(rows, torch.float32)
+    for value in (-(2**31), -1, 0, 39, 43, 2**31 - 1):
+        parent = case.table.parent.clone()
+        parent[place] = value
+        with pytest.raises(RuntimeError, match="no TreeTable"):
+            tree_log_loss(logits, target, case.table._replace(parent=parent), table)
 
 
 @pytest.mark.parity

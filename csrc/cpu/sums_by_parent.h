@@ -1,0 +1,142 @@
+// Sums of places that come one after the other, by their parents.
+//
+// Neighbours are siblings nearly everywhere, for classes are numbered in depth-first order, or in
+// an order that keeps to it. Vectors whose lanes all have one parent are added up lane by lane. In
+// all others, log2(lanes) steps leave the sum of neighbouring siblings in the last one's lane.
+// Nothing is asked of the order.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "tree_sweeps.h"
+#include "vec.h"
+
+namespace {
+
+// x moved up by kBy lanes, below which `in` stays.
+template <int kBy, typename V, int... kLane>
+inline V moved_up(V x, V in, std::integer_sequence<int, kLane...>) {
+  constexpr int kCount = sizeof...(kLane);
+  return __builtin_shufflevector(in, x, (kLane < kBy ? kLane : kCount + kLane - kBy)...);
+}
+
+// kSums sums for each parent at once, each of them a number per inner place to which they are
+// added.
+template <typename Real, int kSums>
+class SumsByParent {
+  using Line = Vector<Real>;
+  static constexpr int kCount = Lanes<Real>::kCount;
+
+ public:
+  explicit SumsByParent(double* const* sums) {
+    for (int k = 0; k < kSums; ++k) sums_[k] = sums[k];
+  }
+
+  // Values with the parents given as inner places, which are in range.
+  void add(Integers<Real> parents, const Line (&values)[kSums]) {
+    if (!any(parents != parents[0])) {
+      if (parents[0] != parent_ || length_ == kRun) {
+        end_run();
+        parent_ = parents[0];
+      }
+      for (int k = 0; k < kSums; ++k) run_[k] += values[k];
+      ++length_;
+      return;
+    }
+    end_run();
+    const Same same = same_as_below(parents);
+    Line scanned[kSums];
+    for (int k = 0; k < kSums; ++k) scanned[k] = values[k];
+    add_neighbours<1>(scanned, same);
+
+    Real lanes[kSums][kCount];
+    for (int k = 0; k < kSums; ++k) store(lanes[k], scanned[k]);
+    typename std::remove_reference<decltype(parents[0])>::type parent[kCount];
+    std::memcpy(parent, &parents, sizeof(parents));
+    // The last lane of some siblings is the one before the next ones' first.
+    const uint32_t first = ~bits_of_same(same);
+    for (uint32_t last = (first >> 1 | 1u << (kCount - 1)) & kAll; last; last &= last - 1) {
+      const int lane = __builtin_ctz(last);
+      for (int k = 0; k < kSums; ++k) sums_[k][parent[lane]] += lanes[k][lane];
+    }
+  }
+
+  // Makes the sums of inner places below `limit` complete, as far as they have been given.
+  void end_runs_below(int64_t limit) {
+    if (parent_ < limit) end_run();
+  }
+
+  // Adds what is still on the way.
+  void end_run() {
+    if (length_ == 0) return;
+    for (int k = 0; k < kSums; ++k) {
+      sums_[k][parent_] += horizontal_sum<Real>(run_[k]);
+      run_[k] = Line{};
+    }
+    length_ = 0;
+  }
+
+ private:
+  static constexpr std::make_integer_sequence<int, kCount> kLanes{};
+  static constexpr uint32_t kAll = (uint64_t{1} << kCount) - 1;
+
+  double* sums_[kSums];
+  Line run_[kSums] = {};
+  int64_t parent_ = -1;
+  int64_t length_ = 0;
+
+  // In which lanes something holds that is said of them and some lanes below.
+#if defined(__AVX512F__)
+  using Same = uint32_t;
+
+  static Same same_as_below(Integers<Real> parents) {
+    const __m512i here = bit_cast<__m512i>(parents), none = _mm512_set1_epi32(-1);
+    if constexpr (kCount == 16)
+      return _mm512_cmpeq_epi32_mask(here, _mm512_alignr_epi32(here, none, 15));
+    else
+      return _mm512_cmpeq_epi64_mask(here, _mm512_alignr_epi64(here, none, 7));
+  }
+  static uint32_t bits_of_same(Same same) { return same; }
+
+  template <int kBy>
+  static Same and_below(Same same) {
+    return same & same << kBy;
+  }
+  template <int kBy>
+  static Line from_below(Line x, Same same) {
+    const __m512i here = bit_cast<__m512i>(x), none = _mm512_setzero_si512();
+    if constexpr (kCount == 16)
+      return bit_cast<Line>(_mm512_maskz_alignr_epi32(same, here, none, 16 - kBy));
+    else
+      return bit_cast<Line>(_mm512_maskz_alignr_epi64(same, here, none, 8 - kBy));
+  }
+#else
+  using Same = Integers<Real>;
+
+  static Same same_as_below(Integers<Real> parents) {
+    return parents == moved_up<1>(parents, ~Integers<Real>{}, kLanes);
+  }
+  static uint32_t bits_of_same(Same same) { return bits_of<Real>(same); }
+
+  template <int kBy>
+  static Same and_below(Same same) {
+    return same & moved_up<kBy>(same, Same{}, kLanes);
+  }
+  template <int kBy>
+  static Line from_below(Line x, Same same) {
+    return bit_cast<Line>(bit_cast<Same>(moved_up<kBy>(x, Line{}, kLanes)) & same);
+  }
+#endif
+
+  // `same`: whether a lane and the kBy below it are siblings.
+  template <int kBy>
+  static void add_neighbours(Line (&values)[kSums], Same same) {
+    if constexpr (kBy < kCount) {
+      for (int k = 0; k < kSums; ++k) values[k] += from_below<kBy>(values[k], same);
+      add_neighbours<2 * kBy>(values, and_below<kBy>(same));
+    }
+  }
+};
+
+}  // namespace
