@@ -20,7 +20,7 @@ from . import allocator
 from .cases import Case
 from .peers import PEERS, training_step
 
-__all__ = ["MeasurementError", "Memory", "measure"]
+__all__ = ["Gauge", "MeasurementError", "Memory", "measure"]
 
 
 class MeasurementError(RuntimeError):
@@ -66,7 +66,7 @@ def measure(case: Case, contestant: str, device: str) -> Memory:
 def measure_here(case: Case, contestant: str, device: str) -> Memory:
     """The same in this process, which must be a fresh one."""
     peer = PEERS[contestant]
-    gauge = _Gauge(device)
+    gauge = Gauge(device)
     torch.rand(1 << 18).exp()  # starts the threads
     problem = case.problem(device)
     tiny = Case(case.sweep, "balanced:9:2", 2, (), case.dtype, case.target).problem(device)
@@ -87,7 +87,7 @@ def measure_here(case: Case, contestant: str, device: str) -> Memory:
     return Memory(max(0, kept - before), max(0, gauge.peak() - kept))
 
 
-class _Gauge:
+class Gauge:
     """Reads the memory of this process, or of the GPU."""
 
     def __init__(self, device: str) -> None:

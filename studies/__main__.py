@@ -1,4 +1,4 @@
-"""The command line: `python -m studies run`, `python -m studies report`, `… images`."""
+"""The command line: `python -m studies run`, `… memory`, `… report`, `… images`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def main(arguments: list[str] | None = None) -> None:
     quick = commands.add_parser("quick", help="two seeds of a made-up task, whole: a smoke test")
     quick.add_argument("--folder", type=Path, default=Path("build/study-quick"))
     quick.set_defaults(do=lambda o: run_quick(o.folder))
+    memory = commands.add_parser("memory", help="measure the memory of every loss, a step each")
+    memory.add_argument("--task", action="append", help="only this one; may be given again")
+    memory.add_argument("--folder", type=Path, default=FOLDER, help="of the results")
+    memory.set_defaults(do=lambda o: _memory(o.task, o.folder))
     images.add_command(commands)
     report = commands.add_parser("report", help="tables and figures of docs/study.md, from results")
     report.add_argument("--folder", type=Path, default=FOLDER, help="of the results")
@@ -35,6 +39,12 @@ def run_quick(folder: Path) -> None:
     """The whole plan on the made-up task."""
     steps = {step.name: Step("made-up", step.name, step.stage) for step in plan()}
     run_plan(list(steps.values()), folder)
+
+
+def _memory(only: list[str] | None, folder: Path) -> None:
+    from .memory import measure_all  # its peers are for this alone
+
+    measure_all(only, folder)
 
 
 def _report(folder: Path) -> None:

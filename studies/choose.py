@@ -65,5 +65,5 @@ def run_of(row: Row) -> Run:
         tree=row["tree"],
         per_class=int(row["per_class"]),
         length=int(row["length"]),
-        coarse=int(row["coarse"]),
+        coarse=row["coarse"],
     )

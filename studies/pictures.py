@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -11,16 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from .choose import choose, trials
+from .choose import trials
 from .losses import LOSSES
-from .plan import SEEDS
+from .plan import WINNERS
 from .results import MOST_PROBABLE
-from .statistics import paired_difference
-from .tables import TITLES, Report, Rival
+from .tables import TITLES, Compared, Report, on_trees
 
 matplotlib.use("Agg")
 
 COLORS = {"better": "#2a9d5c", "tie": "#8a94a3", "worse": "#c8443c"}
+BEYOND = 1.3  # times the second furthest: what is further is an arrow
+KINDS = {"true": ("*", "#12467f"), "swap": ("o", "#2f7fd1"), "rewire": ("s", "#d9902f"),
+         "drop": ("^", "#2a9d5c"), "cover": ("D", "#8a4fb5"),
+         "agglomerative": ("v", "#b5497f")}  # fmt: skip
 LINES = {"ce": "#6b7686", "smoothing": "#d9902f", "hace": "#12467f", "hace-shuffled": "#7fb3e6"}
 AXES = {"top1": "top-1, points", "height": "mean height over all rows"}
 
@@ -29,7 +31,8 @@ def draw_all(reports: list[Report], folder: Path) -> list[str]:
     """Writes every figure that there are results for; returns their names."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {
-        "forest": _forest(reports),
+        "forest-top1": _forest(reports, "top1"),
+        "forest-height": _forest(reports, "height"),
         "wrong-trees": _wrong_trees(reports),
         "heights": _heights(reports),
         "cost": _cost(reports),
@@ -41,89 +44,110 @@ def draw_all(reports: list[Report], folder: Path) -> list[str]:
     return [name for name, figure in pictures.items() if figure is not None]
 
 
-def _grid(columns: int, rows: int, height: float, width: float = 3.9) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(1.5 + width * columns, height), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel().tolist()
+def _panels(
+    number: int, height: float, width: float = 3.6, left: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels of this size in inches, three side by side; `left` is for long labels."""
+    columns = min(number, 3)
+    rows = -(-number // columns)
+    size = (left + width * columns, height * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+        one.tick_params(labelsize=8)
+    for one in axes[number:]:
+        one.set_visible(False)
+    return figure, axes[:number]
 
 
-def _forest(reports: list[Report]) -> Figure | None:
+def _forest(reports: list[Report], outcome: str) -> Figure | None:
     """Every loss less cross-entropy + smoothing, with intervals."""
-    shown = [report for report in reports if report.compared()]
+    shown = {
+        report.results.task: compared
+        for report in reports
+        if (compared := [
+            c for c in report.compared() if (c.outcome, c.baseline) == (outcome, "smoothing")
+        ])
+    }  # fmt: skip
     if not shown:
         return None
-    names: dict[str, None] = {}
-    for report in shown:
-        names.update(dict.fromkeys(c.rival.name for c in report.compared()))
-    names.pop("cross-entropy + smoothing", None)
-    order = list(names)
-    figure, axes = _grid(len(shown), 2, 1.6 + 0.46 * len(order))
-    for k, outcome in enumerate(("top1", "height")):
-        for j, report in enumerate(shown):
-            ax = axes[k * len(shown) + j]
-            for c in report.compared():
-                if c.outcome != outcome or c.baseline != "smoothing":
-                    continue
-                y, d = order.index(c.rival.name), c.difference
-                ax.plot([d.low, d.high], [y, y], color=COLORS[c.verdict], lw=2)
-                ax.plot(d.value, y, "o", color=COLORS[c.verdict], ms=5)
-            ax.axvline(0, color="#444", lw=0.8)
-            ax.set_yticks(range(len(order)), order if j == 0 else [""] * len(order), fontsize=8)
-            ax.set_ylim(len(order) - 0.5, -0.5)
-            better = "right" if outcome == "top1" else "left"
-            ax.set_xlabel(f"{AXES[outcome]} ({better} is better)", fontsize=8)
-            ax.tick_params(axis="x", labelsize=8)
-            if k == 0:
-                ax.set_title(TITLES[report.results.task], fontsize=10)
+    order = list(dict.fromkeys(c.rival.name for compared in shown.values() for c in compared))
+    figure, axes = _panels(len(shown), 0.8 + 0.2 * len(order), left=2.2)
+    columns = min(len(shown), 3)
+    for j, (ax, (task, compared)) in enumerate(zip(axes, shown.items(), strict=True)):
+        draw_differences(ax, compared, order)
+        ax.set_yticks(range(len(order)), order if j % columns == 0 else [""] * len(order))
+        ax.set_ylim(len(order) - 0.5, -0.5)
+        ax.set_title(TITLES[task], fontsize=10)
+        better = "right" if outcome == "top1" else "left"
+        ax.set_xlabel(f"{AXES[outcome]} ({better} is better)", fontsize=8)
     figure.suptitle(
-        "Less cross-entropy + smoothing: difference and 95 % interval "
-        "(green better, red worse after Holm's correction)",
+        "Less cross-entropy + smoothing: difference and 95 % interval\n"
+        "(green better, red worse, grey a tie after Holm's correction; "
+        "arrows: beyond the panel, with the difference)",
         fontsize=10,
     )
     return figure
 
 
+def draw_differences(ax: Axes, compared: list[Compared], order: list[str]) -> None:
+    """What lies far beyond all others is an arrow with its number, so that these can be seen."""
+    ends = sorted(max(abs(c.difference.low), abs(c.difference.high)) for c in compared)
+    limit = BEYOND * ends[-2] if len(ends) > 1 else ends[-1]
+    for c in compared:
+        y, d, color = order.index(c.rival.name), c.difference, COLORS[c.verdict]
+        if abs(d.value) <= limit:
+            ax.plot([d.low, d.high], [y, y], color=color, lw=2)
+            ax.plot(d.value, y, "o", color=color, ms=5)
+            continue
+        side = 1 if d.value > 0 else -1
+        ax.annotate(
+            f"{d.value:+.3g}".replace("-", "−"), (side * limit, y), (side * 0.75 * limit, y),
+            color=color, fontsize=8, ha="left" if side < 0 else "right", va="center",
+            arrowprops={"arrowstyle": "->", "color": color, "lw": 2},
+        )  # fmt: skip
+        ax.set_xlim(min(-limit, ax.get_xlim()[0]) if side < 0 else None,
+                    max(limit, ax.get_xlim()[1]) if side > 0 else None)  # fmt: skip
+    ax.axvline(0, color="#444", lw=0.8)
+
+
 def _wrong_trees(reports: list[Report]) -> Figure | None:
-    """HACE less cross-entropy against how much of the true tree is left."""
-    shown = [r for r in reports if r.frame["tree"].isin(["swap 50"]).any()]
+    """Losses less cross-entropy against how much of the true tree is left."""
+    shown = [
+        (report, loss, found)
+        for report in reports
+        for loss in ("hace", *WINNERS)
+        if len(found := [on for on in on_trees(report, loss, 2000) if on.tree != "dag"]) > 2
+    ]
     if not shown:
         return None
-    figure, axes = _grid(len(shown), 2, 6.2)
-    families = {"true": ("*", "#12467f"), "swap": ("o", "#2f7fd1"), "rewire": ("s", "#d9902f"),
-                "drop": ("^", "#2a9d5c"), "cover": ("D", "#8a4fb5"),
-                "agglomerative": ("v", "#b5497f")}  # fmt: skip
+    columns = len(shown)
+    figure = Figure(figsize=(1 + 3.2 * columns, 6.2), layout="constrained")
+    axes = figure.subplots(2, columns, squeeze=False)
     for k, outcome in enumerate(("top1", "height")):
-        for j, report in enumerate(shown):
-            ax = axes[k * len(shown) + j]
-            chosen, base = choose(report.results, "hace"), choose(report.results, "ce")
+        for j, (report, loss, found) in enumerate(shown):
+            ax = axes[k, j]
+            ax.spines[["top", "right"]].set_visible(False)
             seen: set[str] = set()
-            for tree in report.frame["tree"].unique():
-                runs = [replace(chosen, tree=str(tree), seed=seed) for seed in SEEDS]
-                runs = [run for run in runs if run in report.results]
-                if not runs or tree == "dag":  # which has no likeness
-                    continue
-                rival = Rival(str(tree), chosen, MOST_PROBABLE)
-                d = paired_difference(
-                    report.values(rival, outcome, runs),
-                    report.values(rival, outcome, [replace(base, seed=r.seed) for r in runs]),
-                    draws=2000,
-                )
-                x = float(report.rows_of(runs)["tree_likeness"].mean())
-                kind = str(tree).split()[0]
-                marker, color = families[kind]
-                label = kind if kind not in seen else None
+            for on in found:
+                kind = on.tree.split()[0]
+                marker, color = KINDS[kind]
+                label = None if kind in seen else kind
                 seen.add(kind)
+                x, d = on.likeness, on.to_ce[outcome]
                 ax.plot([x, x], [d.low, d.high], color=color, lw=1.4)
                 ax.plot(x, d.value, marker, color=color, ms=9 if kind == "true" else 6, label=label)
             ax.axhline(0, color="#444", lw=0.8)
-            ax.set_ylabel(f"{AXES[outcome]}: HACE − CE", fontsize=8)
-            ax.set_xlabel("rank correlation with the true tree", fontsize=8)
             ax.tick_params(labelsize=8)
-            if k == 0:
-                ax.set_title(TITLES[report.results.task], fontsize=10)
-                ax.legend(fontsize=7, frameon=False)
+            if j == 0:
+                ax.set_ylabel(f"{AXES[outcome]}: less cross-entropy", fontsize=8)
+            if k == 1:
+                ax.set_xlabel("rank correlation with the true tree", fontsize=8)
+            else:
+                title = f"{TITLES[report.results.task]}\n{LOSSES[loss].title}"
+                ax.set_title(title, fontsize=9)
+    axes[0, 0].legend(fontsize=7, frameon=False)
     return figure
 
 
@@ -132,7 +156,7 @@ def _heights(reports: list[Report]) -> Figure | None:
     shown = [r for r in reports if {"ce", "smoothing", "hace"} <= _losses(r)]
     if not shown:
         return None
-    figure, axes = _grid(len(shown), 1, 3.4)
+    figure, axes = _panels(len(shown), 3.0)
     for ax, report in zip(axes, shown, strict=True):
         rivals = {r.run.loss: r for r in report.rivals() if r.decision == MOST_PROBABLE}
         names = [name for name in LINES if name in rivals]
@@ -146,7 +170,6 @@ def _heights(reports: list[Report]) -> Figure | None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("height where answer and truth meet", fontsize=8)
         ax.set_ylabel("share of all rows, %", fontsize=8)
-        ax.tick_params(labelsize=8)
     axes[0].legend(fontsize=7, frameon=False)
     return figure
 
@@ -156,7 +179,7 @@ def _cost(reports: list[Report]) -> Figure | None:
     shown = [report for report in reports if report.compared()]
     if not shown:
         return None
-    figure, axes = _grid(len(shown), 1, 3.6)
+    figure, axes = _panels(len(shown), 3.2)
     for ax, report in zip(axes, shown, strict=True):
         rivals = {r.run.loss: r for r in report.rivals() if r.decision == MOST_PROBABLE}
         base = report.figures(rivals["ce"])
@@ -178,7 +201,6 @@ def _cost(reports: list[Report]) -> Figure | None:
         ax.set_title(TITLES[report.results.task], fontsize=10)
         ax.set_xlabel("time of a step / cross-entropy's", fontsize=8)
         ax.set_ylabel("mean height below cross-entropy's", fontsize=8)
-        ax.tick_params(labelsize=8)
     return figure
 
 
@@ -187,7 +209,7 @@ def _rates(reports: list[Report]) -> Figure | None:
     shown = [report for report in reports if trials(report.results, "hace")]
     if not shown:
         return None
-    figure, axes = _grid(len(shown), 1, 3.4)
+    figure, axes = _panels(len(shown), 3.0)
     for ax, report in zip(axes, shown, strict=True):
         shown_rates = sorted({float(row["rate"]) for row in trials(report.results, "hace")})
         for name, color in LINES.items():
@@ -204,7 +226,6 @@ def _rates(reports: list[Report]) -> Figure | None:
         ax.set_title(TITLES[report.results.task], fontsize=10)
         ax.set_xlabel("learning rate", fontsize=8)
         ax.set_ylabel("best validation top-1, %", fontsize=8)
-        ax.tick_params(labelsize=8)
     axes[0].legend(fontsize=7, frameon=False)
     return figure
 

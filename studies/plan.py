@@ -21,11 +21,13 @@ SEEDS = (1, 2, 3, 4, 5)
 CORE = ("ce", "smoothing", "hace", "hace-shuffled")
 FIXED = ("smoothing-fixed", "hace-fixed")
 MORE = ("tree-ce", "tree-hace", "hxe", "soft")
+WINNERS = ("tree-ce", "soft")  # on `hpo`
 SHUFFLED = ("tree-ce-shuffled", "soft-shuffled")
 REST = ("hace-smoothing", "hace-soft", "superclass", "r-ce", "h-ce")
 FEW = (1, 2, 5, 10)
 LONG = 3
-COARSE = 80  # percent of the rows whose label is coarse
+COARSE = "80"  # percent of the rows whose label is coarse
+WRONG = (10, 20, 50)  # percent of these labels
 SWAPS = tuple(f"swap {p}" for p in (10, 20, 50, 100))
 REWIRED = tuple(f"rewire {p}" for p in (20, 50))
 
@@ -75,14 +77,25 @@ def measure_long(task: Task, results: Results, losses: tuple[str, ...]) -> Runs:
 
 def trees(task: Task, results: Results, seeds: tuple[int, ...] = SEEDS) -> Runs:
     """HACE as it was chosen for the true tree, on wrong ones; a new one with each seed."""
-    chosen = choose(results, "hace")
     # A level whose nodes are all classes stays.
     dropped = {f"drop {n}": wrong_tree(task.tree, f"drop {n}", 0) for n in range(2)}
     levels = [name for name, tree in dropped.items() if tree.num_nodes < task.tree.num_nodes]
     names = (*SWAPS, *REWIRED, *levels, "cover", "agglomerative")
+    yield from on_trees(task, results, ("hace",), names, seeds)
+
+
+def on_trees(
+    task: Task,
+    results: Results,
+    losses: tuple[str, ...],
+    names: tuple[str, ...],
+    seeds: tuple[int, ...] = SEEDS,
+) -> Runs:
+    """Losses as they were chosen for the true tree, on wrong ones of these names."""
     for seed in seeds:
         for tree in names:
-            yield replace(chosen, seed=seed, tree=tree)
+            for loss in losses:
+                yield replace(choose(results, loss), seed=seed, tree=tree)
 
 
 def whole_graph(task: Task, results: Results) -> Runs:
@@ -103,6 +116,14 @@ def coarse(task: Task, results: Results) -> Runs:
     for seed in SEEDS:
         for name in ("ce", "hace"):
             yield replace(choose(results, name), seed=seed, coarse=COARSE)
+
+
+def coarse_and_wrong(task: Task, results: Results) -> Runs:
+    """Some of the coarse labels are wrong; cross-entropy has no use for them, right or wrong."""
+    for seed in SEEDS:
+        for percent in WRONG:
+            run = choose(results, "hace")
+            yield replace(run, seed=seed, coarse=f"{COARSE} wrong {percent}")
 
 
 def few_samples(task: Task, results: Results, losses: tuple[str, ...]) -> Runs:
@@ -152,4 +173,20 @@ def plan() -> list[Step]:
     add("every dilution", dilutions, "wordnet")
     add("wrong trees, all seeds", trees, "hpo", "soc")
     add("three times the epochs", partial(_long, CORE), "soc")
+
+    # The third series.
+    on_wrong = partial(on_trees, losses=WINNERS, names=(*SWAPS, *REWIRED))
+    add("other losses", partial(_both, REST), "emoji")
+    add("three times the epochs, others", partial(_long, (*WINNERS, "hace-shuffled")), "hpo")
+    add("wrong trees for the winners", on_wrong, "hpo")
+    add("coarse labels, some wrong", coarse_and_wrong, "soc")
+    add("few samples, shuffled", partial(few_samples, losses=("hace-shuffled",)), "soc")
+    add("parameters not searched", partial(_both, FIXED), "icd10")
+    add("more losses", partial(_both, MORE), "icd10")
+    add("shuffled trees for the winners", partial(_both, SHUFFLED), "icd10")
+    add("parameters not searched", partial(_both, FIXED), "glycan")
+    add("more losses", partial(_both, MORE), "glycan")
+    add("other losses", partial(_both, REST), "icd10")
+    add("shuffled trees for the winners", partial(_both, SHUFFLED), "glycan")
+    add("other losses", partial(_both, REST), "glycan")
     return steps

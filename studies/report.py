@@ -7,9 +7,10 @@ around them are written by hand, and quote no figure that no table has (tests/st
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from . import tables
+from . import cost_tables, memory, tables
 from .pictures import draw_all
 from .plan import LONG
 from .results import FOLDER, Results
@@ -26,17 +27,21 @@ def load(folder: Path = FOLDER) -> list[tables.Report]:
     return [report for report in reports if report.compared()]
 
 
-def table(name: str, task: str | None, reports: list[tables.Report]) -> str:
+def table(
+    name: str, task: str | None, reports: list[tables.Report], costs: list[memory.Cost]
+) -> str:
     """One of the page's tables.
 
     Raises:
         KeyError: there is no such table or task.
     """
+    if name in ("memory", "published"):
+        return {"memory": cost_tables.memory, "published": cost_tables.published}[name](costs)
     if task is None:
         return {
             "verdicts": tables.verdicts,
             "what was run": tables.what_was_run,
-            "cost": tables.cost,
+            "cost": cost_tables.time,
             "by test": tables.by_test,
         }[name](reports)
     report = {r.results.task: r for r in reports}[task]
@@ -48,19 +53,20 @@ def table(name: str, task: str | None, reports: list[tables.Report]) -> str:
         "differences": tables.differences,
         "figures": tables.figures,
         "wrong trees": tables.wrong_trees,
+        "winners on wrong trees": tables.winners_on_wrong_trees,
         "dilutions": tables.dilutions,
         "few samples": tables.few_samples,
         "coarse": tables.coarse,
     }[name](report)
 
 
-def filled(page: str, reports: list[tables.Report]) -> str:
+def filled(page: str, reports: list[tables.Report], costs: Sequence[memory.Cost] = ()) -> str:
     """The page with its tables made anew."""
 
     def fill(marker: re.Match[str]) -> str:
         name, task = marker[1], marker[2]
         first = marker[0].split("\n", 1)[0]
-        return f"{first}\n\n{table(name, task, reports)}\n\n<!-- end -->"
+        return f"{first}\n\n{table(name, task, reports, list(costs))}\n\n<!-- end -->"
 
     return MARKED.sub(fill, page)
 
@@ -71,5 +77,6 @@ def write_report(folder: Path = FOLDER) -> None:
     if not reports:
         raise SystemExit(f"no finished comparison in {folder}: `python -m studies run` makes some")
     drawn = draw_all(reports, PICTURES)
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), reports), encoding="utf-8")
+    page = filled(PAGE.read_text(encoding="utf-8"), reports, memory.load(folder))
+    PAGE.write_text(page, encoding="utf-8")
     print(f"{PAGE}: tables of {len(reports)} tasks; figures: {', '.join(drawn)}")

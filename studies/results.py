@@ -72,8 +72,8 @@ class Results:
                 **{name: str(value) for name, value in asdict(run).items()},
                 "decision": decision,
                 **{name: _text(value) for name, value in figures.items()},
-                "revision": _revision(),
-                "machine": _machine(outcome.device),
+                "revision": revision(),
+                "machine": machine(outcome.device),
             }
             for decision, figures in outcome.figures.items()
         ]
@@ -109,7 +109,7 @@ def _text(value: float | str) -> str:
 
 
 @cache
-def _revision() -> str:
+def revision() -> str:
     asked = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(
@@ -120,7 +120,7 @@ def _revision() -> str:
 
 
 @cache
-def _machine(device: str) -> str:
+def machine(device: str) -> str:
     if device != "cpu":
         return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 import hace
 
-from .losses import LOSSES
+from .losses import LOSSES, Loss
 from .measure import measure
 from .task import IntArray, Rows, Task
 from .trees import likeness, wrong_tree
@@ -31,8 +32,9 @@ class Run:
         tree: of the loss, by its name in `studies.trees`.
         per_class: training rows per class, at most; 0 is all of them.
         length: how many times the task's epochs.
-        coarse: percent of the training rows whose label is only the class's parent; a loss without
-            a tree leaves these rows out.
+        coarse: "0", or percent of the training rows whose label is only the class's parent, which
+            a loss without a tree leaves out; in "80 wrong 20" 20 % of these labels are another
+            node of the parent's depth.
     """
 
     task: str
@@ -43,7 +45,7 @@ class Run:
     tree: str = "true"
     per_class: int = 0
     length: int = 1
-    coarse: int = 0
+    coarse: str = "0"
 
     def key(self) -> tuple[str, ...]:
         """What tells it from every other run, as text."""
@@ -67,10 +69,15 @@ class Outcome:
     device: str
 
 
-class _Model(nn.Module):
-    def __init__(self, encoder: Callable[[], nn.Module], layer: nn.Module) -> None:
+class Model(nn.Module):
+    """A task's encoder and a last layer, which begins with zeros."""
+
+    def __init__(self, task: Task, loss: Loss, given: hace.Hierarchy) -> None:
         super().__init__()
-        self.encode = encoder()
+        columns = task.tree.num_nodes if loss.over_nodes else task.tree.num_classes
+        width = task.schedule.width
+        layer = nn.Linear(width, columns) if loss.layer is None else loss.layer(width, given)
+        self.encode = task.encoder()
         self.classify = layer
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
@@ -85,16 +92,13 @@ def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None
     started = _now(task.device)
     loss = LOSSES[run.loss]
     options = dict(loss.grid[run.parameter])
-    if run.coarse and loss.make is not LOSSES["ce"].make:
+    if run.coarse != "0" and loss.make is not LOSSES["ce"].make:
         options["target_space"] = "nodes"
     given = _given(run, task, vectors)
     criterion = loss.make(given, **options)
 
     torch.manual_seed(run.seed)
-    columns = task.tree.num_nodes if loss.over_nodes else task.tree.num_classes
-    width = task.schedule.width
-    layer = nn.Linear(width, columns) if loss.layer is None else loss.layer(width, given)
-    model = _Model(task.encoder, layer).to(task.device)
+    model = Model(task, loss, given).to(task.device)
     seconds = _train(model, criterion, run, task)
 
     figures: dict[str, dict[str, float | str]] = {}
@@ -121,6 +125,7 @@ def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None
         "tree_likeness": rho,
     }
     weight = None
+    layer = model.classify
     if type(layer) is nn.Linear and classes is None:
         weight = layer.weight.detach().cpu().numpy()
     figures = {decision: {**row, **shared} for decision, row in figures.items()}
@@ -150,12 +155,12 @@ def training_rows(run: Run, task: Task) -> IntArray:
     return np.sort(order[by_class[place < run.per_class]])
 
 
-def _train(model: _Model, criterion: nn.Module, run: Run, task: Task) -> dict[str, float]:
+def _train(model: Model, criterion: nn.Module, run: Run, task: Task) -> dict[str, float]:
     device = task.device
     rows = training_rows(run, task)
     label = torch.from_numpy(task.train.label)
-    if run.coarse:
-        rows, label = _coarsened(rows, run, task)
+    if run.coarse != "0":
+        rows, label = coarsened(rows, run, task)
     batch = min(task.schedule.batch, max(16, len(rows) // 32))
     epochs = task.schedule.epochs * run.length
     if run.per_class:  # fewer rows need more rounds
@@ -163,9 +168,7 @@ def _train(model: _Model, criterion: nn.Module, run: Run, task: Task) -> dict[st
     rng = np.random.default_rng(run.seed)
     starts = np.arange(batch, len(rows), batch)
     batches = [part for _ in range(epochs) for part in np.split(rng.permutation(rows), starts)]
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=run.rate, weight_decay=task.schedule.weight_decay, fused=True
-    )
+    optimizer = optimizer_of(model, run.rate, task)
     ramp = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(step / len(batches) / 0.1, (1 - step / len(batches)) / 0.9)
     )
@@ -174,16 +177,8 @@ def _train(model: _Model, criterion: nn.Module, run: Run, task: Task) -> dict[st
     criterion.to(device)
     started = _now(device)
     for part in batches:
-        optimizer.zero_grad()
-        logits = model(*(x.to(device) for x in task.train.inputs(part)))
-        target = label[part].to(device)
-        # Cut from the graph, so that the loss is timed without the model.
-        leaf = logits.detach().requires_grad_()
-        before = _now(device)
-        criterion(leaf, target).backward()
-        in_loss += _now(device) - before
-        logits.backward(leaf.grad)
-        optimizer.step()
+        inputs = task.train.inputs(part)
+        in_loss += step(model, criterion, optimizer, inputs, label[part], device)
         ramp.step()
     return {
         "epochs": epochs,
@@ -193,21 +188,58 @@ def _train(model: _Model, criterion: nn.Module, run: Run, task: Task) -> dict[st
     }
 
 
-def _coarsened(rows: IntArray, run: Run, task: Task) -> tuple[IntArray, Tensor]:
+def optimizer_of(model: nn.Module, rate: float, task: Task) -> torch.optim.Optimizer:
+    """What every model of a task is trained by."""
+    decay = task.schedule.weight_decay
+    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+
+
+def step(
+    model: nn.Module,
+    criterion: Callable[[Tensor, Tensor], Any],
+    optimizer: torch.optim.Optimizer,
+    inputs: tuple[Tensor, ...],
+    target: Tensor,
+    device: str,
+) -> float:
+    """One step of training; the seconds of it in the loss, forward and backward."""
+    optimizer.zero_grad()
+    logits = model(*(x.to(device) for x in inputs))
+    target = target.to(device)
+    # Cut from the graph, so that the loss is timed without the model.
+    leaf = logits.detach().requires_grad_()
+    before = _now(device)
+    criterion(leaf, target).backward()
+    seconds = _now(device) - before
+    logits.backward(leaf.grad)
+    optimizer.step()
+    return seconds
+
+
+def coarsened(rows: IntArray, run: Run, task: Task) -> tuple[IntArray, Tensor]:
     """Rows to train on and targets, when many labels are only the class's parent.
 
     Cross-entropy takes the rows whose class is known; HACE takes all, as ids of nodes.
     """
-    is_coarse = np.random.default_rng(0).random(len(task.train)) < run.coarse / 100
+    percent, _, wrong = run.coarse.partition(" wrong ")
+    rng = np.random.default_rng(0)
+    is_coarse = rng.random(len(task.train)) < int(percent) / 100
     if run.loss == "ce":
         return rows[~is_coarse[rows]], torch.from_numpy(task.train.label)
     node = task.tree.classes[task.train.label]
     node[is_coarse] = task.tree.parents[node[is_coarse]]
+    is_wrong = is_coarse & (rng.random(len(node)) < int(wrong or 0) / 100)
+    for depth in np.unique(task.tree.depths[node[is_wrong]]):
+        others = np.flatnonzero((task.tree.depths == depth) & (task.tree.heights > 0))
+        here = np.flatnonzero(is_wrong & (task.tree.depths[node] == depth))
+        if len(others) > 1:  # the node itself, then a step of 1 … to another one
+            steps = rng.integers(1, len(others), len(here))
+            node[here] = others[(np.searchsorted(others, node[here]) + steps) % len(others)]
     return rows, torch.from_numpy(node)
 
 
 @torch.no_grad()
-def _logits(model: _Model, rows: Rows, device: str) -> Tensor:
+def _logits(model: Model, rows: Rows, device: str) -> Tensor:
     model.eval()
     parts = np.array_split(np.arange(len(rows)), -(-len(rows) // 512))
     batches = (rows.inputs(part) for part in parts)

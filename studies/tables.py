@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from .choose import choose
+from .choose import choose, trials
 from .losses import DILUTIONS, LOSSES
-from .plan import CORE, FEW, FIXED, LONG, MORE, REST, SEEDS, SHUFFLED
+from .plan import CORE, FEW, FIXED, LONG, MORE, REST, SEEDS, SHUFFLED, WINNERS
 from .results import LEAST_COST, MOST_PROBABLE, RUN, TEXT, Results, heights_name
 from .run import Run
-from .statistics import LEVEL, Difference, FloatArray, holm, paired_difference
+from .statistics import DRAWS, LEVEL, Difference, FloatArray, holm, paired_difference
 
 RIVALS = (*CORE, *FIXED, *MORE, *SHUFFLED, *REST)
 BASELINES = ("ce", "smoothing")
@@ -155,7 +155,7 @@ def differences(report: Report, per_class: int = 0, length: int = 1) -> str:
                 cells.append(_difference(compared.get((rival.name, base, outcome)), digits + 1))
         lines.append(cells)
     head = ["loss", "chosen", "top-1", "to CE", "to smoothing", "height", "to CE", "to smoothing"]
-    return _table(head, lines, left=2)
+    return markdown_table(head, lines, left=2)
 
 
 def figures(report: Report, per_class: int = 0, length: int = 1) -> str:
@@ -183,45 +183,92 @@ def figures(report: Report, per_class: int = 0, length: int = 1) -> str:
                 " ".join(f"{share:.0f}" for share in levels.mean(0)),
             ]
         )
-    return _table(["loss", *columns, "right at each level"], lines)
+    return markdown_table(["loss", *columns, "right at each level"], lines)
 
 
-def wrong_trees(report: Report) -> str:
-    """HACE on wrong trees: how much of the truth is left, and what came out."""
-    lines = []
+@dataclass(frozen=True)
+class OnTree:
+    """A loss that was given a tree, beside cross-entropy with the same seeds."""
+
+    tree: str
+    likeness: float
+    seeds: int
+    means: dict[str, float]
+    to_ce: dict[str, Difference]
+
+    @property
+    def likeness_text(self) -> str:
+        """Nothing for a DAG, which has no single meeting point."""
+        return "" if np.isnan(self.likeness) else f"{self.likeness:.2f}".replace("-", "−")
+
+
+def on_trees(report: Report, loss: str, draws: int = DRAWS) -> list[OnTree]:
+    """A loss as it was chosen on every tree that it was given, the likest to the true one first."""
     try:
-        chosen = choose(report.results, "hace")
-        baseline = choose(report.results, "ce")
+        chosen, base = choose(report.results, loss), choose(report.results, "ce")
     except LookupError:
-        return ""
-    names = report.frame["tree"].unique()
-    for name in names:
-        runs = [
-            run
-            for seed in SEEDS
-            if (run := replace(chosen, tree=str(name), seed=seed)) in report.results
-        ]
+        return []
+    found = []
+    for name in report.frame["tree"].unique():
+        runs = [replace(chosen, tree=str(name), seed=seed) for seed in SEEDS]
+        runs = [run for run in runs if run in report.results]
         if not runs:
             continue
         rows = report.rows_of(runs)
         rival = Rival(str(name), chosen, MOST_PROBABLE)
-        bases = [replace(baseline, seed=run.seed) for run in runs]
-        cells = [str(name), f"{rows['tree_likeness'].mean():.2f}", str(len(runs))]
-        for outcome, digits in (("top1", 1), ("height", 2)):
-            d = paired_difference(
-                report.values(rival, outcome, runs), report.values(rival, outcome, bases)
+        bases = [replace(base, seed=run.seed) for run in runs]
+        to_ce = {
+            outcome: paired_difference(
+                report.values(rival, outcome, runs), report.values(rival, outcome, bases), draws
             )
-            cells.append(f"{rows[f'test_{outcome}'].mean():.{digits}f}")
-            cells.append(_interval(d, digits + 1))
-        cells.append(f"{rows['test_severity'].mean():.2f}")
-        lines.append(cells)
-    if len(lines) < 3:
+            for outcome in OUTCOMES
+        }
+        means = {
+            outcome: float(rows[f"test_{outcome}"].mean()) for outcome in (*OUTCOMES, "severity")
+        }
+        likeness = float(rows["tree_likeness"].mean())
+        found.append(OnTree(str(name), likeness, len(runs), means, to_ce))
+    return sorted(found, key=lambda on: -2.0 if np.isnan(on.likeness) else -round(on.likeness, 2))
+
+
+def wrong_trees(report: Report) -> str:
+    """HACE on wrong trees: how much of the truth is left, and what came out."""
+    found = on_trees(report, "hace")
+    if len(found) < 3:
         return ""
-    lines.sort(key=lambda cells: -float(cells[1]) if cells[1] != "nan" else -2)
-    for cells in lines:
-        cells[1] = cells[1].replace("nan", "").replace("-", "−")
+    lines = [
+        [
+            on.tree,
+            on.likeness_text,
+            str(on.seeds),
+            f"{on.means['top1']:.1f}",
+            _interval(on.to_ce["top1"], 2),
+            f"{on.means['height']:.2f}",
+            _interval(on.to_ce["height"], 3),
+            f"{on.means['severity']:.2f}",
+        ]
+        for on in found
+    ]
     head = ["tree", "likeness", "seeds", "top-1", "to CE", "height", "to CE", "severity"]
-    return _table(head, lines)
+    return markdown_table(head, lines)
+
+
+def winners_on_wrong_trees(report: Report) -> str:
+    """The same of the losses that gain most where the tree is right."""
+    by_loss = {loss: {on.tree: on for on in on_trees(report, loss)} for loss in WINNERS}
+    lines = []
+    for tree, one in by_loss[WINNERS[0]].items():
+        cells = [tree, one.likeness_text]
+        for loss in WINNERS:
+            on = by_loss[loss].get(tree)
+            cells += ["", ""] if on is None else [
+                _interval(on.to_ce["top1"], 2), _interval(on.to_ce["height"], 3)
+            ]  # fmt: skip
+        lines.append(cells)
+    head = ["tree", "likeness"]
+    for loss in WINNERS:
+        head += [f"{LOSSES[loss].title}: top-1, to CE", "height, to CE"]
+    return markdown_table(head, lines) if len(lines) > 2 else ""
 
 
 def dilutions(report: Report) -> str:
@@ -244,72 +291,56 @@ def dilutions(report: Report) -> str:
                 *(f"{rows[f'test_{name}'].mean():.{digits}f}" for name, digits in shown),
             ]
         )
-    return _table(["HACE", "rate", "top-1", "top-5", "height", "severity", "hF1"], lines)
+    return markdown_table(["HACE", "rate", "top-1", "top-5", "height", "severity", "hF1"], lines)
 
 
 def few_samples(report: Report) -> str:
     """Primary outcomes by the number of training rows per class."""
     lines = []
     for number in (*FEW, 0):
-        compared = {
-            (c.rival.run.loss, c.baseline, c.outcome): c
-            for c in report.compared(number)
-            if c.rival.decision == MOST_PROBABLE
-        }
+        compared = {(c.rival.name, c.baseline, c.outcome): c for c in report.compared(number)}
         for rival in report.rivals(number):
-            loss = rival.run.loss
-            if loss not in ("ce", "smoothing", "hace") or rival.decision != MOST_PROBABLE:
+            if rival.run.loss not in CORE:
                 continue
             rows = report.figures(rival)
             cells = [str(number or "all"), rival.name, _chosen(rival.run)]
             for outcome, digits in (("top1", 1), ("height", 2)):
                 cells.append(f"{rows[f'test_{outcome}'].mean():.{digits}f}")
-                cells.append(_difference(compared.get((loss, "ce", outcome)), digits + 1))
+                cells.append(_difference(compared.get((rival.name, "ce", outcome)), digits + 1))
             lines.append(cells)
     if len({cells[0] for cells in lines}) < 2:
         return ""
     head = ["rows per class", "loss", "chosen", "top-1", "to CE", "height", "to CE"]
-    return _table(head, lines, left=3)
+    return markdown_table(head, lines, left=3)
 
 
 def coarse(report: Report) -> str:
-    """Most labels coarse: cross-entropy on the rest, HACE on all."""
-    rows = report.frame[(report.frame["coarse"] != "0")] if len(report.frame) else report.frame
-    lines = [
-        [
-            LOSSES[str(loss)].title,
-            str(len(group)),
-            *(
-                f"{group[f'test_{name}'].mean():.{digits}f}"
-                for name, digits in (("top1", 1), ("top5", 1), ("height", 2), ("severity", 2))
-            ),
-        ]
-        for loss, group in rows[rows["decision"] == MOST_PROBABLE].groupby("loss")
+    """Most labels coarse, and some of these wrong: cross-entropy on the rest, HACE on all."""
+    rows = report.frame[
+        (report.frame["coarse"] != "0") & (report.frame["decision"] == MOST_PROBABLE)
     ]
-    return _table(["loss", "seeds", "top-1", "top-5", "height", "severity"], lines) if lines else ""
-
-
-def cost(reports: list[Report]) -> str:
-    """Processor time per step of training, in the loss and in all, medians over the runs."""
-    titles = [report.results.task for report in reports]
+    shown = (("top1", 1), ("top5", 1), ("height", 2), ("severity", 2))
     lines = []
-    for name in RIVALS:
-        if LOSSES[name].tree != "true":
-            continue
-        cells = [LOSSES[name].title]
-        for report in reports:
-            of_loss, all_of = _milliseconds(report, name)
-            base, all_of_base = _milliseconds(report, "ce")
-            cells.append("" if np.isnan(of_loss) else f"{of_loss:.2f} ({of_loss / base:.1f}×)")
-            cells.append("" if np.isnan(all_of) else f"{all_of:.1f} ({all_of / all_of_base:.1f}×)")
-        if any(cells[1:]):
-            lines.append(cells)
-    head = ["loss", *(f"{title}: {part}" for title in titles for part in ("loss", "step"))]
-    return _table(head, lines)
+    for (labels, loss), group in rows.groupby(["coarse", "loss"]):
+        wrong = str(labels).partition(" wrong ")[2]
+        lines.append(
+            [
+                LOSSES[str(loss)].title,
+                "unused" if loss == "ce" else f"{wrong or 0} % wrong",
+                str(len(group)),
+                *(f"{group[f'test_{name}'].mean():.{digits}f}" for name, digits in shown),
+            ]
+        )
+    head = ["loss", "coarse labels", "seeds", "top-1", "top-5", "height", "severity"]
+    return markdown_table(head, lines, left=2) if lines else ""
 
 
 def by_test(reports: list[Report]) -> str:
-    """What choosing on the test rows would have said of the same trials, one seed."""
+    """What choosing on the test rows would have said of the same trials, one seed.
+
+    Also HACE with d = 0.7 at cross-entropy's rate / d, the rule of its paper, or the nearest rate
+    that was tried.
+    """
     lines = []
     for report in reports:
         try:
@@ -322,16 +353,29 @@ def by_test(reports: list[Report]) -> str:
         top = {
             name: float(report.rows_of([run])["test_top1"].iloc[0]) for name, run in best.items()
         }
+        wanted = best["ce"].rate / 0.7
+        tried = trials(report.results, "hace-fixed")
+        by_rule = ["", ""]
+        if tried:
+            nearest = min(tried, key=lambda row: abs(np.log(float(row["rate"]) / wanted)))
+            found = float(nearest["test_top1"])
+            by_rule = [f"{found:.1f} ({nearest['rate']})", _signed(found - top["ce"], 1)]
         lines.append(
             [
                 TITLES[report.results.task],
-                *(f"{top[name]:.1f}" for name in best),
+                f"{top['ce']:.1f} ({best['ce'].rate:g})",
+                f"{top['smoothing']:.1f}",
+                f"{top['hace']:.1f}",
                 _signed(top["hace"] - top["ce"], 1),
                 _signed(top["hace"] - top["smoothing"], 1),
+                *by_rule,
             ]
         )
-    head = ["task", "cross-entropy", "+ smoothing", "HACE", "HACE − CE", "HACE − smoothing"]
-    return _table(head, lines)
+    head = [
+        "task", "cross-entropy (rate)", "+ smoothing", "HACE", "HACE − CE", "HACE − smoothing",
+        "HACE d=0.7 at rate / d", "− CE",
+    ]  # fmt: skip
+    return markdown_table(head, lines)
 
 
 def verdicts(reports: list[Report]) -> str:
@@ -357,7 +401,7 @@ def verdicts(reports: list[Report]) -> str:
                 )
         lines.append(cells)
     head = ["loss", "top-1, to CE", "top-1, to smoothing", "height, to CE", "height, to smoothing"]
-    return _table(head, lines)
+    return markdown_table(head, lines)
 
 
 def what_was_run(reports: list[Report]) -> str:
@@ -375,23 +419,7 @@ def what_was_run(reports: list[Report]) -> str:
                 str(sum(c.rival.name != LOSSES["ce"].title for c in compared)),
             ]
         )
-    return _table(["task", "runs", "of them trials", "minutes", "comparisons"], lines)
-
-
-def _milliseconds(report: Report, loss: str) -> tuple[float, float]:
-    rows = report.frame[
-        (report.frame["loss"] == loss)
-        & (report.frame["per_class"] == "0")
-        & (report.frame["coarse"] == "0")
-        & (report.frame["decision"] == MOST_PROBABLE)
-    ]
-    if rows.empty:
-        return float("nan"), float("nan")
-    in_loss, in_all = (1e3 * rows[f"{x}_seconds"] / rows["steps"].astype(int) for x in _PARTS)
-    return float(in_loss.median()), float(in_all.median())
-
-
-_PARTS = ("loss", "train")
+    return markdown_table(["task", "runs", "of them trials", "minutes", "comparisons"], lines)
 
 
 def _chosen(run: Run) -> str:
@@ -414,7 +442,7 @@ def _signed(value: float, digits: int) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def _table(head: list[str], lines: list[list[str]], left: int = 1) -> str:
+def markdown_table(head: list[str], lines: list[list[str]], left: int = 1) -> str:
     rule = ["---"] * left + ["--:"] * (len(head) - left)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *lines])
 
@@ -428,12 +456,13 @@ __all__ = [
     "Rival",
     "by_test",
     "coarse",
-    "cost",
     "differences",
     "dilutions",
     "few_samples",
     "figures",
+    "markdown_table",
     "verdicts",
     "what_was_run",
+    "winners_on_wrong_trees",
     "wrong_trees",
 ]

@@ -14,15 +14,17 @@ import hace
 pytest.importorskip("pandas", reason="the tables of the study are made with pandas (extra 'study')")
 pytest.importorskip("matplotlib", reason="the figures are made with matplotlib (extra 'study')")
 
-from studies import report
+from matplotlib.figure import Figure
+
+from studies import memory, pictures, report
 from studies.choose import choose, run_of
 from studies.losses import LOSSES, TRIALS, rates
-from studies.plan import Step, coarse, measure, search, trees
+from studies.plan import Step, coarse, coarse_and_wrong, measure, search, trees
 from studies.results import MOST_PROBABLE, Results, heights_name
-from studies.run import Run, execute, training_rows
+from studies.run import Run, coarsened, execute, training_rows
 from studies.runner import run_plan
-from studies.statistics import holm, paired_difference
-from studies.tables import Report
+from studies.statistics import Difference, holm, paired_difference
+from studies.tables import Compared, Report, Rival
 from studies.task import Task, split
 from studies.tasks import TASKS, made_up
 from studies.trees import likeness, wrong_tree
@@ -45,6 +47,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         Step("made-up", "measure", lambda t, r: measure(t, r, losses)),
         Step("made-up", "trees", lambda t, r: trees(t, r, (1,))),
         Step("made-up", "coarse", coarse),
+        Step("made-up", "coarse, some wrong", coarse_and_wrong),
     ]
     run_plan(steps, folder)
     before = (folder / "made-up.csv").read_bytes()
@@ -173,6 +176,21 @@ def test_coarse_labels_help_where_few_are_fine(results: Results) -> None:
     assert top1["hace"] > top1["ce"]
 
 
+def test_wrong_coarse_labels_are_others_of_the_same_depth(task: Task) -> None:
+    run = Run("made-up", "hace", "d=0.7", 0.05, 1, coarse="80")
+    rows = training_rows(run, task)
+    kept, right = coarsened(rows, run, task)
+    again, wrong = coarsened(rows, replace(run, coarse="80 wrong 50"), task)
+    np.testing.assert_array_equal(kept, again)
+    right, wrong = right.numpy(), wrong.numpy()
+    is_coarse = right != task.tree.classes[task.train.label]
+    changed = right != wrong
+    assert not changed[~is_coarse].any()
+    assert changed[is_coarse].mean() == pytest.approx(0.5, abs=0.1)
+    np.testing.assert_array_equal(task.tree.depths[wrong], task.tree.depths[right])
+    assert (task.tree.heights[wrong[is_coarse]] > 0).all()
+
+
 def test_tables_and_figures_of_some_results(results: Results, tmp_path: Path) -> None:
     reports = [Report(results)]
     page = "<!-- studies: differences [made-up] -->\nold\n<!-- end -->\n"
@@ -182,7 +200,22 @@ def test_tables_and_figures_of_some_results(results: Results, tmp_path: Path) ->
     assert report.filled(filled, reports) == filled
     drawn = report.draw_all(reports, tmp_path)
     assert {f"{name}.png" for name in drawn} == {file.name for file in tmp_path.iterdir()}
-    assert "forest" in drawn
+    assert {"cost", "rates"} <= set(drawn)
+
+
+def test_what_lies_far_beyond_the_others_is_an_arrow() -> None:
+    def compared(name: str, value: float) -> Compared:
+        rival = Rival(name, Run("made-up", "ce", "", 0.05, 0), MOST_PROBABLE)
+        difference = Difference(value, value - 1, value + 1, 0.0)
+        return Compared(rival, "smoothing", "top1", difference, 0.0)
+
+    values = {"a": 2.0, "b": -3.0, "c": -56.2}
+    ax = Figure().subplots()
+    pictures.draw_differences(ax, [compared(*one) for one in values.items()], list(values))
+    low, high = ax.get_xlim()
+    assert -7 < low < -4
+    assert 3 < high < 7
+    assert [text.get_text() for text in ax.texts] == ["−56.2"]
 
 
 # The page quotes what the files hold.
@@ -213,7 +246,7 @@ def test_readme_quotes_the_page() -> None:
 
 @pytest.mark.thorough
 def test_tables_of_the_page_are_made_from_the_results() -> None:
-    assert report.filled(PAGE, report.load()) == PAGE
+    assert report.filled(PAGE, report.load(), memory.load()) == PAGE
 
 
 def test_means_of_the_page_are_those_of_the_results() -> None:
