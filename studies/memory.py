@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import allocator
 from benchmarks.memory import Gauge
 from benchmarks.peers.published import dense_hace
 from benchmarks.problem import Problem
@@ -123,7 +124,9 @@ def _cost_of(row: dict[str, str]) -> Cost:
 
 
 def _tell(there: Connection, task: Task, name: str) -> None:
+    allocator.return_at_once()
     _cost(made_up.load(), name)  # code and threads come with it
+    allocator.return_at_once()
     there.send(_cost(task, name))
 
 

@@ -176,11 +176,11 @@ def plan() -> list[Step]:
 
     # The third series.
     on_wrong = partial(on_trees, losses=WINNERS, names=(*SWAPS, *REWIRED))
-    add("other losses", partial(_both, REST), "emoji")
     add("three times the epochs, others", partial(_long, (*WINNERS, "hace-shuffled")), "hpo")
     add("wrong trees for the winners", on_wrong, "hpo")
     add("coarse labels, some wrong", coarse_and_wrong, "soc")
     add("few samples, shuffled", partial(few_samples, losses=("hace-shuffled",)), "soc")
+    add("other losses", partial(_both, REST), "emoji")
     add("parameters not searched", partial(_both, FIXED), "icd10")
     add("more losses", partial(_both, MORE), "icd10")
     add("shuffled trees for the winners", partial(_both, SHUFFLED), "icd10")
