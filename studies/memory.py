@@ -8,6 +8,7 @@ counts. What comes at a first step whatever its size comes in a warm-up on a sma
 from __future__ import annotations
 
 import csv
+import gc
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks import allocator
 from benchmarks.memory import Gauge
@@ -94,6 +95,8 @@ def costs(task: Task) -> Iterator[Cost]:
     """Of each loss with the true tree, and of the published form."""
     forked = multiprocessing.get_context("fork")
     names = [name for name, loss in LOSSES.items() if loss.tree == "true"]
+    _import_optimizers()
+    gc.freeze()  # a collection in the processes has little to look at
     for name in (*names, DENSE):
         here, there = forked.Pipe(duplex=False)
         process = forked.Process(target=_tell, args=(there, task, name))
@@ -121,6 +124,13 @@ def _cost_of(row: dict[str, str]) -> Cost:
     numbers = {name: int(value) for name, value in row.items() if name not in (*texts, "loss_ms")}
     named = {name: row[name] for name in texts}
     return Cost(**named, **numbers, loss_ms=float(row["loss_ms"]))  # type: ignore[arg-type]
+
+
+def _import_optimizers() -> None:
+    """A second's work of a first step, which the processes then need not do each."""
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    torch.optim.AdamW([parameter], fused=True).step()
 
 
 def _tell(there: Connection, task: Task, name: str) -> None:
