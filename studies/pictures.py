@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from .choose import trials
+from .cost_tables import step_milliseconds
 from .losses import LOSSES
 from .plan import WINNERS
 from .results import MOST_PROBABLE
@@ -23,6 +24,7 @@ BEYOND = 1.3  # times the second furthest: what is further is an arrow
 KINDS = {"true": ("*", "#12467f"), "swap": ("o", "#2f7fd1"), "rewire": ("s", "#d9902f"),
          "drop": ("^", "#2a9d5c"), "cover": ("D", "#8a4fb5"),
          "agglomerative": ("v", "#b5497f")}  # fmt: skip
+MARKERS = "osD^v<>Ph"  # nine, and ten colours: no loss has another one's of both
 LINES = {"ce": "#6b7686", "smoothing": "#d9902f", "hace": "#12467f", "hace-shuffled": "#7fb3e6"}
 AXES = {"top1": "top-1, points", "height": "mean height over all rows"}
 
@@ -91,10 +93,14 @@ def _forest(reports: list[Report], outcome: str) -> Figure | None:
     return figure
 
 
+def _limit(sizes: list[float]) -> float:
+    """What is larger would squeeze the rest of a panel; of a few, nothing is."""
+    return BEYOND * sorted(sizes)[-2] if len(sizes) > 5 else max(sizes)
+
+
 def draw_differences(ax: Axes, compared: list[Compared], order: list[str]) -> None:
     """What lies far beyond all others is an arrow with its number, so that these can be seen."""
-    ends = sorted(max(abs(c.difference.low), abs(c.difference.high)) for c in compared)
-    limit = BEYOND * ends[-2] if len(ends) > 1 else ends[-1]
+    limit = _limit([max(abs(c.difference.low), abs(c.difference.high)) for c in compared])
     for c in compared:
         y, d, color = order.index(c.rival.name), c.difference, COLORS[c.verdict]
         if abs(d.value) <= limit:
@@ -175,32 +181,44 @@ def _heights(reports: list[Report]) -> Figure | None:
 
 
 def _cost(reports: list[Report]) -> Figure | None:
-    """Seconds of training beside what is gained in height."""
+    """Time of a training step beside what is gained in height, of the losses with the true tree."""
     shown = [report for report in reports if report.compared()]
     if not shown:
         return None
-    figure, axes = _panels(len(shown), 3.2)
+    figure, axes = _panels(len(shown), 3.4)
+    handles = {}
     for ax, report in zip(axes, shown, strict=True):
         rivals = {r.run.loss: r for r in report.rivals() if r.decision == MOST_PROBABLE}
-        base = report.figures(rivals["ce"])
-        per_step = {
-            name: 1e3 * float((rows["train_seconds"] / rows["steps"].astype(int)).median())
-            for name in rivals
-            if not (rows := report.frame[
-                (report.frame["loss"] == name) & (report.frame["per_class"] == "0")
-                & (report.frame["coarse"] == "0")
-            ]).empty
-        }  # fmt: skip
-        for name, rival in rivals.items():
-            gain = base["test_height"].mean() - report.figures(rival)["test_height"].mean()
-            ax.plot(per_step[name] / per_step["ce"], gain, "o", color=LINES.get(name, "#8a4fb5"))
-            ax.annotate(name, (per_step[name] / per_step["ce"], gain), fontsize=7,
-                        xytext=(3, 3), textcoords="offset points")  # fmt: skip
+        base_height = report.figures(rivals["ce"])["test_height"].mean()
+        points = {
+            name: (
+                step_milliseconds(report, name)[1] / step_milliseconds(report, "ce")[1],
+                float(base_height - report.figures(rival)["test_height"].mean()),
+            )
+            for name, rival in rivals.items()
+            if LOSSES[name].tree == "true"
+        }
+        limit = _limit([abs(gain) for _, gain in points.values()])
+        beyond = []
+        for name, (times, gain) in points.items():
+            if abs(gain) > limit:
+                said = f"{gain:+.3g}".replace("-", "−")
+                beyond.append(f"beyond: {LOSSES[name].title}, {said} at {times:.1f}×")
+                continue
+            number = list(LOSSES).index(name)
+            (handles[LOSSES[name].title],) = ax.plot(
+                times, gain, MARKERS[number % len(MARKERS)], ms=7, color=f"C{number % 10}",
+                linestyle="none",
+            )  # fmt: skip
         ax.axhline(0, color="#444", lw=0.8)
-        ax.margins(x=0.18)
-        ax.set_title(TITLES[report.results.task], fontsize=10)
+        ax.margins(0.1)
+        ax.set_title("\n".join([TITLES[report.results.task], *beyond]), fontsize=9)
         ax.set_xlabel("time of a step / cross-entropy's", fontsize=8)
         ax.set_ylabel("mean height below cross-entropy's", fontsize=8)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8,
+        frameon=False,
+    )  # fmt: skip
     return figure
 
 

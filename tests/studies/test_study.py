@@ -209,7 +209,7 @@ def test_what_lies_far_beyond_the_others_is_an_arrow() -> None:
         difference = Difference(value, value - 1, value + 1, 0.0)
         return Compared(rival, "smoothing", "top1", difference, 0.0)
 
-    values = {"a": 2.0, "b": -3.0, "c": -56.2}
+    values = {"a": 2.0, "b": -3.0, "c": -56.2, "d": 0.0, "e": 1.0, "f": 0.5}
     ax = Figure().subplots()
     pictures.draw_differences(ax, [compared(*one) for one in values.items()], list(values))
     low, high = ax.get_xlim()
