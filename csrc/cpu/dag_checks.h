@@ -1,4 +1,4 @@
-// Whether a ClosureTable's arrays hold what the CPU's kernels follow without looking.
+// Checks the values of a ClosureTable that the CPU's kernels rely on.
 #pragma once
 
 #include <vector>

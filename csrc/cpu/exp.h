@@ -1,5 +1,5 @@
-// exp(x) for x <= 0, lane by lane. Results below the smallest normal number are 0, by themselves or
-// because subnormal numbers are (subnormals.h).
+// exp(x) for x <= 0, lane by lane. Results below the smallest normal number are 0: computed so
+// here, or because subnormal numbers count as 0 (subnormals.h).
 #pragma once
 
 #include "vec.h"
@@ -9,7 +9,7 @@ namespace {
 // exp(x) = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2) / 2; ln 2 is split in two so that
 // n times its upper part is exact.
 
-// e^r: 1 + r + r^2 q(r), q minimax for a relative error of e^r below 3.1e-9.
+// e^r = 1 + r + r^2 q(r), with a minimax polynomial q for a relative error of e^r below 3.1e-9.
 inline Vector<float> exp_of_remainder(Vector<float> r) {
   Vector<float> e = r * 0x1.6a2434p-10f + 0x1.1239e2p-7f;
   e = e * r + 0x1.5558f2p-5f;
@@ -23,15 +23,15 @@ inline Vector<float> exp_nonpositive(Vector<float> x) {
   constexpr float kLn2High = 0x1.62e4p-1f;
   constexpr float kLn2Low = 0x1.7f7d1cp-20f;
 #if defined(__AVX512F__)
-  // The hardware scales by 2^n and rounds to 0 by itself; the bound keeps -inf out of r.
+  // The instruction scales by 2^n and rounds to 0 by itself. The bound keeps -inf out of r.
   const Vector<float> bounded = max(broadcast(-126.0f), x);
   const Vector<float> n = bit_cast<Vector<float>>(_mm512_roundscale_ps(
       bit_cast<__m512>(bounded * 0x1.715476p0f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   const Vector<float> e = exp_of_remainder((bounded - n * kLn2High) - n * kLn2Low);
   return bit_cast<Vector<float>>(_mm512_scalef_ps(bit_cast<__m512>(e), bit_cast<__m512>(n)));
 #else
-  // Adding kRound leaves n in the low bits of the sum; shifted into the exponent field and biased
-  // they are 2^n. Below the smallest normal number that would not hold: 0.
+  // Adding kRound leaves n in the low bits of the sum; shifted into the exponent field and biased,
+  // they are 2^n. Below the smallest normal number this is wrong, so the result is set to 0.
   constexpr float kLowest = -87.3365f;
   constexpr float kRound = 0x1.8p23f;
   const Vector<float> bounded = max(broadcast(kLowest), x);
@@ -40,7 +40,7 @@ inline Vector<float> exp_nonpositive(Vector<float> x) {
   const Vector<float> e = exp_of_remainder((bounded - n * kLn2High) - n * kLn2Low);
   const Vector<float> scale =
       bit_cast<Vector<float>>((bit_cast<Words>(rounded) << 23) + (127u << 23));
-  return x < kLowest ? Vector<float>{} : e * scale;  // a NaN is not below anything and stays
+  return x < kLowest ? Vector<float>{} : e * scale;  // NaN is not less than anything, and stays
 #endif
 }
 
@@ -50,7 +50,7 @@ inline Vector<double> exp_nonpositive(Vector<double> x) {
   constexpr double kLn2High = 0x1.62e42fefap-1;
   constexpr double kLn2Low = 0x1.cf79abc9e3b3ap-40;
   typedef uint64_t Bits __attribute__((vector_size(kVectorBytes)));
-  // Taylor to r^13: the remainder is below 4.2e-18.
+  // Taylor series up to r^13; the remainder is below 4.2e-18.
   constexpr double kInverseFactorials[] = {
       1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320,
       1.0 / 5040,       1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5};

@@ -1,4 +1,4 @@
-// Mass on a target without a place, which threads find while they run.
+// The error for mass on a target without a place, which threads find while they run.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace hace {
 
-// The first row, of all threads', with which something is wrong.
+// The first row, over all threads, with which something is wrong.
 class FirstFault {
  public:
   void add(const TreeLogLossFault& fault, int64_t row) {

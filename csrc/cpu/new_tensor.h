@@ -1,4 +1,4 @@
-// Results of the ops on the CPU.
+// The tensors in which ops on the CPU return results.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -10,8 +10,8 @@
 
 namespace hace {
 
-// An uninitialised contiguous CPU tensor. (torch::stable::new_empty looks its op up by name, and
-// two of these are a sixth of what a small call of an op costs.)
+// An uninitialised contiguous CPU tensor. (torch::stable::new_empty looks its op up by name: two
+// calls of it are a sixth of the time of a small call of an op.)
 inline Tensor new_tensor(const std::vector<int64_t>& shape, ScalarType type) {
   std::vector<int64_t> strides(shape.size());
   int64_t stride = 1;

@@ -12,18 +12,18 @@
 namespace hace {
 
 #if defined(__SANITIZE_THREAD__)
-// ThreadSanitizer does not see how torch's threads wait for each other, because the library that
-// makes them wait is not compiled with it: it would take every task for a race with its caller. It
-// is told here that tasks come after what the caller did before them and before what the caller
-// does next. Tasks are not ordered among each other, hence two addresses that stand for the order:
-// with a single one, a task would count as later than all that had ended when it began.
+// ThreadSanitizer does not see how torch's threads wait for each other, because the library in
+// which they wait is not compiled with it, and would report every task as a race with its caller.
+// So it is told here that tasks come after what the caller did before them, and before what the
+// caller does next. There are two addresses because tasks are not ordered among each other: with a
+// single one, a task would count as later than all tasks that had ended when it began.
 template <typename F>
 struct Task {
   const F& f;
   mutable char begun = 0, ended = 0;
 
   void operator()(int64_t first, int64_t last) const {
-    __tsan_acquire(&begun);  // before anything of the caller's is read, `f` included
+    __tsan_acquire(&begun);  // before anything of the caller is read, including `f`
     f(first, last);
     __tsan_release(&ended);
   }

@@ -1,6 +1,6 @@
-// Turns a patch of pixels into rows, and back, for one instruction set: blocks of as many rows as a
-// vector has lanes by as many columns are transposed in registers. Columns may be far apart in
-// memory, and the pixels of one are passed from beginning to end before the next ones.
+// Turns a patch of pixels into rows, and back, for one instruction set. Square blocks, with as many
+// rows and columns as a vector has lanes, are transposed in registers. Columns may be far apart in
+// memory, so all pixels of one column are visited before those of the next.
 
 #include "patch_kernel.h"
 
@@ -17,7 +17,7 @@ struct Turn {
   static constexpr int kCount = Lanes<Real>::kCount;
   using All = std::integral_constant<int64_t, kCount>;
 
-  // A block of `height` lines `stride` apart, each of `width` values, to lines of `height` values.
+  // Transposes a block of `height` lines of `width` values, `stride` apart, and stores its lines.
   template <typename Height, typename Width, typename Store>
   static void block(const Stored* from, int64_t stride, Height height, Width width, Store store) {
     Line lines[kCount];
@@ -27,7 +27,7 @@ struct Turn {
     for (int k = 0; k < width; ++k) store(k, lines[k]);
   }
 
-  // Calls each(first, count) for blocks of [0, size), with a constant for whole ones.
+  // Calls each(first, count) for blocks of [0, size); in whole blocks, count is a constant.
   template <typename Each>
   static void for_blocks(int64_t size, Each each) {
     int64_t first = 0;

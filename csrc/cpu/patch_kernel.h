@@ -1,5 +1,5 @@
-// What patches.h asks of the kernels that turn rows into pixels and back, which are compiled once
-// per instruction set (patch_kernel.cpp).
+// The interface of the kernels that turn rows into pixels and back, which are compiled once per
+// instruction set (patch_kernel.cpp).
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace hace {
 
-// `count` rows that are neighbours in every column: column c of row i is
-// pixels[c * column_stride + i] on the one side, and rows[i * row_stride + c] on the other.
+// `count` rows that are neighbours in every column: column c of row i is both
+// pixels[c * column_stride + i] and rows[i * row_stride + c].
 struct PatchShape {
   int64_t count;
   int64_t columns;
@@ -19,7 +19,7 @@ struct PatchShape {
 
 struct PatchKernel {
   void (*to_rows)(const PatchShape&, const void* pixels, void* rows);
-  // Past the caches where asked to and where whole lines of memory are written.
+  // Writes past the caches if asked to, where whole lines of memory are written.
   void (*to_pixels)(const PatchShape&, const void* rows, void* pixels, bool past_caches);
 };
 

@@ -1,8 +1,8 @@
-// Logits (N, C, S), the S pixels of a class side by side as images have them, for kernels that take
-// rows: a patch of neighbouring pixels is turned into rows that stay in the cache, the kernel works
-// on these, and their gradient is turned back. Nothing as large as the logits is copied.
+// Logits (N, C, S), in which the S pixels of a class lie side by side as in images, for kernels
+// that take rows. A patch of neighbouring pixels is turned into rows that stay in the cache, the
+// kernel works on these, and their gradient is turned back. No copy is as large as the logits.
 //
-// Bytes: the logits are read and the gradient is written once, as for rows.
+// Memory traffic: the logits are read and the gradient is written once, as for rows.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 namespace hace {
 
-// Pixels (N, C, S) of any strides from image to image and column to column.
+// Pixels (N, C, S), with any strides between images and between columns.
 struct Pixels {
   int64_t num_images;
   int64_t columns;
@@ -35,14 +35,14 @@ struct Pixels {
         element(element_of(tensor)),
         bytes(static_cast<int64_t>(tensor.element_size())) {}
 
-  // Rows that are not a whole number of cache lines apart would not be stored at speed.
+  // Stores are fast only if rows are a whole number of cache lines apart.
   int64_t row_stride() const { return (columns + 15) / 16 * 16; }
   int64_t offset(int64_t image, int64_t pixel) const {
     return (image * image_stride + pixel) * bytes;
   }
 };
 
-// A patch of rows at work: rows `first` to `first + count` of the batch.
+// The rows of a patch: `first` to `first + count` of the batch.
 struct Patch {
   int64_t image;
   int64_t pixel;
@@ -50,7 +50,7 @@ struct Patch {
   int64_t count;
 };
 
-// The patch of `pixels` as rows `pixels.row_stride()` apart, in `scratch`.
+// Copies a patch of `pixels` into `scratch`, as rows `pixels.row_stride()` apart.
 inline void* rows_of(const Pixels& pixels, const void* data, const Patch& patch, Scratch& scratch) {
   void* const rows = scratch.get(patch.count * pixels.row_stride() * pixels.bytes);
   const PatchShape shape = {patch.count, pixels.columns, pixels.column_stride, pixels.row_stride()};
@@ -60,7 +60,7 @@ inline void* rows_of(const Pixels& pixels, const void* data, const Patch& patch,
   return rows;
 }
 
-// Rows (count, C) to their places in `data`, which has the pixels' shape and is contiguous.
+// Copies rows (count, C) to their places in `data`, which has the pixels' shape and is contiguous.
 inline void put_rows(const Pixels& pixels, const void* rows, const Patch& patch, void* data,
                      bool past_caches) {
   const PatchShape shape = {patch.count, pixels.columns, pixels.size, pixels.columns};
@@ -69,11 +69,12 @@ inline void put_rows(const Pixels& pixels, const void* rows, const Patch& patch,
       .to_pixels(shape, rows, static_cast<char*>(data) + at * pixels.bytes, past_caches);
 }
 
-// Bytes of a patch's logits; those of its gradient, and what the kernel needs, share a cache of
-// 1 MiB with them.
+// How many bytes of logits a patch has. They share a cache of 1 MiB with the patch's gradient and
+// with the kernel's scratch memory.
 constexpr int64_t kPatchBytes = int64_t{1} << 16;
 
-// Calls each(patch) for patches of all rows, on all threads; the same ones for any number of them.
+// Calls each(patch) for patches of all rows, on all threads. The patches are the same for any
+// number of threads.
 template <typename Each>
 inline void for_patches(const Pixels& pixels, Each each) {
   const int64_t row_bytes = std::max<int64_t>(1, pixels.columns * pixels.bytes);

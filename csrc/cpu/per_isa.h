@@ -11,7 +11,7 @@
 
 namespace {
 
-// make(Stored{}) for the stored type of `element`.
+// Calls make(Stored{}) for the type of `element`.
 template <typename Make>
 inline auto for_element(hace::Element element, Make make) -> decltype(make(float{})) {
   switch (element) {

@@ -1,12 +1,12 @@
-// Looking whether indices stay where they may.
+// Checks that indices are in range.
 #pragma once
 
 #include <cstdint>
 
 namespace hace {
 
-// Whether every entry is in [low, high), both small against 2^31: x - low may have no sign bit, and
-// x - high must have it. (Signs vectorise on every x86, comparisons do not.)
+// Whether every entry is in [low, high), both small against 2^31: x - low must not be negative, and
+// x - high must be. (Sign bits vectorise on every x86; comparisons do not.)
 inline bool all_within(const int32_t* x, int64_t size, int64_t low, int64_t high) {
   const uint32_t low_bits = static_cast<uint32_t>(low), high_bits = static_cast<uint32_t>(high);
   uint32_t below = 0, not_above = ~uint32_t{0};

@@ -1,5 +1,5 @@
-// Loops over a row's columns in whatever order: a column belongs to an interval exactly if its
-// position lies in it (path_plan.h).
+// Loops over a row's columns in any order: a column belongs to an interval exactly if its position
+// lies in it (path_plan.h).
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ using hace::Interval;
 using hace::kMostLarge;
 using hace::Piece;
 
-// The positions of a row's columns: those given, or the columns themselves.
+// The positions of a row's columns.
 struct Positions {
   const int32_t* position;  // null: columns are positions
 
@@ -34,7 +34,7 @@ struct Positions {
   }
 };
 
-// An interval to compare positions with.
+// An interval that positions are compared with.
 template <typename Real>
 struct Cut {
   Index<Real> start, size;
@@ -46,16 +46,16 @@ struct Cut {
   auto holds(Unsigned<Real> position) const { return position - start < size; }
 };
 
-// A group of columns, and its pieces, one for each large ring from the outermost in.
+// A group of columns and its pieces: one per large ring, from the outermost inwards.
 struct ColumnGroup {
   int64_t begin;
   int64_t size;
   Positions positions;
   Piece* pieces;
-  const Interval* cuts;  // as Plan has them
+  const Interval* cuts;  // those of Plan
   int64_t num_large;
 
-  // Calls pass(number of cuts as a constant), the constant being -1 where there are many.
+  // Calls pass with the number of cuts as a constant, or with the constant -1 if there are many.
   template <typename Pass>
   void with_cuts(Pass pass) const {
     switch (num_large) {
@@ -72,8 +72,8 @@ struct ColumnGroup {
     }
   }
 
-  // Calls step(offset, count, positions) for all vectors of columns from `from` to `to`; count is a
-  // constant for whole ones.
+  // Calls step(offset, count, positions) for all vectors of columns from `from` to `to`; in whole
+  // vectors, count is a constant.
   template <typename Real, typename Step>
   void for_vectors(int64_t from, int64_t to, Step step) const {
     constexpr int kLanes = Lanes<Real>::kCount;
@@ -88,13 +88,14 @@ struct ColumnGroup {
   }
 };
 
-// Vectors that are added up before their sum is added to others, so that long rows lose no digits.
+// How many vectors are added up before their sum is added to a wider one, so that long rows lose no
+// digits.
 constexpr int64_t kVectorsInRun = 256;
 
 template <int kCuts>
 constexpr int64_t cut_capacity = kCuts < 0 ? kMostLarge : kCuts + 1;
 
-// Sums up the exponentials e and, with entropy, their moments, which take the logits x.
+// Adds up the exponentials e and, with entropy, their moments, for which x are the logits.
 template <bool kEntropy, int kCuts, typename Real, typename Source>
 inline void sum_rings(const ColumnGroup& group, const Real* e, const Source* x, Real shift) {
   const int64_t num_cuts = kCuts < 0 ? group.num_large - 1 : kCuts;
@@ -132,7 +133,7 @@ inline void sum_rings(const ColumnGroup& group, const Real* e, const Source* x, 
   }
 }
 
-// g = factor e of the ring that each column is in.
+// g = factor e, where factor is that of the ring that each column is in.
 template <int kCuts, typename Real, typename Stored>
 inline void scale_rings(const ColumnGroup& group, const Real* e, Stored* g) {
   const int64_t num_cuts = kCuts < 0 ? group.num_large - 1 : kCuts;
@@ -149,7 +150,7 @@ inline void scale_rings(const ColumnGroup& group, const Real* e, Stored* g) {
   });
 }
 
-// g = (factor + slope (x - max - middle)) e + offset of the ring that each column is in.
+// g = (factor + slope (x - max - middle)) e + offset, with the terms of each column's ring.
 template <typename Real, typename Stored>
 inline void tilt_rings(const ColumnGroup& group, const Real* e, const Stored* x, Stored* g) {
   group.for_vectors<Real>([&](int64_t i, auto count, Unsigned<Real> position) {
@@ -173,8 +174,8 @@ inline void tilt_rings(const ColumnGroup& group, const Real* e, const Stored* x,
   });
 }
 
-// Measures one ring of the group against its own maximum: its exponentials are too small beside
-// those of the others. The ring is what `outer` adds to `inner`.
+// Measures one ring of the group, what `outer` adds to `inner`, against its own maximum. This is
+// for rings whose exponentials are too small beside those of others.
 template <bool kEntropy, typename Real, typename Source>
 inline void measure_apart(const ColumnGroup& group, Interval outer, Interval inner, const Source* x,
                           Real* e, Piece& piece) {
@@ -187,7 +188,7 @@ inline void measure_apart(const ColumnGroup& group, Interval outer, Interval inn
     best = max(own ? value : broadcast(kLowest), best);
   });
   const Real top = horizontal_max<Real>(best);
-  if (top == kLowest) return;  // nothing there, or nothing but -inf and NaN, which has been summed
+  if (top == kLowest) return;  // nothing, or only -inf and NaN, which are in the sum already
 
   Vector<Real> sum = {}, moment = {};
   group.for_vectors<Real>([&](int64_t i, auto count, Unsigned<Real> position) {

@@ -26,9 +26,9 @@ inline Real max_of(const Source* x, int64_t n) {
   return horizontal_max<Real>(max(max(best[0], best[1]), max(best[2], best[3])));
 }
 
-// What will be wanted soon and is asked of the memory while the exponentials keep the processor
-// busy: the logits after these, and the gradient's lines, which a store would otherwise wait for.
-// Worth a third of the time of rows that are not in the L2 cache. Null: nothing.
+// What is prefetched while the processor is busy with exponentials: the logits after these, and the
+// lines of the gradient, for which a store would otherwise wait. This saves a third of the time of
+// rows that are not in the L2 cache. Null: nothing.
 struct Soon {
   const char* read;
   const char* written;
@@ -47,7 +47,7 @@ struct Sums {
   Vector<Real> moments = {};
 };
 
-// Stores exp(x - shift) in e and sums it into the piece. x and e may be the same.
+// Stores exp(x - shift) in e and adds it to the piece's sum. x and e may be the same.
 template <bool kStore, bool kEntropy, typename Real, typename Source>
 inline void exp_and_sum(const Source* x, int64_t n, Real shift, Real* e, Soon soon, Piece& piece) {
   constexpr int kLanes = Lanes<Real>::kCount;

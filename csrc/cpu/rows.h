@@ -1,4 +1,4 @@
-// What the ops over rows of logits have in common on the CPU: what each row counts for, and the
+// What the losses over rows of logits have in common on the CPU: the rows' weights, and the
 // reduction of their losses.
 #pragma once
 
@@ -12,7 +12,7 @@
 
 namespace hace {
 
-// What the targets say of the rows.
+// The weights of the rows, which follow from their targets.
 struct Rows {
   std::vector<double> factor;  // of the row's loss and gradient; 0: the row does not count
   double total = 0;            // what `mean` divides by
@@ -33,7 +33,7 @@ inline void scale_by_incoming(Rows& rows, const Tensor& grad_loss, int64_t reduc
   }
 }
 
-// The rows' losses, which are unweighted, as the reduction wants them.
+// The rows' unweighted losses, weighted and reduced as asked.
 inline Tensor reduced_loss(const Tensor& logits, const std::vector<double>& loss, const Rows& rows,
                            int64_t reduction) {
   const int64_t num_rows = num_rows_of(logits);
@@ -63,7 +63,7 @@ inline Tensor reduced_loss(const Tensor& logits, const std::vector<double>& loss
   return out;
 }
 
-// The rows that count. The others are not read, and their gradient, if there is any, is 0.
+// The rows that count. The others are not read; their gradient, if it is asked for, is set to 0.
 inline std::vector<int64_t> counting_rows(const double* factor, void* grad, int64_t num_rows,
                                           int64_t row_bytes) {
   std::vector<int64_t> counting;
@@ -77,8 +77,8 @@ inline std::vector<int64_t> counting_rows(const double* factor, void* grad, int6
   return counting;
 }
 
-// Stores that go past the caches pay only where the caches could not keep the result anyway, and
-// not in short rows, whose ends they write in parts.
+// Stores past the caches pay only if the caches could not keep the result anyway, and not in short
+// rows, at whose ends they write parts of lines.
 inline bool writes_past_caches(int64_t num_rows, int64_t row_bytes) {
   return row_bytes >= (int64_t{16} << 10) && num_rows * row_bytes > (int64_t{32} << 20);
 }

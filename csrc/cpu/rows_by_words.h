@@ -1,8 +1,8 @@
-// Rows of a table that lists every ring's columns in words: a word is 16 neighbouring columns, of
-// which a mask tells those in the ring. A ring's sum and its gradient are then a few masked
-// vectors, wherever its columns lie in the row: nothing is gathered, and no position compared.
+// Rows of a table that lists every ring's columns in words: a word is 16 neighbouring columns with
+// a mask of those in the ring. A ring's sum and its gradient then take a few masked vectors,
+// wherever its columns lie in the row: nothing is gathered, and no positions are compared.
 //
-// All exponentials are relative to their row's maximum. Rows in which a ring is too small beside it
+// All exponentials are relative to their row's maximum. Rows in which a ring is too small for that
 // are left to the caller.
 #pragma once
 
@@ -25,29 +25,29 @@ struct RowByWords {
   using Real = work_t<Stored>;
   static constexpr int kLanes = Lanes<Real>::kCount;
   static constexpr int kParts = kWordColumns / kLanes;
-  static constexpr int64_t kRunWords = 1024;  // whose sums are added up in float64
+  static constexpr int64_t kRunWords = 1024;  // words per sum; these sums are added up in float64
 
   const hace::PathLogLossProblem& problem;
   const int64_t row;
   const int64_t first;
   const int64_t num_intervals;
-  const int32_t* const ring;  // those of the path, innermost first
-  const uint32_t last_word;   // of the row, with all of its columns
+  const int32_t* const ring;  // the rings of the path, innermost first
+  const uint32_t last_word;   // the row's last word, with all of its columns
   Real* const values;         // by column: its exponential
-  // By ring, with what it takes to load vectors.
+  // By ring, with padding, so that whole vectors can be loaded.
   double* const mass;
   double* const inside;   // with every ring inside it
   double* const inverse;  // of `inside`
-  double* const a;        // A_r of path_log_loss_kernel.cpp, and for the last ring's sake beyond it
-  double* const kept;     // of the ring's interval in the one around it
-  double* const lost;     // the rest
+  double* const a;        // A_r of path_log_loss_kernel.cpp; with one entry beyond the last ring
+  double* const kept;     // the share of the ring's interval in the one around it
+  double* const lost;     // 1 - kept
   double* const factor;
 
   RowByWords(const hace::PathLogLossProblem& problem, int64_t row,
              const hace::PathLogLossWorkspace& workspace)
       : RowByWords(problem, row, problem.target[row], workspace) {}
 
-  // Whether the row is done.
+  // Computes the row; false if it is left to the caller.
   bool run(Real smallest_sum) {
     const Stored* const x = static_cast<const Stored*>(problem.logits) + row * problem.row_stride;
     Stored* g = nullptr;
@@ -97,7 +97,7 @@ struct RowByWords {
 
   static int64_t begin_of(uint32_t word) { return (word >> 16) * kWordColumns; }
 
-  // Calls each(first column, which of the columns from there on) for the vectors of a word.
+  // Calls each(first column, mask of the columns from there on) for the vectors of a word.
   template <typename Each>
   static void for_parts(uint32_t word, Each each) {
     for (int part = 0; part < kParts; ++part)
@@ -113,7 +113,7 @@ struct RowByWords {
     return sum;
   }
 
-  // NaN where a word is beyond the row.
+  // The sum over some words; NaN if one of them is beyond the row.
   Real sum_of_run(List list) const {
     Vector<Real> sums[kWordsAtOnce] = {};
     for (int64_t i = 0; i < list.size; i += kWordsAtOnce) {
@@ -127,7 +127,7 @@ struct RowByWords {
     return horizontal_sum<Real>((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
 
-  // As path_rings.cpp does, for as many rings at a time as a vector has lanes.
+  // The same as in path_rings.cpp, for as many rings at a time as a vector has lanes.
   void resolve() {
     constexpr int kWide = Lanes<double>::kCount;
     const double* const weight = problem.weight + first;
@@ -149,7 +149,7 @@ struct RowByWords {
       const Vector<double> added = load(mass + r + 1) * of_inside;
       const Vector<double> u = 1 + added;
       const Vector<double> of_u = 1 / u;
-      // log(1 + added): the error of rounding 1 + added to u is put right.
+      // log(1 + added), corrected for the rounding of 1 + added to u.
       losses += load(a + r + 1) * (log_of<double>(u) + (added - (u - 1)) * of_u);
       store(inverse + r, of_inside);
       store(kept + r, of_u);

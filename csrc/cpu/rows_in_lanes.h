@@ -1,8 +1,8 @@
-// Short rows, as many at a time as a vector has lanes: every step is then a vector operation, from
-// the first column to the loss, and a plan of pieces, which costs more than the elements of a short
-// row, is not needed. Where the logits lie in a row matters no more than in row_by_position.h.
+// Short rows, as many at a time as a vector has lanes. Every step is a vector operation, from the
+// first column to the loss, and no plan of pieces is needed, which would cost more than the
+// elements of a short row. Columns may be in any order, as in row_by_position.h.
 //
-// All exponentials are relative to their row's maximum. Rows in which a ring is too small beside it
+// All exponentials are relative to their row's maximum. Rows in which a ring is too small for that
 // are left to the caller.
 #pragma once
 
@@ -17,7 +17,7 @@
 
 namespace {
 
-// The numbers of as many rows as a vector of Real has lanes, in float64.
+// One float64 number per lane of a vector of Real.
 template <typename Real>
 struct WideLanes {
   static constexpr int kParts = sizeof(double) / sizeof(Real);
@@ -58,7 +58,7 @@ struct RowsInLanes {
   Line* const line;  // by column: its exponential in each row
   const Positions positions;
 
-  // Paths of fewer intervals have some more around them, which are the whole row, of weight 0.
+  // Shorter paths get further intervals around them: the whole row, with weight 0.
   Unsigned<Real> start[kIntervals], size[kIntervals];
   Wide weight[kIntervals];
   bool is_empty[kRings][kCount];
@@ -95,7 +95,7 @@ struct RowsInLanes {
     return static_cast<Index<Real>>(problem.position ? problem.position[column] : column);
   }
 
-  // Calls left_out(row) for the rows that it leaves to the caller.
+  // Calls left_out(row) for the rows that are left to the caller.
   template <typename LeftOut>
   void run(Real smallest_sum, LeftOut left_out) {
     Line top = broadcast(-std::numeric_limits<Real>::infinity());
@@ -119,7 +119,7 @@ struct RowsInLanes {
   }
 
  private:
-  // Puts exponentials in the place of logits.
+  // Replaces logits by exponentials, and adds these up.
   void sum_rings(Line top, Wide* mass) {
     WideSum<Real> wide[kRings];
     for (int64_t from = 0; from < problem.columns; from += kRun) {
@@ -141,7 +141,7 @@ struct RowsInLanes {
     for (int r = 0; r < kRings; ++r) mass[r] = Wide(wide[r]);
   }
 
-  // As path_rings.cpp does for one row.
+  // The same as path_rings.cpp does for one row.
   void resolve(const Wide* mass, Wide& loss, Wide* factor) {
     Wide row_factor;
     for (int lane = 0; lane < count; ++lane) row_factor.set(lane, problem.factor[rows[lane]]);

@@ -1,4 +1,4 @@
-// The element types of logits and gradients, and the type that each is worked on in.
+// The element types of logits and gradients, and the working type of each.
 #pragma once
 
 #include <cstdint>
@@ -15,13 +15,13 @@ struct Float16 {
   uint16_t bits;
 };
 
-// float64 is worked on in float64, everything narrower in float32.
+// The working type of float64 is float64, that of all narrower types float32.
 template <typename Stored>
 using work_t = typename std::conditional<std::is_same<Stored, double>::value, double, float>::type;
 
-// IEEE binary16 to binary32 without hardware help. Shifting the exponent into place leaves it 112
-// too small. That of a subnormal half, which has no leading 1, is then taken off again with the
-// leading 1 that it was given: an exact difference of normal numbers.
+// Converts IEEE binary16 to binary32 without hardware support. Shifting the exponent into place
+// leaves it 112 too small. A subnormal half, which has no leading 1, gets one by that; it is
+// subtracted again, an exact difference of normal numbers.
 inline float half_to_float(uint16_t half) {
   constexpr uint32_t kRebias = 112u << 23, kSmallestNormal = 113u << 23;  // 2^-14
   uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
@@ -37,8 +37,8 @@ inline float half_to_float(uint16_t half) {
   return value;
 }
 
-// Round to nearest even. Adding a power of two whose last place is binary16's last place at the
-// value's magnitude lets the float adder do the rounding, subnormals included.
+// Rounds to nearest even. Adding a power of two whose last place is binary16's last place at the
+// value's magnitude makes the float adder do the rounding, also for subnormal numbers.
 inline uint16_t float_to_half(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -54,7 +54,7 @@ inline uint16_t float_to_half(float value) {
   const float sum = anchor + magnitude;
   uint32_t sum_bits;
   std::memcpy(&sum_bits, &sum, sizeof(sum_bits));
-  // The low bits of the sum count binary16 steps above the anchor's exponent base.
+  // The low bits of the sum count steps of binary16 above the base of that power of two.
   const uint32_t base = ((exponent >> 23) - 113) << 10;
   return sign | static_cast<uint16_t>(base + (sum_bits - anchor_bits));
 }

@@ -1,4 +1,4 @@
-// Memory that a thread keeps between calls, so that a call touches no fresh pages.
+// Memory that a thread keeps between calls, so that calls do not touch fresh pages.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace hace {
 
-// Grows when more is asked for and never shrinks; 64-byte aligned; the contents are not kept.
+// Grows when more is needed, and never shrinks; 64-byte aligned; growing loses the contents.
 class Scratch {
  public:
   Scratch() = default;

@@ -1,4 +1,4 @@
-// What a soft label puts where, for the kernels of `tree_log_loss`.
+// The mass that a soft label puts on places, for the kernels of `tree_log_loss`.
 #pragma once
 
 #include <cmath>
@@ -7,15 +7,15 @@
 
 namespace {
 
-// `scale` times the distribution over the classes that stands for the target: put_alpha(v, delta)
-// for every inner place of its path, and put_at(place, reached) for the excess that reaches its
-// places; tree_log_loss_kernel.cpp has the formulas.
+// Puts `scale` times the distribution over the classes that stands for the target. Calls
+// put_alpha(v, delta) for every inner place of its path, and put_at(place, reached) for the excess
+// that reaches places; tree_log_loss_kernel.cpp has the formulas.
 template <typename PutAlpha, typename PutAt>
 inline void put_soft_label(const hace::TreeLogLossProblem& problem, int64_t target, double scale,
                            PutAlpha put_alpha, PutAt put_at) {
   const hace::Tree& tree = problem.tree;
   const int32_t first = problem.target_place[target];
-  // Relative to the nearest class, of which all may be far away.
+  // Similarities are relative to that of the nearest class, since all may be far away.
   const double nearest = problem.log_similarity[first];
   const auto similarity = [&](int32_t place) {
     return place < 0 ? 0.0 : std::exp(problem.log_similarity[place] - nearest);

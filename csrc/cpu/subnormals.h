@@ -1,4 +1,4 @@
-// Subnormal numbers count as 0 while kernels run.
+// Makes subnormal numbers count as 0 while kernels run.
 #pragma once
 
 #if defined(__x86_64__)
@@ -7,11 +7,12 @@
 
 namespace hace {
 
-// On x86 an operation that makes or meets a subnormal number traps into microcode: one such lane
-// costs a vector instruction over a hundred cycles. Exponentials far below the maximum, and a
-// gradient's entries far below its largest, make them by the million where classes are masked or
-// logits are spread. Nothing is lost by taking them for 0: a gradient's entry below 1.2e-38
-// (2.2e-308 in float64) is 0, and masses keep a maximum of their own, so that none is that small.
+// On x86, an operation that produces or reads a subnormal number is done in microcode: one such
+// lane makes a vector instruction take over a hundred cycles. Exponentials far below the maximum,
+// and entries of a gradient far below its largest, are subnormal by the million if classes are
+// masked or logits are spread out. Nothing is lost by treating them as 0: an entry of a gradient
+// below 1.2e-38 (2.2e-308 in float64) becomes 0, and sums have maxima of their own, so that none is
+// that small.
 //
 // Conversions to and from float16 keep its subnormal numbers.
 class SubnormalsAreZero {
@@ -28,7 +29,7 @@ class SubnormalsAreZero {
 
  public:
 #else
-  SubnormalsAreZero() {}  // not defaulted, or compilers take a guard for an unused variable
+  SubnormalsAreZero() {}  // not defaulted, so that compilers do not report an unused variable
 #endif
   SubnormalsAreZero(const SubnormalsAreZero&) = delete;
   SubnormalsAreZero& operator=(const SubnormalsAreZero&) = delete;

@@ -1,5 +1,4 @@
-// Between rows of memory and lanes of vectors: as many rows as a vector has lanes, one lane per
-// row.
+// Loads rows of memory into the lanes of vectors, one row per lane, and stores them again.
 #pragma once
 
 #include <utility>
@@ -16,8 +15,8 @@ inline Vector<Real> interleave(Vector<Real> a, Vector<Real> b,
   return __builtin_shufflevector(a, b, (kHalf * kCount / 2 + kLane / 2 + kLane % 2 * kCount)...);
 }
 
-// Interleaving line i with line i + half turns the bits of (line, lane) by one place; log2(lanes)
-// turns swap line and lane.
+// Interleaving line i with line i + half rotates the bits of (line, lane) by one place; log2(lanes)
+// such rotations swap line and lane.
 template <typename Real>
 inline void transpose(Vector<Real>* lines) {
   constexpr int kCount = Lanes<Real>::kCount;
@@ -43,8 +42,7 @@ struct BlockRows {
   }
 };
 
-// The memory of the rows that the lanes stand for. Lanes without a row of their own read the first
-// one's.
+// The memory of each lane's row. Lanes without a row read the first row.
 template <typename Stored>
 struct LaneRows {
   static constexpr int kCount = Lanes<work_t<Stored>>::kCount;
@@ -56,7 +54,7 @@ struct LaneRows {
   }
 };
 
-// Calls put(column, values) for every column of the rows, values having one lane per row.
+// Calls put(column, values) for every column of the rows; values have one lane per row.
 template <typename Stored, typename Put>
 inline void load_columns(const LaneRows<Stored>& rows, int64_t columns, Put put) {
   using Real = work_t<Stored>;
@@ -75,7 +73,7 @@ inline void load_columns(const LaneRows<Stored>& rows, int64_t columns, Put put)
   for (int k = 0; k < left; ++k) put(column + k, lines[k]);
 }
 
-// Writes get(column), which has a lane a row, to every column of the first `count` rows.
+// Writes get(column), which has one lane per row, to every column of the first `count` rows.
 template <typename Stored, typename Get>
 inline void store_columns(void* data, int64_t columns, const int64_t* rows, int count,
                           bool past_caches, Get get) {
@@ -84,7 +82,7 @@ inline void store_columns(void* data, int64_t columns, const int64_t* rows, int 
   Stored* row[kCount];
   for (int lane = 0; lane < count; ++lane) {
     row[lane] = static_cast<Stored*>(data) + rows[lane] * columns;
-    // Past the caches only whole lines are written at speed.
+    // Stores past the caches are fast only for whole lines.
     if (reinterpret_cast<uintptr_t>(row[lane]) % (kCount * sizeof(Stored))) past_caches = false;
   }
   Vector<Real> lines[kCount];

@@ -1,8 +1,8 @@
-// One SIMD vector type for every instruction set, on the compilers' vector extensions.
+// One SIMD vector type for every instruction set, built on the compilers' vector extensions.
 //
 // Files that include this are compiled once per instruction set (see isa.h), so everything here has
-// internal linkage: an inline function shared between those objects would let the linker keep, say,
-// the AVX-512 copy for all of them.
+// internal linkage. Otherwise the linker might keep, say, the AVX-512 copy of an inline function
+// for all of them.
 #pragma once
 
 #include <cstdint>
@@ -71,8 +71,8 @@ inline Vector<Real> broadcast(Real value) {
   return value - Vector<Real>{};
 }
 
-// The second operand where either is NaN. (Compilers turn the comparison into more than x86's max
-// instructions, which do just this.)
+// The second operand if either is NaN. (x86's max instructions do just this; compilers turn the
+// comparison into more than that.)
 inline Vector<float> max(Vector<float> a, Vector<float> b) {
 #if defined(__AVX512F__)
   return bit_cast<Vector<float>>(_mm512_max_ps(bit_cast<__m512>(a), bit_cast<__m512>(b)));
@@ -91,14 +91,14 @@ inline Integers<Real> lane_indices() {
   return indices;
 }
 
-// value in the first `count` lanes, `other` in the rest.
+// `value` in the first `count` lanes, and `other` in the rest.
 template <typename Real>
 inline Vector<Real> first_lanes(Vector<Real> value, int64_t count, Real other) {
   using Index = typename std::remove_reference<decltype(Integers<Real>{}[0])>::type;
   return lane_indices<Real>() < static_cast<Index>(count) ? value : broadcast<Real>(other);
 }
 
-// The first operand in the lanes whose bits are set, those of the lowest bits first.
+// The first operand in the lanes whose bits are set; lane 0 has the lowest bit.
 template <typename Real>
 inline Vector<Real> chosen_lanes(uint32_t bits, Vector<Real> chosen, Vector<Real> other) {
 #if defined(__AVX512F__)
@@ -115,7 +115,7 @@ inline Vector<Real> chosen_lanes(uint32_t bits, Vector<Real> chosen, Vector<Real
 #endif
 }
 
-// Whether a comparison held in some lane.
+// Whether a comparison is true in some lane.
 template <typename Mask>
 inline bool any(Mask mask) {
 #if defined(__AVX512F__)
@@ -161,7 +161,7 @@ inline Real horizontal_sum(Vector<Real> v) {
   return lanes[0];
 }
 
-// NaN lanes may be lost: the sum of exponentials that follows a maximum finds them again.
+// May ignore NaN lanes: the sum of exponentials that follows a maximum is NaN for them.
 template <typename Real>
 inline Real horizontal_max(Vector<Real> v) {
 #if defined(__AVX512F__)
@@ -175,7 +175,7 @@ inline Real horizontal_max(Vector<Real> v) {
   return lanes[0];
 }
 
-// ---- loads and stores, converting between the stored type and the type worked in ----
+// ---- loads and stores, which convert between the stored type and the working type ----
 
 template <typename Real>
 inline Vector<Real> load(const Real* from) {
@@ -197,7 +197,7 @@ inline Vector<float> widen(Halves halves, const BFloat16*) {
   return bit_cast<Vector<float>>(__builtin_convertvector(halves, Words) << 16);
 }
 
-// Round to nearest even; a NaN stays one instead of rounding up to infinity.
+// Rounds to nearest even; a NaN stays NaN instead of being rounded up to infinity.
 inline Halves narrow(Vector<float> v, const BFloat16*) {
   Words bits = bit_cast<Words>(v);
   Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -253,7 +253,7 @@ inline void store(Float16* to, Vector<float> v) {
   std::memcpy(to, &halves, sizeof(halves));
 }
 
-// The first `count` elements; the lanes past them are 0 and their memory is not touched.
+// Loads the first `count` elements; the lanes after them are 0, and their memory is not touched.
 template <typename Stored>
 inline auto load_first(const Stored* from, int64_t count) -> decltype(load(from)) {
 #if defined(__AVX512F__)
@@ -266,7 +266,7 @@ inline auto load_first(const Stored* from, int64_t count) -> decltype(load(from)
   return load(elements);
 }
 
-// A whole vector, where that is known at compile time.
+// Loads a whole vector, if that is known at compile time.
 template <typename Stored, int64_t kCount>
 inline auto load_first(const Stored* from, std::integral_constant<int64_t, kCount>) {
   static_assert(kCount == sizeof(load(from)) / sizeof(work_t<Stored>), "all lanes");
@@ -293,7 +293,7 @@ inline void store_first(Stored* to, V v, int64_t count) {
   std::memcpy(to, elements, count * sizeof(Stored));
 }
 
-// Stores the lanes whose bits are set, where there is an instruction for it.
+// Stores the lanes whose bits are set, if there is an instruction for it.
 #if defined(__AVX512F__)
 constexpr bool kStoresLanes = true;
 
@@ -311,7 +311,7 @@ inline void store_lanes(Half* to, uint32_t bits, Vector<float> v) {
 constexpr bool kStoresLanes = false;
 #endif
 
-// Indices of as many values as a vector has, which are not negative, as wide as the values.
+// The indices of a vector's values; they are not negative, and as wide as the values.
 template <typename Real>
 inline Unsigned<Real> load_indices(const int32_t* from) {
   typedef int32_t Narrow __attribute__((vector_size(4 * Lanes<Real>::kCount)));
@@ -330,7 +330,7 @@ inline Unsigned<Real> load_first_indices(const int32_t* from, int64_t count) {
   return load_indices<Real>(indices);
 }
 
-// Past the caches, without reading the line first; `to` is aligned to the stored vector.
+// Stores past the caches, without reading the line first; `to` is aligned to the stored vector.
 template <typename Stored, typename V>
 inline void store_past_caches(Stored* to, V v) {
 #if defined(__AVX512F__)

@@ -1,4 +1,4 @@
-// What the targets of `tree_log_loss` and `dag_log_loss` say of the rows on the CPU.
+// The weights of rows, from the targets of `tree_log_loss` and `dag_log_loss` on the CPU.
 #pragma once
 
 #include <cmath>
@@ -13,8 +13,8 @@ namespace hace {
 
 constexpr const char* kNoPlace = "a target is at a place that no node has";
 
-// Rows of indices count where one is not ignored; what they count for is their target's weight
-// where there is a single one, and 1 elsewhere. Places are below `num_places`.
+// A row of indices counts if one of them is not ignored. Its weight is that of its target if there
+// is a single index, and 1 otherwise. Places are below `num_places`.
 inline Rows weigh_rows(const Targets& targets, int64_t num_rows, int64_t num_places,
                        int64_t reduction) {
   const bool single = targets.single();
@@ -32,7 +32,7 @@ inline Rows weigh_rows(const Targets& targets, int64_t num_rows, int64_t num_pla
                        " has no class at or below it, so its probability is 0 whatever the logits");
       STD_TORCH_CHECK(targets.target_place[target] < num_places, kNoPlace);
       counts = true;
-      // No number, no loss: the kernels keep NaN for columns that no target has.
+      // The loss would be NaN, and the kernels mark columns that are not a target's with NaN.
       if (std::isnan(targets.share[target]) || (!single && std::isnan(targets.index_weight[at])))
         not_a_number = true;
       if (single) rows.total += targets.weight ? targets.weight[target] : 1.0;
