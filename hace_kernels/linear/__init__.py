@@ -11,7 +11,7 @@ from .linear_path_log_loss import (
 from .node_sums import NodeSums, build_node_sums
 from .shard import Exchange, LocalClasses, Shard
 from .spread import Spread
-from .tiles import OnWeightGrad
+from .tiles import OnWeightGrad, put_rows
 from .topk import TopK, linear_topk
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "linear_topk",
     "linear_with_log_prob",
     "logits_fit",
+    "put_rows",
     "sharded_path_log_loss",
 ]

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hace_kernels.linear import put_rows
 from hace_kernels.rows import loss_dtype
 from hace_kernels.widest import widest_dtype
 
@@ -78,14 +79,16 @@ class TileOptimizer(Optimizer, ABC):
         weight = self._weight()
         state = {name: array.to(weight.device) for name, array in self.state[weight].items()}
         self.state[weight].update(state)
-        parts = {name: array[rows] for name, array in state.items()}
-        part = weight[rows]
-        self._update(part, grad.to(weight.dtype), parts)
         if isinstance(rows, slice):  # The parts are views.
+            parts = {name: array[rows] for name, array in state.items()}
+            self._update(weight[rows], grad.to(weight.dtype), parts)
             return
-        weight[rows] = part
+        parts = {name: array.index_select(0, rows) for name, array in state.items()}
+        part = weight.index_select(0, rows)
+        self._update(part, grad.to(weight.dtype), parts)
+        put_rows(weight, rows, part)
         for name, array in state.items():
-            array[rows] = parts[name]
+            put_rows(array, rows, parts[name])
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Does nothing, since the backward has updated the weight; checks that nothing was lost.
