@@ -85,20 +85,28 @@ def test_the_same_as_of_whole_logits(
         torch.testing.assert_close(one, two, rtol=0, atol=tolerance * scale)
 
 
-def test_sums_of_many_tiles_are_not_rounded_to_half_precision(width: int) -> None:
-    """The root's gradient adds up over all tiles; only each class's is rounded before."""
-    tree = hace.Hierarchy.from_parents(trees.balanced([300], rooted=True).parents)
-    layer = TreeLinear(FEATURES, tree, dtype=torch.bfloat16)
-    exact = TreeLinear(FEATURES, tree, dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("sizes", "rooted", "more"),
+    # The gradient of a root above all classes is 0, and what is there is rounding alone.
+    [([8, 8, 8], False, 1.05), ([300], True, 1.3)],
+    ids=["forest", "root"],
+)
+def test_half_precision_is_no_worse_than_with_whole_logits(
+    width: int, sizes: list[int], rooted: bool, more: float
+) -> None:
+    """Gradients of inner nodes add up over tiles in float32; only classes' are rounded before."""
+    tree = hace.Hierarchy.from_parents(trees.balanced(sizes, rooted=rooted).parents)
+    layer = TreeLinear(32, tree, dtype=torch.bfloat16)
+    exact = TreeLinear(32, tree, dtype=torch.float64)
     exact.load_state_dict(layer.state_dict())
-    x, target = torch.randn(64, FEATURES).bfloat16(), torch.randint(300, (64,))
+    x, target = torch.randn(64, 32).bfloat16(), torch.randint(tree.num_classes, (64,))
     loss_fn = hace.HACELoss(tree)
     errors = []
     (wanted,) = torch.autograd.grad(loss_fn(exact(x.double()), target), exact.weight)
     for loss in (layer.loss(x, target, loss_fn, logit_bytes=0), loss_fn(layer(x), target)):
         (grad,) = torch.autograd.grad(loss, layer.weight)
         errors.append((grad.double() - wanted).norm())
-    assert errors[0] <= 2 * errors[1]
+    assert errors[0] <= more * errors[1]
 
 
 def test_pairs(tree: hace.Hierarchy, width: int) -> None:
