@@ -121,12 +121,14 @@ def takes_tiles(
     return not fits and why_not_by_tiles(target, tables) is None
 
 
+_WHOLE = "apply the loss to whole logits, F.linear(input, weight, bias) in one process"
+
+
 def why_not_by_tiles(target: Target, tables: LossTables) -> str | None:
     """Why a loss cannot be computed by tiles of classes, and what to do instead; or None."""
-    what = None
     if not tables.hierarchy.is_tree:
-        what = "a DAG's subtrees are not runs of classes"
-    elif isinstance(target, tuple):
+        return f"a DAG's subtrees are not runs of classes: {_WHOLE}"
+    if isinstance(target, tuple):
         if not isinstance(tables.path_weights, HACEWeights):
             return (
                 f"{tables.path_weights} weighs single paths: give target indices, one per row. "
@@ -134,14 +136,9 @@ def why_not_by_tiles(target: Target, tables: LossTables) -> str | None:
             )
         if tables.options.entropy:
             return "the entropy of RegularizedCrossEntropyLoss goes with one target index per row"
-    if what is None and (tables.options.targets.spreads or _is_mass(target)):
-        what = _why_not_spread(target, tables)
-    if what is None:
-        return None
-    return (
-        f"{what}, which needs whole logits: apply the loss to F.linear(input, weight, bias), or "
-        "give hard targets, or pairs of a few weighted ones"
-    )
+    if tables.options.targets.spreads or _is_mass(target):
+        return _why_not_spread(target, tables)
+    return None
 
 
 def _is_mass(target: Target) -> TypeGuard[Tensor]:
@@ -149,24 +146,45 @@ def _is_mass(target: Target) -> TypeGuard[Tensor]:
 
 
 def _why_not_spread(target: Target, tables: LossTables) -> str | None:
-    """What keeps targets that are spread over the tree from being made by tiles, or None."""
+    """The same for targets that are spread over the tree."""
     options = tables.options
     if not isinstance(tables.path_weights, HACEWeights):
-        return f"{tables.path_weights} weighs single paths, and the targets are spread over all"
+        return (
+            f"{tables.path_weights} weighs single paths, and the targets are spread over all: give "
+            "target indices, one per row"
+        )
     if options.eps:
-        return "targets that are spread over all classes have no eps by tiles"
+        return (
+            "targets that are spread over all classes have no eps by tiles: leave out eps, or "
+            + _WHOLE
+        )
     if options.entropy:
-        return "the entropy of RegularizedCrossEntropyLoss goes with plain targets"
+        return (
+            "the entropy of RegularizedCrossEntropyLoss goes with one target index per row, and "
+            "these are spread over all classes"
+        )
     if options.targets.spares_all:
-        return "smoothing that leaves nothing on the target cancels to 0 there"
+        return (
+            "smoothing that leaves nothing on the target cancels to 0 there, which tiles do not "
+            f"find: take a smaller label_smoothing, or {_WHOLE}"
+        )
     if not _is_mass(target):
         return None
     if options.targets.target_space == "nodes":
-        return "probabilities of nodes may be on inner nodes"
+        return (
+            "probabilities of nodes may be on inner nodes, which tiles do not take: give a few "
+            f"nodes per row as a pair (index, weight), or {_WHOLE}"
+        )
     if options.targets.label_smoothing and options.targets.smoothing == "nodes":
-        return "probabilities that are smoothed over nodes are on inner nodes"
+        return (
+            "probabilities that are smoothed over nodes are on inner nodes, which tiles do not "
+            f'take: smooth over classes, smoothing="uniform", or {_WHOLE}'
+        )
     if target.requires_grad:
-        return "probabilities that require a gradient get none by tiles"
+        return (
+            "probabilities that require a gradient get none by tiles: detach the target, or "
+            + _WHOLE
+        )
     return None
 
 

@@ -365,28 +365,92 @@ def test_empty_batches_and_small_logits(rng: np.random.Generator) -> None:
         assert torch.equal(loss_fn.linear(x, weight, target, bias), loss)
 
 
-def test_what_does_not_go_by_tiles_says_so(rng: np.random.Generator) -> None:
+def nodes_of(case: tree_cases.TreeCase) -> torch.Tensor:
+    return torch.full((3, case.num_nodes), 1 / case.num_nodes)
+
+
+def classes_of(case: tree_cases.TreeCase) -> torch.Tensor:
+    return torch.full((3, case.num_classes), 1 / case.num_classes)
+
+
+def indices(case: tree_cases.TreeCase) -> torch.Tensor:
+    return case.targets(3)
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "why", "instead"),
+    [
+        ({"label_smoothing": 0.1, "eps": 1e-6}, indices, "no eps by tiles", "leave out eps"),
+        ({"soft_label_beta": 5.0, "eps": 1e-6}, indices, "no eps by tiles", "leave out eps"),
+        ({"eps": 1e-6}, classes_of, "no eps by tiles", "leave out eps"),
+        (
+            {"label_smoothing": 1.0, "smoothing": "others"},
+            indices,
+            "leaves nothing on the target",
+            "smaller label_smoothing",
+        ),
+        ({"target_space": "nodes"}, nodes_of, "may be on inner nodes", "as a pair"),
+        (
+            {"label_smoothing": 0.1, "smoothing": "nodes"},
+            classes_of,
+            "smoothed over nodes",
+            'smoothing="uniform"',
+        ),
+        (
+            {},
+            lambda case: classes_of(case).requires_grad_(),
+            "that require a gradient",
+            "detach the target",
+        ),
+    ],
+)
+def test_what_does_not_go_by_tiles_says_what_does(
+    options: dict[str, Any], target: Any, why: str, instead: str, rng: np.random.Generator
+) -> None:
     case = tree_cases.TreeCase(tree_cases.SHAPES["tree"](rng))
     x, weight, bias = layer(3, case.num_classes, torch.float32)
-    for options, why in (
-        ({"label_smoothing": 0.1, "eps": 1e-6}, "no eps by tiles"),
-        ({"label_smoothing": 1.0, "smoothing": "others"}, "leaves nothing on the target"),
-        ({"soft_label_beta": 5.0, "eps": 1e-6}, "no eps by tiles"),
+    loss_fn, given = hace.HACELoss(case.hierarchy, **options), target(case)
+    with pytest.raises(ValueError, match=rf"{why}.*{instead}.*F\.linear\(input, weight, bias\)"):
+        loss_fn.linear(x, weight, given, bias, logit_bytes=0)
+    # What it says goes, and is what happens by itself while the logits fit.
+    whole = loss_fn(linear(x, weight, bias), given)
+    torch.testing.assert_close(loss_fn.linear(x, weight, given, bias), whole)
+
+
+def test_losses_of_single_paths_take_no_spread_targets(rng: np.random.Generator) -> None:
+    case = tree_cases.TreeCase(tree_cases.SHAPES["tree"](rng))
+    x, weight, bias = layer(3, case.num_classes, torch.float32)
+    pairs = torch.zeros(3, 1, dtype=torch.int64), torch.ones(3, 1)
+    entropic = hace.RegularizedCrossEntropyLoss(case.hierarchy)
+    for loss_fn, target, why in (
+        (hace.HXELoss(case.hierarchy), classes_of(case), "give target indices"),
+        (hace.HXELoss(case.hierarchy), pairs, "give target indices"),
+        (entropic, pairs, "one target index per row"),
+        (entropic, classes_of(case), "one target index per row"),
     ):
-        loss_fn = hace.HACELoss(case.hierarchy, **options)
         with pytest.raises(ValueError, match=why):
-            loss_fn.linear(x, weight, case.targets(3), bias, logit_bytes=0)
-    even = torch.full((3, case.num_nodes), 1 / case.num_nodes)
-    loss_fn = hace.HACELoss(case.hierarchy, target_space="nodes")
-    with pytest.raises(ValueError, match="may be on inner nodes"):
-        loss_fn.linear(x, weight, even, bias, logit_bytes=0)
-    even = even[:, : case.num_classes]
-    loss_fn = hace.HACELoss(case.hierarchy, label_smoothing=0.1, smoothing="nodes")
-    with pytest.raises(ValueError, match="smoothed over nodes"):
-        loss_fn.linear(x, weight, even, bias, logit_bytes=0)
-    with pytest.raises(ValueError, match="that require a gradient"):
-        hace.HACELoss(case.hierarchy).linear(
-            x, weight, even.clone().requires_grad_(), bias, logit_bytes=0
-        )
+            loss_fn.linear(x, weight, target, bias, logit_bytes=0)
+
+
+def test_a_dag_needs_whole_logits() -> None:
+    edges = [("a", "x"), ("b", "x"), ("a", "y"), ("b", "z")]
+    dag = hace.Hierarchy.from_edges(edges, allow_multiple_parents=True)
+    x, weight, bias = layer(3, dag.num_classes, torch.float32)
+    target = torch.arange(3) % dag.num_classes
+    loss_fn = hace.HACELoss(dag)
+    with pytest.raises(
+        ValueError, match=r"DAG's subtrees.*F\.linear\(input, weight, bias\)"
+    ) as told:
+        loss_fn.linear(x, weight, target, bias, logit_bytes=0)
+    assert "hard targets" not in str(told.value)  # these would be refused as well
+    whole = loss_fn(linear(x, weight, bias), target)
+    torch.testing.assert_close(loss_fn.linear(x, weight, target, bias), whole)
+
+
+def test_targets_of_other_shapes_are_refused(rng: np.random.Generator) -> None:
+    case = tree_cases.TreeCase(tree_cases.SHAPES["tree"](rng))
+    x, weight, bias = layer(3, case.num_classes, torch.float32)
     with pytest.raises(ValueError, match="target must be"):
-        hace.HACELoss(case.hierarchy).linear(x, weight, even[:, 1:], bias, logit_bytes=0)
+        hace.HACELoss(case.hierarchy).linear(
+            x, weight, classes_of(case)[:, 1:], bias, logit_bytes=0
+        )
