@@ -8,6 +8,7 @@ from .linear_path_log_loss import (
     logits_fit,
     sharded_path_log_loss,
 )
+from .node_shards import NodeShards
 from .node_sums import NodeSums, build_node_sums
 from .shard import Exchange, LocalClasses, Shard
 from .spread import Spread
@@ -17,6 +18,7 @@ from .topk import TopK, linear_topk
 __all__ = [
     "Exchange",
     "LocalClasses",
+    "NodeShards",
     "NodeSums",
     "OnWeightGrad",
     "Shard",

@@ -23,7 +23,7 @@ from .node_sums import NodeSums
 from .node_sweep import NodeSweep
 from .shard import Exchange, LocalClasses
 from .tiles import Layer, OnWeightGrad, tile_width, without_autocast
-from .tree_layer import layer_of
+from .tree_layer import Above, TreeLayer, layer_of
 
 __all__ = [
     "Head",
@@ -150,6 +150,7 @@ class _Columns(torch.autograd.Function):
         of_nodes = _resolve_nodes(rings, head, sweep)
         ctx.save_for_backward(input, weight, bias, *rings)
         ctx.head, ctx.sweep = head, sweep
+        ctx.above = layer.above if isinstance(layer, TreeLayer) else None
         ctx.set_materialize_grads(False)
         return *_path_losses(rings, head), of_nodes
 
@@ -170,7 +171,7 @@ class _Columns(torch.autograd.Function):
             ctx.head.write(z, first, gradient, ctx.sweep, grad_nodes)
 
         needed = ctx.needs_input_grad[:3]
-        grads = written(input, weight, bias, ctx.head, write, needed, ctx.sweep)
+        grads = written(input, weight, bias, ctx.head, write, needed, ctx.sweep, ctx.above)
         return (*grads, None)
 
 
@@ -242,10 +243,12 @@ def refuse_second_derivative() -> None:
         )
 
 
-def _layer(input: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Layer:
+def _layer(
+    input: Tensor, weight: Tensor, bias: Tensor | None, head: Head, above: Above | None = None
+) -> Layer:
     itemsize = head.dtype.itemsize
     width = tile_width(len(input), weight.shape[1], itemsize)
-    return layer_of(weight, bias, head.classes.order, head.dtype, width, head.sums)
+    return layer_of(weight, bias, head.classes.order, head.dtype, width, head.sums, above)
 
 
 def _memory(buffer: Tensor, sweep: NodeSweep | None, first: int) -> Tensor:
@@ -323,6 +326,10 @@ def tile_gradients(
     )
 
 
+def _forget(rows: Tensor | slice, grad: Tensor) -> None:
+    """Takes a gradient that only other processes need."""
+
+
 def written(
     input: Tensor,
     weight: Tensor,
@@ -331,20 +338,27 @@ def written(
     write: Callable[[Tensor, int], None],
     needed: tuple[bool, bool, bool],
     sweep: NodeSweep | None = None,
+    above: Above | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients that are needed of input, weight and bias, by tiles that `write` turns into
+    the gradients of their logits in place."""
     update = head.on_weight_grad if needed[1] else None
     if update is not None and weight.is_leaf and weight.grad is not None:
         raise RuntimeError(
             "the weight has a gradient already, and an update by tiles cannot add to it: set "
             "weight.grad to None before the backward, or accumulate without on_weight_grad"
         )
-    layer, x = _layer(input, weight, bias, head), input.to(head.dtype)
+    layer, x = _layer(input, weight, bias, head, above), input.to(head.dtype)
     # Tiles add up in the input's gradient, so that it is kept in the type worked in.
-    # Other processes may need it where this one does not.
+    # Other processes may need it where this one does not; and the gradients of shared nodes.
     wants_input = needed[0] or head.exchange is not None
+    is_shared = head.sums is not None and head.sums.shared is not None
     grad_input = torch.zeros_like(x, dtype=loss_dtype(x.dtype)) if wants_input else None
-    grad_weight = layer.gradient(weight, update) if needed[1] else None
-    grad_bias = layer.gradient(bias) if needed[2] and bias is not None else None
+    grad_weight, grad_bias = None, None
+    if needed[1] or is_shared:
+        grad_weight = layer.gradient(weight, update if needed[1] else _forget)
+    if bias is not None and (needed[2] or is_shared):
+        grad_bias = layer.gradient(bias, None if needed[2] else _forget)
     buffer = layer.buffer(x)
     with without_autocast(x.device):
         for first, last in layer.spans():

@@ -22,10 +22,13 @@ from ..rows import loss_dtype
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .shared_nodes import SharedNodes
+
+    Bool = NDArray[np.bool_]
     Int32 = NDArray[np.int32]
     Int64 = NDArray[np.int64]
 
-__all__ = ["NodeSums", "Tile", "build_node_sums"]
+__all__ = ["NodeSums", "Tile", "build_node_sums", "has_classes_below"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,8 @@ class Level:
     Attributes:
         node: int64 (n), ids.
         parent: int64 (n), their parents' places in the level above; empty at the roots.
-        start, stop: int32 (n), bounds of class positions, on the host.
+        start, stop: int32 (n), bounds of class positions, on the host. Where classes are spread
+            over processes they may begin before the first one here, and end after the last.
     """
 
     node: Tensor
@@ -108,35 +112,47 @@ class NodeSums:
     Args:
         levels: of the tree's inner nodes, from the roots down.
         classes: of the tree.
-        num_nodes: N.
+        num_nodes: N, the rows of the vectors.
+        shared: which vectors several processes need, where classes are spread over them. A level
+            may then begin with one node whose vector another process has, of an id from N on.
 
     Attributes:
         num_classes: C.
+        num_nodes, shared: as given.
     """
 
-    def __init__(self, levels: list[Level], classes: Classes, num_nodes: int) -> None:
-        self._levels, self._classes = levels, classes
+    def __init__(
+        self,
+        levels: list[Level],
+        classes: Classes,
+        num_nodes: int,
+        shared: SharedNodes | None = None,
+    ) -> None:
+        self._levels, self._classes, self.shared = levels, classes, shared
         self.num_classes, self.num_nodes = len(classes.node), num_nodes
         self.tiles = lru_cache(8)(self._find_tiles)
 
     def to(self, device: torch.device | str) -> NodeSums:
         """The same on `device`."""
         levels = [level.to(device) for level in self._levels]
-        return NodeSums(levels, self._classes.to(device), self.num_nodes)
+        shared = None if self.shared is None else self.shared.to(device)
+        return NodeSums(levels, self._classes.to(device), self.num_nodes, shared)
 
     def crossing(self, width: int) -> Tensor:
-        """The inner nodes whose classes are in several tiles of this width, int64."""
+        """The inner nodes whose classes are in several tiles of this width or processes, int64."""
         found = [self._classes.node[:0]]
         for level in self._levels:
             is_crossing = level.start // width != (level.stop - 1) // width
+            is_crossing |= level.stop > self.num_classes
             found.append(level.node[torch.from_numpy(is_crossing).to(level.node.device)])
         return torch.cat(found)
 
-    def down(self, vectors: Tensor, tile: Tile) -> Tensor:
+    def down(self, vectors: Tensor, tile: Tile, elsewhere: Tensor | None = None) -> Tensor:
         """The sums of a tile's classes.
 
         Args:
             vectors: (N, …), of the nodes.
+            elsewhere: (A, …), of the nodes from N on, which other processes have.
 
         Returns:
             (T, …), float64 for float64 vectors and float32 otherwise.
@@ -147,7 +163,12 @@ class NodeSums:
         above, first_above = table, 0
         for level, run, rows in zip(self._levels, tile.runs, tile.rows, strict=False):
             each = table[rows]
-            each.copy_(vectors.index_select(0, level.node[run.first : run.last]))
+            node = level.node[run.first : run.last]
+            if elsewhere is not None and run.first == 0 and level.start[0] < 0:
+                each[0] = elsewhere[node[0] - self.num_nodes]
+                each[1:] = vectors.index_select(0, node[1:])
+            else:
+                each.copy_(vectors.index_select(0, node))
             if len(level.parent):
                 each += above.index_select(0, level.parent[run.first : run.last] - first_above)
             above, first_above = each, run.first
@@ -218,8 +239,21 @@ class NodeSums:
         return tiles
 
 
+def has_classes_below(start: Int32, stop: Int32, parents: Int64) -> Bool:
+    """Which nodes are inner ones, with a class below them; bool (N)."""
+    is_inner = np.zeros(len(parents), bool)
+    is_inner[parents[(parents >= 0) & (start < stop)]] = True
+    return is_inner
+
+
 def build_node_sums(
-    start: Int32, stop: Int32, parents: Int64, depths: Int64, class_nodes: Int64
+    start: Int32,
+    stop: Int32,
+    parents: Int64,
+    depths: Int64,
+    class_nodes: Int64,
+    is_inner: Bool | None = None,
+    shared: SharedNodes | None = None,
 ) -> NodeSums:
     """The sums of a tree, on the CPU.
 
@@ -228,10 +262,12 @@ def build_node_sums(
         parents: int64 (N), −1 at a root.
         depths: int64 (N).
         class_nodes: int64 (C), the node of each class position.
+        is_inner: bool (N), as `has_classes_below` tells of the whole tree where this is a part.
+        shared: of the vectors, which are fewer then: nodes beyond them are from other processes.
     """
     num_nodes = len(parents)
-    is_inner = np.zeros(num_nodes, bool)
-    is_inner[parents[(parents >= 0) & (start < stop)]] = True
+    if is_inner is None:
+        is_inner = has_classes_below(start, stop, parents)
     nodes = np.flatnonzero(is_inner)
     nodes = nodes[np.lexsort((start[nodes], depths[nodes]))]
     num_levels = int(depths[nodes].max(initial=-1)) + 1
@@ -247,10 +283,13 @@ def build_node_sums(
     inner = np.flatnonzero(is_inner[class_nodes])
     above = np.where(is_inner[class_nodes], class_nodes, parents[class_nodes])
     has_above = above >= 0
+    num_vectors = num_nodes if shared is None else shared.num_nodes
+    # Of a class at an inner node only the sum above it is used.
+    node_of_class = np.where(is_inner[class_nodes], 0, class_nodes)
     classes = Classes(
-        node=torch.from_numpy(class_nodes.copy()),
+        node=torch.from_numpy(node_of_class),
         level=torch.from_numpy(np.where(has_above, depths[above], num_levels)),
         place=torch.from_numpy(np.where(has_above, place[above], 0)),
         inner=torch.from_numpy(inner),
     )
-    return NodeSums(levels, classes, num_nodes)
+    return NodeSums(levels, classes, num_vectors, shared)

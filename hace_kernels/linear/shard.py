@@ -35,6 +35,9 @@ class Exchange(Protocol):
     def grad_input(self, grad: Tensor) -> None:
         """Turns this process's part of the input's gradient into the whole, in place."""
 
+    def add_up(self, x: Tensor) -> None:
+        """The sum of a tensor over the processes, in place."""
+
 
 @dataclass(frozen=True)
 class Shard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from ..rows import loss_dtype
 from .node_sums import NodeSums, Tile
 from .tiles import Layer, OnWeightGrad, TileGradient
 
-__all__ = ["TreeLayer", "layer_of"]
+__all__ = ["Above", "TreeLayer", "layer_of"]
+
+Above: TypeAlias = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,11 @@ class TreeLayer(Layer):
 
     Attributes:
         sums: which make them those of classes.
+        above: vectors (A, F) and biases (A) of nodes that other processes hold; None without any.
     """
 
     sums: NodeSums
+    above: Above | None = None
 
     @property
     def num_classes(self) -> int:
@@ -35,7 +40,10 @@ class TreeLayer(Layer):
 
     def part(self, array: Tensor, first: int, last: int) -> Tensor:
         """The sums of classes first .. last, rounded once to the products' dtype."""
-        return self.sums.down(array, self.tile(first)).to(self.dtype)
+        above = None
+        if self.above is not None:
+            above = self.above[0] if array.dim() == 2 else self.above[1]
+        return self.sums.down(array, self.tile(first), above).to(self.dtype)
 
     def gradient(self, array: Tensor, update: OnWeightGrad | None = None) -> NodeGradient:
         """What takes the gradient of `weight` or `bias` by tiles."""
@@ -49,15 +57,24 @@ def layer_of(
     dtype: torch.dtype,
     width: int,
     sums: NodeSums | None,
+    above: Above | None = None,
 ) -> Layer:
-    """A layer of class weights, or where there are sums, of node vectors."""
+    """A layer of class weights, or where there are sums, of node vectors.
+
+    Where some of these are shared by processes, this is a collective call unless `above` is given.
+    """
     if sums is None:
         return Layer(weight, bias, order, dtype, width)
-    return TreeLayer(weight, bias, None, dtype, width, sums)
+    if above is None and sums.shared is not None:
+        above = sums.shared.gathered(weight.detach(), None if bias is None else bias.detach())
+    return TreeLayer(weight, bias, None, dtype, width, sums, above)
 
 
 class NodeGradient(TileGradient):
-    """The gradient of node vectors. Those over several tiles add up in a buffer of their own."""
+    """The gradient of node vectors. Those over several tiles add up in a buffer of their own.
+
+    Those over several processes' tiles add up between these, once all tiles have been.
+    """
 
     def __init__(self, layer: TreeLayer, array: Tensor, update: OnWeightGrad | None) -> None:
         self._layer, self._update = layer, update
@@ -65,7 +82,9 @@ class NodeGradient(TileGradient):
         self._grad = torch.zeros_like(array) if update is None else None
         crossing = layer.sums.crossing(layer.width)
         self._crossing = crossing
-        self._slot = crossing.new_full((layer.sums.num_nodes,), -1)
+        shared = layer.sums.shared
+        num_above = 0 if shared is None else len(shared.above)
+        self._slot = crossing.new_full((layer.sums.num_nodes + num_above,), -1)
         self._slot[crossing] = torch.arange(len(crossing), device=array.device)
         shape = (len(crossing), *array.shape[1:])
         self._sums = array.new_zeros(shape, dtype=loss_dtype(array.dtype))
@@ -80,7 +99,17 @@ class NodeGradient(TileGradient):
 
     def finish(self) -> Tensor | None:
         """The gradient; None where an update took it."""
-        self._store(self._crossing, self._sums)
+        shared = self._layer.sums.shared
+        if shared is None:
+            self._store(self._crossing, self._sums)
+            return self._grad
+        slot = shared.slots()[self._crossing]
+        is_shared = slot >= 0
+        total = self._sums.new_zeros(shared.size, *self._sums.shape[1:])
+        total.index_copy_(0, slot[is_shared], self._sums[is_shared])
+        shared.exchange.add_up(total)
+        self._store(self._crossing[~is_shared], self._sums[~is_shared])
+        self._store(shared.row, total[shared.slot])
         return self._grad
 
     def _store(self, node: Tensor, grad: Tensor) -> None:

@@ -52,7 +52,10 @@ def linear_node_log_probs_by_tiles(
         order = None if order is None else order.to(input.device)
         classes, exchange = LocalClasses(None, 0, order, num_columns(hierarchy, logit_space)), None
     else:
-        classes, exchange = LocalClasses(None, shard.first, None, len(weight)), shard.exchange
+        classes, exchange = (
+            LocalClasses(None, shard.first, None, shard.last - shard.first),
+            shard.exchange,
+        )
     rows = input if input.dim() == 2 else input[None]
     found = linear_interval_log_probs(
         rows,

@@ -23,7 +23,7 @@ from hace_kernels import (
     build_tree_table,
     lay_out,
 )
-from hace_kernels.linear import NodeSums, Spread, TreeOfClasses, build_node_sums
+from hace_kernels.linear import NodeShards, NodeSums, Spread, TreeOfClasses, build_node_sums
 
 from .hierarchy import Hierarchy, check_hierarchy
 from .label_tree import LabelTree, label_tree
@@ -189,16 +189,28 @@ class Tables:
         """
 
         def build() -> NodeSums:
-            layout, num_nodes = self.layout(), self.labels.num_nodes
-            return build_node_sums(
-                layout.start[:num_nodes],
-                layout.stop[:num_nodes],
-                self.labels.links.parents[:num_nodes],
-                layout.depth[:num_nodes].astype(np.int64),
-                self._columns["classes"][self._depth_first],
-            )
+            return build_node_sums(*self._nodes_and_positions())
 
         return self._of_spaces.get("node sums", device, build)
+
+    def node_shards(self, count: int) -> NodeShards:
+        """How the nodes of a tree are dealt out to `count` processes.
+
+        Raises:
+            ValueError: a DAG.
+        """
+        return NodeShards(count, *self._nodes_and_positions())
+
+    def _nodes_and_positions(self) -> tuple[Any, ...]:
+        """Bounds of class positions, parents and depths of nodes, and the nodes of positions."""
+        layout, num_nodes = self.layout(), self.labels.num_nodes
+        return (
+            layout.start[:num_nodes],
+            layout.stop[:num_nodes],
+            self.labels.links.parents[:num_nodes],
+            layout.depth[:num_nodes].astype(np.int64),
+            self._columns["classes"][self._depth_first],
+        )
 
     def label_nodes(
         self, logit_space: LogitSpace = "classes", *, device: torch.device | str = "cpu"

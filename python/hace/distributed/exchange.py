@@ -70,8 +70,12 @@ class GroupExchange:
 
     def grad_input(self, grad: Tensor) -> None:
         """The whole gradient of the layer's input, in place."""
+        self.add_up(grad)
+
+    def add_up(self, x: Tensor) -> None:
+        """The sum over the processes that share the classes, in place."""
         if not self.alone:
-            self._all_reduce(grad, dist.ReduceOp.SUM)
+            self._all_reduce(x, dist.ReduceOp.SUM)
 
     def sum_over_rows(self, x: Tensor) -> Tensor:
         """The sum over processes of a number that each has for its rows."""

@@ -62,7 +62,8 @@ def carry_over(
 
     Raises:
         TypeError: the layers are not of one kind.
-        ValueError: a hierarchy has no names, the layers differ in features or in having a bias.
+        ValueError: a hierarchy has no names, the layers differ in features or in having a bias, or
+            their rows are spread over processes.
     """
     if isinstance(old, HierarchicalClassifier) and isinstance(new, HierarchicalClassifier):
         pairs: _Pairs = [
@@ -75,6 +76,11 @@ def carry_over(
         raise TypeError(
             "carry_over takes two HierarchicalClassifiers or two TreeLinears, got "
             f"{type(old).__name__} and {type(new).__name__}"
+        )
+    if old._shard is not None or new._shard is not None:
+        raise ValueError(
+            "the rows of a layer with a device_mesh are spread over processes: carry over between "
+            "layers of one process, before they are dealt out"
         )
     _check(pairs, old.hierarchy, new.hierarchy)
     of_classes = isinstance(new, HierarchicalClassifier)

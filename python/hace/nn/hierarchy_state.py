@@ -12,7 +12,8 @@ from ..scripting import NotScripted
 
 __all__ = ["HierarchyState"]
 
-_PARTS = ("links", "names", "order of classes")
+_PARTS = ("links", "names", "order of classes", "order of rows")
+_SIZE = 32  # bytes of a digest
 
 
 class HierarchyState(NotScripted, nn.Module):
@@ -22,14 +23,21 @@ class HierarchyState(NotScripted, nn.Module):
     classes. `hace.nn.carry_over` moves rows by name.
     """
 
+    #: Says which row belongs to which class or node, where the hierarchy alone does not; 32 bytes.
+    _row_order = b""
+
     def __init__(self, hierarchy: Hierarchy) -> None:
         super().__init__()
         check_hierarchy(hierarchy)
         self.hierarchy = hierarchy
 
     def get_extra_state(self) -> Tensor:
-        """The SHA-256 digests of the links, the names and the order of the classes: uint8 (96)."""
-        return torch.frombuffer(bytearray(b"".join(self.hierarchy.digests)), dtype=torch.uint8)
+        """The SHA-256 digests of the links, the names and the order of the classes: uint8 (96).
+
+        A layer whose rows are in another order than its class's has one more for that: (128).
+        """
+        digests = [*self.hierarchy.digests, self._row_order]
+        return torch.frombuffer(bytearray(b"".join(digests)), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Does nothing: loading has compared the hierarchies, and this one stays."""
@@ -46,6 +54,13 @@ class HierarchyState(NotScripted, nn.Module):
     ) -> None:
         state = state_dict.get(f"{prefix}_extra_state")
         differing = [] if state is None else self._differing(state)
+        if differing == _PARTS[-1:]:
+            raise RuntimeError(
+                f"the state of {prefix.rstrip('.') or type(self).__name__} has its rows in another "
+                "order: those of a TreeLinear over several processes are in depth-first order, "
+                "those of others by node id. Load it into a layer like the one that was saved, and "
+                "use gathered() or take_rows_of(layer) of the one over several processes"
+            )
         if differing:
             # Raised at once and not collected, so that the layers inside this one are not loaded
             # either.
@@ -65,9 +80,10 @@ class HierarchyState(NotScripted, nn.Module):
             error_msgs,
         )
 
-    def _differing(self, state: Any) -> list[str]:
-        own = self.get_extra_state()
-        if not isinstance(state, Tensor) or state.shape != own.shape:
-            return ["digests"]
-        same = (state.cpu() == own).view(len(_PARTS), -1).all(1)
-        return [part for part, is_same in zip(_PARTS, same.tolist(), strict=True) if not is_same]
+    def _differing(self, state: Any) -> tuple[str, ...]:
+        if not isinstance(state, Tensor) or state.numel() not in (3 * _SIZE, 4 * _SIZE):
+            return ("digests",)
+        digests = [bytes(x.tolist()) for x in (self.get_extra_state(), state.cpu().to(torch.uint8))]
+        parts = [[x[at : at + _SIZE] for at in range(0, 4 * _SIZE, _SIZE)] for x in digests]
+        pairs = zip(_PARTS, *parts, strict=True)
+        return tuple(part for part, one, other in pairs if one != other)

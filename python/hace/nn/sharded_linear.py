@@ -11,7 +11,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["local_part", "sharded_linear", "whole"]
+__all__ = ["draw_rows", "local_part", "sharded_linear", "whole"]
 
 
 def sharded_linear(
@@ -39,13 +39,11 @@ def sharded_linear(
         )
     each = -(-out_features // mesh.size())
     here = max(0, min(each, out_features - each * mesh.get_local_rank()))
-    bound = 1 / math.sqrt(in_features) if in_features else 0.0
-    generator = torch.Generator()
-    generator.manual_seed(torch.initial_seed() + 7919 * (1 + mesh.get_local_rank()))
+    generator = _generator(mesh)
 
     def parameter(*shape: int) -> nn.Parameter:
         local = torch.empty(here, *shape[1:], dtype=dtype)
-        local.uniform_(-bound, bound, generator=generator)
+        _draw(local, in_features, generator)
         stride = torch.empty(shape, device="meta").stride()
         return nn.Parameter(
             DTensor.from_local(
@@ -63,6 +61,29 @@ def sharded_linear(
     if bias:
         linear.bias = parameter(out_features)
     return linear
+
+
+def draw_rows(parameter: Tensor, in_features: int) -> None:
+    """Draws a weight or bias as `nn.Linear` does; a process draws its part of a DTensor."""
+    if not hasattr(parameter, "device_mesh"):
+        _draw(parameter, in_features, None)
+        return
+    part = local_part(parameter)
+    drawn = torch.empty(part.shape, dtype=part.dtype)
+    _draw(drawn, in_features, _generator(parameter.device_mesh))
+    with torch.no_grad():
+        part.copy_(drawn)
+
+
+def _draw(x: Tensor, in_features: int, generator: torch.Generator | None) -> None:
+    bound = 1 / math.sqrt(in_features) if in_features else 0.0
+    nn.init.uniform_(x, -bound, bound, generator)
+
+
+def _generator(mesh: DeviceMesh) -> torch.Generator:
+    """From torch's seed and the position of this process, so that no two draw the same."""
+    generator = torch.Generator()
+    return generator.manual_seed(torch.initial_seed() + 7919 * (1 + mesh.get_local_rank()))
 
 
 def local_part(parameter: Tensor) -> Tensor:

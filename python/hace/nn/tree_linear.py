@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import hace_kernels
 from hace_kernels import loss_dtype
-from hace_kernels.linear import OnWeightGrad, linear_topk
+from hace_kernels.eager import eager
+from hace_kernels.linear import NodeSums, OnWeightGrad, linear_topk
 
 from ..arguments import Target
 from ..hierarchy import Hierarchy
@@ -20,14 +21,19 @@ from ..linear_loss import linear_path_loss_by_tiles, takes_tiles
 from ..linear_nodes import linear_node_log_probs_by_tiles
 from ..losses.path_loss import PathLoss
 from ..table_cache import PerDevice
-from ..tables import Tables
+from ..tables import LossTables, Tables
 from ..weights import remaining_mass
 from .hierarchy_state import HierarchyState
 from .linear import linear_of
+from .sharded_linear import draw_rows, local_part, sharded_linear, whole
 from .topk import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from ..distributed import ClassShard
 
 __all__ = ["TreeLinear"]
 
@@ -48,6 +54,10 @@ class TreeLinear(HierarchyState):
         in_features: F.
         hierarchy: of the C classes.
         bias: whether nodes have a bias b_v.
+        device_mesh: of one dimension: the processes deal out the nodes in depth-first order, and
+            hold the vectors of theirs alone, as DTensors with `Shard(0)`. All have the same input
+            and targets, and get the same loss; on a tree. Constructing the module, and each of its
+            methods, is then a collective call, and there are no whole logits.
         device, dtype: of the parameters.
         backend: "auto", or one of `hace.backends()`.
 
@@ -55,11 +65,13 @@ class TreeLinear(HierarchyState):
         - Input: (…, F). Output: (…, C), in label order.
 
     Attributes:
-        weight: (N, F), one vector per node, by node id.
+        weight: (N, F), one vector per node, by node id; with a device_mesh by `order`.
         bias: (N), or None.
+        order: with a device_mesh int64 (N), the node of each row; otherwise None.
 
     Raises:
         TypeError: `hierarchy` is not a `hace.Hierarchy`.
+        ValueError: a device_mesh with a DAG, or of several dimensions.
         hace.BackendError: at call: the backend asked for cannot run.
     """
 
@@ -71,6 +83,7 @@ class TreeLinear(HierarchyState):
         hierarchy: Hierarchy,
         bias: bool = True,
         *,
+        device_mesh: DeviceMesh | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         backend: str = "auto",
@@ -79,7 +92,12 @@ class TreeLinear(HierarchyState):
         self.in_features = in_features
         self.out_features = hierarchy.num_classes
         self.backend = backend
+        self.order: Tensor | None = None
+        self._shard: ClassShard | None = None
         num_nodes = hierarchy.num_nodes
+        if device_mesh is not None:
+            self._deal_out(device_mesh, bias, device, dtype)
+            return
         self.weight = nn.Parameter(torch.empty(num_nodes, in_features, device=device, dtype=dtype))
         if bias:
             self.bias = nn.Parameter(torch.empty(num_nodes, device=device, dtype=dtype))
@@ -87,6 +105,31 @@ class TreeLinear(HierarchyState):
             self.register_parameter("bias", None)
         self._prepare()
         self.reset_parameters()
+
+    def _deal_out(
+        self,
+        mesh: DeviceMesh,
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        """Takes this process's nodes, and makes their parameters."""
+        from ..distributed import ClassShard
+
+        self.hierarchy.require_tree("a TreeLinear over several processes")
+        layer = sharded_linear(
+            self.in_features, self.hierarchy.num_nodes, bias, mesh, device, dtype
+        )
+        rank, shards = mesh.get_local_rank(), Tables.of(self.hierarchy).node_shards(mesh.size())
+        group, ends = mesh.get_group(), shards.positions[rank : rank + 2]
+        shard = ClassShard(self.hierarchy, group, *ends, logit_space="depth_first")
+        self._shard, self.order = shard, torch.from_numpy(shards.order)
+        self._row_order = hashlib.sha256(b"depth-first").digest()
+        self._rows = slice(*shards.rows[rank : rank + 2])
+        for name in ("weight", "bias"):
+            self.register_parameter(name, dict(layer.named_parameters()).get(name))
+        self._sums = PerDevice(shards.node_sums(rank, shard.exchange).to)
+        self._scale_rows()
 
     def _prepare(self) -> None:
         tables = Tables.of(self.hierarchy)
@@ -108,20 +151,33 @@ class TreeLinear(HierarchyState):
         that is left. On a DAG, where a leaf may have more nodes above it than there are levels, its
         sums vary more than that.
         """
-        bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
+        for parameter in self.parameters(recurse=False):
+            draw_rows(parameter, self.in_features)
+        self._scale_rows()
+
+    def _scale_rows(self) -> None:
+        """Scales drawn parameters, as `reset_parameters` says."""
         share = 1 / (self.hierarchy.heights + 1)
         if self.hierarchy.is_tree:
             share = share * remaining_mass(self.hierarchy.parents, self.hierarchy.depths, share)
-        scale = torch.from_numpy(share).sqrt().to(self.weight)
-        nn.init.uniform_(self.weight, -bound, bound)
+        scale = torch.from_numpy(share).sqrt()
+        scale = scale if self.order is None else scale[self.order[self._rows]]
         with torch.no_grad():
-            self.weight.mul_(scale[:, None])
-            if self.bias is not None:
-                nn.init.uniform_(self.bias, -bound, bound)
-                self.bias.mul_(scale)
+            for parameter in self.parameters(recurse=False):
+                part = local_part(parameter)
+                part.mul_(scale.to(part.device, part.dtype).view(-1, *[1] * (part.dim() - 1)))
 
     def forward(self, input: Tensor) -> Tensor:
-        """The logits; see the class."""
+        """The logits; see the class.
+
+        Raises:
+            ValueError: the nodes are spread over processes.
+        """
+        if self._shard is not None:
+            raise ValueError(
+                "the classes are spread over processes, and no process has all logits: use loss, "
+                "topk, predict and node_log_probs, or gathered() for a layer of one process"
+            )
         of_nodes = F.linear(input, self.weight, self.bias)
         logits = self._sum_down(of_nodes.reshape(-1, of_nodes.shape[-1]))
         return logits.reshape(*of_nodes.shape[:-1], self.out_features)
@@ -149,6 +205,7 @@ class TreeLinear(HierarchyState):
             logit_bytes: a budget in bytes; None: 256 MiB. 0 takes tiles wherever they can be.
             on_weight_grad: called with node ids, int64 (n), and the gradients of their vectors,
                 (n, F), each node once; see `hace.functional.linear_hace_loss`. Always by tiles.
+                With a device_mesh, with rows of this process's part of the weight.
 
         Raises:
             TypeError: `loss_fn` is not a loss of the path family.
@@ -158,24 +215,42 @@ class TreeLinear(HierarchyState):
         """
         self._check_loss(loss_fn)
         tables = loss_fn._tables
-        if on_weight_grad is None and not takes_tiles(
-            input, self.weight, target, tables, logit_bytes
-        ):
+        may_be_whole = self._shard is None and on_weight_grad is None
+        if may_be_whole and not takes_tiles(input, self.weight, target, tables, logit_bytes):
             return cast("Tensor", loss_fn(self(input), target))
+        return self._loss_by_tiles(input, target, loss_fn, on_weight_grad)
+
+    @eager
+    def _loss_by_tiles(
+        self, input: Tensor, target: Target, loss_fn: PathLoss, on_weight_grad: OnWeightGrad | None
+    ) -> Tensor:
+        tables = loss_fn._tables
+        if self._shard is not None:
+            options = tables.options.with_option("logit_space", "depth_first")
+            tables = LossTables(self.hierarchy, tables.path_weights, options)
         try:
             return linear_path_loss_by_tiles(
                 input,
-                self.weight,
-                self.bias,
+                *self._local_vectors(),
                 target,
                 loss_fn.weight,
                 tables,
                 on_weight_grad=on_weight_grad,
-                node_sums=Tables.of(self.hierarchy).node_sums(device=input.device),
+                shard=None if self._shard is None else self._shard.shard,
+                node_sums=self._node_sums(input.device),
             )
         except IndexError as error:
             space = tables.options.targets.target_space
             raise explained(error, self.hierarchy, space) from None
+
+    def _local_vectors(self) -> tuple[Tensor, Tensor | None]:
+        """The vectors and biases of the nodes that this process holds."""
+        return local_part(self.weight), None if self.bias is None else local_part(self.bias)
+
+    def _node_sums(self, device: torch.device) -> NodeSums:
+        if self._shard is not None:
+            return self._sums.on(device)
+        return Tables.of(self.hierarchy).node_sums(device=device)
 
     def _check_loss(self, loss_fn: object) -> None:
         if not isinstance(loss_fn, PathLoss):
@@ -204,23 +279,26 @@ class TreeLinear(HierarchyState):
         if not self.hierarchy.is_tree:
             logits = self(input).detach()
             return TopK(*logits.log_softmax(-1, dtype=loss_dtype(logits.dtype)).topk(k))
-        tables = Tables.of(self.hierarchy)
-        rows = input if input.dim() == 2 else input[None]
-        found = linear_topk(
-            rows,
-            self.weight,
-            k,
-            bias=self.bias,
-            backend=self.backend,
-            node_sums=tables.node_sums(device=input.device),
-        )
-        label = tables.depth_first_labels(device=input.device)[found.column]
-        return TopK(*(x.reshape(*input.shape[:-1], k) for x in (found.log_prob, label)))
+        return self._topk_by_tiles(input, k)
+
+    @eager
+    def _topk_by_tiles(self, input: Tensor, k: int) -> TopK:
+        rows, shape = input if input.dim() == 2 else input[None], (*input.shape[:-1], k)
+        weight, bias = self._local_vectors()
+        sums, backend = self._node_sums(input.device), self.backend
+        if self._shard is not None:
+            few = min(k, sums.num_classes)
+            here = linear_topk(rows, weight, few, bias=bias, backend=backend, node_sums=sums)
+            return TopK(*(x.reshape(shape) for x in self._shard.merged(here, k)))
+        found = linear_topk(rows, weight, k, bias=bias, backend=backend, node_sums=sums)
+        label = Tables.of(self.hierarchy).depth_first_labels(device=input.device)[found.column]
+        return TopK(found.log_prob.reshape(shape), label.reshape(shape))
 
     def predict(self, input: Tensor) -> Tensor:
         """The label of the most probable class by tiles, int64 (N)."""
         return self.topk(input, 1).label[..., 0]
 
+    @eager
     def node_log_probs(self, input: Tensor, nodes: Tensor | Sequence[int]) -> Tensor:
         """Log-probabilities of chosen nodes by tiles, (N, M); they have no gradient.
 
@@ -234,17 +312,63 @@ class TreeLinear(HierarchyState):
         """
         return linear_node_log_probs_by_tiles(
             input,
-            self.weight,
-            self.bias,
+            *self._local_vectors(),
             nodes,
             self.hierarchy,
-            "classes",
+            "classes" if self._shard is None else "depth_first",
+            shard=self._shard,
             backend=self.backend,
-            node_sums=Tables.of(self.hierarchy).node_sums(device=input.device),
+            node_sums=self._node_sums(input.device),
         )
 
+    def gathered(self) -> TreeLinear:
+        """A layer of one process with the same vectors; with a device_mesh a collective call."""
+        layer = TreeLinear(self.in_features, self.hierarchy, self.bias is not None, device="meta")
+        for name in ("weight", "bias"):
+            parameter = getattr(self, name)
+            if parameter is not None:
+                rows: Tensor = whole(parameter.detach()).clone()
+                if self.order is not None:
+                    rows[self.order] = rows.clone()
+                setattr(layer, name, nn.Parameter(rows))
+        layer.backend = self.backend
+        return layer
+
+    def take_rows_of(self, layer: TreeLinear) -> None:
+        """Copies the vectors of a layer of one process, over the same hierarchy.
+
+        With a device_mesh each process takes its part.
+
+        Raises:
+            ValueError: the layer is over several processes, over another hierarchy, or only one of
+                the two has biases.
+        """
+        if layer._shard is not None or layer.hierarchy != self.hierarchy:
+            raise ValueError(
+                f"take_rows_of takes a layer of one process over {self.hierarchy!r}, got one "
+                + ("over several" if layer._shard is not None else f"over {layer.hierarchy!r}")
+            )
+        if (layer.bias is None) != (self.bias is None):
+            raise ValueError("only one of the two layers has biases")
+        with torch.no_grad():
+            for name in ("weight", "bias"):
+                mine, other = getattr(self, name), getattr(layer, name)
+                if mine is not None:
+                    rows = other if self.order is None else other[self.order[self._rows]]
+                    local_part(mine).copy_(rows)
+
+    @property
+    def exchanged_bytes(self) -> int:
+        """How many bytes this process has sent in all-reduces so far; 0 without a device_mesh."""
+        return 0 if self._shard is None else self._shard.exchange.bytes
+
     def to_linear(self) -> nn.Linear:
-        """An ordinary `nn.Linear` with the same outputs, for inference."""
+        """An ordinary `nn.Linear` with the same outputs, for inference.
+
+        With a device_mesh this is a collective call, which gathers all vectors.
+        """
+        if self._shard is not None:
+            return self.gathered().to_linear()
         with torch.no_grad():
             weight = self._sum_down(self.weight.T).T.contiguous()
             bias = None if self.bias is None else self._sum_down(self.bias[None])[0]
