@@ -1,4 +1,4 @@
-// The error for mass on a target without a place, which threads find while they run.
+// What threads find wrong while they run: mass on a target without a place, or a bad tree.
 #pragma once
 
 #include <cstdint>

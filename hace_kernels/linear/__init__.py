@@ -1,4 +1,4 @@
-"""Losses of a linear layer whose logits need never be whole, in one process or over several."""
+"""Losses of a linear layer whose logits are never all in memory, in one or several processes."""
 
 from .folded_tree import TreeOfClasses
 from .interval_log_prob import linear_interval_log_probs

@@ -1,4 +1,4 @@
-"""The rows of a batch that count, what each counts for, and what their losses come to."""
+"""The rows of a batch that count, their weights, and the reduction of their losses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Options:
     """The keywords of `path_log_loss` except its target weights; and how targets are spread.
 
     Attributes:
-        spread: with the targets' weights in it; None: not.
+        spread: how targets are spread over the tree, including their weights; None if they are not.
     """
 
     ignore_index: int = -100
@@ -44,17 +44,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Batch:
-    """Targets as the stages take them.
+    """The targets of a batch, in the form that the stages take.
 
     Attributes:
-        size: B.
-        kept: int64 (B'), the rows that `head` and `weight` are of; None: all.
-        head: their paths and all else but the layer.
+        size: B, the number of rows.
+        kept: int64 (B'), the rows that are kept, to which all that follows belongs; None: all.
+        head: the rows' paths, and all else that their loss needs beside the layer.
         counts: bool (B'), False where the target is `ignore_index`.
-        weight: float64 (B'), what multiplies each row's loss; (K · B') where a row has K paths.
+        weight: float64 (B'), the factor of each row's loss; (K · B') if rows have K paths.
         total: float64 scalar, what the mean divides by.
         reduction: "none", "mean" or "sum".
-        everywhere: float64 (B'), what multiplies each row's loss over all nodes; None: nothing.
+        everywhere: float64 (B'), the factor of each row's loss over all nodes; None: without it.
     """
 
     size: int
@@ -71,11 +71,11 @@ class Batch:
         return x if self.kept is None else x.index_select(0, self.kept)
 
     def spread(self, x: Tensor) -> Tensor:
-        """(B') to (B), 0 in the rows that are not kept."""
+        """Values (B') of the kept rows as (B), with 0 in the other rows."""
         return x if self.kept is None else x.new_zeros(self.size).index_copy(0, self.kept, x)
 
     def with_own(self, target: Tensor, own: PathTable) -> Batch:
-        """With the interval of the target itself as the innermost, which `own` knows."""
+        """The batch with the target's own interval, from `own`, as the innermost of each path."""
         entry, _ = select_paths(own, self.rows(target), self.counts, check=False)
         if not entry.start.shape[1]:  # each target holds every class
             entry = RowPaths(*(x.new_zeros(len(x), 1) for x in entry))
@@ -85,16 +85,16 @@ class Batch:
         return replace(self, head=replace(self.head, paths=paths, local=local))
 
     def counted(self, log_probs: Tensor) -> Tensor:
-        """Row log-probabilities (B') as (B), 0 in rows that do not count."""
+        """The log-probabilities (B') of the kept rows as (B), 0 in rows that do not count."""
         return self.spread(torch.where(self.counts, log_probs, 0.0))
 
     def row_factor(self) -> Tensor:
-        """What a row's loss of its path counts for in the reduced loss, float64 (B')."""
+        """The weight in the reduced loss of each row's loss along its path, float64 (B')."""
         factor = self.weight / self.total if self.reduction == "mean" else self.weight
         return torch.where(self.weight != 0, factor, 0.0)
 
     def reduced(self, losses: Tensor, of_nodes: Tensor | None) -> Tensor:
-        """The losses of paths and over all nodes (`RowLosses`), as the caller wants them."""
+        """The losses along paths and over all nodes (`RowLosses`), added and reduced."""
         losses = torch.where(self.head.is_right, losses, torch.nan)
         losses = torch.where(self.weight != 0, self.weight * losses, 0.0)
         if self.head.repeats != 1:
@@ -119,21 +119,21 @@ def batch_of(
 ) -> Batch:
     """The batch of some targets.
 
-    Rows that do not count are left out where finding them does not wait for a device, and where
-    other processes do not rely on the number of rows.
+    Rows that do not count are left out if finding them does not wait for a device, and if other
+    processes do not rely on the number of rows.
 
     Args:
         target: int64 (B), indices of the table's targets, or `ignore_index`; or a pair of (B, K)
             indices and their weights; or with `options.spread` probabilities (B, T).
-        table: of all classes.
+        table: the path table over all classes.
         target_weight: (T,), or None.
         options: the other keywords.
-        dtype: of the logits.
-        shard: the classes that are here; None: all.
-        on_weight_grad: of the head.
+        dtype: that of the logits.
+        shard: the classes that this process holds; None: all.
+        on_weight_grad: that of the head.
 
     Raises:
-        IndexError: a bad target, in eager mode on the CPU; with a shard it shows in the exchange.
+        IndexError: a bad target, in eager mode on the CPU; with a shard, the exchange raises it.
     """
     if isinstance(target, tuple):
         return _batch_of_pairs(*target, table, target_weight, options, dtype, shard, on_weight_grad)
@@ -162,7 +162,7 @@ def _batch_of_pairs(
     shard: Shard | None,
     on_weight_grad: OnWeightGrad | None,
 ) -> Batch:
-    """The loss is linear in the target's mass: a row's is the sum of those of its K paths."""
+    """A batch of K paths per row: since the loss is linear in the target's mass, they add up."""
     (size, repeats), kept = index.shape, None
     if shard is None and index.device.type == "cpu":
         has_any = (index != options.ignore_index).any(1)
@@ -188,9 +188,9 @@ def _spread(batch: Batch, row: Tensor, mass: Tensor, spread: Spread, shard: Shar
     """The batch with its targets' mass spread over the classes.
 
     Args:
-        batch: whose `total` stays as it is.
+        batch: the batch; its `total` does not change.
         row: int64, the target of each path.
-        mass: float64, what each path's target counts for, without target weights.
+        mass: float64, the weight of each path's target in its row, without target weights.
     """
     head, table = batch.head, spread.table
     everywhere = torch.where(mass != 0, mass * spread.everywhere[row], 0.0)
@@ -202,7 +202,7 @@ def _spread(batch: Batch, row: Tensor, mass: Tensor, spread: Spread, shard: Shar
     if table.soft_labels is None:
         share = table.share[row]
         sweep = _smoothing_sweep(spread, head, shard)
-    else:  # all of the mass is in the sweep, and the paths are there for what they tell
+    else:  # all of the mass is in the sweep; the paths only say where the targets are
         share = torch.zeros_like(table.share[row])
         mass_of = torch.where(head.is_right, mass, 0.0)
         masses = SoftMasses.of(
@@ -254,7 +254,7 @@ def _batch_of_probabilities(
     shard: Shard | None,
     on_weight_grad: OnWeightGrad | None,
 ) -> Batch:
-    """All of the mass is in the sweep over all nodes, and rows have no paths."""
+    """A batch whose mass is all in the sweep over all nodes; its rows do not have paths."""
     spread = options.spread
     assert spread is not None
     no_target = torch.zeros(len(target), dtype=torch.int64, device=target.device)

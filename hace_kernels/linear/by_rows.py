@@ -1,8 +1,8 @@
 """The loss of a linear layer some rows at a time, with its gradients in the forward.
 
-The logits of R rows are whole, and become their gradient in place. That is three matrix products
-where tiles of classes take four (columns.py), but the gradient of the weight is a sum of products,
-one for each R rows, and so this is for products in float32 and float64 alone.
+All logits of R rows are computed, and replaced by their gradient in place. That takes three matrix
+products, where tiles of classes take four (columns.py). But the gradient of the weight is a sum of
+several products, one per R rows, so this is only for products in float32 and float64.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ ROW_STEP = 128
 def rows_at_once(
     batch: Batch, parts: tuple[Tensor | None, ...], num_classes: int, logit_bytes: int
 ) -> int:
-    """How many rows' logits are made at once; 0 where tiles of classes are better or needed.
+    """For how many rows logits are computed at once; 0 if tiles of classes are better or needed.
 
     Args:
-        batch: of the rows.
+        batch: the batch of all rows.
         parts: input, weight and bias.
         num_classes: C.
-        logit_bytes: the budget.
+        logit_bytes: the budget for logits.
     """
     head, tensors = batch.head, [part for part in parts if part is not None]
     needs_grad = torch.is_grad_enabled() and any(part.requires_grad for part in tensors)
@@ -69,8 +69,8 @@ def loss_by_rows(
         input: (B', F).
         weight: (C, F).
         bias: (C), or None.
-        batch: of the rows.
-        size: R.
+        batch: the batch of all rows.
+        size: R, the rows at a time.
     """
     losses: tuple[Tensor, Tensor] = _Rows.apply(  # type: ignore[no-untyped-call]
         input, weight, bias, batch, size
@@ -146,7 +146,7 @@ def _runs(rows: int, size: int) -> Iterator[slice]:
 
 
 def _tiles(z: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Views of columns, whose temporaries are small on every backend."""
+    """Views of some columns each, so that temporaries are small on every backend."""
     width = tile_width(len(z), 1, z.element_size())
     for first in range(0, z.shape[1], width):
         yield first, z[:, first : first + width]

@@ -18,12 +18,12 @@ class ColumnSums:
 
     Args:
         shape: (M, B).
-        dtype: of the logits.
-        device: theirs.
-        backend: of the stage.
+        dtype: that of the logits.
+        device: that of the logits.
+        backend: that of the stage `path_measure`.
 
     Attributes:
-        rings: the largest logit of each set and the sum beside it, (M, B, 1).
+        rings: the largest logit and the sum of each set, (M, B, 1).
     """
 
     def __init__(
@@ -42,6 +42,6 @@ class ColumnSums:
         path_measure(logits, self._paths, 0, part, self._backend)
 
     def log_sum(self) -> Tensor:
-        """(M, B), -inf for sets without mass; float64, or the widest that the device has."""
+        """The log-sums, (M, B), -inf for sets without mass; in the widest dtype of the device."""
         total = self.rings.sum[..., 0]
         return torch.where(total == 0, -torch.inf, widened(self.rings.max[..., 0]) + total.log())

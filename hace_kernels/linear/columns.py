@@ -1,9 +1,9 @@
-"""The loss of a linear layer by tiles of classes: its logits are never whole.
+"""The loss of a linear layer by tiles of classes, without holding all its logits.
 
-Forward: each tile's logits are made, measured and forgotten. Backward: they are made again, turned
-into their gradient in place, and multiplied into the gradients of the input and of the tile's
-weights. That is four matrix products where whole logits take three, and memory for B · T numbers.
-Each weight's gradient is the product of one tile, rounded once.
+In the forward, each tile's logits are computed, measured and forgotten. In the backward, they are
+computed again, replaced by their gradient in place, and multiplied into the gradients of the input
+and of the tile's weights. That takes four matrix products, where whole logits take three, and
+memory for B · T numbers. Each weight's gradient is the product of one tile, rounded once.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class Head:
     """What the loss of a linear layer needs beside the layer.
 
     Attributes:
-        paths: of the rows, in positions of all classes.
-        classes: the classes that are here.
-        local: the rows' paths in their positions.
+        paths: the rows' paths, in positions of all classes.
+        classes: the classes that this process holds.
+        local: the rows' paths, in the positions of these classes.
         is_right: bool (B), False where a target is bad.
         eps, entropy: as in `path_log_loss`.
-        dtype: of the logits.
-        backend: of the stages.
-        exchange: with the processes that hold the other classes; None where all are here.
-        repeats: how many paths a row has; those of all rows one after the other.
-        on_weight_grad: takes the gradient of the layer's weight, tile by tile, in its place.
-        sweep: makes the sweep over all nodes, from the number of rows and the width of tiles;
-            None where targets are paths alone.
-        sums: of node vectors, which the layer's weight and bias then are.
+        dtype: that of the logits.
+        backend: that of the stages.
+        exchange: with the processes that hold the other classes; None if this one holds all.
+        repeats: how many paths a row has. All rows' first paths come first, then their second ones.
+        on_weight_grad: if given, takes the gradient of the layer's weight, tile by tile.
+        sweep: makes the sweep over all nodes, from the number of rows and the width of tiles; None
+            if targets are paths alone.
+        sums: if given, the layer's weight and bias are node vectors, and this adds them up.
     """
 
     paths: RowPaths
@@ -70,11 +70,11 @@ class Head:
     sums: NodeSums | None = None
 
     def sweep_of(self, rows: int, width: int) -> NodeSweep | None:
-        """The sweep over all nodes of as many rows, for tiles of this width."""
+        """The sweep over all nodes, for so many rows and tiles of this width."""
         return None if self.sweep is None else self.sweep(rows, width)
 
     def rings(self) -> Rings:
-        """The sums before anything is added."""
+        """The rings' sums before anything is added to them."""
         dtype = loss_dtype(self.dtype)
         return empty_rings(self.local, dtype, with_moment=self.entropy != 0)
 
@@ -91,11 +91,11 @@ class Head:
         sweep: NodeSweep | None = None,
         grad_nodes: Tensor | None = None,
     ) -> None:
-        """The gradient of a tile in its place: the sum over a row's paths, and over all nodes."""
+        """Replaces a tile by its gradient: the sum over a row's paths, and that over all nodes."""
         if sweep is not None and grad_nodes is not None:
             work, of_nodes = sweep.gradient(z, first, grad_nodes)
             self.write(work, first, gradient)
-            work += of_nodes  # rounded once, together
+            work += of_nodes  # so that their sum is rounded only once
             if work.data_ptr() != z.data_ptr():
                 z.copy_(work)
             return
@@ -176,7 +176,7 @@ class _Columns(torch.autograd.Function):
 
 
 def logit_row_losses(logits: Tensor, head: Head) -> RowLosses:
-    """The same for logits (B, C') of the classes that this process holds."""
+    """The losses of logits (B, C') of the classes that this process holds."""
     losses: RowLosses = _Logits.apply(logits, head)  # type: ignore[no-untyped-call]
     return losses
 
@@ -221,14 +221,14 @@ class _Logits(torch.autograd.Function):
 
 
 def _logit_tile_width(logits: Tensor, head: Head) -> int:
-    """Columns of a tile; columns in their order need no gathering and are one tile."""
+    """The columns per tile; if they are in the order of positions, all columns are one tile."""
     if head.classes.order is None:
         return max(1, logits.shape[1])
     return tile_width(len(logits), 1, logits.element_size())
 
 
 def _logit_tiles(logits: Tensor, head: Head) -> Iterator[tuple[int, Tensor | None]]:
-    """The first position of each tile, and its columns; None: all, in their order."""
+    """The first position of each tile, and its columns; None: all columns, in their order."""
     order, width = head.classes.order, _logit_tile_width(logits, head)
     for first in range(0, logits.shape[1], width):
         yield first, None if order is None else order[first : first + width].long()
@@ -252,14 +252,14 @@ def _layer(
 
 
 def _memory(buffer: Tensor, sweep: NodeSweep | None, first: int) -> Tensor:
-    """Memory for the logits of a tile: where the sweep works on them, if that is of their type."""
+    """Memory for the logits of a tile: that in which the sweep works, if it is of their type."""
     if sweep is None or sweep.dtype != buffer.dtype:
         return buffer
     return sweep.memory(first)
 
 
 def _resolve_nodes(rings: Rings, head: Head, sweep: NodeSweep | None) -> Tensor | None:
-    """Completes the rings with all classes, and gives the rows' losses over all nodes."""
+    """Completes the rings with all processes' classes; returns the rows' losses over all nodes."""
     if sweep is not None:
         sweep.add_own()
     _exchange(rings, head, sweep)
@@ -270,16 +270,16 @@ def _path_losses(rings: Rings, head: Head) -> tuple[Tensor, Tensor]:
     resolved = path_resolve(rings, head.paths, eps=head.eps, entropy=head.entropy)
     loss = resolved.loss
     if head.sweep is not None:
-        # Smoothing may take from a target more than it leaves there, but not more than it gives.
+        # Smoothing may take more from a target than it leaves there, but not more than it gives.
         loss = torch.where(loss == -torch.inf, torch.inf, loss)
     return loss, resolved.log_prob
 
 
 def _exchange(rings: Rings, head: Head, sweep: NodeSweep | None) -> None:
-    """The rings of all processes' classes; a bad target in one of them is an error in all."""
+    """Turns the rings into those of all processes' classes; all raise if one has a bad target."""
     if head.exchange is None:
         return
-    # Numbered from 1, whichever of its paths it is.
+    # Rows are numbered from 1; a bad target in any of a row's paths makes the row bad.
     num_rows = len(head.is_right) // head.repeats if head.repeats else 0
     row = torch.arange(1, num_rows + 1, device=head.is_right.device).repeat(head.repeats)
     bad_rows = torch.where(head.is_right, 0, row).float()
@@ -302,9 +302,9 @@ def tile_gradients(
     grad_log_prob: Tensor | None,
     grad_nodes: Tensor | None,
 ) -> RingGradient | None:
-    """The gradient of the rows' losses and log-probabilities, each times what comes in.
+    """The gradients of the rows' losses and log-probabilities, each times its incoming gradient.
 
-    None where nothing at all comes in, for all nodes either.
+    None if there is no incoming gradient at all, neither for paths nor for all nodes.
     """
     if grad_loss is None and grad_nodes is not None:
         grad_loss = torch.zeros_like(rings.sum[:, 0])
@@ -349,8 +349,8 @@ def written(
             "weight.grad to None before the backward, or accumulate without on_weight_grad"
         )
     layer, x = _layer(input, weight, bias, head, above), input.to(head.dtype)
-    # Tiles add up in the input's gradient, so that it is kept in the type worked in.
-    # Other processes may need it where this one does not; and the gradients of shared nodes.
+    # The input's gradient is a sum over tiles, so it is kept in the working type. Other processes
+    # may need it, and the gradients of shared nodes, even if this one does not.
     wants_input = needed[0] or head.exchange is not None
     is_shared = head.sums is not None and head.sums.shared is not None
     grad_input = torch.zeros_like(x, dtype=loss_dtype(x.dtype)) if wants_input else None

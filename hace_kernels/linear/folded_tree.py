@@ -1,8 +1,8 @@
-"""A tree as a tile of classes sees it: whole inside, folded up outside.
+"""A tree as a tile of classes needs it: complete inside the tile, folded up outside.
 
-The nodes below which some of a tile's classes are, but not only these, cross its border. What such
-a node has outside the tile is one column of the tile's tree, so that every probability in that tree
-is what it is in the whole one once this column has the logit of what it stands for.
+A node *crosses the border* of a tile if it has classes both inside and outside it. In the tile's
+tree, all that such a node has outside the tile is a single column. Once this column has the logit
+of what it stands for, every probability in the tile's tree is the same as in the whole tree.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FoldedTree", "FoldedTrees", "TreeOfClasses"]
 
-# Batches of other sizes have tiles of other widths; the last batch of an epoch is one.
+# Batches of different sizes have tiles of different widths; the last batch of an epoch is smaller.
 _MAX_KEPT = 4
 
 
@@ -35,12 +35,13 @@ class FoldedTree(NamedTuple):
     """The tree over the T classes of a tile and E columns more.
 
     Attributes:
-        tree: its nodes are the n inside the tile, then those that cross its border. These are E
-            with the virtual root, which is the last and no node. Columns T … T + E − 1 are what
-            each has outside the tile and outside the crossing nodes below it.
-        place: int64 (P'), each place's in the whole tree; the virtual root's for the E columns.
-        crossing: int64 (E), the crossing nodes, as `FoldedTrees.crossing` numbers them.
-        above: int64 (E), which of the E is the one above each; the virtual root has itself.
+        tree: its nodes are the n inside the tile, then those that cross its border. Together with
+            the virtual root, which comes last and is not a node, the latter are E. Columns
+            T … T + E − 1 are what each has outside the tile and outside the crossing nodes below.
+        place: int64 (P'), each place's number in the whole tree; the E columns have that of the
+            virtual root.
+        crossing: int64 (E), the crossing nodes, as indices into `FoldedTrees.crossing`.
+        above: int64 (E), which of the E is above each; for the virtual root it is itself.
     """
 
     tree: TreeTable
@@ -80,13 +81,13 @@ class FoldedTrees(NamedTuple):
     """The trees of all tiles of a process's classes.
 
     Attributes:
-        tiles: in the order of their classes.
-        width: classes of a tile; the last may have fewer.
+        tiles: the tiles, in the order of their classes.
+        width: the classes per tile; the last tile may have fewer.
         crossing: int64 (X), places in the whole tree of all nodes that cross a border of a tile or
             of a process, and of the virtual root, the last.
-        is_shared: bool (X), whether a node crosses a border of a process: the same nodes in all.
-            The virtual root's sum is known from the rings.
-        above: int64 (X), which of the X is the one above each; the virtual root has itself.
+        is_shared: bool (X), whether a node crosses a border of a process; the same nodes in all
+            processes. Not the virtual root, whose sum is known from the rings.
+        above: int64 (X), which of the X is above each; for the virtual root it is itself.
         level_ptr: bounds of the tree's levels among the X, the deepest first.
     """
 
@@ -102,9 +103,9 @@ class TreeOfClasses:
     """A tree, and where its nodes' classes are; it folds the tree for tiles.
 
     Args:
-        tree: over the C columns.
-        position: int (C), column → class position, in which every subtree is a run; None: the
-            same.
+        tree: the tree over the C columns.
+        position: int (C), column → class position, in which every subtree is contiguous; None if
+            columns are positions.
 
     Attributes:
         tree: as given.
@@ -139,7 +140,7 @@ class TreeOfClasses:
         return sum_below(table.soft_labels.is_class[None], self.tree)[0]
 
     def _below(self, of_columns: NDArray[np.integer], merge: np.ufunc) -> Int64:
-        """The least or largest value of each place's columns, int64 (P)."""
+        """The smallest or largest value among each place's columns, int64 (P)."""
         num_classes, parent = self.tree.num_classes, self._parent
         least = np.iinfo(np.int64).max if merge is np.minimum else -1
         values = np.full(self.tree.num_places, least, np.int64)
@@ -156,10 +157,10 @@ class TreeOfClasses:
         """The tree folded for the tiles of a process's classes.
 
         Args:
-            classes: the classes that are here.
+            classes: the classes that this process holds.
             first: the first of their columns.
-            width: of a tile.
-            borders: the processes' first columns in ascending order, and C; None: one process.
+            width: the classes per tile.
+            borders: the processes' first columns in ascending order, then C; None: one process.
         """
         key = (first, classes.size, width, None if borders is None else tuple(borders))
         found = self._kept.pop(key, None)
@@ -233,9 +234,9 @@ class TreeOfClasses:
         """A tile's tree.
 
         Args:
-            columns: the tile's, by position.
+            columns: the tile's columns, by position.
             inside, crossing: places of inner nodes; the virtual root is the last of `crossing`.
-            numbers: those of the crossing nodes.
+            numbers: the numbers of the crossing nodes.
             num_here: how many of each crossing node's columns are in the tile.
         """
         root, num_extra = self.tree.num_places - 1, len(crossing)

@@ -1,8 +1,9 @@
-"""Log-probabilities of runs of classes, of a linear layer whose logits are never whole."""
+"""Log-probabilities of intervals of classes, of a linear layer, without holding all its logits."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,18 @@ __all__ = ["linear_interval_log_probs"]
 _EVERY_CLASS = torch.iinfo(torch.int32).max
 
 
+class _Call(NamedTuple):
+    """The arguments of `linear_interval_log_probs`, with `x` and `layer` in the products' dtype."""
+
+    x: Tensor
+    layer: Layer
+    start: Tensor
+    stop: Tensor
+    classes: LocalClasses
+    exchange: Exchange | None
+    backend: str
+
+
 @eager
 def linear_interval_log_probs(
     input: Tensor,
@@ -43,22 +56,22 @@ def linear_interval_log_probs(
 
     Args:
         input: (B, F), floating.
-        weight: (C', F), of the classes that are here.
-        start, stop: int32 (M), the same intervals for all rows, which each tile is gone through
-            once for; or (B, M), a row's own, which it is gone through M times for.
-        classes: where the layer's rows are.
+        weight: (C', F), the rows of the classes that this process holds.
+        start, stop: int32 (M), the same intervals for all rows, for which each tile is read once;
+            or (B, M), each row's own, for which it is read M times.
+        classes: the class positions of the weight's rows.
         bias: (C'), or None.
-        exchange: with the processes that hold the other classes; None where all are here.
+        exchange: with the processes that hold the other classes; None if this one holds all.
         backend: "auto", or one of `hace_kernels.backends()`.
-        node_sums: of node vectors, which weight and bias then are, (N, F) and (N).
+        node_sums: if given, weight and bias are node vectors, (N, F) and (N).
 
     Returns:
-        (B, M), float64 where the products are, float32 otherwise: −inf for intervals without mass;
-        a row without mass is NaN.
+        (B, M), float64 where the products are, float32 otherwise; −inf for intervals without mass,
+        and NaN for rows without mass.
 
     Raises:
         ValueError, TypeError: shapes or dtypes that do not fit.
-        BackendError: the backend asked for cannot run, or has no stages.
+        BackendError: the backend asked for cannot run, or does not have the stages.
     """
     check_layer(input, weight, bias, classes.size if node_sums is None else node_sums.num_nodes)
     dtype = product_dtype(input, weight)
@@ -66,19 +79,13 @@ def linear_interval_log_probs(
     layer = layer_of(weight, bias, classes.order, dtype, width, node_sums)
     find = _of_all_rows if start.dim() == 1 else _of_each_row
     with torch.no_grad():
-        found = find(input.detach().to(dtype), layer, start, stop, classes, exchange, backend)
+        x = input.detach().to(dtype)
+        found = find(_Call(x, layer, start, stop, classes, exchange, backend))
         return found.to(loss_dtype(dtype))
 
 
-def _of_all_rows(
-    x: Tensor,
-    layer: Layer,
-    start: Tensor,
-    stop: Tensor,
-    classes: LocalClasses,
-    exchange: Exchange | None,
-    backend: str,
-) -> Tensor:
+def _of_all_rows(call: _Call) -> Tensor:
+    x, layer, start, stop, classes, exchange, backend = call
     # The ends of all intervals cut the classes into pieces, and each interval is a run of them.
     ends = torch.unique(torch.cat([start, stop, start.new_tensor([0, _EVERY_CLASS])]))
     first_piece, last_piece = (torch.searchsorted(ends, end).tolist() for end in (start, stop))
@@ -101,15 +108,8 @@ def _of_all_rows(
     return (found - total).T.contiguous()
 
 
-def _of_each_row(
-    x: Tensor,
-    layer: Layer,
-    start: Tensor,
-    stop: Tensor,
-    classes: LocalClasses,
-    exchange: Exchange | None,
-    backend: str,
-) -> Tensor:
+def _of_each_row(call: _Call) -> Tensor:
+    x, layer, start, stop, classes, exchange, backend = call
     each = start.T.reshape(-1, 1), stop.T.reshape(-1, 1)
     paths = classes.paths(RowPaths(*each, weight=widened(torch.zeros_like(each[0]))))
     rings = empty_rings(paths, loss_dtype(x.dtype))

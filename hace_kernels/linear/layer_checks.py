@@ -1,4 +1,4 @@
-"""What is asked of a linear layer's tensors, and the dtype of its products."""
+"""The checks of a linear layer's tensors, and the dtype of its products."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _autocasts(device: str) -> bool:
 
 
 def check_layer(input: Tensor, weight: Tensor, bias: Tensor | None, num_classes: int) -> None:
-    """Raises unless all are floating and (B, F), (C, F) and (C), of one dtype or in autocast."""
+    """Raises unless all are floating, (B, F), (C, F) and (C), and of one dtype or in autocast."""
     for name, x in (("input", input), ("weight", weight), ("bias", bias)):
         if x is not None and not x.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {x.dtype}")
@@ -29,12 +29,12 @@ def check_layer(input: Tensor, weight: Tensor, bias: Tensor | None, num_classes:
         raise ValueError(f"input must be (B, F), got {tuple(input.shape)}")
     if weight.shape != (num_classes, input.shape[1]):
         raise ValueError(
-            f"weight must be ({num_classes}, {input.shape[1]}), one row for each class and one "
-            f"column for each feature of the input; got {tuple(weight.shape)}"
+            f"weight must be ({num_classes}, {input.shape[1]}), one row per class and one column "
+            f"per feature of the input; got {tuple(weight.shape)}"
         )
     if bias is not None and bias.shape != (num_classes,):
         raise ValueError(
-            f"bias must be ({num_classes},), one entry for each class; got {tuple(bias.shape)}"
+            f"bias must be ({num_classes},), one entry per class; got {tuple(bias.shape)}"
         )
     same = weight.dtype == input.dtype and (bias is None or bias.dtype == input.dtype)
     if not same and not _autocasts(input.device.type):

@@ -33,7 +33,7 @@ __all__ = [
 
 Target: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
-#: Logits up to this size are made whole: for small ones tiles would only add calls.
+#: Logits up to this size are computed at once: for small ones tiles would only add calls.
 LOGIT_BYTES = 256 << 20
 
 
@@ -56,32 +56,33 @@ def linear_path_log_loss(
     on_weight_grad: OnWeightGrad | None = None,
     node_sums: NodeSums | None = None,
 ) -> Tensor:
-    """`path_log_loss(F.linear(input, weight, bias), …)` whose logits need not be whole.
+    """`path_log_loss(F.linear(input, weight, bias), …)` that never has to hold all logits.
 
-    Logits of up to `logit_bytes` are made whole. Larger ones are made in tiles of classes, twice:
-    to be measured, and for the gradient. Where the logits of 512 rows fit into the budget, they
-    are made once, some rows at a time, and the gradients with them in the forward: of a reduced
-    loss, with products in float32 or float64 and the weight in the order of positions. Under
-    autocast the layer is cast tile by tile.
+    Logits of up to `logit_bytes` are computed at once. Larger ones are computed in tiles of
+    classes, twice: for the loss, and again for the gradient. If the logits of 512 rows fit into the
+    budget, they are computed only once, some rows at a time, together with the gradients in the
+    forward; this needs a reduced loss, products in float32 or float64, and the weight in the order
+    of positions. Under autocast the layer is cast tile by tile.
 
     Args:
         input: (B, F), floating.
-        weight: (C, F); row `table.order[i]` is the class at position i. With a shard, its rows.
+        weight: (C, F); row `table.order[i]` is the class at position i. With a shard, the rows of
+            its classes.
         target: (B) int64, indices of the table's targets, or `ignore_index`; or several weighted
             ones per row, as a pair of (B, K) int64 and (B, K) floating tensors, whose losses add
             up. "mean" divides pairs by B.
         table, target_weight, ignore_index, reduction, entropy, eps, backend: as in
             `path_log_loss`.
-        spread: of targets that are spread over the tree; makes tiles, whatever the budget. Not with
-            eps. Targets may be probabilities (B, T) then.
+        spread: how targets are spread over the tree; then tiles are used whatever the budget, and
+            targets may be probabilities (B, T). Not with eps.
         bias: (C), or None; with a shard, its entries.
         logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
         shard: the classes that this process holds; None: all. Every process has all rows.
         on_weight_grad: called in the backward with rows of the weight, a slice or int64 indices,
             and their gradient (T, F), tile by tile; the weight itself then gets no gradient, so
             that this is never whole. It may change these rows in place.
-        node_sums: of node vectors, in the positions of `table`: weight and bias are then (N, F) and
-            (N), of which those of the classes are sums, and tiles are always taken.
+        node_sums: if given, weight and bias are node vectors, (N, F) and (N), and those of the
+            classes are their sums, in the positions of `table`; tiles are always used.
 
     Returns:
         The loss, float64 where the products are, float32 otherwise: a scalar, or (B,) with "none".
@@ -90,8 +91,8 @@ def linear_path_log_loss(
     Raises:
         IndexError, ValueError, TypeError, BackendError: as `path_log_loss`. With a shard a bad
             target in one process is an IndexError in all.
-        RuntimeError: at a second derivative through tiles, which do not have one; in a backward
-            with on_weight_grad where the weight has a gradient already.
+        RuntimeError: for a second derivative through tiles, which do not have one; in a backward
+            with on_weight_grad if the weight has a gradient already.
     """
     size = table.num_classes if shard is None else shard.last - shard.first
     size = size if node_sums is None else node_sums.num_nodes
@@ -157,16 +158,16 @@ def sharded_path_log_loss(
 
     Args:
         logits: (B, C'), the columns of this process, floating. Every process has all rows.
-        table: of all C classes.
-        shard: the columns that are here.
+        table: the path table of all C classes.
+        shard: the columns that this process holds.
         target, target_weight, ignore_index, reduction, entropy, eps, spread, backend: as in
             `linear_path_log_loss`, the same in every process.
 
     Returns:
-        As `path_log_loss`, the same bits in all processes.
+        As `path_log_loss`, with the same bits in all processes.
 
     Raises:
-        IndexError: in all processes, where one of them has a bad target.
+        IndexError: in all processes, if one of them has a bad target.
         ValueError, TypeError, BackendError, RuntimeError: as `linear_path_log_loss`.
     """
     check_rows("logits", logits, shard.last - shard.first, "class of the shard")
@@ -204,8 +205,8 @@ def linear_with_log_prob(
     Both come from one pass over the logits.
 
     Args:
-        own: the table of the same targets whose paths are the target's own interval; None: the
-            paths of `table` begin with it.
+        own: a table of the same targets, in which each path is the target's own interval; None if
+            the paths of `table` begin with that interval.
 
     Returns:
         The loss, and (B) log-probabilities of its dtype, 0 in rows that do not count.
@@ -238,7 +239,7 @@ def _loss_and_log_probs(
 def _check_options(reduction: str, eps: float, entropy: float, spread: Spread | None) -> None:
     check_options(reduction, eps, entropy)
     if eps and spread is not None:
-        raise ValueError("eps inside the logarithm does not go with spread targets by tiles")
+        raise ValueError("eps inside the logarithm cannot be combined with spread targets by tiles")
 
 
 def logits_fit(
@@ -266,7 +267,7 @@ def _check_target(target: Target, rows: int, spread: Spread | None) -> None:
         index, mass = target
         if index.dim() != 2 or len(index) != rows or mass.shape != index.shape:
             raise ValueError(
-                f"a pair as target must be twice ({rows}, K), indices and weights; got "
+                f"a pair as target must be two ({rows}, K) tensors, indices and weights; got "
                 f"{tuple(index.shape)} and {tuple(mass.shape)}"
             )
         if index.dtype != torch.int64 or not mass.is_floating_point():
@@ -278,12 +279,12 @@ def _check_target(target: Target, rows: int, spread: Spread | None) -> None:
     if spread is not None and target.is_floating_point():
         if target.shape != (rows, spread.table.num_targets):
             raise ValueError(
-                f"probabilities must be ({rows}, {spread.table.num_targets}), one for each target "
-                f"in each row; got {tuple(target.shape)}"
+                f"probabilities must be ({rows}, {spread.table.num_targets}), one per row and "
+                f"target; got {tuple(target.shape)}"
             )
         return
     if target.shape != (rows,) or target.dtype != torch.int64:
         raise ValueError(
-            f"target must be ({rows},) int64, one index for each row; got {tuple(target.shape)} "
+            f"target must be ({rows},) int64, one index per row; got {tuple(target.shape)} "
             f"{target.dtype}"
         )

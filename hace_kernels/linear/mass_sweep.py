@@ -1,8 +1,8 @@
-"""Mass of its own on the classes of each row, by tiles: probabilities and soft labels.
+"""Targets that put a different mass on the classes of each row, by tiles.
 
-Of the mass of a tile, the nodes inside keep their shares, and the rest reaches the nodes that cross
-its border. What reaches these over all tiles rises among them once all is known. It does not depend
-on the logits.
+These are probabilities and soft labels. The nodes inside a tile keep their shares of its mass, and
+the rest reaches the nodes that cross its border. What these get from all tiles rises among them
+once it is known. None of it depends on the logits.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Masses(Protocol):
     """The mass that the rows' targets put on classes."""
 
     def fill(self, mass: Tensor, columns: Tensor, first: int) -> None:
-        """Writes (B, T), that of the classes in some columns, int64 (T).
+        """Writes the mass (B, T) of the classes in some columns, int64 (T).
 
-        They are those from local position `first` on.
+        These are the classes from local position `first` on.
         """
 
 
@@ -39,8 +39,8 @@ class MassSweep(NodeSweep):
     Args:
         trees, rows, dtype, backend: as in `NodeSweep`.
         tree: the whole tree.
-        keep: float64 (P), the share of what reaches a place that stays there.
-        masses: of the rows.
+        keep: float64 (P), the share of the mass reaching a place that stays there.
+        masses: the mass of the rows.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class MassSweep(NodeSweep):
     # ---- the mass of a tile ----
 
     def _of_tile(self, folded: FoldedTree, first: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A tile's mass, what of it stays inside (B), and what reaches crossing nodes (B, E).
+        """A tile's mass, how much of it stays inside (B), and what reaches crossing nodes (B, E).
 
         The mass is (B, T + E), not yet set for the last E columns.
         """
@@ -78,7 +78,7 @@ class MassSweep(NodeSweep):
         return mass, sums[:, 0], sums[:, 1:]
 
     def _handed(self, folded: FoldedTree) -> tuple[Tensor, Tensor]:
-        """Of 1 on each class, what reaches a crossing node, float64 (T), and which of the E."""
+        """How much of 1 on each class reaches a crossing node, float64 (T), and which of the E."""
         tree, width = folded.tree, folded.width
         number = torch.full_like(folded.place, -1)
         number[folded.places_of_crossing] = torch.arange(len(folded.crossing), device=number.device)
@@ -94,7 +94,7 @@ class MassSweep(NodeSweep):
         return handed[:width], number[:width]
 
     def _table(self, folded: FoldedTree, keep: Tensor) -> TargetTable:
-        """Targets are the columns."""
+        """A table in which the targets are the columns."""
         num_columns = folded.tree.num_classes
         return TargetTable(
             place=torch.arange(num_columns, dtype=torch.int32, device=keep.device),
@@ -156,7 +156,7 @@ class MassSweep(NodeSweep):
 
     def target_of(self, folded: FoldedTree, first: int, rows: int) -> tuple[Tensor, TargetTable]:
         mass, stays, arriving = self._of_tile(folded, first)
-        # What has reached a crossing node from elsewhere comes from the column beside it.
+        # What has reached a crossing node from other tiles comes from the column for these.
         reached, keep = self._reached[:, folded.crossing], self.keep[folded.place]
         of_crossing = keep[folded.places_of_crossing]
         handed = (1 - of_crossing[:-1]) * reached[:, :-1]

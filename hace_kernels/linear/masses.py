@@ -17,18 +17,18 @@ from .shard import LocalClasses
 
 __all__ = ["Probabilities", "SoftMasses"]
 
-# Targets whose probabilities are widened at a time.
+# The probabilities of so many targets are widened at a time.
 _CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class Probabilities:
-    """Those of targets (B, T), each of which is a column's.
+    """The mass of probabilities (B, T) of targets, each of which is that of a column.
 
     Attributes:
         target: (B, T).
         of_column: int64 (C), the target of each column, or −1.
-        share: float64 (T), as the target table has it.
+        share: float64 (T), that of the target table.
         everywhere: float64 (B), what every class gets besides.
         unit: float64 (P), what 1 on every class puts on each place.
     """
@@ -57,7 +57,7 @@ class Probabilities:
         at = self.of_column[columns]
         share = torch.where(at >= 0, self.share[at], 0.0).to(mass.dtype)
         begin = int(at[0])
-        if begin >= 0 and bool((at.diff() == 1).all()):  # a gather takes longer than all else
+        if begin >= 0 and bool((at.diff() == 1).all()):  # a gather would take longer than all else
             mass.copy_(self.target[:, begin : begin + len(at)])
         else:
             mass.copy_(self.target.index_select(1, at.clamp(min=0)))
@@ -73,11 +73,11 @@ class SoftMasses:
     """Distributions over the classes by the lowest common ancestors with the rows' targets.
 
     Attributes:
-        paths: of the rows' targets, K · B one after the other, in local positions.
+        paths: the paths of the rows' targets, K · B one after the other, in local positions.
         of_ring: float64 (K · B, …), what every class in a ring gets.
         everywhere: float64 (B), what every class gets besides.
         unit: float64 (P), what 1 on every class puts on each place.
-        backend: of `path_write`.
+        backend: that of `path_write`.
     """
 
     paths: RowPaths
@@ -108,7 +108,7 @@ class SoftMasses:
         path = torch.stack(on_path, 1)
         start, size = tree.start[path], tree.tree.num_columns[path]
         below = widened(tree.classes_below(table)[path])
-        # Relative to the nearest class, of which all may be far away.
+        # Similarities are relative to that of the nearest class, since all may be far away.
         similarity = soft.log_similarity[path]
         similarity = (similarity - similarity[:, :1]).exp()
         in_ring = torch.cat([below[:, :1], below.diff(dim=1)], 1)

@@ -1,8 +1,9 @@
-"""Class weights that are sums of node vectors down a tree, made tile by tile.
+"""Class weights that are sums of node vectors down a tree, computed tile by tile.
 
 The weight of a class is the sum of the vectors of its node and of all nodes above it. In
-depth-first order the inner nodes over a tile of classes are a run of every level, so that the
-tile's weights come from these runs, level by level, and from the vectors of its own leaves.
+depth-first order, the inner nodes above a tile of classes are contiguous in every level (a *run*).
+So the tile's weights are computed from these runs, level by level, and from the vectors of its own
+leaves.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class Level:
 
     Attributes:
         node: int64 (n), ids.
-        parent: int64 (n), their parents' places in the level above; empty at the roots.
-        start, stop: int32 (n), bounds of class positions, on the host. Where classes are spread
-            over processes they may begin before the first one here, and end after the last.
+        parent: int64 (n), the indices of their parents in the level above; empty for the roots.
+        start, stop: int32 (n), bounds of class positions, on the host. If classes are distributed
+            over processes, they may begin before the first class of this process and end after its
+            last one.
     """
 
     node: Tensor
@@ -58,9 +60,9 @@ class Classes:
 
     Attributes:
         node: int64 (C), ids.
-        level, place: int64 (C), the inner node that is theirs, or above them where theirs is a
-            leaf; as many levels as there are, and place 0, where nothing is above.
-        inner: int64, ascending, the positions of those at an inner node.
+        level, place: int64 (C), the inner node of each class, or the one above it if its node is a
+            leaf. A leaf without a parent has the number of levels, and place 0.
+        inner: int64, ascending, the positions of the classes at inner nodes.
     """
 
     node: Tensor
@@ -74,9 +76,9 @@ class Classes:
 
 
 class Run(NamedTuple):
-    """Places of a level: first .. last are over the tile, first_inner .. last_inner over no other.
+    """The nodes of a level above a tile, by index: first .. last.
 
-    At most one at either end is over others.
+    Those in first_inner .. last_inner are above no other tile; at most one at either end is.
     """
 
     first: int
@@ -86,15 +88,15 @@ class Run(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """The nodes over one tile of classes.
+    """The nodes above one tile of classes.
 
-    Inner nodes have rows in a table of sums, level by level from row 1 on; row 0 is nothing.
+    Inner nodes have rows in a table of sums, level by level from row 1 on; row 0 is 0.
 
     Attributes:
         first, last: bounds of class positions.
-        runs: of the levels, from the roots down.
-        rows: of each run in the table.
-        num_rows: of the table.
+        runs: the run of each level, from the roots down.
+        rows: the rows of each run in the table.
+        num_rows: the number of rows of the table.
         inner: bounds in `Classes.inner`.
     """
 
@@ -110,11 +112,11 @@ class NodeSums:
     """How node vectors add up to class weights.
 
     Args:
-        levels: of the tree's inner nodes, from the roots down.
-        classes: of the tree.
+        levels: the levels of the tree's inner nodes, from the roots down.
+        classes: the classes of the tree.
         num_nodes: N, the rows of the vectors.
-        shared: which vectors several processes need, where classes are spread over them. A level
-            may then begin with one node whose vector another process has, of an id from N on.
+        shared: which vectors several processes need, if classes are distributed over processes. A
+            level may then begin with a node whose vector another process has; its id is N or more.
 
     Attributes:
         num_classes: C.
@@ -151,8 +153,8 @@ class NodeSums:
         """The sums of a tile's classes.
 
         Args:
-            vectors: (N, …), of the nodes.
-            elsewhere: (A, …), of the nodes from N on, which other processes have.
+            vectors: (N, …), those of the nodes.
+            elsewhere: (A, …), those of the nodes from N on, which other processes have.
 
         Returns:
             (T, …), float64 for float64 vectors and float32 otherwise.
@@ -182,11 +184,11 @@ class NodeSums:
         """The transpose of `down`: the gradients of the nodes over a tile, from the leaves up.
 
         Args:
-            grad: (T, …), of the tile's classes, float64 or float32.
+            grad: (T, …), that of the tile's classes, float64 or float32.
 
         Yields:
-            Nodes, int64 (n); the sums over their classes in the tile, (n, …); and which of them
-            have no classes in other tiles.
+            Nodes, int64 (n); the sums over their classes in the tile, (n, …); and a slice of those
+            that do not have classes in other tiles.
         """
         classes = self._classes
         table = grad.new_zeros((tile.num_rows, *grad.shape[1:]))

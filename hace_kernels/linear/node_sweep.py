@@ -4,11 +4,11 @@ With q_v the mass that node v keeps in a row, the row's loss is
 
     S = -sum_v q_v log P_v = sum_v q_v (L - lse_v)
 
-where lse_v is the log of the sum of exponentials below v, and L that of the whole row. The nodes
-whose classes are all in one tile are done when the tile is. Those that cross a border are added up
-over the tiles that they reach, and over processes. The gradient of a tile is that of the tree that
-is folded up outside it (`FoldedTree`), in which each node has its mass, and the outermost column
-what all other nodes have.
+where lse_v is the log of the sum of exponentials below v, and L that of the whole row. A node whose
+classes are all in one tile is complete when the tile is. Nodes that cross a border are added up
+over their tiles, and over processes. The gradient of a tile is that of the loss over its
+`FoldedTree`, in which each node has its own mass, and the outermost column has the mass of all
+other nodes.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ class NodeSweep(ABC):
     """The sums over all nodes of B rows, from tile to tile, and then the gradient of each tile.
 
     Args:
-        trees: of the tiles.
+        trees: the tiles' trees.
         rows: B.
-        dtype: of the logits.
-        backend: of the ops over trees.
+        dtype: that of the logits.
+        backend: that of the ops over trees.
 
     Attributes:
-        dtype: in which it works.
+        dtype: the working type.
     """
 
     def __init__(self, trees: FoldedTrees, rows: int, dtype: torch.dtype, backend: str) -> None:
         self.trees, self.backend, self.dtype = trees, backend, loss_dtype(dtype)
         device = trees.crossing.device
         wide = widest_dtype(device)
-        # Of the nodes that are done: sum of q lse, and of q alone where lse is −inf.
+        # Over the nodes that are complete: the sum of q lse, and that of q where lse is −inf.
         self.weighted, self.dead = torch.zeros(2, rows, dtype=wide, device=device)
-        # The lse of the nodes that cross borders, as far as it is known.
+        # The lse of the nodes that cross borders, over the tiles so far.
         self.log_sum = self.weighted.new_full((rows, len(trees.crossing)), -torch.inf)
-        # For each tile, lse over those of crossing nodes' classes that it has, (B, E).
+        # For each tile, the lse over those classes of crossing nodes that are in it, (B, E).
         self._inside: list[Tensor] = []
         self._memory = torch.empty(0, dtype=self.dtype, device=device)
 
-    # ---- of each kind of mass ----
+    # ---- what each kind of mass defines ----
 
     @abstractmethod
     def add_tile(
@@ -63,10 +63,10 @@ class NodeSweep(ABC):
         """Adds the nodes inside a tile.
 
         Args:
-            wide: (B, T + E), logits less `top`, of the tile and of classes beside it.
+            wide: (B, T + E), logits minus `top`, of the tile and of the columns beside it.
             top: float64 (B).
-            log_prob: (B, n), of the nodes inside the tile, relative to all columns of `wide`.
-            whole: float64 (B), lse of all columns of `wide`, plus `top`.
+            log_prob: (B, n), log P of the nodes inside the tile, among all columns of `wide`.
+            whole: float64 (B), the lse of all columns of `wide`, plus `top`.
             first: the tile's first local position.
         """
 
@@ -80,10 +80,10 @@ class NodeSweep(ABC):
 
     @abstractmethod
     def target_of(self, folded: FoldedTree, first: int, rows: int) -> tuple[Tensor, TargetTable]:
-        """What `tree_log_loss` is to have as target, for a folded tree."""
+        """The target that `tree_log_loss` gets for a folded tree."""
 
     def shared_sums(self) -> Tensor:
-        """What processes add up, float64 (B, …)."""
+        """The sums that processes add up, float64 (B, …)."""
         return torch.stack([self.weighted, self.dead], 1)
 
     def take_shared_sums(self, sums: Tensor) -> None:
@@ -103,8 +103,8 @@ class NodeSweep(ABC):
         largest = below.amax(1)
         largest = torch.where(largest == -torch.inf, 0.0, largest)
         below -= largest[:, None]
-        # Beside the tile one more class, at its largest logit, from which the tile's own sum
-        # follows: at least as large as that class, so that it is found without loss.
+        # One more class beside the tile, with the tile's largest logit. The tile's own sum follows
+        # from it without loss of digits, because it is at least as large as that class.
         wide[:, folded.width :] = -torch.inf
         wide[:, -1] = 0
         log_prob = tree_log_prob(wide, folded.with_column, backend=self.backend)
@@ -135,14 +135,14 @@ class NodeSweep(ABC):
         return self._memory[: rows * columns].view(rows, columns)
 
     def _wide(self, z: Tensor, folded: FoldedTree) -> Tensor:
-        """The logits of all T + E columns, those of the tile's classes set."""
+        """The logits of all T + E columns, of which those of the tile's classes are set."""
         wide = self._all_columns(folded)
         if z.data_ptr() != wide.data_ptr():
             wide[:, : folded.width] = z
         return wide
 
     def add_done(self, values: Tensor, kept: Tensor, shift: Tensor) -> None:
-        """Adds nodes whose lse is values (B, V) + shift (B), and q is kept (V) or (B, V)."""
+        """Adds complete nodes, of lse values (B, V) + shift (B), and q = kept, (V) or (B, V)."""
 
         def dot(x: Tensor) -> Tensor:
             return widened(x @ kept if kept.dim() == 1 else (x * kept).sum(1))
@@ -160,11 +160,11 @@ class NodeSweep(ABC):
     # ---- resolve ----
 
     def add_own(self) -> None:
-        """Once all tiles are measured: the nodes whose classes are all in this process are done."""
+        """Once all tiles are measured, adds the nodes whose classes are all in this process."""
         self.add_crossing((~self.trees.is_shared[:-1]).nonzero()[:, 0])
 
     def beside(self, rings: Rings) -> Rings:
-        """Rings, and the sums that processes exchange as rings beside them: all in one row."""
+        """The rings, with the sums that processes exchange as further rings of each row."""
         shared = self.log_sum[:, self.trees.is_shared]
         top = shared.to(rings.max.dtype)
         relative = torch.where(top == -torch.inf, 0.0, (shared - widened(top)).exp())
@@ -181,7 +181,7 @@ class NodeSweep(ABC):
         )
 
     def take(self, together: Rings, rings: Rings) -> None:
-        """Takes what `beside` gave, once it is that of all processes, in place."""
+        """Takes the result of `beside`, after it was exchanged, into `rings` and the sums."""
         size, rows = rings.max.numel(), len(self.log_sum)
         for mine, both in zip(rings, together, strict=True):
             if mine is not None and both is not None:
@@ -194,11 +194,11 @@ class NodeSweep(ABC):
         self.take_shared_sums(total[:, num_shared:])
 
     def resolve(self, rings: Rings) -> Tensor:
-        """S, float64 (B), from the rings of all classes; those of the rows' first paths will do."""
+        """S, float64 (B), from the rings of all classes; only those of the first paths are read."""
         self.add_crossing(self.trees.is_shared[:-1].nonzero()[:, 0])
         rows = len(self.log_sum)
         whole = (widened(rings.max) + rings.sum.log()).logsumexp(1)[:rows]
-        if len(whole) < rows:  # pairs without an entry, which nothing comes from
+        if len(whole) < rows:  # pairs with K = 0, which do not have a path
             return torch.zeros_like(self.weighted)
         self.log_sum[:, -1] = whole
         loss = (self.total() - self.dead) * whole - self.weighted
@@ -207,7 +207,7 @@ class NodeSweep(ABC):
     # ---- write ----
 
     def gradient(self, z: Tensor, first: int, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """A tile's logits and gradient, both (B, T) in `dtype`, from that of S, (B)."""
+        """A tile's logits and their gradient, both (B, T) in `dtype`, given that of S, (B)."""
         folded = self.tree_at(first)
         wide = self._wide(z, folded)
         inside = self._inside[first // self.trees.width]
@@ -225,12 +225,12 @@ def _outside(folded: FoldedTree, inside: Tensor, log_sum: Tensor) -> Tensor:
 
     Args:
         folded: the tile's tree.
-        inside: lse (B, E) of what they have in it.
-        log_sum: lse (B, E) of all that they have.
+        inside: the lse (B, E) of their classes in the tile.
+        log_sum: the lse (B, E) of all their classes.
     """
     is_dead = log_sum == -torch.inf
     outside = torch.where(is_dead, 0.0, 1 - (inside - log_sum).exp()).clamp(min=0)
-    # Less what is outside the crossing nodes below.
+    # Minus what belongs to the crossing nodes below.
     above = folded.above[:-1]
     share = torch.where(is_dead[:, :-1], 0.0, (log_sum[:, :-1] - log_sum[:, above]).exp())
     own = outside.index_add(1, above, share * outside[:, :-1], alpha=-1)

@@ -1,4 +1,4 @@
-"""Classes that are spread over processes, each of which holds some columns of the logits."""
+"""Classes that are distributed over processes, each of which holds some columns of the logits."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Exchange(Protocol):
         """Turns the rings of this process's classes into those of all classes, in place.
 
         Args:
-            rings: of B rows.
-            bad_row: float32 scalar, 1 + the last row whose target is bad; 0 where none is.
+            rings: the rings of B rows.
+            bad_row: float32 scalar, 1 + the last row whose target is bad; 0 if none is.
 
         Returns:
             The largest `bad_row` of all processes.
@@ -44,10 +44,10 @@ class Shard:
     """Columns first .. last of the logits, which this process holds.
 
     Attributes:
-        first, last: of the table's C columns; equal where this process holds none.
+        first, last: bounds among the table's C columns; equal if this process holds none.
         exchange: with the processes that hold the others.
-        borders: the first columns of all processes in ascending order, and C; for targets
-            that are spread over all nodes.
+        borders: the first columns of all processes in ascending order, then C; only needed for
+            targets that are spread over all nodes.
     """
 
     first: int
@@ -60,8 +60,8 @@ class LocalClasses(NamedTuple):
     """The class positions of a process's columns.
 
     Attributes:
-        position: int32 (C'), ascending; None where they are first .. first + C'.
-        first: the first of them, where they are a run.
+        position: int32 (C'), ascending; None if they are contiguous: first .. first + C'.
+        first: the first of them, if they are contiguous.
         order: int32 (C'), local position → local column; None where it is the identity.
         size: C'.
     """

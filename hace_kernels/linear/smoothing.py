@@ -1,4 +1,4 @@
-"""Label smoothing by tiles: what every class gets, the same in every row."""
+"""Label smoothing by tiles: the mass that every class gets, the same in every row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SmoothingSweep"]
 
 
 class SmoothingSweep(NodeSweep):
-    """A sweep in which q is one vector.
+    """A sweep in which q is the same vector in all rows.
 
     Args:
         trees, rows, dtype, backend: as in `NodeSweep`.
@@ -25,7 +25,7 @@ class SmoothingSweep(NodeSweep):
         self, trees: FoldedTrees, kept: Tensor, rows: int, dtype: torch.dtype, backend: str
     ) -> None:
         super().__init__(trees, rows, dtype, backend)
-        # In the precision in which it is used, so that a constant added to a row adds nothing.
+        # In the precision in which it is used, so that a constant added to a row's logits cancels.
         self.kept = widened(kept.to(self.dtype))
 
     def add_tile(

@@ -1,4 +1,4 @@
-"""Targets that are spread over a tree, as losses by tiles of classes take them."""
+"""Targets that are spread over a tree, in the form that losses by tiles of classes take."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Spread:
     """How targets are spread: label smoothing, soft labels, probabilities.
 
     Attributes:
-        tree: of the classes.
-        table: of the targets, with class weights in it. Targets that are probabilities must all
-            have a column as their place.
+        tree: the tree of the classes.
+        table: the target table, including class weights. If targets are probabilities, the place of
+            each must be a column.
     """
 
     tree: TreeOfClasses

@@ -1,4 +1,4 @@
-"""A linear layer's rows in tiles of class positions: which there are, and how one is made."""
+"""A linear layer in tiles of class positions: which tiles there are, and how one is computed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = [
 OnWeightGrad: TypeAlias = Callable[[Tensor | slice, Tensor], object]
 """Takes rows of the weight, as a slice or int64 indices, and their gradient (T, F)."""
 
-# A tile's logits should still be in the second-level cache (a GPU's is shared and larger) when the
-# product that made them is done, and matrix products want some width.
+# A tile's logits should still be in the second-level cache (on a GPU it is shared, and larger) when
+# the product that computes them is done; but matrix products need some width to be fast.
 _TILE_BYTES = 2 << 20
 _MIN_WIDTH = 256
 
 
 def tile_width(rows: int, features: int, itemsize: int) -> int:
-    """Columns of a tile, from shapes alone, so that the same call gives the same bits.
+    """The columns per tile. It depends only on shapes, so that the same call gives the same bits.
 
     Neither the logits of a tile (rows × T) nor its part of the layer (T × features), which may have
     to be gathered or cast, take more than a few MiB.
@@ -51,10 +51,11 @@ class Layer:
     """`x @ weight.T + bias` by class positions.
 
     Attributes:
-        weight: (C, F). bias: (C) or None.
+        weight: (C, F).
+        bias: (C), or None.
         order: int32 (C), class position → row of the weight, or None where it is the identity.
-        dtype: of the products.
-        width: positions in a tile.
+        dtype: that of the products.
+        width: the positions per tile.
     """
 
     weight: Tensor
@@ -84,9 +85,9 @@ class Layer:
         return array.index_select(0, self.order[first:last]).to(self.dtype)
 
     def logits(self, x: Tensor, weight: Tensor, first: int, last: int, buffer: Tensor) -> Tensor:
-        """A tile (B, T) of logits; `weight` is the tile's part.
+        """A tile (B, T) of logits; `weight` is the tile's part of the weight.
 
-        They are in the memory of `buffer`: that of `Layer.buffer`, or any (B, T).
+        They are written to `buffer`: that of `Layer.buffer`, or any (B, T).
         """
         z = buffer
         if buffer.dim() == 1:
@@ -108,7 +109,7 @@ class Layer:
         return x.new_empty(len(x) * min(self.width, self.num_classes), dtype=self.dtype)
 
     def gradient(self, array: Tensor, update: OnWeightGrad | None = None) -> TileGradient:
-        """What takes the gradient of `weight` or `bias` by tiles."""
+        """The object that takes the gradient of `weight` or `bias` by tiles."""
         return _RowGradient(self, array, update)
 
 
@@ -120,12 +121,12 @@ class TileGradient(ABC):
         """Takes the gradient (T, …) of the classes at positions first .. last."""
 
     def put_product(self, first: int, last: int, a: Tensor, b: Tensor) -> None:
-        """`put` of a @ b."""
+        """Like `put`, for the product a @ b."""
         self.put(first, last, torch.mm(a, b))
 
     @abstractmethod
     def finish(self) -> Tensor | None:
-        """The gradient, once all tiles have been; None where an update took it."""
+        """The gradient, once all tiles have been put; None if an update took it."""
 
 
 class _RowGradient(TileGradient):

@@ -1,4 +1,4 @@
-"""The largest logits of a linear layer, whose logits are never whole."""
+"""The largest logits of a linear layer, without holding all its logits."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def linear_topk(
     Args:
         input: (B, F).
         weight: (C, F).
-        k: how many, at most C.
+        k: how many columns per row, at most C.
         bias: (C), or None.
-        order: int32 (C), the rows of the weight in the order in which they are gone through; the
-            columns of the result are these rows. None: 0 … C − 1.
+        order: int32 (C), the order in which the rows of the weight are visited; the columns of the
+            result are these rows. None: 0 … C − 1.
         backend: "auto", or one of `hace_kernels.backends()`.
-        node_sums: of node vectors, which weight and bias then are, (N, F) and (N); the order is
-            that of their class positions.
+        node_sums: if given, weight and bias are node vectors, (N, F) and (N), and the order is that
+            of the class positions.
 
     Raises:
         ValueError: k is not in 1 … C.

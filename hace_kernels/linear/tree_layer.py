@@ -22,8 +22,8 @@ class TreeLayer(Layer):
     """A `Layer` whose `weight` and `bias` are those of nodes, (N, F) and (N).
 
     Attributes:
-        sums: which make them those of classes.
-        above: vectors (A, F) and biases (A) of nodes that other processes hold; None without any.
+        sums: adds them up to those of the classes.
+        above: vectors (A, F) and biases (A) of nodes that other processes hold; None if none do.
     """
 
     sums: NodeSums
@@ -35,7 +35,7 @@ class TreeLayer(Layer):
         return self.sums.num_classes
 
     def tile(self, first: int) -> Tile:
-        """The nodes over the tile that begins at this class position."""
+        """The nodes above the tile that begins at this class position."""
         return self.sums.tiles(self.width)[first // self.width]
 
     def part(self, array: Tensor, first: int, last: int) -> Tensor:
@@ -46,7 +46,7 @@ class TreeLayer(Layer):
         return self.sums.down(array, self.tile(first), above).to(self.dtype)
 
     def gradient(self, array: Tensor, update: OnWeightGrad | None = None) -> NodeGradient:
-        """What takes the gradient of `weight` or `bias` by tiles."""
+        """The object that takes the gradient of `weight` or `bias` by tiles."""
         return NodeGradient(self, array, update)
 
 
@@ -59,9 +59,9 @@ def layer_of(
     sums: NodeSums | None,
     above: Above | None = None,
 ) -> Layer:
-    """A layer of class weights, or where there are sums, of node vectors.
+    """A layer of class weights or, if `sums` are given, of node vectors.
 
-    Where some of these are shared by processes, this is a collective call unless `above` is given.
+    If processes share some of these, this is a collective call unless `above` is given.
     """
     if sums is None:
         return Layer(weight, bias, order, dtype, width)
@@ -71,14 +71,14 @@ def layer_of(
 
 
 class NodeGradient(TileGradient):
-    """The gradient of node vectors. Those over several tiles add up in a buffer of their own.
+    """The gradient of node vectors. That of nodes above several tiles adds up in its own buffer.
 
-    Those over several processes' tiles add up between these, once all tiles have been.
+    That of nodes above tiles of several processes is added up between these after the last tile.
     """
 
     def __init__(self, layer: TreeLayer, array: Tensor, update: OnWeightGrad | None) -> None:
         self._layer, self._update = layer, update
-        # Nodes without a class get none.
+        # Nodes without a class do not get a gradient.
         self._grad = torch.zeros_like(array) if update is None else None
         crossing = layer.sums.crossing(layer.width)
         self._crossing = crossing
@@ -98,7 +98,7 @@ class NodeGradient(TileGradient):
                 self._sums.index_add_(0, self._slot[node[ends]], sums[ends])
 
     def finish(self) -> Tensor | None:
-        """The gradient; None where an update took it."""
+        """The gradient; None if an update took it."""
         shared = self._layer.sums.shared
         if shared is None:
             self._store(self._crossing, self._sums)

@@ -1,7 +1,7 @@
 """The ops in plain PyTorch: any device, any floating dtype, gradients by autograd.
 
-This is the specification that the kernels are held to. It favours being read over being fast, but
-stays exact in log space: a sum of exponentials is always taken relative to its own maximum.
+This is the specification that the kernels are tested against. It is written to be read rather than
+to be fast, but is exact in log space: a sum of exponentials is always relative to its own maximum.
 
 Notation: `P_v` is the softmax mass of the classes at or below node v; a path a_0 .. a_D leads from
 a target to its root and gives each node a weight w_i. The loss of one row is

@@ -1,10 +1,10 @@
 """The ops over a DAG in plain PyTorch, on any device: sums, log-probabilities, rising mass.
 
-`P_v` is the softmax mass of the columns at or below node v, each counted once, by however many
-paths it is reached. That takes the list of these columns (`ClosureTable`), and O(B · entries) time.
-The lists are gathered in tiles, so that nothing of size B × entries is ever held.
+`P_v` is the softmax mass of the columns at or below node v, each counted once, however many paths
+lead to it. This needs the list of these columns (`ClosureTable`), and O(B · entries) time. The
+lists are gathered in tiles, so that nothing of size B × entries is ever in memory.
 
-Inside, rows are the last dimension: a column of the logits, gathered, is then a run of memory.
+Internally, rows are the last dimension, so that a gathered column of logits is contiguous.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .log_sums import LogSum
 
 __all__ = ["dag_kept_mass", "dag_log_prob", "dag_sum_down", "dag_sum_up"]
 
-# Logits in a tile, which takes up to four times as many 8-byte numbers.
+# How many logits a tile has. It takes memory for up to four times as many 8-byte numbers.
 _TILE = 1 << 18
-# Rows that are worked on together: enough of them to fill vectors.
+# How many rows are worked on together: enough to fill vectors.
 _ROWS = 64
 
 
@@ -72,8 +72,8 @@ def dag_log_prob(logits: Tensor, table: ClosureTable, spread_dead: bool) -> Tens
     Args:
         logits: (B, C) floating.
         table: the DAG, on the logits' device.
-        spread_dead: whether a node of −inf passes its gradient on, spread evenly over its columns,
-            as a log-loss wants, or passes none on.
+        spread_dead: whether a node of −inf passes its gradient on, spread evenly over its columns
+            (as a log-loss needs), or does not pass any gradient on.
 
     Returns:
         float64 for float64 logits and float32 otherwise.
@@ -86,11 +86,11 @@ def dag_log_prob(logits: Tensor, table: ClosureTable, spread_dead: bool) -> Tens
 
 
 def dag_kept_mass(mass: Tensor, keep: Tensor, table: ClosureTable) -> Tensor:
-    """What each node keeps of mass that rises from the children to the parents.
+    """The mass that each node keeps, when mass rises from children to parents.
 
     A node keeps a share of what reaches it and hands the rest to its parents in equal parts:
-    `q_v = keep_v m_v` with `m_v = t_v + Σ_{children c} (1 − keep_c) / num_parents_c · m_c`. Where
-    keep is 1 at the roots, no mass is lost.
+    `q_v = keep_v m_v` with `m_v = t_v + Σ_{children c} (1 − keep_c) / num_parents_c · m_c`. If keep
+    is 1 at the roots, no mass is lost.
 
     Args:
         mass: (B, N) floating, by node id: the mass t_v put on each node.
@@ -103,12 +103,12 @@ def dag_kept_mass(mass: Tensor, keep: Tensor, table: ClosureTable) -> Tensor:
     _check("mass", mass, table.num_nodes, "node")
     if keep.shape != (table.num_nodes,):
         raise ValueError(
-            f"keep must be ({table.num_nodes},), one share a node; got {tuple(keep.shape)}"
+            f"keep must be ({table.num_nodes},), one share per node; got {tuple(keep.shape)}"
         )
     if keep.requires_grad:
-        raise ValueError("keep requires grad, and there is none for it; give keep.detach()")
+        raise ValueError("keep requires grad, but has no gradient here; give keep.detach()")
     mass = mass.to(loss_dtype(mass.dtype))
-    # 1 − keep has the digits of the wider of the two.
+    # 1 − keep is computed in the wider of the two dtypes.
     keep = keep.to(torch.promote_types(keep.dtype, mass.dtype))
     child = table.edge_child.long()
     share = ((1 - keep[child]) / table.num_parents[child]).to(mass.dtype)
@@ -119,7 +119,7 @@ def dag_kept_mass(mass: Tensor, keep: Tensor, table: ClosureTable) -> Tensor:
 
 
 def _in_one_formula(x: Tensor) -> bool:
-    """Whether `dag_plain` is wanted: for a transform, or for a graph of any number of rows."""
+    """Whether `dag_plain` is needed: for a transform, or for a graph of any number of rows."""
     return in_transform() or is_exported() or not isinstance(x.shape[0], int)
 
 
@@ -128,7 +128,7 @@ def _check(name: str, x: Tensor, width: int, columns: str) -> None:
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
     if x.dim() != 2 or x.shape[1] != width:
         raise ValueError(
-            f"{name} must be (B, {width}), one column a {columns} of the closure table; got "
+            f"{name} must be (B, {width}), one column per {columns} of the closure table; got "
             f"{tuple(x.shape)}"
         )
 
@@ -144,10 +144,10 @@ def _row_blocks(num_rows: int) -> Iterator[slice]:
 def _tiles(
     lists: Ragged, num_rows: int, nothing: int
 ) -> Iterator[tuple[int, int, Iterable[Tensor]]]:
-    """Lists by length, as (first, last, pieces): those at first … last of `by_length`.
+    """The lists by length, as (first, last, pieces) for those at first … last of `by_length`.
 
-    A piece is (lists, items), short lists being filled up with `nothing`. There are several where
-    one list is too long for a tile.
+    A piece is (lists, items), in which short lists are filled up with `nothing`. There are several
+    pieces if one list is too long for a tile.
     """
     for begin, end, length in lists.buckets:
         width = max(1, min(length, _TILE // num_rows))
@@ -169,12 +169,12 @@ def _pieces(
 
 
 def _gather(x: Tensor, items: Tensor) -> Tensor:
-    """x (items, rows) at (lists, items), to (lists, items, rows)."""
+    """Gathers x (items, rows) at (lists, items) to (lists, items, rows)."""
     return x.index_select(0, items.reshape(-1)).view(*items.shape, -1)
 
 
 def _rows_last(x: Tensor, nothing: float) -> Tensor:
-    """(rows, items) to (items + 1, rows), the last item being `nothing`."""
+    """Turns (rows, items) into (items + 1, rows), where the last item is `nothing`."""
     return torch.cat([x.t(), x.new_full((1, len(x)), nothing)])
 
 
@@ -188,7 +188,7 @@ def _sums(values: Tensor, lists: Ragged, transposed: Ragged) -> Tensor:
 
 
 class _Sums(torch.autograd.Function):
-    """The sum of each list's items, and as its gradient the sum of each item's lists."""
+    """The sum of each list's items; its gradient is the sum over each item's lists."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, lists: Ragged, transposed: Ragged) -> Tensor:
@@ -226,8 +226,8 @@ class _LogProb(torch.autograd.Function):
         for rows in _row_blocks(len(z)):
             node = _log_sums(z[rows], table.below)
             row = _log_sum(z[rows].t(), 0)
-            # In float64, so that P near 1 keeps its distance from 1 (the maxima are the same then).
-            # A row without a softmax has no maximum or no sum, which gives NaN everywhere.
+            # In float64, so that P near 1 keeps its distance from 1 (where the maxima are equal). A
+            # row without a softmax has no finite maximum or sum, and gives NaN everywhere.
             log_ratio = node.sum.log() - row.sum.log()
             log_p[rows] = ((node.max - row.max) + log_ratio).clamp(max=0.0).t()
             tops.append(node.max)
@@ -245,7 +245,7 @@ class _LogProb(torch.autograd.Function):
         terms = (z - _finite(z.detach().amax(1, keepdim=True))).exp()
         p = terms / terms.sum(1, keepdim=True, dtype=widest_dtype(z.device)).to(z.dtype)
         grad_z = _down(g, z, shares) - p * g.sum(1, keepdim=True)
-        # A row that nothing depends on has gradient 0, even where it has no softmax.
+        # A row without an incoming gradient has gradient 0, even if it has no softmax.
         return torch.where((grad != 0).any(1, keepdim=True), grad_z, 0.0), None, None
 
 
@@ -268,14 +268,14 @@ def _log_sum(z: Tensor, dim: int) -> LogSum:
 
 
 def _add(a: LogSum, b: LogSum) -> LogSum:
-    """As log_sums.add, and also for sums whose terms are all exp(−inf)."""
+    """Like log_sums.add, but also for sums whose terms are all exp(−inf)."""
     top = torch.maximum(a.max, b.max)
     shift = _finite(top)
     return LogSum(top, a.sum * (a.max - shift).exp() + b.sum * (b.max - shift).exp())
 
 
 def _finite(top: Tensor) -> Tensor:
-    """What to subtract from logits of that top, so that −inf gives an exponential of 0."""
+    """What to subtract from logits whose maximum is `top`, so that exp(−inf) is 0."""
     return top.clamp(min=torch.finfo(top.dtype).min)
 
 
@@ -285,12 +285,12 @@ def _finite(top: Tensor) -> Tensor:
 class _Shares(NamedTuple):
     """`s_vj = exp(z_j − top_v) / total_v` for the columns j at or below v.
 
-    Where top_v is −inf the exponential counts as 1 and the total is the number of columns (at least
-    1), so that the shares are even.
+    Where top_v is −inf, the exponential counts as 1 and the total is the number of columns (at
+    least 1), so that all shares are equal.
 
     Attributes:
         table: the DAG.
-        tops, totals: for each block of rows (N, rows).
+        tops, totals: (N, rows), for each block of rows.
     """
 
     table: ClosureTable
@@ -309,7 +309,7 @@ def _up(x: Tensor, z: Tensor, shares: _Shares) -> Tensor:
 
 
 def _grad_z(x: Tensor, g: Tensor, z: Tensor, shares: _Shares) -> Tensor:
-    """That of `Σ_vj g_v s_vj x_j`, (B, C). Logits of −inf, and so even shares, are constants."""
+    """The gradient in z of `Σ_vj g_v s_vj x_j`, (B, C). Equal shares of −inf are constants."""
     grad_z = x * _down(g, z, shares) - _down(g * _up(x, z, shares), z, shares)
     return torch.where(z == -torch.inf, 0.0, grad_z)
 
@@ -349,7 +349,7 @@ class _Up(torch.autograd.Function):
 
 
 def _weighted_down(weight: Tensor, z: Tensor, top: Tensor, above: Ragged) -> Tensor:
-    """`Σ_{v above j} exp(z_j − top_v) weight_v`: weight, top (N, rows), z (C, rows) to the like."""
+    """`Σ_{v above j} exp(z_j − top_v) weight_v`, (C, rows): weight, top (N, rows), z (C, rows)."""
     z = z.index_select(0, above.by_length)
     none = top.new_zeros(1, top.shape[1])
     top, weight = torch.cat([top, none + torch.inf]), torch.cat([weight, none])
@@ -419,7 +419,7 @@ def _levels(table: ClosureTable) -> list[slice]:
 
 
 def _sweep(x: Tensor, share: Tensor, source: Tensor, to: Tensor, levels: list[slice]) -> Tensor:
-    """Hands each edge's share of its source on, level by level: (B, N) to (B, N)."""
+    """Adds each edge's share of its source to its end, level by level: (B, N) to (B, N)."""
     x = x.t().clone(memory_format=torch.contiguous_format)
     for level in levels:
         passed = share[level, None] * x.index_select(0, source[level])

@@ -1,7 +1,7 @@
 """The ops over a DAG as formulas that PyTorch differentiates and batches by itself, in any order.
 
-They hold a number for every row and entry of the closure table, which `dag.py` never does: that
-module is for values and ordinary gradients, this one for torch.func's transforms, forward mode, and
+They need memory for a number per row and entry of the closure table, unlike `dag.py`. That module
+is for values and ordinary gradients; this one is for torch.func's transforms, forward mode, and
 graphs that serve any number of rows.
 """
 
@@ -33,12 +33,12 @@ def log_prob(z: Tensor, table: ClosureTable, spread_dead: bool) -> Tensor:
     row_total = (z - row_top).exp().sum(1, keepdim=True)
     dead = total == 0
     alive = (top - row_top) + (torch.where(dead, 1.0, total).log() - row_total.log())
-    # The mean of logits that are all −inf is −inf too, and has the gradient wanted.
+    # The mean of logits that are all −inf is −inf too, and its gradient is spread evenly.
     mean = _summed(terms, lists) / lists.ptr.diff().clamp(min=1)
     has_columns = lists.ptr.diff() > 0
     gone = torch.where(has_columns, mean, -torch.inf) - (row_top + row_total.log())
     result = torch.where(dead, gone, alive)
-    # Where it is a number, the same number that passes no gradient on.
+    # −inf is replaced by a constant, which passes no gradient on.
     return result if spread_dead else torch.where(result == -torch.inf, -torch.inf, result)
 
 
@@ -52,7 +52,7 @@ def risen_mass(mass: Tensor, share: Tensor, table: ClosureTable) -> Tensor:
 
 def _owner(lists: Ragged) -> Tensor:
     """The list of each entry."""
-    # The number of lists that have ended: ONNX knows no repeat_interleave of a given size.
+    # The number of lists that have ended. ONNX has no repeat_interleave with a given size.
     ends = lists.ptr[1:-1].long()
     ended = ends.new_zeros(len(lists.item) + 1).index_add(0, ends, torch.ones_like(ends))
     return ended[:-1].cumsum(0)

@@ -11,11 +11,11 @@ __all__ = ["LogSum", "add", "log_one_plus_ratio", "ratio"]
 
 
 class LogSum(NamedTuple):
-    """Sums of exponentials, `exp(max) * sum`; a sum of 0 stands for no term.
+    """Sums of exponentials, `exp(max) * sum`; a sum of 0 is an empty sum.
 
     Attributes:
         max: the largest of the exponents.
-        sum: of the exponentials relative to it.
+        sum: the sum of the exponentials relative to it.
     """
 
     max: Tensor
@@ -32,7 +32,7 @@ def ratio(a: LogSum, b: LogSum) -> Tensor:
 
 
 def log_one_plus_ratio(a: LogSum, b: LogSum) -> Tensor:
-    """`log(1 + a / b)`, 0 where either has no term."""
+    """`log(1 + a / b)`, or 0 where either sum is empty."""
     some = (a.sum != 0) & (b.sum != 0)
     log_totals = torch.where(some, a.sum, 1.0).log() - torch.where(some, b.sum, 1.0).log()
     log_ratio = torch.where(some, a.max - b.max, 0.0) + log_totals

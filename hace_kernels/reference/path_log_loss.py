@@ -5,16 +5,16 @@ With lse_i the log-sum-exp of the columns in interval i and lse_K that of the wh
 
     L = -sum_i w_i log P_i = sum_i w_i (lse_K - lse_i)
 
-Intervals nest, so column j is in interval i from some ring r on: its ring, what interval r adds to
-the one inside it. exp(z_j - lse_i) is its share of interval i, so that
+Intervals are nested, so column j is in all intervals from some r on; its ring r is what interval r
+adds to the one inside it. exp(z_j - lse_i) is its share of interval i, so that
 
     dL/dz_j = sum_i w_i (exp(z_j - lse_K) - [i >= r] exp(z_j - lse_i))
             = A_r exp(z_j - lse_K) - B_r exp(z_j - lse_r)
     A_r     = sum_{i < r} w_i
     B_r     = sum_{i >= r} w_i (1 - P_i) exp(lse_r - lse_i)
 
-for the terms i >= r are `w_i exp(z_j - lse_i) (P_i - 1)`. The kernels compute that; here autograd
-derives it from the loss, and the difference of P_i from 1 is kept as the mass outside.
+because the terms i >= r are `w_i exp(z_j - lse_i) (P_i - 1)`. The kernels compute this; here
+autograd derives it from the loss, and 1 - P_i is computed as the mass outside.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def path_log_loss(
     check_targets_have_classes(target, counts & (start == stop).any(1))
 
     row_weight = row_weights(counts, row, target_weight, z.dtype)
-    # Rows that do not count may hold anything: their gradient is 0 too, and not 0 times NaN.
+    # Rows that do not count may hold anything; their gradient must be 0, and not 0 times NaN.
     z = torch.where((row_weight != 0)[:, None], z, 0.0)
     if table.order is not None:
         z = z[:, table.order.long()]
     log_p = _interval_log_prob(z, start, stop, eps)
-    # A row without a softmax (all -inf, a +inf, a NaN) is NaN even where its path has no entry.
+    # A row without a softmax (all -inf, a +inf, a NaN) is NaN even if its path has no entry.
     loss = 0.0 * z.logsumexp(1) - (weight * log_p).sum(1)
     if entropy:
         log_p = z.log_softmax(1)
@@ -72,9 +72,9 @@ def path_log_loss(
 def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Tensor:
     """`log(P + eps)` of nested intervals: z (B, C), start, stop (B, K) innermost first, to (B, K).
 
-    Interval i is the union of the rings 0 .. i, ring i holding what interval i adds to the one
-    inside it, and ring K the columns outside them all. A sum of exponentials is kept as a `LogSum`,
-    so that neither gaps between rings nor the size of the logits cost digits.
+    Interval i is the union of the rings 0 .. i, where ring i is what interval i adds to the one
+    inside it, and ring K is the columns outside of all. Sums of exponentials are `LogSum`s, so that
+    neither differences between rings nor the size of the logits cost digits.
     """
     num_rings = start.shape[1] + 1
     position = torch.arange(z.shape[1], device=z.device)
@@ -86,7 +86,7 @@ def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Te
         of_ring = (torch.where(ring == r, x, elsewhere) for r in range(num_rings))
         return torch.stack([reduce(x, 1) for x in of_ring], 1)
 
-    lowest = torch.finfo(z.dtype).min  # the top of a ring of -inf logits, or of none
+    lowest = torch.finfo(z.dtype).min  # the maximum of a ring of -inf logits, or of no logits
     ring_top = per_ring(z.detach(), lowest, torch.amax).clamp(min=lowest)
     ring_total = per_ring((z - ring_top.gather(1, ring)).exp(), 0.0, torch.sum)
 
@@ -106,12 +106,12 @@ def _interval_log_prob(z: Tensor, start: Tensor, stop: Tensor, eps: float) -> Te
     dead = torch.stack([mass.sum == 0 for mass in inside], 1)
     mean = per_ring(z, 0.0, torch.sum).cumsum(1)[:, :-1] / (stop - start).clamp(min=1)
     row = add(inside[-1], outside[-1])
-    log_total = row.max + row.sum.log()  # max is not differentiated: it rounds no gradient
+    log_total = row.max + row.sum.log()  # max is not differentiated, which saves rounding
     return torch.where(dead, mean - log_total[:, None], torch.stack(log_p, 1))
 
 
 def _padded_entries(table: PathTable, row: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Each target's entries as (B, K); past its end, the interval of all classes with weight 0."""
+    """Each target's entries as (B, K), filled up with the interval of all classes of weight 0."""
     first, last = table.ptr[row], table.ptr[row + 1]
     index = first[:, None] + torch.arange(table.max_entries, device=row.device)
     real = index < last[:, None]

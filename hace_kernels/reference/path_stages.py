@@ -1,13 +1,13 @@
 """The stages of `path_log_loss` on tiles of columns: measure, resolve, write.
 
-A tile holds the logits of class positions first .. first + T of every row. Whatever the tiles, the
-rings (`Rings`) end up the same to rounding, so that logits never need to be whole:
+A tile is the logits of class positions first .. first + T of every row. Up to rounding, the rings
+(`Rings`) do not depend on the tiles, so that the logits never have to be in memory all at once:
 
-    measure   tile -> (max, sum of exponentials) of every ring, merged into what is there
-    resolve   rings -> each row's loss, and what its gradient is in each ring
+    measure   tile -> (max, sum of exponentials) of every ring, merged into the rings so far
+    resolve   rings -> each row's loss, and the formula of its gradient in each ring
     write     tile -> gradient, exp(z - shift) * factor + offset
 
-The formulas are derived at the head of csrc/cpu/path_log_loss_kernel.cpp.
+docs/design.md derives the formulas.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ["Resolved", "RingGradient", "path_measure", "path_resolve", "path_wri
 
 
 class RingGradient(NamedTuple):
-    """What the gradient of a row is in each ring: `exp(z - shift) * f + offset`.
+    """The formula of a row's gradient in each ring: `exp(z - shift) * f + offset`.
 
-    f is `factor + slope * (z - shift - middle)`; slope and middle are there with an entropy only.
+    f is `factor + slope * (z - shift - middle)`; slope and middle are only needed with an entropy.
 
     Attributes:
-        shift: (B, K+1), the ring's largest logit (0 where that is -inf), in the type worked in.
+        shift: (B, K+1), the ring's largest logit (0 where that is -inf), in the working type.
         factor, offset: float64 (B, K+1).
         slope, middle: float64 (B, K+1), or None.
     """
@@ -44,13 +44,13 @@ class RingGradient(NamedTuple):
     middle: Tensor | None
 
     def part(self, rows: slice) -> RingGradient:
-        """That of some rows."""
+        """The gradient of some rows."""
         slope = None if self.slope is None else self.slope[rows]
         middle = None if self.middle is None else self.middle[rows]
         return RingGradient(self.shift[rows], self.factor[rows], self.offset[rows], slope, middle)
 
     def times(self, row_factor: Tensor) -> RingGradient:
-        """The gradient with rows multiplied by (B); a row times 0 is 0, whatever it was."""
+        """The gradient with each row multiplied by a factor (B); times 0 gives 0 even for NaN."""
         by_row = widened(row_factor)[:, None]
 
         def scaled(x: Tensor) -> Tensor:
@@ -64,12 +64,12 @@ class RingGradient(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """What the rings say of their rows.
+    """What follows from the rings of the rows.
 
     Attributes:
         loss: float64 (B), unweighted.
-        log_prob: float64 (B), log P of the innermost interval (0 where a path has none).
-        gradient: of the loss.
+        log_prob: float64 (B), log P of the innermost interval (0 for a path without intervals).
+        gradient: the gradient of the loss.
     """
 
     loss: Tensor
@@ -117,7 +117,7 @@ def path_resolve(
     each_inside = list(accumulate(mass, add))
     inside = LogSum(*(torch.stack(x, 1) for x in zip(*each_inside, strict=True)))
     total = LogSum(inside.max[:, -1:], inside.sum[:, -1:])
-    outer = LogSum(tops[:, 1:], rings.sum[:, 1:])  # ring r + 1 beside interval r
+    outer = LogSum(tops[:, 1:], rings.sum[:, 1:])  # ring r + 1, which surrounds interval r
     interval = LogSum(inside.max[:, :-1], inside.sum[:, :-1])
 
     dead = interval.sum == 0
@@ -128,7 +128,7 @@ def path_resolve(
     if steps.shape[1]:
         log_prob = torch.where(dead[:, 0], -torch.inf, log_prob)
 
-    # What 1 stands for in exp(z - shift), relative to the row's sum and to the interval's.
+    # exp(z - shift) is multiplied by these to be relative to the row's and to the interval's sum.
     in_row = _over(tops, total)
     factor = a * in_row - torch.where(b == 0, 0.0, b * _over(tops, inside))
     nothing = rings.sum == 0
@@ -143,7 +143,7 @@ def path_resolve(
         loss = loss + entropy * negative_entropy
         slope = torch.where(nothing, 0.0, entropy * in_row)
         middle = -gap + total.sum.log() + negative_entropy[:, None]
-    is_softmax = total.sum > 0  # not where all is -inf, and not beside a NaN
+    is_softmax = total.sum > 0  # False where all logits are -inf, or one is NaN
     loss = torch.where(is_softmax[:, 0], loss, torch.nan)
     log_prob = torch.where(is_softmax[:, 0], log_prob, torch.nan)
     factor = torch.where(is_softmax, factor, torch.nan)
@@ -152,7 +152,7 @@ def path_resolve(
 
 
 def _over(top: Tensor, b: LogSum) -> Tensor:
-    """exp(top) / b, 0 where b has no term."""
+    """exp(top) / b, or 0 where the sum b is empty."""
     return torch.where(b.sum == 0, 0.0, (top - b.max).exp() / b.sum)
 
 
@@ -216,7 +216,7 @@ def path_write(
     """Writes the gradient of a tile into `grad` (B, T), which may be the tile itself."""
     dtype = loss_dtype(logits.dtype)
     ring = _ring_of(paths, first, logits.shape[1])
-    # Where the logits are computed again for the gradient, the largest may have been rounded up.
+    # If the logits were computed again for the gradient, the largest may have been rounded up.
     gap = (logits.to(dtype) - gradient.shift.gather(1, ring)).clamp(max=0)
     exps = gap.exp()
     factor = gradient.factor.to(dtype).gather(1, ring)

@@ -51,13 +51,13 @@ def tree_log_loss(
         if table.weight is not None:
             row = torch.where(counts, target, 0).clamp(0, table.num_targets - 1)
             total_weight = torch.where(counts, table.weight.to(z.dtype)[row], 0.0).sum()
-    # Rows that do not count may hold anything: their gradient is 0 too, and not 0 times NaN.
+    # Rows that do not count may hold anything; their gradient must be 0, and not 0 times NaN.
     z = torch.where(counts[:, None], z, 0.0)
 
     q, log_p = _kept(mass, table, tree, z.dtype), _log_prob(z, tree, eps)
-    # 0 log 0 is 0; elsewhere the target has a gradient at q = 0, too.
+    # 0 log 0 is 0; where log P is finite, the target has a gradient even at q = 0.
     loss = -(q * torch.where((q == 0) & (log_p == -torch.inf), 0.0, log_p)).sum(1)
-    # A row without a softmax (all −inf, a +inf, a NaN) is NaN even where it has no mass.
+    # A row without a softmax (all −inf, a +inf, a NaN) is NaN even if it has no mass.
     loss = torch.where(counts, loss + 0.0 * z.logsumexp(1), 0.0)
     return reduce(loss, total_weight, reduction)
 
@@ -67,7 +67,7 @@ class _Mass(NamedTuple):
 
     Attributes:
         everywhere: (B, 1), what every class gets.
-        own: (B, P), what targets put on places besides; negative where smoothing spares them.
+        own: (B, P), what targets put on places besides; negative where smoothing leaves them out.
     """
 
     everywhere: Tensor
@@ -81,7 +81,8 @@ def _kept(
     unit = table.unit.to(mass.own.dtype)
     if table.spread is None:
         return _kept_of((mass.everywhere * unit + mass.own).to(dtype), table.keep, tree)
-    # What every class gets and what targets are spared may cancel, and then nothing may be left.
+    # What every class gets may be cancelled at a target that smoothing leaves out: then exactly 0
+    # has to be left.
     spread = widened(mass.everywhere) * _kept_of(table.unit[None], table.keep, tree)
     q = spread + _kept_of(widened(mass.own), table.keep, tree)
     rounding = 2.0**-20 if mass.own.dtype == torch.float32 else 2.0**-44
@@ -105,13 +106,13 @@ def _log_prob(z: Tensor, tree: TreeTable | ClosureTable, eps: float) -> Tensor:
 def _mass_of_probabilities(
     target: Tensor, tree: TreeTable | ClosureTable, table: TargetTable
 ) -> _Mass:
-    """From targets (B, T)."""
+    """The mass of probabilities (B, T)."""
     check_mass_has_classes(target, table.place < 0)
-    # Only an accelerator lets mass pass that is on no class; its row is NaN.
+    # Mass on targets without a class gets here only on an accelerator; such a row is NaN.
     target = torch.where((table.place < 0) & (target != 0), torch.nan, target)
     on_classes = target.new_full((target.shape[0],), table.row_spread)
     if table.spread is not None:
-        # No product of matrices, which autocast would take in half precision.
+        # Not a product of matrices, which autocast would compute in half precision.
         on_classes = on_classes + (target * table.spread.to(target.dtype)).sum(1)
     own = target.new_zeros(target.shape[0], tree.num_places)
     place = torch.where(table.place >= 0, table.place, tree.num_places - 1).long()
@@ -126,9 +127,9 @@ def _mass_of_indices(
     table: TargetTable,
     ignore_index: int,
 ) -> _Mass:
-    """From K targets (B, K) of each row with their weights.
+    """The mass of K targets per row, (B, K), with their weights.
 
-    In float64 where there is one, so that what smoothing gives to a target and takes from it may
+    In float64 if the device has it, so that what smoothing gives to a target and takes from it can
     cancel.
     """
     counts = index != ignore_index
@@ -137,7 +138,7 @@ def _mass_of_indices(
     index = torch.where(in_range, index, 0)
     place = table.place[index].long()
     check_targets_have_classes(index, counts & (place < 0))
-    # Only an accelerator lets an invalid target pass; its row is NaN.
+    # Targets that are not valid get here only on an accelerator; such a row is NaN.
     valid = in_range & (place >= 0)
     weight = torch.where(valid, widened(weight), torch.nan)
     weight = torch.where(counts, weight, 0.0)
@@ -166,13 +167,13 @@ def _soft_labels(place: Tensor, tree: TreeTable, soft: SoftLabels, unit: Tensor)
         on_path = on_path.scatter(1, above, True)
         above = torch.where(parent[above] >= 0, parent[above], above)
 
-    # A place has the similarity of the lowest place on the path that it is at or below.
+    # A place has the similarity of the lowest place on the target's path that it is at or below.
     log_similarity = torch.where(on_path, soft.log_similarity.to(unit.dtype), 0.0)
     for first, last in [*levels_up(tree)[-2::-1], (-tree.num_classes, 0)]:
         here = slice(tree.num_classes + first, tree.num_classes + last)
         inherited = log_similarity[:, parent[here]]
         log_similarity[:, here] = torch.where(on_path[:, here], log_similarity[:, here], inherited)
-    # Relative to the nearest class, of which all may be far away.
+    # Similarities are relative to that of the nearest class, since all may be far away.
     nearest = log_similarity.gather(1, place[:, None])
     similarity = (log_similarity - nearest).exp()
     total = (similarity * soft.is_class.to(unit.dtype)).sum(1, keepdim=True)

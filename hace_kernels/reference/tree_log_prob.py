@@ -38,7 +38,7 @@ def log_prob_at_places(z: Tensor, tree: TreeTable, eps: float = 0.0) -> Tensor:
     dead = total == 0
     log_total = torch.where(dead, 1.0, total).log()
     alive = (top - everything.max) + (log_total - everything.sum.log())
-    # The mean of logits that are all −inf is −inf too, and has the gradient wanted.
+    # The mean of logits that are all −inf is −inf too, and its gradient is spread evenly.
     mean = sum_below(torch.cat([z, none], 1), tree) / tree.num_columns
     return torch.where(dead, mean - (everything.max + everything.sum.log()), alive)
 

@@ -39,7 +39,7 @@ def sum_below(own: Tensor, tree: TreeTable, share: Tensor | None = None) -> Tens
     Args:
         own: (B, P).
         tree: the table.
-        share: what a place hands to its parent, (P) or (B, P); None: all.
+        share: the share of a place that its parent gets, (P) or (B, P); None: 1.
     """
     num_classes = tree.num_classes
     parent = tree.parent.long() - num_classes
@@ -69,7 +69,7 @@ def sum_below(own: Tensor, tree: TreeTable, share: Tensor | None = None) -> Tens
 
 
 def at_places(x: Tensor, tree: TreeTable) -> Tensor:
-    """(B, N) by node id to (B, P); 0 at the places of no node."""
+    """Values (B, N) by node id as (B, P) by place; 0 at places without a node."""
     has_place = tree.place >= 0
     place = torch.where(has_place, tree.place, tree.num_places - 1).long()
     x = torch.where(has_place, x, 0.0)
@@ -77,7 +77,7 @@ def at_places(x: Tensor, tree: TreeTable) -> Tensor:
 
 
 def of_nodes(x: Tensor, tree: TreeTable, elsewhere: float) -> Tensor:
-    """(B, P) to (B, N) by node id; nodes without a place get `elsewhere`."""
+    """Values (B, P) by place as (B, N) by node id; nodes without a place get `elsewhere`."""
     place = tree.place.long()
     return torch.where(place >= 0, x[:, place.clamp(min=0)], elsewhere)
 

@@ -695,13 +695,13 @@ def test_refusals() -> None:
     ones = torch.ones
     with pytest.raises(ValueError, match=r"logits must be \(B, 2\), .* got \(3, 5\)"):
         dag_log_prob(ones(3, 5), table, True)
-    with pytest.raises(ValueError, match=r"values must be \(B, 2\), one column a class .* \(2,\)"):
+    with pytest.raises(ValueError, match=r"values must be \(B, 2\), one column per .* \(2,\)"):
         dag_sum_up(ones(2), table)
-    with pytest.raises(ValueError, match=r"values must be \(B, 5\), one column a node"):
+    with pytest.raises(ValueError, match=r"values must be \(B, 5\), one column per node"):
         dag_sum_down(ones(3, 2), table)
     with pytest.raises(ValueError, match=r"mass must be \(B, 5\)"):
         dag_kept_mass(ones(3, 2), ones(5), table)
-    with pytest.raises(ValueError, match=r"keep must be \(5,\), one share a node; got \(2,\)"):
+    with pytest.raises(ValueError, match=r"keep must be \(5,\), one share per node; got \(2,\)"):
         dag_kept_mass(ones(3, 5), ones(2), table)
     with pytest.raises(ValueError, match="keep requires grad"):
         dag_kept_mass(ones(3, 5), ones(5, requires_grad=True), table)
