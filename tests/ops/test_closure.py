@@ -25,6 +25,7 @@ from oracle import (
     assert_sums_close,
     log_sum_exp,
     node_log_loss,
+    node_log_probs,
     to_real,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -270,16 +271,7 @@ def test_sums_differentiate_twice(shape: str) -> None:
 
 
 def log_probs(dag: Dag, logits: torch.Tensor) -> np.ndarray:
-    """log P_v from its definition, (B, N); NaN in rows that have no softmax."""
-    z = to_real(logits)
-    found = np.full((len(z), dag.num_nodes), -np.inf, dtype=np.longdouble)
-    with np.errstate(all="ignore"):
-        whole = log_sum_exp(z)
-        for node, columns in enumerate(dag.reach()):
-            if columns.any():
-                found[:, node] = log_sum_exp(z[:, columns]) - whole
-    found[~np.isfinite(whole)] = np.nan
-    return found
+    return node_log_probs(logits, dag.reach())
 
 
 def gradient(dag: Dag, logits: torch.Tensor, incoming: torch.Tensor, spread: bool) -> Answer:

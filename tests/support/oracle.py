@@ -85,6 +85,10 @@ def below_largest(z: np.ndarray) -> np.ndarray:
     return z - np.where(np.isfinite(top), top, 0)
 
 
+#: Terms (row, node, column) that are held at a time.
+TERMS = 1 << 18
+
+
 def node_log_loss(
     logits: torch.Tensor | np.ndarray,
     reach: np.ndarray,
@@ -93,47 +97,69 @@ def node_log_loss(
 ) -> Answer:
     """Row by row: logits (B, C), reachability (V, C), target mass over the nodes (B, V)."""
     z = below_largest(to_real(logits))
-    grad, scale = np.zeros_like(z), np.zeros_like(z)
+    rows = max(1, TERMS // max(1, int(reach[(mass != 0).any(axis=0)].sum())))
+    blocks = [
+        _log_loss_of_terms(z[first : first + rows], reach, mass[first : first + rows], eps)
+        for first in range(0, max(1, len(z)), rows)
+    ]
+    joined = {name: np.concatenate([vars(b)[name] for b in blocks]) for name in vars(blocks[0])}
+    return Answer(**joined)
+
+
+def _log_loss_of_terms(z: np.ndarray, reach: np.ndarray, mass: np.ndarray, eps: float) -> Answer:
+    """The same with one term for each row, node with mass in it and class at or below the node."""
+    grad, scale = np.zeros(z.shape, dtype=REAL), np.zeros(z.shape, dtype=REAL)
     loss, loss_scale = np.zeros(len(z), dtype=REAL), np.zeros(len(z), dtype=REAL)
+    with np.errstate(invalid="ignore"):
+        gap = z.max(axis=1, keepdims=True, initial=-np.inf) - z
+    row, node = np.nonzero(mass)
+    if len(row) == 0:
+        return Answer(loss, grad, loss_scale, scale, gap)
+    count = reach.sum(axis=1)[node]
+    assert count.all(), "mass at a node without a class"
+    first = np.cumsum(count) - count
+    of_pair = np.repeat(np.arange(len(row)), count)
+    start = np.cumsum(reach.sum(axis=1)) - reach.sum(axis=1)
+    column = np.nonzero(reach)[1][np.arange(len(of_pair)) + (start[node] - first)[of_pair]]
+    place = row[of_pair] * z.shape[1] + column
     with np.errstate(all="ignore"):
         whole = log_sum_exp(z)
         p = np.exp(z - whole[:, None])
-        for node in np.flatnonzero((mass != 0).any(axis=0)):
-            rows = np.flatnonzero(mass[:, node])
-            columns = np.flatnonzero(reach[node])
-            block = np.ix_(rows, columns)
-            q = to_real(mass[rows, node])
-            lse = log_sum_exp(z[block])
-            if eps:
-                prob = np.exp(lse - whole[rows])
-                log_prob = np.log(prob + REAL(eps))
-                pull = prob / (prob + REAL(eps))
-                share = p[block] / (prob + REAL(eps))[:, None]
-            else:
-                log_prob = lse - whole[rows]
-                pull = np.ones_like(q)
-                empty = (lse == -np.inf)[:, None]
-                inside = below_largest(z[block])
-                share = np.exp(inside - log_sum_exp(inside)[:, None])
-                share = np.where(empty, REAL(1) / len(columns), share)
-            loss[rows] -= q * log_prob
-            loss_scale[rows] += np.abs(q) * (1 + np.abs(log_prob))
-            grad[rows] += (q * pull)[:, None] * p[rows]
-            grad[block] -= q[:, None] * share
-            scale[rows] += np.abs(q * pull)[:, None] * p[rows]
-            scale[block] += np.abs(q)[:, None] * share
-        gap = z.max(axis=1, keepdims=True) - z
+        q = to_real(mass[row, node])
+        top = np.maximum.reduceat(z.ravel()[place], first)
+        shift = np.where(top == -np.inf, 0, top)
+        term = np.exp(z.ravel()[place] - shift[of_pair])
+        total = np.add.reduceat(term, first)
+        lse = shift + np.log(total)
+        if eps:
+            prob = np.exp(lse - whole[row])
+            log_prob = np.log(prob + REAL(eps))
+            pull = prob / (prob + REAL(eps))
+            share = p.ravel()[place] / (prob + REAL(eps))[of_pair]
+        else:
+            log_prob = lse - whole[row]
+            pull = np.ones_like(q)
+            share = np.where(
+                (lse == -np.inf)[of_pair], (REAL(1) / count)[of_pair], term / total[of_pair]
+            )
+        np.add.at(loss, row, -q * log_prob)
+        np.add.at(loss_scale, row, np.abs(q) * (1 + np.abs(log_prob)))
+        for sums, sign, weight in ((grad, -1, q), (scale, 1, np.abs(q))):
+            of_row = np.zeros(len(z), dtype=REAL)
+            np.add.at(of_row, row, weight * pull)
+            some = np.unique(row)
+            sums[some] = of_row[some, None] * p[some]
+            np.add.at(sums.reshape(-1), place, sign * weight[of_pair] * share)
     return Answer(loss, grad, loss_scale, scale, gap)
 
 
 def dilution_weights(tree: Tree, dilution: float) -> np.ndarray:
     """`weights[y, v]`, what HACE gives to node v for target y: d (1-d)^i, the rest at the root."""
     weights = np.zeros((tree.num_nodes, tree.num_nodes))
-    for target in range(tree.num_nodes):
-        path = tree.path(target)
-        for steps, node in enumerate(path[:-1]):
-            weights[target, node] = dilution * (1 - dilution) ** steps
-        weights[target, path[-1]] = (1 - dilution) ** (len(path) - 1)
+    for target, path in enumerate(tree.paths):
+        kept = (1 - dilution) ** np.arange(len(path))
+        weights[target, path] = dilution * kept
+        weights[target, path[-1]] = kept[-1]
     return weights
 
 
@@ -246,26 +272,24 @@ def target_mass(
 
 def soft_label_shares(tree: Tree, beta: float, distance: str = "height") -> np.ndarray:
     """`shares[y, c]`, class c's share in target node y, proportional to exp(-beta distance)."""
-    paths = [tree.path(node) for node in range(tree.num_nodes)]
     forest = int((tree.parents < 0).sum() > 1)
-    depth = np.array([len(path) - 1 for path in paths])
+    depth = np.array([len(path) - 1 for path in tree.paths])
     height = np.zeros(tree.num_nodes)
-    for path in paths:
-        for steps, node in enumerate(path):
-            height[node] = max(height[node], steps)
-    far = np.ones((tree.num_nodes, tree.num_classes), dtype=REAL)  # LCA is the virtual root
-    for y, path in enumerate(paths):
-        on_path = set(path)
-        for label, node in enumerate(tree.classes):
-            lca = next((above for above in paths[node] if above in on_path), None)
-            if lca is None:
-                continue
-            if distance == "height":
-                far[y, label] = REAL(height[lca]) / max(1, height.max() + forest)
-            elif node == y:
-                far[y, label] = 0
-            else:
-                far[y, label] = 1 - REAL(depth[lca] + forest) / max(1, depth.max() + forest)
+    above = np.zeros((tree.num_nodes, tree.num_nodes))
+    at_depth = np.full((tree.num_nodes, depth.max() + 1), -1)
+    for node, path in enumerate(tree.paths):
+        height[path] = np.maximum(height[path], np.arange(len(path)))
+        above[node, path] = 1
+        at_depth[node, : len(path)] = path[::-1]
+    # Two paths share their upper part, and the last node of it is the LCA.
+    shared = (above @ above[tree.classes].T).astype(int)
+    lca = at_depth[tree.classes[None], shared - 1]
+    if distance == "height":
+        far = to_real(height[lca]) / max(1, height.max() + forest)
+    else:
+        far = 1 - to_real(depth[lca] + forest) / max(1, depth.max() + forest)
+        far[tree.classes, np.arange(tree.num_classes)] = 0
+    far = np.where(shared == 0, 1, far)  # the LCA is the virtual root
     near = np.exp(-REAL(beta) * (far - far.min(axis=1, keepdims=True)))
     return near / near.sum(axis=1, keepdims=True)
 
@@ -277,11 +301,18 @@ def node_log_probs(logits: torch.Tensor, reach: np.ndarray) -> np.ndarray:
     """log P_v, (B, V): -inf without a class or where all are -inf, NaN in rows without softmax."""
     z = below_largest(to_real(logits))
     found = np.full((len(z), len(reach)), -np.inf, dtype=REAL)
-    with np.errstate(all="ignore"):
-        whole = log_sum_exp(z)
-        for node in np.flatnonzero(reach.any(axis=1)):
-            found[:, node] = log_sum_exp(z[:, reach[node]]) - whole
-    found[~np.isfinite(whole)] = np.nan
+    if reach.any():
+        node, column = np.nonzero(reach)
+        node, first, count = np.unique(node, return_index=True, return_counts=True)
+        with np.errstate(all="ignore"):
+            whole = log_sum_exp(z)
+            terms = z[:, column]
+            top = np.maximum.reduceat(terms, first, axis=1)
+            shift = np.where(top == -np.inf, 0, top)
+            terms = np.exp(terms - np.repeat(shift, count, axis=1))
+            lse = shift + np.log(np.add.reduceat(terms, first, axis=1))
+            found[:, node] = lse - whole[:, None]
+        found[~np.isfinite(whole)] = np.nan
     return found
 
 

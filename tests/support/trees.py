@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,6 +39,11 @@ class Tree:
             path.append(int(self.parents[path[-1]]))
         return path
 
+    @cached_property
+    def paths(self) -> list[list[int]]:
+        """The path of every node."""
+        return [self.path(node) for node in range(self.num_nodes)]
+
     def reach(self) -> np.ndarray:
         """The reachability matrix: `reach[v, c]` where class `c` is at or below node `v`."""
         reach = np.zeros((self.num_nodes, self.num_classes), dtype=bool)
@@ -58,12 +64,15 @@ class Tree:
 
     def labels(self) -> LabelTree:
         """The tree of what labels mean: a class at an inner node is a leaf under it."""
-        parents, classes = list(self.parents), list(self.classes)
-        for label, node in enumerate(self.classes):
-            if node in self.parents:
-                classes[label] = len(parents)
-                parents.append(node)
-        return LabelTree(np.array(parents), np.array(classes), self.num_nodes)
+        return self._labels
+
+    @cached_property
+    def _labels(self) -> LabelTree:
+        inner = np.flatnonzero(np.isin(self.classes, self.parents))
+        classes = self.classes.copy()
+        classes[inner] = self.num_nodes + np.arange(len(inner))
+        parents = np.concatenate([self.parents, self.classes[inner]])
+        return LabelTree(parents, classes, self.num_nodes)
 
     def depth_first(self) -> list[int]:
         """The nodes in an order where every subtree is contiguous, parents first."""
