@@ -4,7 +4,9 @@
     python -m examples.icd10 --phrase "kidney stone" --phrase "allergic to peanuts"
     python -m examples.icd10 --interactive
 
-The coder knows only the words of the classification, not what people call things otherwise.
+The coder knows only the words of its training phrases, not what people call things otherwise: of
+“kidney stone” it knows kidneys, for what the classification calls a calculus is a stone in hardly
+any phrase but held-out ones.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from rich.console import Console
 
 import hace
 
-from .answers import asked, tell
+from .answers import SURE, asked, tell
 from .data import MedicalCodes, load
 from .memory import keep_freed_memory
 from .progress import training_progress
@@ -40,6 +42,9 @@ from .train import Schedule, measure, train
 PHRASES_SHOWN = 6
 ASKED = "hace-0.5"  # the coder that answers in the end
 OWN_PHRASES = ["allergic to peanuts", "bitten by a dog", "kidney stone"]
+ANSWERS = f"""\
+A code, or the most specific node above it whose probability is {SURE:.0%} or more. The coder knows
+the words of its training phrases alone."""
 NOTES = """\
 top-1 and top-5: the right code is the first answer, or among five. chapter, section, category: the
 first answer is in the right one. siblings: it has the truth's parent. All are in percent. severity:
@@ -127,6 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     coder = next(row.trained for row in rows if row.recipe.key == ASKED)
     console.rule(f"Phrases from elsewhere, answered by {coder.recipe.name}")
+    console.print(" ".join(ANSWERS.split()), style="dim")
     tell(console, coder, codes, options.phrase or OWN_PHRASES)
     if options.interactive:
         tell(console, coder, codes, asked(console))

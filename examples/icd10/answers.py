@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +13,7 @@ from rich.text import Text
 from hace import decode
 from hace.functional import node_log_probs
 
-from .data import MedicalCodes
+from .data import LEVELS, MedicalCodes
 from .train import Trained
 
 SURE = 0.5  # the probability from which on an answer is given
@@ -26,13 +27,19 @@ def tell(console: Console, trained: Trained, codes: MedicalCodes, texts: Iterabl
 
 
 def answer(trained: Trained, codes: MedicalCodes, text: str) -> list[Text]:
-    """The most specific node that is probable enough, and the codes that it leaves open."""
+    """The most specific node that is probable enough, and the codes that it leaves open.
+
+    Where no chapter is probable enough, the likeliest two are told before the codes.
+    """
     logits = trained.logits([text])[0]
     node = int(decode.deepest_node(logits, codes.tree, SURE))
     probability = node_log_probs(logits, codes.tree).exp()
     told = Text(f"“{text}”", style="bold")
     if node == int(codes.tree.roots[0]):
-        lines = [told, Text("  no chapter is probable enough; the likeliest codes:")]
+        chapters = torch.from_numpy(np.flatnonzero(codes.tree.depths == LEVELS["chapter"]))
+        likeliest = chapters[probability[chapters].topk(min(2, len(chapters))).indices].tolist()
+        lines = [told, Text("  not sure of the chapter:", style="yellow")]
+        lines += [Text(f"    {_named(chapter, probability, codes)}") for chapter in likeliest]
     else:
         lines = [told, Text(f"  {_named(node, probability, codes)}", style="green")]
     if node >= codes.tree.num_classes:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,23 @@ def test_answers_are_as_coarse_as_the_coder_is_unsure(trained):
         assert len(told) == (2 if is_code else 5)
         answers[text] = is_code
     assert not answers["qqq zzz"]
+
+
+def test_an_answer_without_a_probable_chapter_tells_the_likeliest() -> None:
+    tree = hace.Hierarchy.from_paths(["all/a/0", "all/a/1", "all/b/2", "all/c/3"])
+    names = list(tree.names)
+    none = data.Phrases([], np.zeros(0, dtype=np.int64))
+    codes = data.MedicalCodes(tree, names, names, none, none, none, none)
+
+    class Unsure:
+        def logits(self, texts: list[str]) -> torch.Tensor:
+            return torch.tensor([[0.25, 0.15, 0.35, 0.25]]).log()
+
+    told = [line.plain.split() for line in answer(Unsure(), codes, "stone")]
+    assert [line[0] for line in told[2:4]] == ["all/a", "all/b"]
+    assert [line[-2:] for line in told[2:4]] == [["(40", "%)"], ["(35", "%)"]]
+    assert told[4][:2] == ["perhaps", "all/b/2"]
+    assert len(told) == 7
 
 
 def test_phrases_are_asked_for_until_an_empty_line(trained, monkeypatch):
