@@ -22,7 +22,12 @@ BUILD_REQUIREMENTS = ("setuptools>=77", "pybind11>=2.12", "ninja>=1.11", "numpy>
 
 def main() -> None:
     """Raises SystemExit where the torch that is there is too old."""
-    if _version("torch") is None:
+    has_torch = _version("torch") is not None
+    _say(
+        f"readies {sys.prefix}: torch, what tests, demo and checks need (0.2 GB to download), "
+        "and the kernels (two to four minutes on two cores)"
+    )
+    if not has_torch:
         _say(
             f"installing {TORCH}. The Python package index has it with CUDA, which takes some 3 GB "
             "and a few minutes; `make install VENV=path` uses an environment that has torch"

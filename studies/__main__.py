@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     run.add_argument("--minutes", type=float, help="begin no run after that many minutes")
     run.add_argument("--folder", type=Path, default=FOLDER, help="of the results")
     run.set_defaults(do=lambda o: run_plan(plan(), o.folder, o.task, o.minutes))
-    quick = commands.add_parser("quick", help="two seeds of a made-up task, whole: a smoke test")
+    quick = commands.add_parser("quick", help="the whole plan on a made-up task: a smoke test")
     quick.add_argument("--folder", type=Path, default=Path("build/study-quick"))
     quick.set_defaults(do=lambda o: run_quick(o.folder))
     memory = commands.add_parser("memory", help="measure the memory of every loss, a step each")

@@ -16,7 +16,8 @@ pytest.importorskip("matplotlib", reason="the figures are made with matplotlib (
 
 from matplotlib.figure import Figure
 
-from studies import memory, pictures, report
+from studies import memory, pictures, plan, report, tables
+from studies.__main__ import run_quick
 from studies.choose import choose, run_of
 from studies.losses import LOSSES, TRIALS, rates
 from studies.plan import Step, coarse, coarse_and_wrong, measure, search, trees
@@ -174,6 +175,19 @@ def test_coarse_labels_help_where_few_are_fine(results: Results) -> None:
         for loss in ("ce", "hace")
     }
     assert top1["hace"] > top1["ce"]
+
+
+@pytest.mark.thorough
+def test_the_whole_plan_and_every_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (plan, tables):
+        monkeypatch.setattr(module, "SEEDS", (1, 2))
+    run_quick(tmp_path)
+    reports = report.load(tmp_path)
+    names = {found[1] for found in report.MARKED.finditer(PAGE)} - {"memory", "published"}
+    alone = {found[1] for found in report.MARKED.finditer(PAGE) if found[2] is None}
+    for name in sorted(names):
+        made = report.table(name, None if name in alone else "made-up", reports, [])
+        assert len(made.splitlines()) > 2, name
 
 
 def test_wrong_coarse_labels_are_others_of_the_same_depth(task: Task) -> None:
