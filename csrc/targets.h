@@ -27,6 +27,13 @@ struct Targets {
   const double* reaching_of_table;        // by place
   const int32_t* classes_below_of_table;  // by place
 
+  // What a column keeps and hands on of 1 on it, if the table says that the targets are the columns
+  // in their order; else null.
+  const float* kept_of_column;
+  const float* handed_of_column;
+  // Whether share, keep and unit are the same for all columns. The two above have one entry then.
+  bool columns_are_alike;
+
   // The rows: mass (rows, T) in the working type, or index (rows, K) with weights (null: 1).
   const void* mass;
   int64_t mass_stride;

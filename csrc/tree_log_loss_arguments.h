@@ -42,10 +42,12 @@ struct TreeLogLossCall {
 
 inline void bind_table(const TreeLogLossCall& call, int64_t num_places, Targets& targets) {
   const auto& table = call.table;
-  STD_TORCH_CHECK(table.size() == 11 && table[0] && table[1] && table[2] && table[3],
-                  "a target table is the tensors place, keep, unit and share, and weight, spread, "
-                  "log_similarity, is_class, kept_unit, reaching and classes_below or None; got ",
-                  table.size(), " entries");
+  STD_TORCH_CHECK(
+      table.size() == 13 && table[0] && table[1] && table[2] && table[3],
+      "a target table is the tensors place, keep, unit and share, and weight, spread, "
+      "log_similarity, is_class, kept_unit, reaching, classes_below, kept and handed or "
+      "None; got ",
+      table.size(), " entries");
   targets.target_place = int32_vector("table.place", *table[0]);
   const int64_t num_targets = targets.num_targets = table[0]->numel();
   targets.keep = float64_vector("table.keep", *table[1], num_places);
@@ -59,6 +61,12 @@ inline void bind_table(const TreeLogLossCall& call, int64_t num_places, Targets&
     targets.reaching_of_table = float64_vector("table.reaching", *table[9], num_places);
     if (table[10])
       targets.classes_below_of_table = int32_vector("table.classes_below", *table[10], num_places);
+  }
+  if (table[11] && table[12]) {
+    targets.columns_are_alike = table[11]->numel() == 1;
+    const int64_t size = targets.columns_are_alike ? 1 : num_targets;
+    targets.kept_of_column = float32_vector("table.kept", *table[11], size);
+    targets.handed_of_column = float32_vector("table.handed", *table[12], size);
   }
   if (!table[6]) return;
   STD_TORCH_CHECK(call.index, "tree_log_loss: soft labels are made from indices");

@@ -22,7 +22,7 @@ from .ops import (
 )
 from .path_table import PathEntries, PathTable, PathWeights, build_path_table
 from .rows import loss_dtype
-from .target_table import Risen, SoftLabels, TargetTable
+from .target_table import ByColumn, Risen, SoftLabels, TargetTable
 from .tree_table import TreeTable, build_tree_table
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "BackendError",
     "BoundPathLogLoss",
     "BoundTreeLogLoss",
+    "ByColumn",
     "ClosureTable",
     "Layout",
     "PathEntries",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .widest import moved
 
-__all__ = ["Risen", "SoftLabels", "TargetTable"]
+__all__ = ["ByColumn", "Risen", "SoftLabels", "TargetTable"]
 
 
 class SoftLabels(NamedTuple):
@@ -46,6 +46,22 @@ class Risen(NamedTuple):
     classes_below: Tensor | None
 
 
+class ByColumn(NamedTuple):
+    """What becomes of 1 on each target, where the targets are the columns in their order.
+
+    It follows from a table's `place`, `keep`, `unit` and `share`, and whoever replaces these leaves
+    it out: a few rows of probabilities take a third longer then.
+
+    Attributes:
+        kept: float32 (C), what the column keeps; (1) if share, keep and unit are the same for all
+            columns.
+        handed: float32 (C) or (1), what it hands to its parent.
+    """
+
+    kept: Tensor
+    handed: Tensor
+
+
 class TargetTable(NamedTuple):
     """T targets, what each puts where, and what every node keeps of it; tensors on one device.
 
@@ -68,6 +84,7 @@ class TargetTable(NamedTuple):
         row_spread: a number, see above.
         soft_labels: the distributions of index targets, or None.
         risen: what follows from `keep` and `unit`, or None.
+        by_column: what follows from `place`, `keep`, `unit` and `share`, or None.
     """
 
     place: Tensor
@@ -79,6 +96,7 @@ class TargetTable(NamedTuple):
     row_spread: float
     soft_labels: SoftLabels | None
     risen: Risen | None = None
+    by_column: ByColumn | None = None
 
     @property
     def device(self) -> torch.device:
@@ -95,9 +113,10 @@ class TargetTable(NamedTuple):
         """The tensors in the order of the native ops, or None for those that the table lacks."""
         soft_labels = (None, None) if self.soft_labels is None else self.soft_labels
         risen = (None, None, None) if self.risen is None else self.risen
+        by_column = (None, None) if self.by_column is None else self.by_column
         return [
             self.place, self.keep, self.unit, self.share, self.weight, self.spread, *soft_labels,
-            *risen,
+            *risen, *by_column,
         ]  # fmt: skip
 
     @classmethod
@@ -106,14 +125,17 @@ class TargetTable(NamedTuple):
         place, keep, unit, share, weight, spread, *rest = tensors
         assert place is not None and keep is not None  # noqa: PT018
         assert unit is not None and share is not None  # noqa: PT018
-        log_similarity, is_class, kept_unit, reaching, classes_below = rest
+        log_similarity, is_class, kept_unit, reaching, classes_below, kept, handed = rest
         soft_labels = None
         if log_similarity is not None and is_class is not None:
             soft_labels = SoftLabels(log_similarity, is_class)
         risen = None
         if kept_unit is not None and reaching is not None:
             risen = Risen(kept_unit, reaching, classes_below)
-        return cls(place, keep, unit, share, weight, spread, row_spread, soft_labels, risen)
+        by_column = None if kept is None or handed is None else ByColumn(kept, handed)
+        return cls(
+            place, keep, unit, share, weight, spread, row_spread, soft_labels, risen, by_column
+        )
 
     def to(self, device: torch.device | str) -> TargetTable:
         """The same table on `device`."""

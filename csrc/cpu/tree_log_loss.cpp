@@ -37,6 +37,7 @@ using Call = TreeLogLossCall;
 
 bool are_columns(const TreeLogLossProblem& problem) {
   if (problem.num_targets != problem.tree.num_classes) return false;
+  if (problem.kept_of_column) return true;
   int32_t others = 0;
   for (int64_t target = 0; target < problem.num_targets; ++target)
     others |= problem.target_place[target] ^ static_cast<int32_t>(target);
@@ -57,6 +58,18 @@ bool covers_columns(const TreeLogLossProblem& problem) {
   return num_columns == problem.tree.num_classes;
 }
 
+void check_places(const TreeLogLossProblem& problem) {
+  STD_TORCH_CHECK(all_within(problem.target_place, problem.num_targets, -1, problem.tree.root()),
+                  kNoPlace);
+}
+
+// What the block kernel follows, beyond what rows that go one by one do.
+void check_for_blocks(const TreeLogLossProblem& problem) {
+  check_column_parents(problem.tree);
+  check_children(problem.tree);
+  if (problem.mass) check_places(problem);
+}
+
 TreeLogLossProblem problem_of(const Call& call) {
   TreeLogLossProblem problem = {};
   problem.tree = bind_tree(call.tree);
@@ -64,10 +77,7 @@ TreeLogLossProblem problem_of(const Call& call) {
   check_logits(call, problem.tree);
   static_cast<Targets&>(problem) = bind_targets(call, problem.tree);
   problem.mass_is_by_column = call.mass && are_columns(problem);
-  STD_TORCH_CHECK(
-      !call.mass || problem.mass_is_by_column ||
-          all_within(problem.target_place, problem.num_targets, -1, problem.tree.root()),
-      kNoPlace);
+  if (call.mass && !problem.mass_is_by_column) check_places(problem);
   problem.mass_covers_columns = problem.mass_is_by_column || (call.mass && covers_columns(problem));
   problem.logits = call.logits.const_data_ptr();
   problem.row_stride = call.logits.stride(0);
@@ -178,8 +188,7 @@ void run_rows(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem, Elem
     rows = run_one_by_one(kernel, problem, element, rows, first_fault);
   if (rows.empty()) return;
   first_fault.check();
-  check_column_parents(problem.tree);
-  check_children(problem.tree);
+  check_for_blocks(problem);
   prepare(element, problem, true);
   for_blocks(static_cast<int64_t>(rows.size()), kernel.block_rows,
              kernel.num_lines(problem) * kernel.line_bytes,
@@ -239,8 +248,7 @@ void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double
   problem.loss = loss;
   FirstFault first_fault;
   if (call.logits.dim() == 3) {
-    check_column_parents(problem.tree);
-    check_children(problem.tree);
+    check_for_blocks(problem);
     prepare(element, problem, true);
     run_patches(call, kernel, problem, row_bytes, first_fault);
   } else {

@@ -15,13 +15,15 @@
 //
 // Bytes, fp32: the logits are read twice and the gradient is written once; the exponentials (4 per
 // column) and the parents (4) pass through the cache twice, and so does kept_unit (4) where
-// something is put on every class. Probabilities take 20 per column to read, and 4 of mass.
+// something is put on every class. Probabilities take 12 per column to read, and 4 of mass that
+// pass twice.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -62,13 +64,13 @@ struct TreeRow {
   const int64_t row;
   const Stored* const logits;
   const Real* const kept_unit;
-  Real* const e;             // by column
-  Real* const sum;           // by inner place: S, then sum of q / S at and above it
-  Real* const q;             // by inner place: what is put there, then what is kept
-  Real* const alpha;         // by inner place, with soft labels: what every class in its ring has
-  double* const rising;      // by inner place: sums of exponentials
-  double* const handed;      // by inner place, of probabilities: the mass that reaches it
-  Real* const q_of_columns;  // by column, of probabilities
+  Real* const e;           // by column
+  Real* const sum;         // by inner place: S, then sum of q / S at and above it
+  Real* const q;           // by inner place: what is put there, then what is kept
+  Real* const alpha;       // by inner place, with soft labels: what every class in its ring has
+  double* const rising;    // by inner place: sums of exponentials
+  double* const handed;    // by inner place, of probabilities: the mass that reaches it
+  Real* const on_columns;  // by column, of probabilities: what is put there
   std::vector<OwnColumn>& own_columns;
   Real top = 0;
   double on_every_class = 0;
@@ -98,7 +100,7 @@ struct TreeRow {
         alpha(q + padded(tree.num_inner)),
         rising(reinterpret_cast<double*>(alpha + padded(tree.num_inner))),
         handed(rising + padded(tree.num_inner)),
-        q_of_columns(reinterpret_cast<Real*>(handed + padded(tree.num_inner))),
+        on_columns(reinterpret_cast<Real*>(handed + padded(tree.num_inner))),
         own_columns(own_columns) {}
 
   static bool run(const hace::TreeLogLossProblem& problem, int64_t row, void* values,
@@ -266,7 +268,7 @@ struct TreeRow {
     return static_cast<const Real*>(problem.mass) + row * problem.mass_stride;
   }
 
-  // On inner places in `handed`; on columns in q_of_columns, unless they are the targets.
+  // On inner places in `handed`; on columns in on_columns, unless they are the targets.
   void place_mass(hace::TreeLogLossFault* fault) {
     const Real* const mass = this->mass();
     on_every_class = problem.row_spread;
@@ -275,23 +277,41 @@ struct TreeRow {
         on_every_class += static_cast<double>(mass[t]) * problem.spread[t];
     std::memset(handed, 0, tree.num_inner * sizeof(double));
     if (problem.mass_is_by_column) return;
-    std::memset(q_of_columns, 0, tree.num_classes * sizeof(Real));
+    std::memset(on_columns, 0, tree.num_classes * sizeof(Real));
     for (int64_t t = 0; t < problem.num_targets; ++t) {
       const int32_t place = problem.target_place[t];
       if (place >= tree.num_classes)
         handed[place - tree.num_classes] += mass[t] * problem.share[t];
       else if (place >= 0)
-        q_of_columns[place] += mass[t] * static_cast<Real>(problem.share[t]);
+        on_columns[place] += mass[t] * static_cast<Real>(problem.share[t]);
       else if (mass[t] != 0)
         *fault = {row, t};
     }
   }
 
+  // What columns keep of the targets' mass, and what they hand on.
   template <typename Count>
-  Line mass_on_columns(int64_t c, Count count) const {
-    return problem.mass_is_by_column
-               ? load_first(mass() + c, count) * shares(problem.share + c, count).first
-               : load_first(q_of_columns + c, count);
+  std::pair<Line, Line> split_mass(int64_t c, Count count) const {
+    Line reached;
+    if (problem.mass_is_by_column) {
+      reached = load_first(mass() + c, count);
+      if constexpr (sizeof(Real) == 4)
+        if (problem.kept_of_column)
+          return {reached * of_columns(problem.kept_of_column, c, count),
+                  reached * of_columns(problem.handed_of_column, c, count)};
+      reached *= shares(problem.share + c, count).first;
+    } else {
+      reached = load_first(on_columns + c, count);
+    }
+    const auto [kept, handed] = shares(problem.keep + c, count);
+    return {reached * kept, reached * handed};
+  }
+
+  // An array by column, which may have one number for all of them.
+  template <typename Count>
+  Line of_columns(const Real* from, int64_t c, Count count) const {
+    if (problem.columns_are_alike) return first_lanes<Real>(broadcast(from[0]), count, 0);
+    return load_first(from + c, count);
   }
 
   // Numbers of the table in the type worked in, and what is left of 1.
@@ -373,16 +393,12 @@ struct TreeRow {
                 store_first(e + c, values[0], count);
                 Line kept = {};
                 if constexpr (kMass == ColumnMass::kAlike)
-                  kept = load_first(kept_unit + c, count) * spread;
+                  kept = of_columns(kept_unit, c, count) * spread;
                 if constexpr (kMass == ColumnMass::kByRing)
-                  kept = load_first(kept_unit + c, count) * at(alpha, parents);
+                  kept = of_columns(kept_unit, c, count) * at(alpha, parents);
                 if constexpr (kRises) {
-                  const auto [keep, left] = shares(problem.keep + c, count);
-                  const Line reached = mass_on_columns(c, count);
-                  kept = reached * keep;
-                  if (kept_unit) kept += load_first(kept_unit + c, count) * spread;
-                  store_first(q_of_columns + c, kept, count);
-                  values[1] = reached * left;
+                  std::tie(kept, values[1]) = split_mass(c, count);
+                  if (kept_unit) kept += of_columns(kept_unit, c, count) * spread;
                 }
                 by_parent.add(parents, values);
                 if constexpr (kMass != ColumnMass::kNone) {
@@ -489,11 +505,13 @@ struct TreeRow {
     for_vectors(tree.num_classes, [&](int64_t c, auto count) {
       const Parents parents = parents_of(c, count);
       Line value = load_first(e + c, count) * at(pulled, parents);
-      if constexpr (kMass == ColumnMass::kAlike) value -= load_first(kept_unit + c, count) * spread;
+      if constexpr (kMass == ColumnMass::kAlike) value -= of_columns(kept_unit, c, count) * spread;
       if constexpr (kMass == ColumnMass::kByRing)
-        value -= load_first(kept_unit + c, count) * at(alpha, parents) * of_mass;
-      if constexpr (kMass == ColumnMass::kOwn)
-        value -= load_first(q_of_columns + c, count) * of_mass;
+        value -= of_columns(kept_unit, c, count) * at(alpha, parents) * of_mass;
+      if constexpr (kMass == ColumnMass::kOwn) {
+        value -= split_mass(c, count).first * of_mass;
+        if (kept_unit) value -= of_columns(kept_unit, c, count) * spread;
+      }
       store_first(grad + c, value, count);
     });
     for (const OwnColumn& own : own_columns) {

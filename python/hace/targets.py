@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hace_kernels import Risen, SoftLabels, TargetTable
+from hace_kernels import ByColumn, Risen, SoftLabels, TargetTable
 from hace_kernels.widest import widened
 
 from .label_tree import LabelTree
@@ -58,7 +58,7 @@ class Targets(NamedTuple):
         unit = table.unit.index_put((self.unit_place,), weight[self.unit_target])
         # Soft labels put their mass on classes, where `unit` multiplies it.
         share = table.share * weight if table.soft_labels is None else table.share
-        return table._replace(unit=unit, share=share, weight=weight, risen=None)
+        return table._replace(unit=unit, share=share, weight=weight, risen=None, by_column=None)
 
 
 def check_targets(options: TargetOptions, is_tree: bool, weighted: bool) -> None:
@@ -146,6 +146,7 @@ def build_targets(
         soft_labels=_soft_labels(labels, options, by_place, is_class),
         risen=_risen(labels, options, by_place, is_class, is_unit, keep),
     )
+    table = table._replace(by_column=_by_column(table))
     return Targets(
         table, torch.from_numpy(place[units].astype(np.int64)), torch.from_numpy(unit_target)
     )
@@ -174,6 +175,17 @@ def _risen(
     if options.soft_label_beta is not None:
         below = by_place(links.sum_up(is_class), float(is_class.sum())).int()
     return Risen(by_place(keep * reaching, 0.0).float(), by_place(reaching, 0.0), below)
+
+
+def _by_column(table: TargetTable) -> ByColumn | None:
+    """Where the targets are the columns."""
+    size = table.num_targets
+    if not torch.equal(table.place, torch.arange(size, dtype=table.place.dtype)):
+        return None
+    share, keep, unit = table.share, table.keep[:size], table.unit[:size]
+    if size > 0 and all(bool((x == x[0]).all()) for x in (share, keep, unit)):
+        share, keep = share[:1], keep[:1]
+    return ByColumn((share * keep).float(), (share * (1 - keep)).float())
 
 
 def _soft_labels(

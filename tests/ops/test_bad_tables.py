@@ -52,7 +52,7 @@ def test_a_root_below_something() -> None:
     tree = TreeCase(trees.balanced([2, 2])).table
     parent = tree.parent.clone()
     parent[-1] = parent[0]
-    with pytest.raises(RuntimeError, match="no TreeTable"):
+    with pytest.raises(RuntimeError, match="those of a TreeTable"):
         tree_log_prob(torch.zeros(1, 4), tree._replace(parent=parent))
 
 
@@ -77,7 +77,7 @@ def test_parents_out_of_range(place: int, kind: str, rows: int) -> None:
     for value in (-(2**31), -1, 0, 39, 43, 2**31 - 1):
         parent = case.table.parent.clone()
         parent[place] = value
-        with pytest.raises(RuntimeError, match="no TreeTable"):
+        with pytest.raises(RuntimeError, match="those of a TreeTable"):
             tree_log_loss(logits, target, case.table._replace(parent=parent), table)
 
 

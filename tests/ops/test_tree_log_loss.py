@@ -129,20 +129,24 @@ def test_few_rows(backend: Backend, rng: np.random.Generator, shape: str, kind: 
 @many_rows
 @pytest.mark.parametrize("kind", ["smoothed", "soft by depth", "probabilities over others"])
 @pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("alike", [True, False])
 def test_what_has_risen_is_found_where_the_table_has_none(
-    backend: Backend, rng: np.random.Generator, rows: int, kind: str
+    backend: Backend, rng: np.random.Generator, alike: bool, rows: int, kind: str
 ) -> None:
-    case = TreeCase(trees.random_tree(rng, 80, roots=3, inner=0.5, shuffle=True))
+    # A class that is a root keeps all that reaches it.
+    unlike = trees.random_tree(rng, 80, roots=60, inner=0.5, shuffle=True)
+    case = TreeCase(trees.balanced([4, 11]) if alike else unlike)
     target, options = targets_of(case, kind, rows)
     table = case.target_table(target=target, **options)
-    assert table.risen is not None
+    assert table.risen is not None and table.by_column is not None  # noqa: PT018
+    assert (len(table.by_column.kept) == 1) == alike
     moved = TargetTable.of_tensors(table.tensors, table.row_spread).to("cpu")
     assert moved.risen is not None
     for dtype in (torch.float32, torch.float64):
         logits = case.logits(rows, dtype)
         answers = [
             call(case, logits, target, some, backend)
-            for some in (table, moved, table._replace(risen=None))
+            for some in (table, moved, table._replace(risen=None, by_column=None))
         ]
         for loss, grad in answers[1:]:
             torch.testing.assert_close(loss, answers[0][0], rtol=1e-6, atol=0)
@@ -359,7 +363,7 @@ def test_two_targets_at_one_place(backend: Backend) -> None:
     case = TreeCase(trees.balanced([2, 2]))
     table = case.target_table()
     twice = torch.tensor([0, 0, 1, 3])
-    merged = table._replace(place=table.place[twice], share=table.share[twice])
+    merged = table._replace(place=table.place[twice], share=table.share[twice], by_column=None)
     logits = case.logits(3, torch.float64)
     target = torch.rand(3, 4, dtype=torch.float64)
     summed = torch.zeros(3, 4, dtype=torch.float64).index_add(1, twice, target)
