@@ -15,7 +15,17 @@ def class_dim(x: Tensor) -> int:
 
 
 def to_rows(x: Tensor) -> Tensor:
-    """(C), (N, C) or (N, C, d1, …) to rows (N·d1·…, C); a view where the memory allows it."""
+    """(C), (N, C) or (N, C, d1, …) to rows (N·d1·…, C); a view where the memory allows it.
+
+    Raises:
+        TypeError: a DTensor, which only losses over paths take.
+    """
+    if hasattr(x, "device_mesh"):
+        raise TypeError(
+            "only losses over paths, such as HACELoss, take logits that are DTensors: give "
+            "logits.full_tensor() here; or topk, predict and node_log_probs of a "
+            "HierarchicalClassifier with a device_mesh answer without whole logits"
+        )
     if x.dim() == 2:
         return x
     dim = class_dim(x)

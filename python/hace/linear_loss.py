@@ -108,8 +108,9 @@ def linear_path_loss_with_log_prob(
         shard=shard,
         on_weight_grad=on_weight_grad,
     )
-    shape = input.shape[:-1]
-    return loss.reshape(shape) if options.reduction == "none" else loss, log_prob.reshape(shape)
+    if input.dim() == 2:  # FSDP warns of modules that give views
+        return loss, log_prob
+    return loss.reshape(()), log_prob.reshape(())
 
 
 def takes_tiles(

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as checkpoint
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import (
     DTensor,
     Partial,
@@ -29,7 +28,9 @@ from hace.nn import HierarchicalClassifier
 ROWS, CLASSES, FEATURES = 7, 60, 8
 LOSSES: dict[str, Any] = {
     "HACE": hace.HACELoss,
+    "CE": hace.CrossEntropyLoss,
     "HXE": hace.HXELoss,
+    "path": lambda tree, **options: hace.PathLogLoss(tree, "power", **options),
     "r-CE": hace.RegularizedCrossEntropyLoss,
     "soft": lambda tree, **options: hace.HACELoss(tree, soft_label_beta=4.0, **options),
     "smoothed": lambda tree, **options: hace.HACELoss(tree, label_smoothing=0.2, **options),
@@ -122,6 +123,8 @@ def dtensors_of_other_shapes(rank: int, world: int) -> None:
         loss_fn(DTensor.from_local(logits, mesh, [Partial()]), target)
     with pytest.raises(ValueError, match="take no probabilities"):
         loss_fn(distribute_tensor(logits, mesh, [Shard(1)]), torch.rand(ROWS, CLASSES))
+    with pytest.raises(TypeError, match=r"only losses over paths.*full_tensor"):
+        hace.functional.node_log_probs(distribute_tensor(logits, mesh, [Shard(1)]), tree)
     with pytest.raises(ValueError, match="no eps by tiles"):
         hace.HACELoss(tree, soft_label_beta=4.0, eps=1e-6)(
             distribute_tensor(logits, mesh, [Shard(1)]), target
@@ -256,33 +259,6 @@ def classifiers(rank: int, world: int) -> None:
         many.log_prob(x)
 
 
-def fsdp(rank: int, world: int) -> None:
-    """Rows over one mesh dimension by FSDP2, classes over the other."""
-    if world != 4:
-        return
-    tree = a_tree()
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("rows", "classes"))
-    one = torch.nn.Sequential(torch.nn.Linear(5, FEATURES))
-    head = HierarchicalClassifier(FEATURES, tree, fused=False)
-    body = torch.nn.Sequential(torch.nn.Linear(5, FEATURES))
-    body.load_state_dict(one.state_dict())
-    many = HierarchicalClassifier(FEATURES, tree, device_mesh=mesh["classes"])
-    with torch.no_grad():
-        for name, parameter in many.linear.named_parameters():
-            full = getattr(head.linear, name).detach()
-            parameter.copy_(distribute_tensor(full, mesh["classes"], [Shard(0)]))
-    model = torch.nn.ModuleDict({"body": body, "head": many})
-    fully_shard(model["body"], mesh=mesh["rows"])
-    fully_shard(model["head"], mesh=mesh["rows"])
-    x, target = torch.randn(8, 5), torch.randint(CLASSES, (8,))
-    head(one(x), target).loss.backward()
-    mine = slice(4 * mesh.get_local_rank(0), 4 * mesh.get_local_rank(0) + 4)
-    model["head"](model["body"](x[mine]), target[mine]).loss.backward()
-    pairs = [(body[0].weight, one[0].weight), (many.linear.weight, head.linear.weight)]
-    for found, wanted in pairs:
-        torch.testing.assert_close(found.grad.full_tensor(), wanted.grad, rtol=1e-4, atol=1e-7)
-
-
 def saves(rank: int, world: int, folder: str) -> None:
     """Checkpoints of p processes load in q, and in one."""
     tree, mesh = a_tree(), init_device_mesh("cpu", (world,))
@@ -302,7 +278,7 @@ def saves(rank: int, world: int, folder: str) -> None:
 
 def everything(rank: int, world: int, folder: str) -> None:
     works = [dtensors, dtensors_of_other_shapes, a_process_without_rows, bad_targets]
-    works += [plain_shards, shards_that_do_not_fit, classifiers, fsdp]
+    works += [plain_shards, shards_that_do_not_fit, classifiers]
     for work in works:
         work(rank, world)
     saves(rank, world, folder)
