@@ -93,10 +93,14 @@ def measure(decide: Callable[[], Any], runs: int) -> tuple[float, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.decisions", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--classes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=32, help="rows of logits (32)")
+    parser.add_argument(
+        "--runs", type=int, default=3, help="calls, the fastest of which counts (3)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     for num_classes in options.classes:

@@ -58,9 +58,11 @@ def seconds(steps: dict[str, Callable[[], None]], repeat: int) -> dict[str, floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--shape", type=int, nargs=4, default=[4, 150, 128, 128])
-    parser.add_argument("--repeat", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.segmentation", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--shape", type=int, nargs=4, default=[4, 150, 128, 128], help="N C H W")
+    parser.add_argument("--repeat", type=int, default=5, help="steps, the fastest of which counts")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

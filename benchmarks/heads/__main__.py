@@ -28,8 +28,10 @@ def main() -> None:
     """Prints the table, a line as soon as it is known."""
     names = list(dict.fromkeys(section.name for section in SECTIONS))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.heads", description=__doc__)
-    parser.add_argument("--turns", type=int, default=3, help="of which the least time counts")
-    parser.add_argument("--only", choices=names, action="append", help="may be given repeatedly")
+    parser.add_argument(
+        "--turns", type=int, default=3, help="measurements, the fastest of which counts (3)"
+    )
+    parser.add_argument("--only", choices=names, action="append", help="only this part; repeatable")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -71,9 +71,13 @@ def answer(model: Coder, featurize: Featurizer, texts: list[str]) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
-    parser.add_argument("--epochs", type=int, default=3)
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.gallery", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/pictures"), help="folder of the pictures"
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each training (3)")
     options = parser.parse_args()
     matplotlib.use("Agg")
     codes = load()

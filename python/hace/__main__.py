@@ -1,4 +1,7 @@
-"""`python -m hace COMMAND …`."""
+"""Reads hierarchies, and measures a model's answers on them, from the command line.
+
+`python -m hace COMMAND --help` says what a command takes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,11 @@ _COMMANDS = {"report": report, "tree": tree}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m hace", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m hace",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, module in _COMMANDS.items():
         summary = (module.__doc__ or "").splitlines()[0]

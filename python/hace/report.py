@@ -92,7 +92,7 @@ class Report:
         if self.worst:
             table.add_section()
             for name, rows, wrong in self.worst:
-                table.add_row(f"wrong from {name} on", f"{wrong:,} of {rows:,}")
+                table.add_row(f"first wrong at {name}", f"{wrong:,} of {rows:,}")
         return table
 
 

@@ -26,31 +26,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="the hierarchy")
     parser.add_argument("--as", dest="form", choices=_FORMS, help="what the file is")
     table = parser.add_argument_group("how the file is read")
-    table.add_argument("--parent", default="parent", help="column, by name or position from 0")
-    table.add_argument("--child", default="child", help="column, by name or position from 0")
-    table.add_argument("--levels", nargs="+", help="columns from the top down, or one of paths")
-    table.add_argument("--sep", help="between the parts of a path, or of a code")
-    table.add_argument("--delimiter", type=_unescaped, help=r"between fields; \t is a tab")
+    table.add_argument(
+        "--parent", default="parent", help="column of the parents, by name or position from 0"
+    )
+    table.add_argument(
+        "--child", default="child", help="column of the children, by name or position from 0"
+    )
+    table.add_argument(
+        "--levels", nargs="+", help="columns of the levels from the top down, or one of paths"
+    )
+    table.add_argument("--sep", help="what separates the parts of a path, or of a code")
+    table.add_argument("--delimiter", type=_unescaped, help=r"what separates fields; \t is a tab")
     table.add_argument("--no-quotes", action="store_true", help="quotes are parts of names")
-    table.add_argument("--skip", type=int, default=0, help="lines before the first row")
-    table.add_argument("--comment", default="#", help="what begins a comment; '' for nothing")
-    table.add_argument("--encoding", help="UTF-8, or what a byte order mark says, by default")
+    table.add_argument("--skip", type=int, default=0, help="how many lines to skip first")
+    table.add_argument(
+        "--comment", default="#", help="what comments begin with (#); '' if there are none"
+    )
+    table.add_argument("--encoding", help="by default UTF-8, or what a byte order mark says")
     table.add_argument("--missing", nargs="*", help="words that mean 'no value'")
-    table.add_argument("--name", help="column of names, beside ids; of records the key of the name")
-    table.add_argument("--children", default="children", help="the key of the children")
-    table.add_argument("--indent", type=_unescaped, help="of an outline: what stands for a level")
-    table.add_argument("--ranges", action="store_true", help="of codes: 31-33 is above 321")
-    table.add_argument("--allow-multiple-parents", action="store_true", help="read a DAG")
-    labels = parser.add_argument_group("what is made of it")
+    table.add_argument(
+        "--name", help="column of the names, if links are ids; key of a record's name"
+    )
+    table.add_argument("--children", default="children", help="key of a record's children")
+    table.add_argument(
+        "--indent", type=_unescaped, help="what an outline is indented by for each level"
+    )
+    table.add_argument(
+        "--ranges", action="store_true", help="codes may be ranges: 31-33 is above 321"
+    )
+    table.add_argument(
+        "--allow-multiple-parents", action="store_true", help="nodes may have several parents"
+    )
+    labels = parser.add_argument_group("what is done with it")
     labels.add_argument(
         "--labels",
         metavar="FILE",
-        help="the data set's labels, to which the tree is cut: one per line in label order; .json "
-        "with a list, class_to_idx, id2label, or a config.json that has one; or an image folder",
+        help="the data set's labels, to which the tree is cut: a file with one per line in label "
+        "order; a .json file with a list, a class_to_idx or an id2label (also inside a "
+        "config.json); or a folder with a folder of images per class",
     )
-    labels.add_argument("--single-parent", action="store_true", help="make a tree of a DAG")
-    labels.add_argument("--depth", type=int, default=_DEPTH, help="levels to draw (2); -1 for all")
-    labels.add_argument("--save", metavar="FILE", help="write it for Hierarchy.load")
+    labels.add_argument(
+        "--single-parent", action="store_true", help="turn a DAG into a tree, by deepest parents"
+    )
+    labels.add_argument(
+        "--depth", type=int, default=_DEPTH, help="how many levels to draw (2); -1 for all"
+    )
+    labels.add_argument("--save", metavar="FILE", help="write it to a file for Hierarchy.load")
 
 
 def run(options: argparse.Namespace) -> int:
