@@ -11,7 +11,7 @@
 
 namespace hace {
 
-constexpr const char* kNoDag = "dag_log_loss: the arrays are not those of a ClosureTable";
+constexpr const char* kNoDag = "the arrays are not those of a ClosureTable";
 
 // The tensors of a ClosureTable that the kernels read: its intervals and its spanning tree.
 constexpr size_t kDagTensors = 20;

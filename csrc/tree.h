@@ -20,4 +20,12 @@ struct Tree {
   int64_t root() const { return num_places() - 1; }
 };
 
+// The nodes of a DAG that have the columns of several places of a tree, which are apart: their
+// parts. They follow the tree's places. (hace_kernels/spanning_tree.py; a tree has none.)
+struct MixedNodes {
+  int64_t count;
+  const int32_t* part_ptr;
+  const int32_t* part;
+};
+
 }  // namespace hace

@@ -1,8 +1,7 @@
 """Which implementations an op has: op → backend → callable.
 
-All implementations of an op take the same arguments: those of `hace_kernels.schemas`, or rows and a
-`ClosureTable` for the ops over DAGs that only the reference has. The modules of `hace_kernels.ops`
-register them.
+All implementations of an op take the same arguments: those of `hace_kernels.schemas`. The modules
+of `hace_kernels.ops` register them.
 """
 
 from __future__ import annotations

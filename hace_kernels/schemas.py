@@ -77,12 +77,12 @@ class TreeLogLossArguments(NamedTuple):
 
 
 class TreeArguments(NamedTuple):
-    """The arguments of the ops that take rows and a tree only.
+    """The arguments of the ops that take rows and a tree, or a DAG, only.
 
     Attributes:
         rows: (B, C) or (B, N), unit stride along a row.
-        tree: the tensors of a `TreeTable`.
-        level_ptr: its levels.
+        tree: the tensors of a `TreeTable`, or of a `ClosureTable`.
+        level_ptr: its levels, or its sizes.
     """
 
     rows: Tensor
@@ -121,10 +121,11 @@ def _schemas() -> dict[str, str]:
         schemas[name] = f"({arguments}, bool with_grad) -> (Tensor loss, Tensor grad_logits)"
         schemas[f"{name}_backward"] = f"(Tensor grad_loss, {arguments}) -> Tensor"
     tree = _arguments(TreeArguments)
-    schemas["tree_log_prob"] = f"({tree}) -> Tensor"
-    schemas["tree_log_prob_backward"] = f"(Tensor grad_log_prob, {tree}) -> Tensor"
-    schemas["tree_sum_up"] = f"({tree}) -> Tensor"
-    schemas["tree_sum_down"] = f"({tree}) -> Tensor"
+    for kind in ("tree", "dag"):
+        schemas[f"{kind}_log_prob"] = f"({tree}) -> Tensor"
+        schemas[f"{kind}_log_prob_backward"] = f"(Tensor grad_log_prob, {tree}) -> Tensor"
+        schemas[f"{kind}_sum_up"] = f"({tree}) -> Tensor"
+        schemas[f"{kind}_sum_down"] = f"({tree}) -> Tensor"
     return schemas
 
 

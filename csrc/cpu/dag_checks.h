@@ -50,4 +50,19 @@ inline void check_children(const Dag& dag, int64_t num_edges) {
                   kNoDag);
 }
 
+// What the ops over nodes take: a tree, and what a DAG has beyond its spanning tree.
+struct PlacedNodes {
+  Tree tree;  // of a DAG: its spanning tree, and by node the DAG's places
+  MixedNodes mixed;
+};
+
+inline PlacedNodes nodes_of_tree(const std::vector<Tensor>& table) { return {tree_of(table), {}}; }
+
+inline PlacedNodes nodes_of_dag(const std::vector<Tensor>& table) {
+  const SpanningTree spanning = dag_of(table).spanning;
+  PlacedNodes nodes = {spanning.tree, {spanning.num_mixed, spanning.part_ptr, spanning.part}};
+  nodes.tree.place = spanning.place;
+  return nodes;
+}
+
 }  // namespace hace

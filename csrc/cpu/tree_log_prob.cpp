@@ -1,4 +1,4 @@
-// `tree_log_prob` on the CPU: checks, outputs, threads. The arithmetic is in
+// `tree_log_prob` and `dag_log_prob` on the CPU: checks, outputs, threads. The arithmetic is in
 // tree_log_prob_kernel.cpp.
 
 #include <torch/csrc/stable/library.h>
@@ -7,20 +7,20 @@
 
 #include <vector>
 
+#include "dag_checks.h"
 #include "isa.h"
 #include "rows.h"
 #include "subnormals.h"
-#include "tree_arguments.h"
 #include "tree_log_prob_kernel.h"
 
 namespace hace {
 namespace {
 
-TreeLogProbProblem problem_of(const char* op, const Tensor& logits,
-                              const std::vector<Tensor>& tensors) {
+TreeLogProbProblem problem_of(const char* op, const Tensor& logits, const PlacedNodes& nodes) {
   check_rows(op, logits);
   TreeLogProbProblem problem = {};
-  problem.tree = tree_of(tensors);
+  problem.tree = nodes.tree;
+  problem.mixed = nodes.mixed;
   STD_TORCH_CHECK(logits.size(1) == problem.tree.num_classes, op, ": logits must have ",
                   problem.tree.num_classes, " columns, got ", logits.size(1));
   problem.logits = logits.const_data_ptr();
@@ -28,9 +28,8 @@ TreeLogProbProblem problem_of(const char* op, const Tensor& logits,
   return problem;
 }
 
-Tensor tree_log_prob(const Tensor& logits, const std::vector<Tensor>& tensors,
-                     const std::vector<int64_t>&) {
-  TreeLogProbProblem problem = problem_of("tree_log_prob", logits, tensors);
+Tensor log_prob(const char* op, const Tensor& logits, const PlacedNodes& nodes) {
+  TreeLogProbProblem problem = problem_of(op, logits, nodes);
   const Tree& tree = problem.tree;
   const int64_t num_rows = logits.size(0);
   Tensor out = torch::stable::new_empty(logits, {num_rows, tree.num_nodes}, loss_type(logits));
@@ -38,7 +37,7 @@ Tensor tree_log_prob(const Tensor& logits, const std::vector<Tensor>& tensors,
   problem.past_caches =
       writes_past_caches(num_rows, tree.num_nodes * static_cast<int64_t>(out.element_size()));
   const TreeLogProbKernel kernel = HACE_BEST_KERNEL(tree_log_prob_kernel, element_of(logits));
-  for_blocks(num_rows, kernel.block_rows, kernel.forward_lines(tree) * kernel.line_bytes,
+  for_blocks(num_rows, kernel.block_rows, kernel.forward_lines(problem) * kernel.line_bytes,
              [&](int64_t first, int64_t count, void* lines) {
                const SubnormalsAreZero guard;
                kernel.forward(problem, first, count, lines);
@@ -46,16 +45,15 @@ Tensor tree_log_prob(const Tensor& logits, const std::vector<Tensor>& tensors,
   return out;
 }
 
-Tensor tree_log_prob_backward(const Tensor& grad, const Tensor& logits,
-                              const std::vector<Tensor>& tensors, const std::vector<int64_t>&) {
-  TreeLogProbProblem problem = problem_of("tree_log_prob_backward", logits, tensors);
+Tensor log_prob_backward(const char* op, const Tensor& grad, const Tensor& logits,
+                         const PlacedNodes& nodes) {
+  TreeLogProbProblem problem = problem_of(op, logits, nodes);
   const Tree& tree = problem.tree;
   const int64_t num_rows = logits.size(0);
-  check_rows("tree_log_prob_backward", grad);
+  check_rows(op, grad);
   STD_TORCH_CHECK(grad.size(0) == num_rows && grad.size(1) == tree.num_nodes &&
                       grad.scalar_type() == loss_type(logits),
-                  "tree_log_prob_backward: the gradient must have the log-probabilities' shape and "
-                  "dtype");
+                  op, ": the gradient must have the log-probabilities' shape and dtype");
   problem.grad = grad.const_data_ptr();
   problem.grad_stride = grad.stride(0);
   Tensor out = torch::stable::new_empty(logits, {num_rows, tree.num_classes});
@@ -63,7 +61,7 @@ Tensor tree_log_prob_backward(const Tensor& grad, const Tensor& logits,
   problem.past_caches =
       writes_past_caches(num_rows, tree.num_classes * static_cast<int64_t>(out.element_size()));
   const TreeLogProbKernel kernel = HACE_BEST_KERNEL(tree_log_prob_kernel, element_of(logits));
-  for_blocks(num_rows, kernel.block_rows, kernel.backward_lines(tree) * kernel.line_bytes,
+  for_blocks(num_rows, kernel.block_rows, kernel.backward_lines(problem) * kernel.line_bytes,
              [&](int64_t first, int64_t count, void* lines) {
                const SubnormalsAreZero guard;
                kernel.backward(problem, first, count, lines);
@@ -71,11 +69,33 @@ Tensor tree_log_prob_backward(const Tensor& grad, const Tensor& logits,
   return out;
 }
 
+Tensor tree_log_prob(const Tensor& logits, const std::vector<Tensor>& tree,
+                     const std::vector<int64_t>&) {
+  return log_prob("tree_log_prob", logits, nodes_of_tree(tree));
+}
+
+Tensor tree_log_prob_backward(const Tensor& grad, const Tensor& logits,
+                              const std::vector<Tensor>& tree, const std::vector<int64_t>&) {
+  return log_prob_backward("tree_log_prob_backward", grad, logits, nodes_of_tree(tree));
+}
+
+Tensor dag_log_prob(const Tensor& logits, const std::vector<Tensor>& dag,
+                    const std::vector<int64_t>&) {
+  return log_prob("dag_log_prob", logits, nodes_of_dag(dag));
+}
+
+Tensor dag_log_prob_backward(const Tensor& grad, const Tensor& logits,
+                             const std::vector<Tensor>& dag, const std::vector<int64_t>&) {
+  return log_prob_backward("dag_log_prob_backward", grad, logits, nodes_of_dag(dag));
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, CPU, m) {
   m.impl("tree_log_prob", TORCH_BOX(&tree_log_prob));
   m.impl("tree_log_prob_backward", TORCH_BOX(&tree_log_prob_backward));
+  m.impl("dag_log_prob", TORCH_BOX(&dag_log_prob));
+  m.impl("dag_log_prob_backward", TORCH_BOX(&dag_log_prob_backward));
 }
 
 }  // namespace hace

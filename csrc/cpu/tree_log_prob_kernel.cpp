@@ -4,6 +4,10 @@
 //
 // with top and sum as in tree_sweeps.h. The backward, for incoming gradients g_v, is minus what a
 // mass of g_v on every node pulls; nodes of probability 0 have none.
+//
+// The columns below a mixed node u of a DAG are those of its parts, places of the tree that have no
+// column in common: sum_u is the sum of theirs, and what it pulls is what the mass
+// g_u sum_t / sum_u pulls on each part t.
 
 #include "tree_log_prob_kernel.h"
 
@@ -45,18 +49,29 @@ struct Block {
   using Line = Vector<Real>;
   static constexpr int64_t kRows = Lanes<Real>::kCount;
 
-  static int64_t forward_lines(const Tree& tree) { return tree.num_places() + tree.num_inner; }
-  static int64_t backward_lines(const Tree& tree) { return 2 * tree.num_places() + tree.num_inner; }
+  static int64_t num_places(const TreeLogProbProblem& problem) {
+    return problem.tree.num_places() + problem.mixed.count;
+  }
+  static int64_t num_sums(const TreeLogProbProblem& problem) {
+    return problem.tree.num_inner + problem.mixed.count;
+  }
+  static int64_t forward_lines(const TreeLogProbProblem& problem) {
+    return num_places(problem) + num_sums(problem);
+  }
+  static int64_t backward_lines(const TreeLogProbProblem& problem) {
+    return 2 * num_places(problem) + num_sums(problem);
+  }
 
   static void forward(const TreeLogProbProblem& problem, int64_t first, int64_t count,
                       void* lines) {
     const Tree& tree = problem.tree;
     const BlockRows<kRows> rows(first, count);
     Line* const line = static_cast<Line*>(lines);
-    Line* const sum = line + tree.num_places();
+    Line* const sum = line + num_places(problem);
     load_logits(problem, rows, line);
     NoMass<Real> none;
     sum_exponentials<false, Real>(tree, line, sum, none);
+    sum_parts(problem, line, sum);
 
     const Line top = line[tree.root()];
     const Line log_total = log_of<Real>(sum[tree.num_inner - 1]);
@@ -75,16 +90,70 @@ struct Block {
     const Tree& tree = problem.tree;
     const BlockRows<kRows> rows(first, count);
     Line* const line = static_cast<Line*>(lines);
-    Line* const sum = line + tree.num_places();
-    Line* const mass = sum + tree.num_inner;
+    Line* const sum = line + num_places(problem);
+    Line* const mass = sum + num_sums(problem);
     load_logits(problem, rows, line);
-    load_nodes(tree, LaneRows<Real>(problem.grad, problem.grad_stride, rows.row, rows.count), mass);
+    load_nodes(tree, problem.mixed.count,
+               LaneRows<Real>(problem.grad, problem.grad_stride, rows.row, rows.count), mass);
     GivenMass<Real> given{tree, mass};
-    sum_exponentials<true, Real>(tree, line, sum, given);
+    if (problem.mixed.count == 0) {
+      sum_exponentials<true, Real>(tree, line, sum, given);
+    } else {
+      sum_exponentials<false, Real>(tree, line, sum, given);
+      sum_parts(problem, line, sum);
+      given.total.add(hand_to_parts(problem, line, sum, mass).narrow());
+      find_shares(tree, line, sum);
+    }
     pull_down<Real>(tree, line, sum, mass, given.total.narrow(),
                     [&](int32_t column, int64_t) { return mass[column]; });
     store_columns<Stored>(problem.grad_logits, tree.num_classes, rows.row, rows.count,
                           problem.past_caches, [&](int64_t column) { return -line[column]; });
+  }
+
+  // exp(top - of) sum, at a place of the tree.
+  static Line share(const Tree& tree, int32_t place, const Line* line, const Line* sum, Line of) {
+    const Line e = exp_nonpositive(line[place] - of);
+    return place < tree.num_classes ? e : e * sum[place - tree.num_classes];
+  }
+
+  // Top and sum of mixed nodes.
+  static void sum_parts(const TreeLogProbProblem& problem, Line* line, Line* sum) {
+    const Tree& tree = problem.tree;
+    const MixedNodes& mixed = problem.mixed;
+    for (int64_t x = 0; x < mixed.count; ++x) {
+      const int32_t first = mixed.part_ptr[x], last = mixed.part_ptr[x + 1];
+      Line top = broadcast(std::numeric_limits<Real>::lowest());
+      for (int32_t i = first; i < last; ++i) top = max(line[mixed.part[i]], top);
+      WideSum<Real> wide;
+      for (int32_t i = first; i < last; ++i) wide.add(share(tree, mixed.part[i], line, sum, top));
+      line[tree.num_places() + x] = top;
+      sum[tree.num_inner + x] = wide.narrow();
+    }
+  }
+
+  // Hands what lies on mixed nodes to their parts, in proportion; how much that is in all.
+  static WideSum<Real> hand_to_parts(const TreeLogProbProblem& problem, const Line* line,
+                                     const Line* sum, Line* mass) {
+    const Tree& tree = problem.tree;
+    const MixedNodes& mixed = problem.mixed;
+    WideSum<Real> total;
+    for (int64_t x = 0; x < mixed.count; ++x) {
+      const Line of_x = sum[tree.num_inner + x], top = line[tree.num_places() + x];
+      const Line q = of_x == 0 ? Line{} : mass[tree.num_places() + x];
+      if (!any(q != 0)) continue;
+      total.add(q);
+      const Line scale = of_x == 0 ? Line{} : q / of_x;
+      for (int32_t i = mixed.part_ptr[x]; i < mixed.part_ptr[x + 1]; ++i)
+        mass[mixed.part[i]] += share(tree, mixed.part[i], line, sum, top) * scale;
+    }
+    return total;
+  }
+
+  // What sum_exponentials<true> leaves, from what it leaves without shares.
+  static void find_shares(const Tree& tree, Line* line, const Line* sum) {
+    for (int64_t v = 0; v < tree.num_inner; ++v)
+      for (int32_t i = tree.child_ptr[v]; i < tree.child_ptr[v + 1]; ++i)
+        line[tree.child[i]] = share(tree, tree.child[i], line, sum, line[tree.num_classes + v]);
   }
 
   static void load_logits(const TreeLogProbProblem& problem, const BlockRows<kRows>& rows,

@@ -1,5 +1,5 @@
-// What the driver of `tree_log_prob` (tree_log_prob.cpp) asks of its kernels, which are compiled
-// once per instruction set (tree_log_prob_kernel.cpp).
+// What the driver of `tree_log_prob` and `dag_log_prob` (tree_log_prob.cpp) asks of their kernels,
+// which are compiled once per instruction set (tree_log_prob_kernel.cpp).
 #pragma once
 
 #include "element.h"
@@ -9,6 +9,7 @@ namespace hace {
 
 struct TreeLogProbProblem {
   Tree tree;
+  MixedNodes mixed;
   const void* logits;  // (rows, C), unit stride along a row
   int64_t row_stride;
   void* log_prob;       // (rows, N) contiguous, of the type worked in
@@ -23,8 +24,8 @@ struct TreeLogProbProblem {
 struct TreeLogProbKernel {
   int64_t block_rows;
   int64_t line_bytes;
-  int64_t (*forward_lines)(const Tree&);
-  int64_t (*backward_lines)(const Tree&);
+  int64_t (*forward_lines)(const TreeLogProbProblem&);
+  int64_t (*backward_lines)(const TreeLogProbProblem&);
   void (*forward)(const TreeLogProbProblem&, int64_t first, int64_t count, void* lines);
   void (*backward)(const TreeLogProbProblem&, int64_t first, int64_t count, void* lines);
 };

@@ -1,5 +1,5 @@
-// What the drivers of `tree_sum_up` and `tree_sum_down` (tree_sum.cpp) ask of their kernels, which
-// are compiled once per instruction set (tree_sum_kernel.cpp).
+// What the drivers of `tree_sum_up`, `tree_sum_down` and their twins over DAGs (tree_sum.cpp) ask
+// of their kernels, which are compiled once per instruction set (tree_sum_kernel.cpp).
 #pragma once
 
 #include "element.h"
@@ -9,6 +9,7 @@ namespace hace {
 
 struct TreeSumProblem {
   Tree tree;
+  MixedNodes mixed;
   const void* values;  // (rows, C) to go up, (rows, N) to go down; unit stride along a row
   int64_t row_stride;
   void* sums;  // (rows, N) or (rows, C), contiguous
@@ -16,7 +17,7 @@ struct TreeSumProblem {
 };
 
 // The next `count` rows from `first` on, at most `block_rows` at a time; `lines` has a line of
-// 64-byte aligned memory for each place.
+// 64-byte aligned memory for each place, mixed nodes' included.
 struct TreeSumKernel {
   int64_t block_rows;
   int64_t line_bytes;

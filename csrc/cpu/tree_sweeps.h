@@ -181,11 +181,13 @@ inline void pull_down(const Tree& tree, Vector<Real>* line, const Vector<Real>* 
   }
 }
 
-// Reads nodes' values (B, N) into the lines of their places; places of no node are 0.
+// Reads nodes' values (B, N) into the lines of their places, of which mixed nodes have the last;
+// places of no node are 0.
 template <typename Stored>
-inline void load_nodes(const Tree& tree, const LaneRows<Stored>& rows,
+inline void load_nodes(const Tree& tree, int64_t num_mixed, const LaneRows<Stored>& rows,
                        Vector<work_t<Stored>>* line) {
-  for (int64_t p = 0; p < tree.num_places(); ++p) line[p] = Vector<work_t<Stored>>{};
+  const int64_t num_places = tree.num_places() + num_mixed;
+  for (int64_t p = 0; p < num_places; ++p) line[p] = Vector<work_t<Stored>>{};
   load_columns(rows, tree.num_nodes, [&](int64_t node, Vector<work_t<Stored>> values) {
     if (tree.place[node] >= 0) line[tree.place[node]] = values;
   });

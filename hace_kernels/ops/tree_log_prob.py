@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -16,9 +17,10 @@ from ..registry import register
 from ..rows import loss_dtype
 from ..schemas import TreeArguments
 from ..tree_table import TreeTable
-from .checks import check_devices, check_rows, for_kernel, no_grad_of
+from .checks import check_devices, check_rows, no_grad_of
 from .derivatives import Constant, RowOp, Rows, below_autograd
 from .graph_autograd import register_reverse_mode
+from .node_tables import num_nodes_of_dag, num_nodes_of_tree, tree_arguments
 
 __all__ = ["tree_log_prob"]
 
@@ -47,22 +49,24 @@ def tree_log_prob(
     """
     check_rows("logits", logits, tree.num_classes, "class of the tree")
     check_devices(logits, tree=tree.device)
-    if isinstance(tree, ClosureTable):
-        log_prob = resolve("dag_log_prob", backend, logits)(logits, tree)
-    else:
-        log_prob = resolve("tree_log_prob", backend, logits)(
-            TreeArguments(for_kernel(logits), tree.tensors, [*tree.level_ptr])
-        )
-    return cast(Tensor, log_prob)
+    name = "dag_log_prob" if isinstance(tree, ClosureTable) else "tree_log_prob"
+    op = resolve(name, backend, logits)
+    return cast(Tensor, op(tree_arguments(logits, tree)))
 
 
 class _LogProbOp(RowOp):
-    """The op `name` as a differentiable function."""
+    """The op `name` as a differentiable function, with its reference and its fake kernel."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        of_reference: Callable[[TreeArguments], Tensor],
+        fake: Callable[[Tensor, list[Tensor], list[int]], Tensor],
+    ) -> None:
+        self.of_reference = of_reference
         self.kernel = getattr(torch.ops.hace_kernels, name).default
         self.backward_kernel = getattr(torch.ops.hace_kernels, f"{name}_backward").default
-        torch.library.register_fake(f"hace_kernels::{name}", _fake)
+        torch.library.register_fake(f"hace_kernels::{name}", fake)
         torch.library.register_fake(f"hace_kernels::{name}_backward", _fake_backward)
         add_decomposition(name, self.plain)
         add_decomposition(f"{name}_backward", self.plain_gradient)
@@ -81,7 +85,7 @@ class _LogProbOp(RowOp):
             return cast(Tensor, self.backward_kernel(grad.contiguous(), *rows, *rest))
 
     def reference(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
-        return _reference(TreeArguments(rows[0], *rest))
+        return self.of_reference(TreeArguments(rows[0], *rest))
 
     def _backward_in_graph(self, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         logits, *tree = ctx.saved_tensors
@@ -103,23 +107,39 @@ def _reference(call: TreeArguments) -> Tensor:
     return reference.tree_log_prob(call.rows, TreeTable.of_tensors(call.tree, call.level_ptr))
 
 
-def _dag_reference(logits: Tensor, dag: ClosureTable) -> Tensor:
-    return dag_log_prob(logits, dag, spread_dead=False)
+def _dag_reference(call: TreeArguments) -> Tensor:
+    dag = ClosureTable.of_tensors(call.tree, call.level_ptr)
+    return dag_log_prob(call.rows, dag, spread_dead=False)
 
 
 def _fake(rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
-    shape = (rows.shape[0], tree[0].shape[0])
-    return rows.new_empty(shape, dtype=loss_dtype(rows.dtype))
+    return _log_probs(rows, num_nodes_of_tree(tree))
+
+
+def _dag_fake(rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+    return _log_probs(rows, num_nodes_of_dag(tree))
+
+
+def _log_probs(rows: Tensor, num_nodes: int) -> Tensor:
+    return rows.new_empty((rows.shape[0], num_nodes), dtype=loss_dtype(rows.dtype))
 
 
 def _fake_backward(grad: Tensor, rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
     return rows.new_empty(rows.shape)
 
 
+def _ops(prefix: str) -> tuple[_LogProbOp, _LogProbOp]:
+    of_trees = _LogProbOp(f"{prefix}tree_log_prob", _reference, _fake)
+    return of_trees, _LogProbOp(f"{prefix}dag_log_prob", _dag_reference, _dag_fake)
+
+
 register("tree_log_prob", {"reference": _reference})
 register("dag_log_prob", {"reference": _dag_reference})
 if native.load_error is None:
-    _native = _LogProbOp("tree_log_prob")
-    register("tree_log_prob", {"cpu": _native, "cuda": _native})
+    _of_trees, _of_dags = _ops("")
+    register("tree_log_prob", {"cpu": _of_trees, "cuda": _of_trees})
+    register("dag_log_prob", {"cpu": _of_dags, "cuda": _of_dags})
 if triton.load_error is None:
-    register("tree_log_prob", {"triton": _LogProbOp("triton_tree_log_prob")})
+    _of_trees, _of_dags = _ops("triton_")
+    register("tree_log_prob", {"triton": _of_trees})
+    register("dag_log_prob", {"triton": _of_dags})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,13 @@ from ..tree_table import TreeTable
 from .checks import check_devices, check_rows, for_kernel, no_grad_of
 from .derivatives import LinearOp, Rows, below_autograd
 from .graph_autograd import register_reverse_mode
+from .node_tables import (
+    num_classes_of_dag,
+    num_classes_of_tree,
+    num_nodes_of_dag,
+    num_nodes_of_tree,
+    tree_arguments,
+)
 
 __all__ = ["tree_sum_down", "tree_sum_up"]
 
@@ -78,19 +85,25 @@ def tree_sum_down(
 
 
 def _call(op: str, values: Tensor, tree: TreeTable | ClosureTable, backend: str) -> Tensor:
-    if isinstance(tree, ClosureTable):
-        return cast(Tensor, resolve(f"dag_{op}", backend, values)(values, tree))
-    arguments = TreeArguments(for_kernel(values), tree.tensors, [*tree.level_ptr])
-    return cast(Tensor, resolve(f"tree_{op}", backend, values)(arguments))
+    kind = "dag" if isinstance(tree, ClosureTable) else "tree"
+    return cast(Tensor, resolve(f"{kind}_{op}", backend, values)(tree_arguments(values, tree)))
 
 
 class _SumOp(LinearOp):
     """One of the two ops as a differentiable function; `transpose` is the other one."""
 
-    def __init__(self, name: str, reference: Callable[[TreeArguments], Tensor]) -> None:
+    def __init__(
+        self,
+        name: str,
+        reference: Callable[[TreeArguments], Tensor],
+        width: Callable[[Sequence[Tensor]], int],
+    ) -> None:
         self.of_reference = reference
         self.kernel = getattr(torch.ops.hace_kernels, name).default
-        fake = _fake_up if name.endswith("up") else _fake_down
+
+        def fake(rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+            return rows.new_empty(rows.shape[0], width(tree))
+
         torch.library.register_fake(f"hace_kernels::{name}", fake)
         add_decomposition(name, self.plain)
         register_reverse_mode(name, self._backward_in_graph, _setup_in_graph)
@@ -111,21 +124,6 @@ class _SumOp(LinearOp):
         return gradient, no_grad_of(tree), None
 
 
-def _pair(prefix: str) -> tuple[_SumOp, _SumOp]:
-    up = _SumOp(f"{prefix}tree_sum_up", _reference_up)
-    down = _SumOp(f"{prefix}tree_sum_down", _reference_down)
-    up.transpose, down.transpose = down, up
-    return up, down
-
-
-def _fake_up(rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
-    return rows.new_empty(rows.shape[0], tree[0].shape[0])
-
-
-def _fake_down(rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
-    return rows.new_empty(rows.shape[0], tree[1].shape[0] - tree[2].shape[0] + 1)
-
-
 def _setup_in_graph(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, tree, ctx.level_ptr = inputs
     ctx.save_for_backward(*tree)
@@ -139,15 +137,45 @@ def _reference_down(call: TreeArguments) -> Tensor:
     return reference.tree_sum_down(call.rows, TreeTable.of_tensors(call.tree, call.level_ptr))
 
 
-register("tree_sum_up", {"reference": _reference_up})
-register("tree_sum_down", {"reference": _reference_down})
-register("dag_sum_up", {"reference": dag_sum_up})
-register("dag_sum_down", {"reference": dag_sum_down})
+def _dag_reference_up(call: TreeArguments) -> Tensor:
+    return dag_sum_up(call.rows, ClosureTable.of_tensors(call.tree, call.level_ptr))
+
+
+def _dag_reference_down(call: TreeArguments) -> Tensor:
+    return dag_sum_down(call.rows, ClosureTable.of_tensors(call.tree, call.level_ptr))
+
+
+_REFERENCES = {
+    "tree_sum_up": _reference_up,
+    "tree_sum_down": _reference_down,
+    "dag_sum_up": _dag_reference_up,
+    "dag_sum_down": _dag_reference_down,
+}
+
+# What gives the width of an op's values.
+_WIDTHS = {
+    "tree_sum_up": num_nodes_of_tree,
+    "tree_sum_down": num_classes_of_tree,
+    "dag_sum_up": num_nodes_of_dag,
+    "dag_sum_down": num_classes_of_dag,
+}
+
+
+def _register(prefix: str, *backends: str) -> None:
+    ops = {
+        name: _SumOp(f"{prefix}{name}", reference, _WIDTHS[name])
+        for name, reference in _REFERENCES.items()
+    }
+    for kind in ("tree", "dag"):
+        up, down = ops[f"{kind}_sum_up"], ops[f"{kind}_sum_down"]
+        up.transpose, down.transpose = down, up
+    for name, op in ops.items():
+        register(name, dict.fromkeys(backends, op))
+
+
+for _name, _reference in _REFERENCES.items():
+    register(_name, {"reference": _reference})
 if native.load_error is None:
-    _up, _down = _pair("")
-    register("tree_sum_up", {"cpu": _up, "cuda": _up})
-    register("tree_sum_down", {"cpu": _down, "cuda": _down})
+    _register("", "cpu", "cuda")
 if triton.load_error is None:
-    _up, _down = _pair("triton_")
-    register("tree_sum_up", {"triton": _up})
-    register("tree_sum_down", {"triton": _down})
+    _register("triton_", "triton")
