@@ -20,6 +20,8 @@ struct SpanningTree {
   const int32_t* child_ptr;
   const int32_t* child;
 
+  MixedNodes mixed() const { return {num_mixed, part_ptr, part, holder_ptr, holder}; }
+
   int64_t num_nodes() const { return tree.num_nodes; }
   // Of the tree, and of mixed nodes after them.
   int64_t num_places() const { return tree.num_places() + num_mixed; }

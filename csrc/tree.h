@@ -26,6 +26,8 @@ struct MixedNodes {
   int64_t count;
   const int32_t* part_ptr;
   const int32_t* part;
+  const int32_t* holder_ptr;
+  const int32_t* holder;
 };
 
 }  // namespace hace

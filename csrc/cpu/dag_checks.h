@@ -60,7 +60,7 @@ inline PlacedNodes nodes_of_tree(const std::vector<Tensor>& table) { return {tre
 
 inline PlacedNodes nodes_of_dag(const std::vector<Tensor>& table) {
   const SpanningTree spanning = dag_of(table).spanning;
-  PlacedNodes nodes = {spanning.tree, {spanning.num_mixed, spanning.part_ptr, spanning.part}};
+  PlacedNodes nodes = {spanning.tree, spanning.mixed()};
   nodes.tree.place = spanning.place;
   return nodes;
 }

@@ -4,7 +4,7 @@
 #include <optional>
 #include <vector>
 
-#include "../dag_tensors.h"
+#include "dag_bindings.h"
 #include "dag_log_loss.cuh"
 #include "tree_loss_bindings.h"
 
@@ -12,22 +12,6 @@ namespace hace {
 namespace {
 
 constexpr const char* kOp = "dag_log_loss";
-
-// The levels of the tree, and those of the nodes by height, from a ClosureTable's sizes.
-struct DagLevels {
-  std::vector<int64_t> tree, heights;
-
-  explicit DagLevels(const std::vector<int64_t>& sizes) {
-    constexpr int64_t kLists = 5;  // their lengths come first
-    STD_TORCH_CHECK(sizes.size() >= kLists, kNoDag);
-    const int64_t left = static_cast<int64_t>(sizes.size()) - kLists;
-    STD_TORCH_CHECK(sizes[0] > 0 && sizes[1] > 0 && sizes[0] <= left && sizes[1] <= left - sizes[0],
-                    kNoDag);
-    const auto first = sizes.begin() + kLists;
-    tree.assign(first, first + sizes[0]);
-    heights.assign(first + sizes[0], first + sizes[0] + sizes[1]);
-  }
-};
 
 int64_t num_levels(const std::vector<int64_t>& ptr) { return static_cast<int64_t>(ptr.size()) - 1; }
 
@@ -39,14 +23,8 @@ struct DagLogLoss {
     check_reduction(kOp, call.reduction);
     const Dag dag = bind_dag(call.tree);
     const DagLevels levels(call.level_ptr);
-    check_tree(kOp, {call.tree.begin() + 7, call.tree.begin() + 12}, levels.tree, call.logits);
-    for (size_t i = 0; i < kDagTensors; ++i)
-      check_device(kOp, "the DAG", call.tree[i], call.logits);
+    check_dag(kOp, call.tree, levels, call.logits);
     check_target_devices(kOp, call);
-    bool rising = levels.heights.front() == 0 && levels.heights.back() == dag.num_nodes;
-    for (size_t i = 1; rising && i < levels.heights.size(); ++i)
-      rising = levels.heights[i - 1] <= levels.heights[i];
-    STD_TORCH_CHECK(rising && dag.spanning.num_places() < int64_t{1} << 30, kNoDag);
     STD_TORCH_CHECK(call.logits.size(1) == dag.num_columns, kOp, ": logits must have ",
                     dag.num_columns, " columns, got ", call.logits.size(1));
     STD_TORCH_CHECK(call.table.size() > 6 && !call.table[6], kOp,
@@ -59,8 +37,7 @@ struct DagLogLoss {
     const cudaStream_t stream = here.device().stream;
     const Dag dag = bind_dag(call.tree);
     const DagLevels levels(call.level_ptr);
-    const TreeOnDevice on_device({call.tree.begin() + 7, call.tree.begin() + 12}, levels.tree,
-                                 logits, stream);
+    const TreeOnDevice on_device(tensors_of_tree(call.tree), levels.tree, logits, stream);
     const Tensor height_memory =
         scratch(logits, levels_memory(num_levels(levels.heights)), ScalarType::Int);
     Targets targets = {};

@@ -19,6 +19,7 @@
 #pragma once
 
 #include "../dag.h"
+#include "mixed_nodes.cuh"
 #include "tree_loss.cuh"
 #include "tree_sweeps.cuh"
 
@@ -94,18 +95,6 @@ struct DagRowValues {
         of_mixed(log_sum + spanning.tree.num_inner),
         mass(reinterpret_cast<Real*>(of_mixed + spanning.num_mixed)) {}
 };
-
-// Calls visit(i, lane) in a group of kGroup lanes for every i in first .. last - 1. Groups that
-// have nothing to do get an i of last or more, so that all lanes of a warp take part.
-constexpr int kGroup = 8;
-
-template <typename Visit>
-__device__ __forceinline__ void for_groups(int first, int last, Visit visit) {
-  const int groups = static_cast<int>(blockDim.x) / kGroup;
-  const int group = static_cast<int>(threadIdx.x) / kGroup;
-  for (int base = first; base < last; base += groups)
-    visit(base + group, static_cast<int>(threadIdx.x) % kGroup);
-}
 
 template <typename Stored>
 struct DagLogLossRow {

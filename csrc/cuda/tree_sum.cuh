@@ -1,9 +1,11 @@
 // The kernels of `tree_sum_up` and `tree_sum_down`.
 //
 // Traffic with device memory per row of N nodes and C columns: N + C values in and out. The inner
-// places' sums are in shared memory if they fit there.
+// places' sums are in shared memory if they fit there. A mixed node of a DAG has the sum of its
+// parts; a tree has none.
 #pragma once
 
+#include "mixed_nodes.cuh"
 #include "tree_sweeps.cuh"
 
 namespace hace {
@@ -11,6 +13,7 @@ namespace hace {
 template <typename Stored>
 struct TreeSumProblem {
   Tree tree;
+  MixedNodes mixed;
   Levels levels;
   RowMemory memory;
   int64_t num_rows;
@@ -21,8 +24,8 @@ struct TreeSumProblem {
 };
 
 template <typename Stored>
-inline int64_t tree_sum_row_bytes(const Tree& tree) {
-  return tree.num_inner * static_cast<int64_t>(sizeof(work_t<Stored>));
+inline int64_t tree_sum_row_bytes(const Tree& tree, const MixedNodes& mixed) {
+  return (tree.num_inner + mixed.count) * static_cast<int64_t>(sizeof(work_t<Stored>));
 }
 
 template <typename Stored>
@@ -56,11 +59,27 @@ __global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
   using Real = work_t<Stored>;
   const Tree& tree = problem.tree;
   const int num_classes = static_cast<int>(tree.num_classes);
+  const MixedNodes& mixed = problem.mixed;
+  const int num_mixed = static_cast<int>(mixed.count);
   Real* const sum = reinterpret_cast<Real*>(problem.memory.of_block());
   for (int64_t row = blockIdx.x; row < problem.num_rows; row += gridDim.x) {
     const Stored* const values = problem.values + row * problem.row_stride;
     Stored* const sums = problem.sums + row * tree.num_nodes;
     sweep_up(tree, problem.levels, SumRise<Stored>{values, num_classes, sum});
+    if (num_mixed > 0) {
+      for_groups(0, num_mixed, [&](int x, int lane) {
+        const int begin = x < num_mixed ? mixed.part_ptr[x] : 0;
+        const int end = x < num_mixed ? mixed.part_ptr[x + 1] : 0;
+        double all = 0;
+        for (int i = begin + lane; i < end; i += kGroup) {
+          const int part = mixed.part[i];
+          all += part < num_classes ? to_work(values[part]) : sum[part - num_classes];
+        }
+        all = group_sum(all, kGroup);
+        if (x < num_mixed && lane == 0) sum[tree.num_inner + x] = static_cast<Real>(all);
+      });
+      __syncthreads();
+    }
     for_each(
         static_cast<int>(tree.num_nodes),
         [&](int node) {
@@ -79,13 +98,23 @@ __global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
   using Real = work_t<Stored>;
   const Tree& tree = problem.tree;
   const int num_classes = static_cast<int>(tree.num_classes);
+  const MixedNodes& mixed = problem.mixed;
+  const int num_places = num_classes + static_cast<int>(tree.num_inner);
   Real* const sum = reinterpret_cast<Real*>(problem.memory.of_block());
   for (int64_t row = blockIdx.x; row < problem.num_rows; row += gridDim.x) {
     const Stored* const values = problem.values + row * problem.row_stride;
     Stored* const sums = problem.sums + row * tree.num_classes;
-    const auto own = [&](int place) {
+    const auto of_place = [&](int place) {
       const int32_t node = problem.node_at[place];
       return node < 0 ? Real(0) : to_work(values[node]);
+    };
+    // With what the mixed nodes have that the place is part of.
+    const auto own = [&](int place) {
+      if (mixed.count == 0) return of_place(place);
+      double all = of_place(place);
+      for (int i = mixed.holder_ptr[place]; i < mixed.holder_ptr[place + 1]; ++i)
+        all += of_place(num_places + mixed.holder[i]);
+      return static_cast<Real>(all);
     };
     for_each(
         static_cast<int>(tree.num_inner), [&](int v) { return own(num_classes + v); },
