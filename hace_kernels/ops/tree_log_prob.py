@@ -128,18 +128,13 @@ def _fake_backward(grad: Tensor, rows: Tensor, tree: list[Tensor], level_ptr: li
     return rows.new_empty(rows.shape)
 
 
-def _ops(prefix: str) -> tuple[_LogProbOp, _LogProbOp]:
-    of_trees = _LogProbOp(f"{prefix}tree_log_prob", _reference, _fake)
-    return of_trees, _LogProbOp(f"{prefix}dag_log_prob", _dag_reference, _dag_fake)
-
-
 register("tree_log_prob", {"reference": _reference})
 register("dag_log_prob", {"reference": _dag_reference})
 if native.load_error is None:
-    _of_trees, _of_dags = _ops("")
+    _of_trees = _LogProbOp("tree_log_prob", _reference, _fake)
     register("tree_log_prob", {"cpu": _of_trees, "cuda": _of_trees})
+    _of_dags = _LogProbOp("dag_log_prob", _dag_reference, _dag_fake)
     register("dag_log_prob", {"cpu": _of_dags, "cuda": _of_dags})
 if triton.load_error is None:
-    _of_trees, _of_dags = _ops("triton_")
+    _of_trees = _LogProbOp("triton_tree_log_prob", _reference, _fake)
     register("tree_log_prob", {"triton": _of_trees})
-    register("dag_log_prob", {"triton": _of_dags})

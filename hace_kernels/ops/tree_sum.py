@@ -161,21 +161,18 @@ _WIDTHS = {
 }
 
 
-def _register(prefix: str, *backends: str) -> None:
-    ops = {
-        name: _SumOp(f"{prefix}{name}", reference, _WIDTHS[name])
-        for name, reference in _REFERENCES.items()
-    }
-    for kind in ("tree", "dag"):
-        up, down = ops[f"{kind}_sum_up"], ops[f"{kind}_sum_down"]
-        up.transpose, down.transpose = down, up
-    for name, op in ops.items():
+def _register(prefix: str, kind: str, *backends: str) -> None:
+    names = f"{kind}_sum_up", f"{kind}_sum_down"
+    up, down = (_SumOp(f"{prefix}{name}", _REFERENCES[name], _WIDTHS[name]) for name in names)
+    up.transpose, down.transpose = down, up
+    for name, op in zip(names, (up, down), strict=True):
         register(name, dict.fromkeys(backends, op))
 
 
 for _name, _reference in _REFERENCES.items():
     register(_name, {"reference": _reference})
 if native.load_error is None:
-    _register("", "cpu", "cuda")
+    _register("", "tree", "cpu", "cuda")
+    _register("", "dag", "cpu", "cuda")
 if triton.load_error is None:
-    _register("triton_", "triton")
+    _register("triton_", "tree", "triton")
