@@ -159,6 +159,7 @@ def updates(layer: Layer, turns: int) -> Iterator[Figure]:
         def run() -> None:
             loss = loss_fn.linear(x, weight, target, logit_bytes=0, on_weight_grad=update)
             torch.autograd.backward(loss)
+            update.step()
 
         return run
 

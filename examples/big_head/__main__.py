@@ -61,14 +61,15 @@ def main() -> None:
     head = HierarchicalClassifier(
         options.features, tree, hace.HACELoss(tree, 0.5), bias=False, fused=True, device_mesh=mesh
     )
-    trained = [*body.parameters()]
+    trained, optimizers = [*body.parameters()], []
     if options.update_by_tiles:
         weight = head.linear.weight
         rows = weight.to_local().detach() if mesh is not None else weight
         head.on_weight_grad = hace.optim.TileSGD(rows, options.rate)
+        optimizers.append(head.on_weight_grad)
     else:
         trained += [*head.parameters()]
-    optimizer = torch.optim.SGD(trained, options.rate)
+    optimizers.append(torch.optim.SGD(trained, options.rate))
     batches = Batches(tree, options.features)
 
     held = of_process("VmRSS")
@@ -83,10 +84,12 @@ def main() -> None:
         for _ in range(options.steps):
             x, label = batches.draw(options.rows)
             start = time.process_time()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
             loss = head(body(x), label).loss
             loss.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             seconds.append(time.process_time() - start)
             losses.append(loss.item())
             bar.update(task, advance=1, loss=losses[-1])

@@ -348,6 +348,8 @@ def written(
             "the weight has a gradient already, and an update by tiles cannot add to it: set "
             "weight.grad to None before the backward, or accumulate without on_weight_grad"
         )
+    if update is not None and hasattr(update, "begin"):
+        update.begin()
     layer, x = _layer(input, weight, bias, head, above), input.to(head.dtype)
     # The input's gradient is a sum over tiles, so it is kept in the working type. Other processes
     # may need it, and the gradients of shared nodes, even if this one does not.

@@ -21,7 +21,10 @@ __all__ = [
 ]
 
 OnWeightGrad: TypeAlias = Callable[[Tensor | slice, Tensor], object]
-"""Takes rows of the weight, as a slice or int64 indices, and their gradient (T, F)."""
+"""Takes rows of the weight, as a slice or int64 indices, and their gradient (T, F).
+
+If it has a method `begin`, this is called before the tiles of each backward.
+"""
 
 # A tile's logits should still be in the second-level cache (on a GPU it is shared, and larger) when
 # the product that computes them is done; but matrix products need some width to be fast.

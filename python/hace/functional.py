@@ -146,10 +146,9 @@ def linear_hace_loss(
         logit_bytes: a budget for the logits, in bytes; None: 256 MiB. 0 always takes tiles.
         on_weight_grad: called in the backward with rows of `linear_weight`, as a slice or int64
             indices, and their gradient (T, F), tile by tile; it may change these rows in place.
-            `linear_weight` then gets no gradient, so that it is never whole. It cannot be combined
-            with clipping by a global norm, nor with gradients that add up over several backwards: a
-            gradient that is there already raises RuntimeError. `hace.optim` has functions of this
-            kind.
+            `linear_weight` then gets no gradient, so that it is never whole, and clipping by a
+            global norm does not see it. Gradients cannot be added up over several backwards: one
+            that is there already raises RuntimeError. `hace.optim` has functions of this kind.
 
     Returns:
         float64 for float64 products and float32 otherwise: a scalar, or (N) with "none".

@@ -12,7 +12,8 @@ Examples:
     >>> rest = torch.optim.Adam([head.linear.bias], lr=1e-3)
     >>> loss = head(torch.randn(8, 16), torch.randint(3, (8,))).loss
     >>> loss.backward()  # updates the weight
-    >>> rest.step()
+    >>> rest.step(), head.on_weight_grad.step()
+    (None, None)
 """
 
 from __future__ import annotations
@@ -40,13 +41,20 @@ class TileOptimizer(Optimizer, ABC):
     """What the three optimisers share: a weight (C, F), and states allocated once.
 
     It is a torch optimiser of one parameter, so that learning-rate schedulers, `state_dict` and
-    `load_state_dict` work; but calling it with a tile makes the update, and `step()` only checks
-    that no gradient was left over. Rows that get no tile keep weight and state.
+    `load_state_dict` work; but calling it with a tile makes the update, and `step()`, which every
+    backward needs, only checks that nothing is amiss. Rows that get no tile keep weight and state.
 
-    A backward is a step. So gradients cannot be accumulated over several backwards, cannot be
-    clipped by a global norm, which is known only after the last tile, and must not be multiplied by
-    a gradient scaler. Under DistributedDataParallel each process would step by its own gradient.
+    A backward is a step. So gradients cannot be accumulated: a second backward before `step()` is a
+    RuntimeError. A `torch.amp.GradScaler` would multiply the step, and its `step` of this optimiser
+    is one, too; with bfloat16 no scaler is needed. Clipping by a global norm cannot work, since it
+    is known only after the last tile: `torch.nn.utils.clip_grad_norm_` does not see this weight,
+    which has no gradient, and clips the others by their own norm. Under DistributedDataParallel
+    each process would step by its own gradient.
     """
+
+    # So that a gradient scaler does not look for gradients, but leaves the error to `step`.
+    _step_supports_amp_scaling = True
+    _awaits_step = False
 
     def __init__(self, weight: Tensor, options: dict[str, Any]) -> None:
         if hasattr(weight, "to_local"):
@@ -73,6 +81,20 @@ class TileOptimizer(Optimizer, ABC):
     def _update(self, weight: Tensor, grad: Tensor, state: dict[str, Tensor]) -> None:
         """Changes some rows of the weight and of the states in place."""
 
+    def begin(self) -> None:
+        """Called before the first tile of each backward.
+
+        Raises:
+            RuntimeError: there was another backward since the last `step()`.
+        """
+        if self._awaits_step:
+            raise RuntimeError(
+                "a second backward before step(): a backward by tiles is a step already, so that "
+                "gradients of several cannot be added up. Call step() after each backward; to "
+                "accumulate, take larger batches, or the gradient as a whole without on_weight_grad"
+            )
+        self._awaits_step = True
+
     @torch.no_grad()
     def __call__(self, rows: Rows, grad: Tensor) -> None:
         """Updates rows of the weight, given their gradient (T, F)."""
@@ -94,11 +116,17 @@ class TileOptimizer(Optimizer, ABC):
         """Does nothing, since the backward has updated the weight; checks that nothing was lost.
 
         Raises:
-            RuntimeError: the weight has a gradient, which would be lost.
+            RuntimeError: the weight has a gradient, which would be lost; from a gradient scaler.
             ValueError: with a closure.
         """
+        self._awaits_step = False
         if closure is not None:
             raise ValueError("an update by tiles happens in the backward and takes no closure")
+        if getattr(self, "grad_scale", None) is not None:
+            raise RuntimeError(
+                "a GradScaler has multiplied the loss, and with it the steps that the backward has "
+                "made by tiles: use bfloat16, which needs no scaler, or leave out on_weight_grad"
+            )
         if self._weight().grad is not None:
             raise RuntimeError(
                 "the weight has a gradient that did not come by tiles and would be lost: pass this "

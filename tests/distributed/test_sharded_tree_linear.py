@@ -156,6 +156,7 @@ def an_update_by_tiles(rank: int, world: int) -> None:
         loss_fn(one(x), target).backward()
         whole.step()
         many.loss(x, target, loss_fn, on_weight_grad=update).backward()
+        update.step()
     torch.testing.assert_close(many.gathered().weight, one.weight)
 
 

@@ -176,6 +176,43 @@ def test_accumulation_is_refused() -> None:
         both[1].backward()
 
 
+@pytest.mark.parametrize("cls", [TileSGD, TileAdagrad, TileAdam])
+def test_a_second_backward_before_a_step_is_refused(cls: type[TileOptimizer]) -> None:
+    """Each backward would be a step, and not a part of one, as users of accumulation expect."""
+    loss_fn, weight = loss_of(True), nn.Parameter(torch.randn(CLASSES, FEATURES))
+    tile, x, y = cls(weight, 0.1), torch.randn(9, FEATURES), torch.randint(CLASSES, (9,))
+
+    def backward() -> None:
+        loss_fn.linear(x, weight, y, logit_bytes=0, on_weight_grad=tile).backward()
+
+    backward()
+    after_one = weight.detach().clone()
+    with pytest.raises(RuntimeError, match=r"Call step\(\) after each backward; to accumulate"):
+        backward()
+    assert torch.equal(weight, after_one)
+    tile.step()
+    backward()
+    assert not torch.equal(weight, after_one)
+
+
+def test_a_gradient_scaler_is_refused() -> None:
+    loss_fn, weight = loss_of(True), nn.Parameter(torch.randn(CLASSES, FEATURES))
+    tile, scaler = TileSGD(weight, 1e-6), torch.amp.GradScaler("cpu")
+    x, y = torch.randn(9, FEATURES), torch.randint(CLASSES, (9,))
+    loss = loss_fn.linear(x, weight, y, logit_bytes=0, on_weight_grad=tile)
+    scaler.scale(loss).backward()
+    with pytest.raises(RuntimeError, match="use bfloat16, which needs no scaler"):
+        scaler.step(tile)
+
+
+def test_clipping_sees_only_the_other_gradients() -> None:
+    head = hace.nn.HierarchicalClassifier(FEATURES, TREE, fused=True)
+    head.on_weight_grad = TileSGD(head.linear.weight, 0.1)
+    head(torch.randn(9, FEATURES), torch.randint(CLASSES, (9,))).loss.backward()
+    norm = head.linear.bias.grad.norm()
+    torch.testing.assert_close(nn.utils.clip_grad_norm_(head.parameters(), 1.0), norm)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
