@@ -105,6 +105,7 @@ clean:
 demo: install
 	$(BIN)/python -m examples.icd10
 
+# Fifteen trainings: some ten minutes on two cores.
 demo-tune: install
 	$(BIN)/python -m examples.icd10.tune
 

@@ -131,19 +131,20 @@ def _wrong_trees(reports: list[Report]) -> Figure | None:
     columns = len(shown)
     figure = Figure(figsize=(1 + 3.2 * columns, 6.2), layout="constrained")
     axes = figure.subplots(2, columns, squeeze=False)
+    handles = {}
     for k, outcome in enumerate(("top1", "height")):
         for j, (report, loss, found) in enumerate(shown):
             ax = axes[k, j]
             ax.spines[["top", "right"]].set_visible(False)
-            seen: set[str] = set()
             for on in found:
                 kind = on.tree.split()[0]
                 marker, color = KINDS[kind]
-                label = None if kind in seen else kind
-                seen.add(kind)
                 x, d = on.likeness, on.to_ce[outcome]
                 ax.plot([x, x], [d.low, d.high], color=color, lw=1.4)
-                ax.plot(x, d.value, marker, color=color, ms=9 if kind == "true" else 6, label=label)
+                size = 9 if kind == "true" else 6
+                (handles[kind],) = ax.plot(
+                    x, d.value, marker, color=color, ms=size, linestyle="none"
+                )
             ax.axhline(0, color="#444", lw=0.8)
             ax.tick_params(labelsize=8)
             if j == 0:
@@ -153,7 +154,10 @@ def _wrong_trees(reports: list[Report]) -> Figure | None:
             else:
                 title = f"{TITLES[report.results.task]}\n{LOSSES[loss].title}"
                 ax.set_title(title, fontsize=9)
-    axes[0, 0].legend(fontsize=7, frameon=False)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8,
+        frameon=False,
+    )  # fmt: skip
     return figure
 
 

@@ -258,14 +258,14 @@ def winners_on_wrong_trees(report: Report) -> str:
     by_loss = {loss: {on.tree: on for on in on_trees(report, loss)} for loss in WINNERS}
     lines = []
     for tree, one in by_loss[WINNERS[0]].items():
-        cells = [tree, one.likeness_text]
+        cells = [tree, one.likeness_text, str(one.seeds)]
         for loss in WINNERS:
             on = by_loss[loss].get(tree)
             cells += ["", ""] if on is None else [
                 _interval(on.to_ce["top1"], 2), _interval(on.to_ce["height"], 3)
             ]  # fmt: skip
         lines.append(cells)
-    head = ["tree", "likeness"]
+    head = ["tree", "likeness", "seeds"]
     for loss in WINNERS:
         head += [f"{LOSSES[loss].title}: top-1, to CE", "height, to CE"]
     return markdown_table(head, lines) if len(lines) > 2 else ""
