@@ -321,9 +321,22 @@ def test_calibrated_bonus(case: Case, wanted: float) -> None:
         return metrics.coverage(node, target, h, pred_space="nodes").item()
 
     if bonus < 2.0**50:  # beyond, nothing but the root would do, and rounding says which
-        assert accuracy(bonus * (1 + 1e-9)) >= wanted - 1e-6
+        assert accuracy(bonus) >= wanted - 1e-6
     if bonus > 0:
-        assert accuracy(bonus * (1 - 1e-6)) < wanted or accuracy(0.0) < wanted
+        least = (bonus - 1e-3) / (1 + 1e-3)
+        assert accuracy(max(0.0, least - 1e-6)) < wanted or accuracy(0.0) < wanted
+
+
+def test_a_calibrated_bonus_is_not_left_to_rounding() -> None:
+    """At the least bonus two answers are worth the same, and float32 took either."""
+    tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        logits = 2 * torch.randn(4, 3, generator=generator)
+        target = torch.randint(3, (4,), generator=generator)
+        bonus = decode.calibrate_bonus(logits, target, tree, 0.75)
+        node = decode.expected_information(logits, tree, bonus)
+        assert metrics.coverage(node, target, tree, pred_space="nodes").item() >= 0.75
 
 
 def test_darts_says_most_for_its_accuracy() -> None:
