@@ -86,6 +86,13 @@ def hace_loss(
         hierarchy: of the classes.
         dilution: d in (0, 1].
         shard: the columns of the logits that `input` holds, where other processes have the others.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits, target = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([1])
+        >>> hace.functional.hace_loss(logits, target, tree, dilution=0.7)
+        tensor(1.0136)
     """
     check_hierarchy(hierarchy)
     options = LossOptions.of(
@@ -156,6 +163,18 @@ def linear_hace_loss(
     Raises:
         ValueError, TypeError, IndexError, hace.BackendError, MemoryError: as `hace.HACELoss`.
         RuntimeError: at a second derivative through tiles, which do not have one.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> layer = torch.nn.Linear(8, 3)
+        >>> features, target = torch.randn(16, 8), torch.randint(3, (16,))
+        >>> loss = hace.functional.linear_hace_loss(
+        ...     features, layer.weight, target, tree, linear_bias=layer.bias
+        ... )
+        >>> loss.backward()
+        >>> layer.weight.grad.shape
+        torch.Size([3, 8])
     """
     check_hierarchy(hierarchy)
     options = LossOptions.of(
@@ -209,6 +228,13 @@ def node_log_probs(
         ValueError: the input's shape does not fit.
         TypeError: input that is not a floating-point tensor.
         hace.BackendError: the backend asked for cannot run.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0]])  # a cat or a dog
+        >>> hace.functional.node_log_probs(logits, tree).exp()[:, tree.index("animal")]
+        tensor([0.9337])
     """
     check_input(input, hierarchy, logit_space)
     nodes = Tables.of(hierarchy).nodes(logit_space, device=input.device)
@@ -248,6 +274,14 @@ def linear_node_log_probs(
         IndexError: there is no such node.
         ValueError, TypeError: shapes or dtypes do not fit, or the hierarchy is a DAG.
         hace.BackendError: the backend asked for cannot run.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> features, weight = torch.ones(1, 2), torch.tensor([[1.0, 1.0], [1.0, 0.9], [0.0, 0.0]])
+        >>> nodes = [tree.index("animal"), tree.index("vehicle")]
+        >>> hace.functional.linear_node_log_probs(features, weight, nodes, tree).exp()
+        tensor([[0.9337, 0.0663]])
     """
     check_hierarchy(hierarchy)
     check_layer(input, linear_weight, num_columns(hierarchy, logit_space))
@@ -263,6 +297,14 @@ def class_nodes(hierarchy: Hierarchy, *, device: torch.device | str = "cpu") -> 
 
     Raises:
         TypeError: it is not a hierarchy.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> of_nodes = torch.arange(tree.num_nodes) * 10
+        >>> of_classes = of_nodes[hace.functional.class_nodes(tree)]
+        >>> of_classes.tolist() == [10 * node for node in tree.classes]
+        True
     """
     return Tables.of(hierarchy).nodes_of_targets("classes", device=device)
 

@@ -161,6 +161,17 @@ class TileSGD(TileOptimizer):
     Raises:
         ValueError: at an option below 0, nesterov without momentum, or another shape of weight.
         TypeError: where weight is a DTensor.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> layer = torch.nn.Linear(8, 3, bias=False)
+        >>> optimizer = hace.optim.TileSGD(layer.weight, lr=0.1)
+        >>> features, target = torch.randn(16, 8), torch.randint(3, (16,))
+        >>> loss = hace.functional.linear_hace_loss(
+        ...     features, layer.weight, target, tree, on_weight_grad=optimizer
+        ... )
+        >>> loss.backward()  # the weight has made its step
     """
 
     def __init__(
@@ -203,6 +214,17 @@ class TileAdagrad(TileOptimizer):
     Raises:
         ValueError: at an option below 0, or another shape of weight.
         TypeError: where weight is a DTensor.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> layer = torch.nn.Linear(8, 3, bias=False)
+        >>> optimizer = hace.optim.TileAdagrad(layer.weight, lr=0.1)
+        >>> features, target = torch.randn(16, 8), torch.randint(3, (16,))
+        >>> loss = hace.functional.linear_hace_loss(
+        ...     features, layer.weight, target, tree, on_weight_grad=optimizer
+        ... )
+        >>> loss.backward()  # the weight has made its step
     """
 
     def __init__(
@@ -244,6 +266,17 @@ class TileAdam(TileOptimizer):
     Raises:
         ValueError: at an option below 0, a beta of 1 or more, or another shape of weight.
         TypeError: where weight is a DTensor.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> layer = torch.nn.Linear(8, 3, bias=False)
+        >>> optimizer = hace.optim.TileAdam(layer.weight, lr=0.1)
+        >>> features, target = torch.randn(16, 8), torch.randint(3, (16,))
+        >>> loss = hace.functional.linear_hace_loss(
+        ...     features, layer.weight, target, tree, on_weight_grad=optimizer
+        ... )
+        >>> loss.backward()  # the weight has made its step
     """
 
     def __init__(

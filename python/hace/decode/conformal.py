@@ -61,6 +61,16 @@ def conformal_threshold(
         TypeError: input that is not floating point, a target that does not hold integers.
         ValueError: a DAG, the shapes do not fit, or an option is outside its range.
         IndexError: a target is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> target = torch.tensor([1, 0, 2])
+        >>> threshold = hace.decode.conformal_threshold(logits, target, tree, coverage=0.7)
+        >>> answers = hace.decode.conformal_node(logits, tree, threshold)
+        >>> [tree.names[node] for node in answers]
+        ['animal', 'animal/cat', 'vehicle/car']
     """
     if not 0 < coverage < 1:
         raise ValueError(f"coverage must be between 0 and 1, got {coverage!r}")
@@ -96,6 +106,14 @@ def conformal_node(
     Raises:
         TypeError: input that is not floating point.
         ValueError: the hierarchy is a DAG, the input's shape does not fit.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0]])  # a cat or a dog
+        >>> answer = hace.decode.conformal_node(logits, tree, 0.8)
+        >>> tree.names[answer[0]]
+        'animal'
     """
     points = points_of(hierarchy)
 

@@ -71,6 +71,14 @@ def minimum_expected_cost(
     Raises:
         TypeError: input that is not floating point.
         ValueError: a DAG, the input's shape does not fit, or there is no such option.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[0.9, 0.8, 1.0]])  # most likely a car, and yet an animal
+        >>> answer = hace.decode.minimum_expected_cost(logits, tree)
+        >>> tree.class_names[answer[0]]
+        'animal/cat'
     """
     expected = _Expected(hierarchy, cost, logit_space, target_space)
     return row_by_row(input, hierarchy, logit_space, lambda rows: expected(rows).argmin(1))
@@ -91,6 +99,13 @@ def expected_cost(
     Returns:
         The input's shape without its class dimension, and then one entry for each class or node;
         float64 for float64 input and float32 otherwise.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0]])  # a cat or a dog
+        >>> hace.decode.expected_cost(logits, tree)
+        tensor([[0.5762, 0.6228, 1.8673]])
     """
     expected = _Expected(hierarchy, cost, logit_space, target_space)
     return row_by_row(input, hierarchy, logit_space, expected)

@@ -78,6 +78,18 @@ def explain(
     Raises:
         TypeError: input that is not floating point.
         ValueError: the input's shape does not fit, or k is less than 1.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0]])  # a cat or a dog
+        >>> print(hace.decode.explain(logits, tree)[0])
+        1. animal/cat    49 %
+        2. animal/dog    44 %
+        3. vehicle/car    7 %
+        more likely than not: animal (93 %)
+        at depth 0: animal (93 %), vehicle (7 %)
+        at depth 1: animal/cat (49 %), animal/dog (44 %), vehicle/car (7 %)
     """
     if not k >= 1:
         raise ValueError(f"k must be at least 1, got {k!r}")

@@ -45,6 +45,14 @@ def top_down_greedy(
     Raises:
         TypeError: input that is not floating point.
         ValueError: the input's shape does not fit, or there is no such option.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[0.9, 0.8, 1.0]])  # most likely a car, and yet an animal
+        >>> answer = hace.decode.top_down_greedy(logits, tree)
+        >>> tree.class_names[answer[0]]
+        'animal/cat'
     """
     check_target_space(target_space)
     points = points_of(hierarchy)

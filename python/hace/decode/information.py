@@ -50,6 +50,14 @@ def expected_information(
     Raises:
         TypeError: input that is not floating point, or a bonus that is not a number.
         ValueError: the input's shape does not fit, or an option is outside its range.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0]])  # a cat or a dog
+        >>> answer = hace.decode.expected_information(logits, tree, bonus=2.0)
+        >>> tree.names[answer[0]]
+        'animal'
     """
     bonus = as_finite("bonus", bonus)
     if bonus < 0:

@@ -53,6 +53,14 @@ def top_k_per_level(
     Raises:
         TypeError: input that is not floating point.
         ValueError: the hierarchy is a DAG, the input's shape does not fit, or k is less than 1.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0]])  # a cat or a dog
+        >>> ranking = hace.decode.top_k_per_level(logits, tree)
+        >>> [tree.names[node] for node in ranking.node[0, :, 0]]
+        ['animal', 'animal/cat']
     """
     if not k >= 1:
         raise ValueError(f"k must be at least 1, got {k!r}")

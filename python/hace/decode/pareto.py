@@ -54,6 +54,14 @@ def pareto_nodes(
     Raises:
         TypeError: input that is not floating point.
         ValueError: the input's shape does not fit, or there is no such option.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0]])  # a cat or a dog
+        >>> found = hace.decode.pareto_nodes(logits, tree)
+        >>> [tree.names[node] if node >= 0 else "any" for node in found.node]
+        ['animal', 'animal/cat']
     """
     rows = input_rows(input, hierarchy, logit_space)
     table = specificity_of(hierarchy, specificity, rows.device)

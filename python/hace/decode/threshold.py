@@ -46,6 +46,14 @@ def deepest_node(
     Raises:
         TypeError: input or a threshold that is not floating point.
         ValueError: the input's shape does not fit, or an option is outside its range.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0]])  # a cat or a dog
+        >>> answer = hace.decode.deepest_node(logits, tree, 0.9)
+        >>> tree.names[answer[0]]
+        'animal'
     """
     threshold = as_number("threshold", threshold)
     if not threshold >= 0:
@@ -59,6 +67,14 @@ def majority_subtree(
     """The smallest subtree, by classes, that holds more than half of the probability.
 
     Arguments, shape and errors as for `deepest_node`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0]])  # a cat or a dog
+        >>> answer = hace.decode.majority_subtree(logits, tree)
+        >>> tree.names[answer[0]]
+        'animal'
     """
     return _most_specific(input, hierarchy, lambda p: p > 0.5, "information", logit_space)
 

@@ -72,6 +72,14 @@ def accuracy(
         TypeError: `pred` or `target` does not hold integers.
         ValueError: the shapes differ.
         IndexError: an index is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> hace.metrics.accuracy(pred, target, tree)
+        tensor(0.5000)
     """
     return accuracy_ratio(compare(pred, target, hierarchy, **labels)).value()
 
@@ -82,6 +90,14 @@ def coverage(
     """Share of the rows whose answer is the truth or above it.
 
     Otherwise as `accuracy`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([tree.index("animal"), tree.index("animal/cat")])
+        >>> target = torch.tensor([0, 1])  # a cat and a dog
+        >>> hace.metrics.coverage(pred, target, tree, pred_space="nodes")
+        tensor(0.5000)
     """
     return coverage_ratio(compare(pred, target, hierarchy, **labels)).value()
 
@@ -93,6 +109,14 @@ def ancestor_or_descendant_accuracy(
 
     A coarse truth does not say which answer below it is right, so all of them count as right
     (Valmadre, NeurIPS 2022, section 5). Otherwise as `accuracy`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([tree.index("animal"), tree.index("animal/cat")])
+        >>> target = torch.tensor([0, 1])  # a cat and a dog
+        >>> hace.metrics.ancestor_or_descendant_accuracy(pred, target, tree, pred_space="nodes")
+        tensor(0.5000)
     """
     return related_ratio(compare(pred, target, hierarchy, **labels)).value()
 
@@ -104,6 +128,14 @@ def excess_depth(
 
     In a tree, how much deeper the answer is than the lowest common ancestor, that is, how far it is
     too specific. A scalar, in nodes; otherwise as `accuracy`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> hace.metrics.excess_depth(pred, target, tree)
+        tensor(0.7500)
     """
     return excess_ratio(compare(pred, target, hierarchy, **labels)).value()
 
@@ -115,5 +147,13 @@ def deficient_depth(
 
     In a tree, how much deeper the truth is than the lowest common ancestor, that is, how far the
     answer is too coarse. A scalar, in nodes; otherwise as `accuracy`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([tree.index("animal"), tree.index("animal/cat")])
+        >>> target = torch.tensor([0, 1])  # a cat and a dog
+        >>> hace.metrics.deficient_depth(pred, target, tree, pred_space="nodes")
+        tensor(1.)
     """
     return deficient_ratio(compare(pred, target, hierarchy, **labels)).value()

@@ -106,6 +106,15 @@ def reliability(
         TypeError: input that is not floating point, a target that does not hold integers.
         ValueError: a DAG, the shapes do not fit, or an option is outside its range.
         IndexError: a target is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> target = torch.tensor([1, 0, 2])
+        >>> hace.metrics.reliability(logits, target, tree, bins=2).count
+        tensor([[0, 3],
+                [1, 2]])
     """
     return reliability_of(score(input, target, hierarchy, **labels), bins)
 
@@ -125,5 +134,13 @@ def level_calibration_error(
 
     Returns:
         (`hierarchy.depth` + 1,), in [0, 1]; NaN without rows.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> target = torch.tensor([1, 0, 2])
+        >>> hace.metrics.level_calibration_error(logits, target, tree)
+        tensor([0.1082, 0.2646])
     """
     return reliability(input, target, hierarchy, bins=bins, **labels).error()

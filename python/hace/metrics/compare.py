@@ -117,6 +117,15 @@ def compare(
         TypeError: `pred` or `target` does not hold integers.
         ValueError: the shapes differ, or there is no such space.
         IndexError: an index is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> rows = hace.metrics.compare(pred, target, tree)
+        >>> len(rows.pred)
+        4
     """
     ignore_index = labels.get("ignore_index", -100)
     if not isinstance(ignore_index, int):

@@ -87,6 +87,14 @@ def lca_height(
         TypeError: `pred` or `target` does not hold integers.
         ValueError: the shapes differ.
         IndexError: an index is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> hace.metrics.lca_height(pred, target, tree)
+        tensor([0, 1, 2, 0])
     """
     return compare_rows(pred, target, hierarchy, **spaces).meeting.height.view(pred.shape)
 
@@ -97,6 +105,14 @@ def edge_distance(
     """Edges on the path from answer to truth over a common ancestor, row by row.
 
     Arguments, shape and errors as for `lca_height`. On a DAG it is the shortest such path.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> hace.metrics.edge_distance(pred, target, tree)
+        tensor([0, 2, 4, 0])
     """
     return compare_rows(pred, target, hierarchy, **spaces).meeting.distance.view(pred.shape)
 
@@ -125,6 +141,14 @@ def mistake_severity(
         TypeError: `pred` or `target` does not hold integers.
         ValueError: the shapes differ, or an option is unknown.
         IndexError: an index is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> hace.metrics.mistake_severity(pred, target, tree)
+        tensor(1.5000)
     """
     return severity_ratio(compare(pred, target, hierarchy, **labels), distance).value()
 
@@ -137,5 +161,14 @@ def mean_distance(
     distance: Distance = "height",
     **labels: Unpack[Labels],
 ) -> Tensor:
-    """Mean distance over all rows, right ones included. Otherwise as `mistake_severity`."""
+    """Mean distance over all rows, right ones included. Otherwise as `mistake_severity`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> hace.metrics.mean_distance(pred, target, tree)
+        tensor(0.7500)
+    """
     return distance_ratio(compare(pred, target, hierarchy, **labels), distance).value()

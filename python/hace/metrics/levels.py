@@ -65,6 +65,14 @@ def level_accuracy(
         TypeError: `pred` or `target` does not hold integers.
         ValueError: the hierarchy is a DAG, `level` is outside the hierarchy, or the shapes differ.
         IndexError: an index is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> hace.metrics.level_accuracy(pred, target, tree, level=0)
+        tensor(0.7500)
     """
     accuracies = level_accuracies(pred, target, hierarchy, **labels)
     if not 0 <= level < len(accuracies):
@@ -77,7 +85,16 @@ def level_accuracy(
 def level_accuracies(
     pred: Tensor, target: Tensor, hierarchy: Hierarchy, **labels: Unpack[Labels]
 ) -> Tensor:
-    """`level_accuracy` at every level: shape (`hierarchy.depth` + 1,), roots first."""
+    """`level_accuracy` at every level: shape (`hierarchy.depth` + 1,), roots first.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> hace.metrics.level_accuracies(pred, target, tree)
+        tensor([0.7500, 0.5000])
+    """
     return level_ratio(compare(pred, target, hierarchy, **labels)).value()
 
 
@@ -87,5 +104,13 @@ def sibling_accuracy(
     """Share of the rows whose answer has the truth's parent, right answers included.
 
     Roots are siblings. Otherwise as `level_accuracy`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> hace.metrics.sibling_accuracy(pred, target, tree)
+        tensor(0.7500)
     """
     return sibling_ratio(compare(pred, target, hierarchy, **labels)).value()

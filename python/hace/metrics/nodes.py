@@ -46,7 +46,17 @@ class NodeCounts(NamedTuple):
 
 
 def node_counts(c: Comparison) -> NodeCounts:
-    """How many rows are at or below each node: O(R + N) in a tree."""
+    """How many rows are at or below each node: O(R + N) in a tree.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> rows = hace.metrics.compare(pred, target, tree)
+        >>> hace.metrics.node_counts(rows).truth[tree.index("animal")]
+        tensor(2)
+    """
     if isinstance(c.ancestry, DagAncestry):
         return _dag_counts(c, c.ancestry)
     lca = c.ancestry.lca(c.pred, c.target)
@@ -99,5 +109,13 @@ def node_accuracy(
         TypeError: `pred` or `target` does not hold integers.
         ValueError: the shapes differ.
         IndexError: an index is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> hace.metrics.node_accuracy(pred, target, tree)[tree.index("animal")]
+        tensor(1.)
     """
     return node_counts(compare(pred, target, hierarchy, **labels)).recall.value()

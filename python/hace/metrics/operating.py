@@ -141,5 +141,13 @@ def operating_curve(
         TypeError: input that is not floating point, a target that does not hold integers.
         ValueError: the shapes do not fit, or there is no such specificity.
         IndexError: a target is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> target = torch.tensor([1, 0, 2])
+        >>> hace.metrics.operating_curve(logits, target, tree).area()
+        tensor(0.9649)
     """
     return operating_steps(score(input, target, hierarchy, **labels), specificity).curve()

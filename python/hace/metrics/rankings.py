@@ -66,6 +66,14 @@ def top_k_accuracy(
         TypeError: input that is not floating point, a target that does not hold integers.
         ValueError: the shapes do not fit, or an option is outside its range.
         IndexError: a target is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> target = torch.tensor([1, 0, 2])
+        >>> hace.metrics.top_k_accuracy(logits, target, tree, k=1)
+        tensor(0.6667)
     """
     return top_k_ratio(score(input, target, hierarchy, **labels), k).value()
 
@@ -87,6 +95,14 @@ def distance_at_k(
     Args:
         input, target, hierarchy, k, labels: as for `top_k_accuracy`.
         distance: "height", "depth" or "hops", see `hace.metrics.Distance`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> target = torch.tensor([1, 0, 2])
+        >>> hace.metrics.distance_at_k(logits, target, tree, k=2)
+        tensor(0.6667)
     """
     return distance_at_k_ratio(score(input, target, hierarchy, **labels), k, distance).value()
 
@@ -103,5 +119,13 @@ def best_distance_at_k(
     """Mean over the rows of the distance of the nearest of the k most probable classes.
 
     Arguments and errors as for `distance_at_k`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> target = torch.tensor([1, 0, 2])
+        >>> hace.metrics.best_distance_at_k(logits, target, tree, k=1)
+        tensor(0.3333)
     """
     return best_distance_ratio(score(input, target, hierarchy, **labels), k, distance).value()

@@ -89,6 +89,14 @@ def hierarchical_precision(
         TypeError: `pred` or `target` does not hold integers.
         ValueError: the shapes differ, or an option is unknown.
         IndexError: an index is outside its space.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([tree.index("animal"), tree.index("animal/cat")])
+        >>> target = torch.tensor([0, 1])  # a cat and a dog
+        >>> hace.metrics.hierarchical_precision(pred, target, tree, pred_space="nodes")
+        tensor(0.6667)
     """
     return precision_ratio(compare(pred, target, hierarchy, **labels), average).value()
 
@@ -104,6 +112,14 @@ def hierarchical_recall(
     """Share of the truth and the nodes above it that are the answer or above it too.
 
     Otherwise as `hierarchical_precision`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([tree.index("animal"), tree.index("animal/cat")])
+        >>> target = torch.tensor([0, 1])  # a cat and a dog
+        >>> hace.metrics.hierarchical_recall(pred, target, tree, pred_space="nodes")
+        tensor(0.5000)
     """
     return recall_ratio(compare(pred, target, hierarchy, **labels), average).value()
 
@@ -119,5 +135,13 @@ def hierarchical_f1(
     """The harmonic mean of hierarchical precision and recall, of all rows or of each.
 
     Otherwise as `hierarchical_precision`.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred = torch.tensor([0, 0, 0, 2])  # cat, cat, cat, car
+        >>> target = torch.tensor([0, 1, 2, 2])  # cat, dog, car, car
+        >>> hace.metrics.hierarchical_f1(pred, target, tree)
+        tensor(0.6250)
     """
     return f1_ratio(compare(pred, target, hierarchy, **labels), average).value()

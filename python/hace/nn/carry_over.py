@@ -64,6 +64,14 @@ def carry_over(
         TypeError: the layers are not of one kind.
         ValueError: a hierarchy has no names, the layers differ in features or in having a bias, or
             their rows are spread over processes.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> revised = hace.Hierarchy.from_paths(["animal/cat", "animal/owl", "vehicle/car"])
+        >>> old, new = (hace.nn.HierarchicalClassifier(8, t) for t in (tree, revised))
+        >>> hace.nn.carry_over(old, new).added
+        ('animal/owl',)
     """
     if isinstance(old, HierarchicalClassifier) and isinstance(new, HierarchicalClassifier):
         pairs: _Pairs = [

@@ -82,6 +82,15 @@ class HierarchicalClassifier(Pretrained):
         TypeError: `loss` is not a loss over paths (h-CE is not one, since it needs node logits).
         ValueError: the hierarchy is a DAG; `loss` is over another hierarchy, or takes a logit for
             each node.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> head = hace.nn.HierarchicalClassifier(8, tree)
+        >>> features, target = torch.randn(16, 8), torch.randint(3, (16,))
+        >>> head(features, target).loss.backward()
+        >>> head.predict(features).shape
+        torch.Size([16])
     """
 
     def __init__(

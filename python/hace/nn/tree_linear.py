@@ -73,6 +73,13 @@ class TreeLinear(HierarchyState):
         TypeError: `hierarchy` is not a `hace.Hierarchy`.
         ValueError: a device_mesh with a DAG, or of several dimensions.
         hace.BackendError: at call: the backend asked for cannot run.
+
+    Examples:
+        >>> import torch, hace
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> layer = hace.nn.TreeLinear(8, tree)
+        >>> layer(torch.randn(16, 8)).shape
+        torch.Size([16, 3])
     """
 
     bias: Tensor | None
