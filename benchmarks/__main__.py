@@ -65,7 +65,7 @@ def _run(cases: list[Case], options: argparse.Namespace) -> int:
     result = Result(describe_machine(), describe_versions(), settings, [])
     if is_busy():
         load = result.machine["load_before"]
-        console.print(f"[yellow]The machine is busy (load {load:.1f}): this will say little.")
+        console.print(f"[yellow]The machine is busy (load {load:.1f}): figures will mean little.")
     started = time.perf_counter()
     with report.progress_bar(console) as bar:
         task = bar.add_task("", total=len(cases), contestant="")
@@ -108,15 +108,22 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--backend",
         choices=tuple(hace.backends()),
-        help="of the losses; the fastest that runs here",
+        help="backend of the losses (by default the fastest that runs here)",
     )
-    add("--threads", type=int, metavar="N", help="what counts as all threads; torch's own choice")
-    add("--seconds", type=float, metavar="S", help="for each contestant of each case")
-    add("--filter", default="", metavar="REGEX", help="only cases whose name has this in it")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="how many threads to use (by default torch's choice)",
+    )
+    add("--seconds", type=float, metavar="S", help="time for each contestant of each case")
+    add("--filter", default="", metavar="REGEX", help="only cases whose name matches this")
     add("--list", action="store_true", help="print the cases' names and stop")
-    files = "a .csv with the header parent,child or a .npz of Hierarchy.save; repeatable"
+    files = (
+        "measure on this tree too: a .csv with the header parent,child, or a .npz of Hierarchy.save"
+    )
     add("--taxonomy", action="append", default=[], metavar="FILE", help=files)
-    folder = "for the results; without it benchmarks/results/<date>-<device>, which git ignores"
+    folder = "where results go (by default benchmarks/results/<date>-<device>, which git ignores)"
     add("--out", type=Path, metavar="FOLDER", help=folder)
     return parser
 

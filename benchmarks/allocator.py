@@ -1,8 +1,8 @@
-"""What glibc's malloc is told, so that times are those of the losses and not of fresh pages.
+"""Settings of glibc's malloc, so that times are those of the losses and not of fresh pages.
 
-By default it gives the buffers of a step back to the system and waits, at the next step, for pages
-that the system clears first, which takes longer than any of the losses. The settings are read once,
-when a process starts.
+By default malloc gives the buffers of a step back to the system. The next step then waits for pages
+that the system has to clear first, which takes longer than any of the losses. The settings are read
+once, when a process starts.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def default_environment() -> dict[str, str]:
 
 
 def return_at_once() -> None:
-    """The resident set becomes what lives, whatever was freed before, where glibc and Linux can.
+    """From now on the resident set is the memory in use, if glibc and Linux support that.
 
-    Every block from 64 KiB is from now on a mapping of its own, which ends when it is freed, and
-    no page is a huge one, which would count 2 MiB for its first byte.
+    Every block from 64 KiB on becomes a mapping of its own, which ends when the block is freed. No
+    page is a huge one, which would count 2 MiB for its first byte.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -57,7 +57,7 @@ def return_at_once() -> None:
 
 
 def give_back() -> None:
-    """Collects garbage and returns all free memory to the system, where glibc can."""
+    """Collects garbage, and returns all free memory to the system if glibc supports that."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -13,10 +13,10 @@ __all__ = ["choose"]
 
 
 def choose(asked: str | None, device: str) -> str:
-    """The backend of `backend="auto"` from now on; `asked` makes it another.
+    """Makes `asked`, if given, the backend of `backend="auto"` from now on; returns the backend.
 
     Raises:
-        ValueError: it cannot run, or is the reference and was not asked for.
+        ValueError: it cannot run, or it is the reference and was not asked for.
     """
     if asked is not None:
         os.environ["HACE_BACKEND"] = asked  # also for the processes that memory is measured in

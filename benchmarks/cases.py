@@ -13,23 +13,23 @@ from .problem import TARGETS, Problem
 __all__ = ["SWEEPS", "Case", "all_cases"]
 
 CORE = ("clone", "cross_entropy", "hace", "hace_shuffled")
-SCALING = ("hace_tree", "index_add", "sparse")  # what else can be had for large trees
+SCALING = ("hace_tree", "index_add", "sparse")  # what else works for large trees
 FUSED = {
     "cpu": ("compiled_cross_entropy",),
     "cuda": ("compiled_cross_entropy", "liger", "quack", "hace_cuda", "hace_triton"),
 }
 
-#: The sweeps, and what each asks.
+#: The sweeps, and the question that each answers.
 SWEEPS = {
     "table": "the table of the README",
     "classes": "how time grows with C",
     "rows": "how time grows with B",
     "depth": "what a deeper tree costs",
-    "trees": "what the shape of a tree costs, made or real",
+    "trees": "what the shape of a tree costs, synthetic or real",
     "dtypes": "half precision",
     "targets": "every kind of target",
     "threads": "one thread and all",
-    "memory": "what a step holds at most",
+    "memory": "the peak memory of a step",
 }
 
 
@@ -39,12 +39,12 @@ class Case:
 
     Attributes:
         sweep: one of `SWEEPS`.
-        tree: its name, see `trees`.
+        tree: the tree's name, see `trees`.
         rows: B.
         contestants: names of `peers.PEERS`.
-        dtype: of the logits.
+        dtype: that of the logits.
         target: one of `problem.TARGETS`.
-        threads: 0 for all.
+        threads: how many; 0 for all.
     """
 
     sweep: str
@@ -57,7 +57,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What `--filter` looks at."""
+        """The name that `--filter` matches."""
         threads = f"threads-{self.threads or 'all'}"
         shape = f"{trees.title(self.tree)}/{self.rows}"
         return f"{self.sweep}/{shape}/{self.dtype}/{self.target}/{threads}"

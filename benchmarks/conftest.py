@@ -30,4 +30,6 @@ def pytest_terminal_summary(config: Any) -> None:
     console = Console(width=130, emoji=False)
     console.print(table)
     if not is_kept():
-        console.print("Freed memory went back to the system: `make bench-micro` keeps it.")
+        console.print(
+            "Freed memory went back to the system, which takes time; `make bench-micro` keeps it."
+        )

@@ -3,9 +3,9 @@
     python -m benchmarks.decisions
     python -m benchmarks.decisions --classes 1000000 --rows 32
 
-Times are processor seconds of one thread, each the least of some runs. The peak is what the process
-held beyond the logits at most while the decision ran; for minimum expected cost the C × C matrix of
-the published way would be 4 TB at a million classes.
+Times are processor seconds of one thread, the fastest of several runs. The peak is the most memory
+that the process had beyond the logits while the decision ran. For minimum expected cost, the C × C
+matrix of the published method would be 4 TB at a million classes.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def random_taxonomy(num_classes: int, seed: int = 0) -> hace.Hierarchy:
 
 
 def resident_bytes() -> int:
-    """What the process holds now (Linux)."""
+    """The memory of this process now (Linux)."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
 
 
 class Peak:
-    """The most that the process held while this was entered, beyond what it held before."""
+    """Context: the most memory of the process while inside, beyond what it had before."""
 
     def __enter__(self) -> Peak:
         self._before = self._most = resident_bytes()

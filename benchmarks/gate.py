@@ -28,18 +28,18 @@ __all__ = ["Limit", "Verdict", "judge", "main", "measure_ratio"]
 
 LIMITS = Path(__file__).with_name("limits.json")
 REPEATS = 3
-MARGIN = 1.25  # of a suggested limit over the largest ratio found
-SECONDS = 0.5  # for each contestant of a race
+MARGIN = 1.25  # a suggested limit is so many times the largest ratio found
+SECONDS = 0.5  # time for each contestant of a race
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The most that the fastest call of `ours` may take, in times of that of `over`.
+    """The largest allowed ratio of the fastest call of `ours` to that of `over`.
 
     Attributes:
         ours, over: contestants, see `peers.PEERS`.
-        tree, rows, dtype: of the race, see `cases.Case`.
-        threads: of the race, 0 for all.
+        tree, rows, dtype: those of the race, see `cases.Case`.
+        threads: how many the race uses; 0 for all.
         limit: the ratio.
     """
 
@@ -53,7 +53,7 @@ class Limit:
 
     @property
     def name(self) -> str:
-        """What it limits, in a line."""
+        """What it limits, on one line."""
         threads = "all threads" if self.threads == 0 else f"{self.threads} thread"
         shape = f"{self.tree}, B = {self.rows:,}, {self.dtype}, {threads}"
         return f"{self.ours} / {self.over}, {shape}"
@@ -76,7 +76,7 @@ def measure_ratio(limit: Limit, device: str, seconds: float = SECONDS) -> float:
     """The ratio of one race.
 
     Raises:
-        RuntimeError: one of the two has no time.
+        RuntimeError: one of the two could not be timed.
     """
     contestants = (limit.over, limit.ours)
     case = Case("gate", limit.tree, limit.rows, contestants, limit.dtype, threads=limit.threads)
@@ -112,9 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--limits", type=Path, default=LIMITS, metavar="FILE")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for each contestant")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="time for each contestant")
     parser.add_argument(
-        "--update", action="store_true", help="print the file with limits that this machine keeps"
+        "--update", action="store_true", help="print limits that fit this machine, as a new file"
     )
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():

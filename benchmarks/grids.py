@@ -27,7 +27,7 @@ def grids(result: Result) -> list[Grid]:
     for sweep, question in SWEEPS.items():
         records = [record for record in result.records if record.sweep == sweep != "table"]
         if records and sweep == "memory":
-            title = f"{question}: bytes, (times the gradient's), + what it keeps between steps"
+            title = f"{question}: bytes, (times the gradient's), + what is kept between steps"
             found.append(_grid(f"{sweep}: {title}", records, _memory_cell))
         elif records:
             title = f"{sweep}: {question}; ms per step, (times ours)"
@@ -84,7 +84,7 @@ _README_CONTESTANTS = {"clone", "cross_entropy", "hace", "hace_shuffled"}
 
 
 def notes(result: Result) -> list[str]:
-    """Why some have no figures, each reason once."""
+    """Why some contestants have no figures, each reason once."""
     reasons: dict[str, None] = {}
     for record in result.records:
         if record.status != "ok":
@@ -204,7 +204,7 @@ def _absent(record: Record) -> str:
 
 
 def _copy_rows(records: list[Record]) -> dict[str, dict[str, str]]:
-    """What our loss makes of the memory's speed."""
+    """How our loss's speed compares with that of a copy."""
     label = _labels(records)
     rate: dict[str, str] = {}
     share: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What a run was made on and with. Names of hosts and users are left out."""
+"""The machine and the versions of a run. Names of hosts and users are left out."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def describe_versions() -> dict[str, Any]:
 
 
 def memory_bytes(device: str = "cpu") -> int:
-    """What the machine has, or the GPU."""
+    """The memory of the machine, or of the GPU."""
     if device != "cpu":
         return torch.cuda.get_device_properties(0).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def load() -> float:
-    """How many processes wanted to run in the last minute, on average; 0 where nobody counts."""
+    """How many processes wanted to run in the last minute, on average; 0 if it is not known."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
@@ -105,7 +105,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the sources, "+" behind it where they differ from it; None without git."""
+    """The commit of the sources, followed by "+" if they differ from it; None without git."""
     try:
         commit = _git("rev-parse", "--short", "HEAD")
         return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")

@@ -1,9 +1,9 @@
-"""What a step really takes: measured in a process of its own, `python -m benchmarks.memory`.
+"""The memory of a step, measured in a process of its own: `python -m benchmarks.memory`.
 
-On the CPU it is the growth of the resident set to its peak, which Linux keeps count of; on a GPU
-torch's allocator knows. Each process builds one loss for one problem. What comes at a process's
-first step whatever its size (threads, code) comes in a warm-up on a tiny tree, and the kernels'
-scratch memory, which stays, is counted, for it has not been asked for before.
+On the CPU it is the growth of the resident set to its peak, which Linux counts; on a GPU torch's
+allocator counts. Each process builds one loss for one problem. A warm-up on a tiny tree allocates
+what the first step of any size needs (threads, code). The kernels' scratch memory, which stays, is
+counted, because it grows with the problem.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Gauge", "MeasurementError", "Memory", "measure"]
 
 
 class MeasurementError(RuntimeError):
-    """The process did not come back with figures; the message says why."""
+    """The process ended without figures; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Memory:
     """Bytes.
 
     Attributes:
-        kept: what the loss's matrices and tables take.
-        step: the most that forward and backward take on top of these and the logits; the gradient
-            is a part of it.
+        kept: the loss's matrices and tables.
+        step: the most that forward and backward need besides these and the logits, including the
+            gradient.
     """
 
     kept: int

@@ -34,7 +34,7 @@ TARGETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch to take the loss of; the same one each time, on any device."""
+    """A batch to compute the loss of; always the same one, on any device."""
 
     tree: hace.Hierarchy
     rows: int
@@ -49,13 +49,13 @@ class Problem:
 
     @cached_property
     def leaf_tree(self) -> hace.Hierarchy:
-        """The tree with a leaf for each class at an inner node, for those who know leaves alone."""
+        """The tree with a leaf for each class at an inner node, for peers that need leaves."""
         labels = Tables.of(self.tree).labels
         return hace.Hierarchy.from_parents(labels.links.parents, classes=labels.classes)
 
     @property
     def logits_bytes(self) -> int:
-        """What the logits take, and their gradient again: B·C·itemsize."""
+        """The bytes of the logits, and also of their gradient: B·C·itemsize."""
         return self.rows * self.classes * self.dtype.itemsize
 
     @property

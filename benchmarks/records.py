@@ -1,4 +1,4 @@
-"""What a run finds: one record for each contestant of each case, and the files that hold them."""
+"""The results of a run: one record per contestant and case, and the files that contain them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Record:
         classes, nodes, depth: C, N and the depth of the tree.
         device: "cpu" or "cuda".
         contestant, title: short and long name.
-        status: "ok"; "too large" to try here; "not here", for something is missing; "failed" with
-            an error; or "wrong", an answer that is not ours.
+        status: "ok"; "too large" to try here; "not here", because something is missing; "failed"
+            with an error; or "wrong", an answer that differs from ours.
         note: the reason, where the status is not "ok".
         needs_bytes: what it allocates by its formula.
         min_s, q1_s, median_s, q3_s: seconds that a step takes, forward and backward: of the fastest
@@ -34,8 +34,8 @@ class Record:
         bytes_per_s: of reading the logits and writing as much, in that time.
         of_copy: the same over that of a copy in the same race.
         times_ours: its median over that of our loss in the same race.
-        kept_bytes: what its matrices and tables take.
-        step_bytes: what a step takes at its peak on top of these and the logits.
+        kept_bytes: the memory of its matrices and tables.
+        step_bytes: the peak memory of a step besides these and the logits.
     """
 
     sweep: str
@@ -72,7 +72,7 @@ class Record:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether half of the calls took over 1.5 times the fastest: others had the machine too."""
+        """Whether half of the calls took over 1.5 times the fastest, as on a busy machine."""
         return self.min_s is not None and (self.median_s or 0) > 1.5 * self.min_s
 
 
@@ -110,7 +110,7 @@ class Result:
         return cls(content["machine"], content["versions"], content["settings"], records)
 
 
-# Logits of a call that is more kernel than Python.
+# From so many logits on, a call takes more time in its kernel than in Python.
 _LARGE = 500_000
 
 

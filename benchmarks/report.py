@@ -23,14 +23,14 @@ WIDTH = 170  # of the widest table
 
 
 def make_console() -> Console:
-    """The terminal; wide enough for the tables where it is not one."""
+    """A console for the terminal, or for a file, where it is wide enough for the tables."""
     console = Console(emoji=False)
     wide = console.is_terminal or console.width >= WIDTH
     return console if wide else Console(emoji=False, width=WIDTH)
 
 
 def progress_bar(console: Console) -> Progress:
-    """Cases done, time, the case at hand and the contestant that is on."""
+    """Shows the cases done, the time, the current case and the current contestant."""
     return Progress(
         SpinnerColumn(),
         BarColumn(bar_width=30),

@@ -18,8 +18,8 @@ from .timing import Times, race
 
 __all__ = ["Runner"]
 
-# The part of the machine's memory that a contestant may take, and the part beyond which it is timed
-# on its own, so that several large ones are not there at once.
+# The part of the machine's memory that a contestant may use, and the part beyond which it is timed
+# by itself, so that several large ones are not in memory at once.
 TRIED, SHARED = 1 / 3, 1 / 24
 
 
@@ -126,7 +126,7 @@ class Entrant:
         return lack is None and self.needs <= limit
 
     def ready(self, logits: Tensor, target: Target) -> Step | None:
-        """What is to be timed, once its answer is known to be right; None if it cannot be."""
+        """What is timed, after its answer was found to be right; None if it cannot be timed."""
         if not self.may_try():
             return None
         if self.peer.overwrites_logits:
@@ -144,7 +144,7 @@ class Entrant:
         return self.peer.step(loss, logits, target)
 
     def put(self, times: dict[str, Times]) -> None:
-        """Its figures, and what they are beside the others'."""
+        """Stores its figures, and their ratios to those of others."""
         record, own = self.record, times[self.peer.name]
         record.min_s, record.median_s = own.fastest, own.median
         record.q1_s, record.q3_s = own.quartiles

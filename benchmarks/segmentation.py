@@ -3,8 +3,8 @@
     python -m benchmarks.segmentation
     python -m benchmarks.segmentation --shape 2 21 512 512
 
-A step is a forward and a backward, in processor seconds of one thread, each the least of some that
-take turns. The classes are in another order than depth-first, as those of data sets are.
+A step is a forward and a backward. Times are processor seconds of one thread, the fastest of
+several steps that take turns. The classes are not in depth-first order, as in data sets.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def step(loss_fn: Callable[[Tensor, Tensor], Tensor], x: Tensor, target: Tensor)
 
 
 def seconds(steps: dict[str, Callable[[], None]], repeat: int) -> dict[str, float]:
-    """The least processor time of each, which take turns."""
+    """The smallest processor time of each step; the steps take turns."""
     best = dict.fromkeys(steps, float("inf"))
     for _ in range(repeat + 1):
         for name, run in steps.items():

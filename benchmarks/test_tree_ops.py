@@ -1,4 +1,4 @@
-"""Forward and backward of the ops over a whole tree that are no losses, for each backend."""
+"""Forward and backward of the ops over a whole tree that are not losses, for each backend."""
 
 from __future__ import annotations
 

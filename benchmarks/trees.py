@@ -1,4 +1,4 @@
-"""The trees that are measured on, by name: made ones of any size, and real taxonomies.
+"""The trees that are measured on, by name: synthetic ones of any size, and real taxonomies.
 
     balanced:10000:4     10,000 classes, all 4 levels below the root
     random:10000         cut at random, leaves at many depths
@@ -7,7 +7,7 @@
     icd10                ICD-10-CM, from the package simple-icd-10-cm
     path/to/tree.csv     with the header parent,child; or a .npz that `Hierarchy.save` wrote
 
-The columns of the made ones are in depth-first order.
+The columns of the synthetic ones are in depth-first order.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def build(name: str) -> hace.Hierarchy:
     """The tree of that name.
 
     Raises:
-        ValueError: there is no such tree, or the file holds none.
+        ValueError: there is no such tree, or the file does not contain one.
         OSError: the file cannot be read.
     """
     if _is_file(name):
@@ -144,6 +144,6 @@ def cifar100() -> hace.Hierarchy:
 
 @cache
 def shuffled(tree: hace.Hierarchy) -> hace.Hierarchy:
-    """The same tree, with its columns in an order that knows nothing of it."""
+    """The same tree, with its columns in an order that does not depend on the tree."""
     order = torch.randperm(tree.num_classes, generator=torch.Generator().manual_seed(0))
     return hace.Hierarchy.from_parents(tree.parents, classes=tree.classes[order.numpy()])

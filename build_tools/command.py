@@ -31,7 +31,7 @@ class BuildNative(build_ext):
     """Compiles `hace_kernels._native` (torch ops) and `hace_kernels._layout` (trees)."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        if fullname.split(".")[-1] == "_native":  # a plain shared library, no Python module
+        if fullname.split(".")[-1] == "_native":  # a plain shared library, not a Python module
             return os.path.join(*fullname.split(".")) + ".so"
         filename: str = super().get_ext_filename(fullname)
         return filename

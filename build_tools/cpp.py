@@ -86,7 +86,7 @@ def native_objects(torch_folder: Path) -> tuple[Object, ...]:
 def native_library(
     path: str, objects: tuple[Object, ...], torch_folder: Path, libraries: tuple[str, ...] = ()
 ) -> Library:
-    """The torch ops, a plain shared library and no Python module."""
+    """The torch ops, as a plain shared library, not a Python module."""
     linker = (*compiler(), *_LINK, *_flags_of_the_environment("LDFLAGS"))
     of_torch = (f"-L{torch_folder / 'lib'}", "-ltorch_cpu", "-lc10")
     return Library(path, objects, linker, (*of_torch, *libraries))

@@ -1,9 +1,8 @@
 """`python build_tools/environment.py`: readies the environment of this Python for the build.
 
-torch is installed only where there is none, and never changed: what pip is told afterwards is held
-to the torch that is there. Triton comes with a torch for GPUs, in the version that this torch
-needs; beside a torch that brings none it is installed by itself, since its interpreter runs on any
-machine. Writes a constraints file for pip beside the environment's Python.
+torch is installed only if it is missing, and never changed: a constraints file keeps pip from
+replacing it later. Triton comes with a torch for GPUs, in the version that this torch needs. Beside
+a torch without it, it is installed separately, since its interpreter runs on any machine.
 """
 
 from __future__ import annotations

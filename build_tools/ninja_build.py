@@ -96,6 +96,4 @@ def run(folder: Path, libraries: Sequence[Library], jobs: int | None = None) -> 
             check=False,
         )
     if done.returncode != 0:
-        raise NinjaError(
-            "compilation failed; above, behind FAILED, stand the command and what it said"
-        )
+        raise NinjaError("compilation failed; the command and its messages are above, after FAILED")

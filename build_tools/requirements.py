@@ -1,4 +1,4 @@
-"""What has to be in the build environment, told before anything is compiled."""
+"""What has to be in the build environment; checked before anything is compiled."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_setuptools() -> None:
 
 
 def check() -> None:
-    """Raises SystemExit for the first of the packages that compilation needs and lacks."""
+    """Raises SystemExit if packages that compilation needs are missing."""
     if importlib.util.find_spec("torch") is None:
         raise SystemExit(_NO_TORCH)
     missing = [

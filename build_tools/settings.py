@@ -1,4 +1,4 @@
-"""What the environment asks of the build; the names and defaults of its variables stand here."""
+"""The environment variables of the build, with their names and defaults."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Settings:
 
     @staticmethod
     def read(environment: Mapping[str, str] = os.environ) -> Settings:
-        """Raises SystemExit for a value that means nothing."""
+        """Reads the variables; raises SystemExit for a value without a meaning."""
         build = environment.get("HACE_BUILD") or "auto"
         if environment.get("FORCE_CUDA") == "1":  # what PyTorch's own extensions call it
             build = "cuda"

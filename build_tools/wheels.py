@@ -177,19 +177,20 @@ def _parser() -> argparse.ArgumentParser:
         "--variant",
         action="append",
         choices=("cpu", "cuda"),
-        help="what to build, repeatable; both, or cpu alone where there is no nvcc",
+        help="what to build; repeatable (by default both, or only cpu without nvcc)",
     )
     parser.add_argument(
         "--machine",
         action="append",
         choices=sorted({platform.machine(), *cross.ARCHITECTURES}),
-        help="to build for, repeatable; this one. Others: for CPUs, by a Debian cross-compiler",
+        help="machine to build for; repeatable (by default this one). Others get wheels for CPUs only "
+        "and need a Debian cross-compiler",
     )
     parser.add_argument(
         "--torch",
         action="append",
         metavar="VERSION",
-        help="to check the wheels with, repeatable; the one that is here",
+        help="torch to check the wheels with; repeatable (by default the installed one)",
     )
     parser.add_argument("--out", default="dist", metavar="FOLDER")
     return parser

@@ -1,1 +1,1 @@
-"""What a linear layer and its loss take by tiles of classes, beside whole logits and torch."""
+"""Time and memory of a linear layer and its loss by tiles, beside whole logits and torch."""

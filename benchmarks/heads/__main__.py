@@ -1,7 +1,8 @@
-"""What a linear layer and its loss take by tiles of classes: `python -m benchmarks.heads`.
+"""Time and memory of a linear layer and its loss by tiles of classes: `python -m benchmarks.heads`.
 
-A table of ratios with their goals, in about six minutes: processor seconds of one thread, forward
-and backward, the least of a few turns. Memory is measured in processes of its own.
+Prints a table of ratios with their goals, in about six minutes. Times are processor seconds of one
+thread for forward and backward, the fastest of a few turns. Memory is measured in separate
+processes.
 """
 
 from __future__ import annotations

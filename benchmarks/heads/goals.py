@@ -1,4 +1,4 @@
-"""What is measured, and what each figure should be."""
+"""The figures that are measured, and the goal of each."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Figure:
     """A measured number and its goal.
 
     Attributes:
-        what: is measured, of what.
-        case: the layer.
+        what: what is measured.
+        case: the layer on which it is measured.
         found: the number; a ratio of processor times unless `unit` says otherwise.
-        goal: what it should be at most, or with `at_least` at least; None: there is no goal.
+        goal: the most that it should be, or with `at_least` the least; None: there is no goal.
     """
 
     what: str
@@ -37,14 +37,14 @@ class Figure:
 
     @property
     def is_missed(self) -> bool:
-        """Whether there is a goal, and it is on the other side as printed."""
+        """Whether there is a goal, and the number as printed misses it."""
         if self.goal is None:
             return False
         found = float(self.shown(self.found))
         return found < self.goal if self.at_least else found > self.goal
 
     def shown(self, number: float) -> str:
-        """A number without its unit, as precise as it is meant."""
+        """A number without its unit, with the digits that are printed."""
         return f"{number:.0f}" if self.unit or number >= 10 else f"{number:.2f}"
 
 
@@ -56,7 +56,7 @@ def ratio(
     goal: float | None = None,
     at_least: bool = False,
 ) -> Figure:
-    """The time of the first over that of the second."""
+    """The time of the first, divided by that of the second."""
     return Figure(what, str(case), seconds[names[0]] / seconds[names[1]], goal, at_least)
 
 
@@ -65,7 +65,7 @@ BF16, FP32 = torch.bfloat16, torch.float32
 
 
 def memory(turns: int) -> Iterator[Figure]:
-    """The peak of one step; `turns` does not matter to it."""
+    """The peak memory of one step; `turns` is not used."""
     num_classes = 1_000_000
     case = f"{ROWS} × {FEATURES} × {num_classes:,}, float32"
     for way in WAYS:
@@ -246,7 +246,7 @@ def _of(
     return [Section(name, figures(layer)) for layer in layers]
 
 
-#: In the order of the table.
+#: The sections, in the order of the table.
 SECTIONS = [
     Section("memory", memory),
     *_of(

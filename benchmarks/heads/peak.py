@@ -22,7 +22,7 @@ ROWS, FEATURES = 256, 512
 
 
 def peak_mib(way: str, num_classes: int) -> float:
-    """What a step of `ROWS` x `FEATURES` x C takes, in MiB."""
+    """The memory of a step with `ROWS` × `FEATURES` × C, in MiB."""
     command = [sys.executable, "-m", "benchmarks.heads.peak", way, str(num_classes)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout))

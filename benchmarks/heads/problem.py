@@ -28,9 +28,9 @@ class Layer:
 
     Attributes:
         rows, features: B and F.
-        width: children at each of three levels, so that there are width³ classes.
-        dtype: of the products.
-        autocast: whether input and weight are float32, and cast.
+        width: the number of children at each of three levels, so that there are width³ classes.
+        dtype: that of the products.
+        autocast: whether input and weight are float32 and cast by autocast.
     """
 
     rows: int
@@ -58,7 +58,8 @@ class Problem:
     """Random numbers for a layer, HACE with d = 0.5 over it, and steps to time.
 
     Attributes:
-        x, weight: (B, F) and (C, F), which require gradients. target: (B).
+        x, weight: (B, F) and (C, F), which require gradients.
+        target: (B).
     """
 
     def __init__(self, layer: Layer) -> None:
@@ -73,7 +74,7 @@ class Problem:
         self.target = torch.randint(layer.num_classes, (layer.rows,))
 
     def tree(self, shuffled: bool = False) -> hace.Hierarchy:
-        """The tree, whose classes are in its order or in any."""
+        """The tree, with its classes in depth-first order or shuffled."""
         width = self.layer.width
         parents = [np.full(width, -1)]
         for above in (width, width**2):
@@ -96,7 +97,7 @@ class Problem:
         return hace.HACELoss(self.tree(shuffled=True), 0.5)
 
     def cast(self) -> AbstractContextManager[object]:
-        """Autocast, where the layer has it."""
+        """A context with autocast if the layer uses it."""
         if not self.layer.autocast:
             return nullcontext()
         return torch.autocast("cpu", self.layer.dtype)
@@ -133,7 +134,7 @@ class Problem:
 
 
 def least_seconds(steps: Mapping[str, Step], turns: int) -> dict[str, float]:
-    """The least processor time of each step in this thread; they take turns."""
+    """The smallest processor time of each step in this thread; the steps take turns."""
     found = dict.fromkeys(steps, float("inf"))
     for _ in range(turns):
         for name, step in steps.items():

@@ -1,6 +1,7 @@
 """The contestants, by name: this package's losses, and what each is measured against.
 
-Every peer is written from its formula, and has to give our loss and gradient before it is timed.
+Every peer is written from its formula. Before it is timed, its loss and gradient have to agree with
+ours.
 """
 
 from .hxe import HXE_MASKS

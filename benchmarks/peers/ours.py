@@ -1,4 +1,4 @@
-"""This package's losses as contestants; the tests hold them to the formulas."""
+"""This package's losses as contestants; the tests compare them with the formulas."""
 
 from __future__ import annotations
 

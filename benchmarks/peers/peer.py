@@ -14,8 +14,8 @@ __all__ = ["Peer", "Step", "WrongAnswerError", "check_answer", "training_step"]
 
 Step = Callable[[], object]
 
-#: How far a loss, and a row's gradient beside its largest entry, may be from ours: some hundred
-#: roundings, for the peers add up probabilities where we add up exponentials.
+#: How far a loss, and a row's gradient relative to its largest entry, may be from ours: about a
+#: hundred roundings, because the peers add up probabilities where we add up exponentials.
 TOLERANCE = {
     torch.float64: 1e-10,
     torch.float32: 2e-4,
@@ -48,18 +48,19 @@ class Peer:
     """One contestant.
 
     Attributes:
-        name: in results and filters.
-        title: in tables and plots.
-        make: gives its loss for a problem; builds its matrices and tables.
-        needs: the bytes that it allocates beside the logits, by its formula: what `make` keeps and
-            the most that a step holds at once. Never more than it really takes.
+        name: its name in results and filters.
+        title: its name in tables and plots.
+        make: gives its loss for a problem, including its matrices and tables.
+        needs: the bytes that it allocates beside the logits, by its formula: what `make` keeps, and
+            the most that a step needs at once. Never more than it really takes.
         same_as: the loss of this package that it has to agree with; None for what is not a loss,
-            and for this package's own.
-        beside: the contestant whose time its own is set against.
-        lacks: why it cannot run on a problem, or None.
+            and for this package's own losses.
+        beside: the contestant with whose time its own is compared.
+        lacks: gives the reason why it cannot run on a problem, or None.
         step: what is timed.
-        overwrites_logits: so that it gets some of its own.
-        compiles: at the first call for a shape, which is not part of a step's memory.
+        overwrites_logits: whether it does, and so gets logits of its own.
+        compiles: whether its first call for a shape compiles, which does not count as memory of a
+            step.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Peer:
 
 
 def check_answer(peer: Peer, loss: Loss, problem: Problem, logits: Tensor, target: Target) -> None:
-    """Holds a contestant's loss and gradient to this package's, on the batch it will be timed on.
+    """Compares a contestant's loss and gradient with ours, on the batch that it is timed on.
 
     Raises:
         WrongAnswerError: they differ.

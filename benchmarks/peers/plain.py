@@ -1,4 +1,4 @@
-"""The floor that memory sets, and cross-entropy: what a user would have without a hierarchy."""
+"""A copy of the logits as the lower bound, and cross-entropy, which is used without a hierarchy."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def soft_label_matrix(tree: hace.Hierarchy, beta: float, dtype: torch.dtype) -> 
 
 
 def compiled_cross_entropy(problem: Problem) -> Loss:
-    """The same through `torch.compile`, for this shape alone, so that it gets its best code."""
-    # Dynamo keeps what it compiled by code object, and gives up after a handful of shapes.
+    """The same through `torch.compile`, for this shape only, so that it gets its best code."""
+    # Dynamo caches compiled code by code object, and gives up after a few shapes.
     torch.compiler.reset()
     return torch.compile(cross_entropy(problem), dynamic=False, fullgraph=True)
 
@@ -88,7 +88,7 @@ def _forward(loss: Loss, logits: Tensor, target: Target) -> Step:
     return lambda: loss(logits, target)
 
 
-# Reads the logits and writes as many bytes, which no loss with a gradient can do without.
+# Reads the logits and writes the same number of bytes, as every loss with a gradient has to.
 CLONE = Peer("clone", "logits.clone()", _clone, _gradient_bytes, step=_forward)
 CROSS_ENTROPY = Peer(
     "cross_entropy", "F.cross_entropy", cross_entropy, _cross_entropy_bytes, same_as=_plain

@@ -1,8 +1,8 @@
 """Trains a head over very many classes: `python -m examples.big_head`, or over several processes
 `torchrun --nproc-per-node 4 -m examples.big_head`.
 
-Features are synthetic; the tree is that of a file, or synthetic too. What it shows is what a step
-takes: time, memory, and what processes exchange.
+Features are synthetic; the tree comes from a file, or is synthetic too. It prints what a step
+takes: time, memory, and the bytes that processes exchange.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from .data import Batches, read_tree, synthetic_tree
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.big_head", description=__doc__)
-    parser.add_argument("--tree", help="an .npz with the array parent, or an .npy; −1 at roots")
-    parser.add_argument("--classes", type=int, default=1_000_000, help="of a synthetic tree")
+    parser.add_argument("--tree", help="a .npz file with the array parent, or a .npy; −1 at roots")
+    parser.add_argument(
+        "--classes", type=int, default=1_000_000, help="classes of a synthetic tree"
+    )
     parser.add_argument("--features", type=int, default=64)
-    parser.add_argument("--rows", type=int, default=256, help="of a batch")
+    parser.add_argument("--rows", type=int, default=256, help="rows per batch (256)")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rate", type=float, default=2.0, help="learning rate of SGD")
     parser.add_argument(
         "--update-by-tiles",
         action="store_true",
-        help="update the head in the backward, so that its gradient is never whole",
+        help="update the head in the backward, tile by tile, so that its gradient is never stored",
     )
     return parser.parse_args()
 

@@ -52,7 +52,7 @@ the mean height of the lowest common ancestor of answer and truth over the mista
 milder). Each loss has its own learning rate, chosen on validation phrases; a smaller rate makes the
 mistakes of every loss milder, and rates.json has the figures at each. One seed: a difference within
 two standard errors is a tie, and another seed moves every figure a little. The coarse row trains on
-more phrases, whose labels are inner nodes of the tree: cross-entropy has no use for them."""
+more phrases, whose labels are inner nodes of the tree; cross-entropy cannot use them."""
 
 
 def run(console: Console, codes: MedicalCodes, schedule: Schedule) -> list[Row]:

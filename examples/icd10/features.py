@@ -62,7 +62,7 @@ class Featurizer:
 
 
 def _hash(texts: list[str]) -> tuple[IntArray, IntArray]:
-    """Every phrase's buckets: ``ptr`` (phrases + 1) and ``bucket``, one entry a piece."""
+    """Every phrase's buckets: ``ptr`` (phrases + 1) and ``bucket``, one entry per piece."""
     words = [WORD.findall(text.lower()) for text in texts]
     number: dict[str, int] = {}
     word = np.array([number.setdefault(w, len(number)) for ws in words for w in ws], dtype=np.int64)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-#: From a training's name and number of steps to what is called after each step.
+#: Takes a training's name and number of steps; gives what has to be called after each step.
 Trainings: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[], object]]]
 
 

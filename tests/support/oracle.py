@@ -96,7 +96,7 @@ def node_log_loss(
     eps: float = 0.0,
 ) -> Answer:
     """Row by row: logits (B, C), reachability (V, C), target mass over the nodes (B, V)."""
-    z = below_largest(to_real(logits))
+    z, reach = below_largest(to_real(logits)), reach != 0
     rows = max(1, TERMS // max(1, int(reach[(mass != 0).any(axis=0)].sum())))
     blocks = [
         _log_loss_of_terms(z[first : first + rows], reach, mass[first : first + rows], eps)
