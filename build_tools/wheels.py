@@ -183,8 +183,8 @@ def _parser() -> argparse.ArgumentParser:
         "--machine",
         action="append",
         choices=sorted({platform.machine(), *cross.ARCHITECTURES}),
-        help="machine to build for; repeatable (by default this one). Others get wheels for CPUs only "
-        "and need a Debian cross-compiler",
+        help="machine to build for; repeatable (by default this one). Others get only wheels "
+        "for CPUs, and need a Debian cross-compiler",
     )
     parser.add_argument(
         "--torch",

@@ -91,7 +91,7 @@ def test_what_is_quick_on_slow_backends() -> None:
     ],
 )
 def test_a_sample_of_nothing_is_an_error(sample: Any) -> None:
-    with pytest.raises(ValueError, match="is no parameter of the test"):
+    with pytest.raises(ValueError, match="is not a parameter of the test"):
         marked("cpu", sample)
 
 

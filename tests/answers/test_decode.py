@@ -108,7 +108,7 @@ def test_least_cost_is_not_the_most_probable_class() -> None:
 
 
 def test_cost_with_a_logit_for_each_node(rng: np.random.Generator) -> None:
-    """Where a node is no class, its own logit is mass at the node itself."""
+    """Where a node is not a class, its own logit is mass at the node itself."""
     shape = trees.random_tree(rng, 15, roots=2, inner=0.4, shuffle=True)
     hierarchy, picture = hierarchy_of(shape), Picture(shape)
     logits = torch.from_numpy(rng.standard_normal((9, hierarchy.num_nodes)))

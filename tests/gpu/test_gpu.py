@@ -227,7 +227,7 @@ def tree_case(leaves: int, roots: int = 3) -> TreeCase:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("leaves", [1, 40, 1000, 2500])
 def test_trees(backend: Backend, leaves: int, dtype: torch.dtype) -> None:
-    """Every op, one program a row; a few hundred rows need several programs on every core."""
+    """Every op, one program per row; a few hundred rows need several programs on every core."""
     case = tree_case(leaves, min(3, leaves))
     for rows in (1, 300 if leaves <= 40 else 5):
         for op in test_tree_sum.OPS:

@@ -123,7 +123,7 @@ def test_coarse_targets(tree: hace.Hierarchy, name: str) -> None:
 @pytest.mark.parametrize("name", ["HACE", "HACE, smoothed", "CE"])
 @pytest.mark.parametrize("kind", ["probabilities", "pairs"])
 def test_soft_targets(tree: hace.Hierarchy, name: str, kind: str) -> None:
-    """In label order; there is no one target whose log-probability could be given."""
+    """In label order; there is not one target whose log-probability could be given."""
     loss_fn = LOSSES[name](tree)
     target: Any = torch.rand(6, tree.num_classes, dtype=torch.float64)
     if kind == "pairs":

@@ -1,4 +1,4 @@
-"""`Hierarchy.from_embeddings` and `hace.clustering`, held to brute force on small sets."""
+"""`Hierarchy.from_embeddings` and `hace.clustering`, compared with brute force on small sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyTorch's own samples for `cross_entropy` and `nn.CrossEntropyLoss`: with d = 1 HACE is no other.
+"""PyTorch's own samples for `cross_entropy` and `nn.CrossEntropyLoss`, given to HACE with d = 1.
 
 What `torch.testing` tries on the losses themselves, over a flat hierarchy and over a deep one with
 classes at inner nodes, on every backend.

@@ -488,7 +488,7 @@ def test_depth_of_a_hundred_thousand(shape: Callable[[int], Tree]) -> None:
 
 
 def test_deep_paths_share_their_prefixes() -> None:
-    # Each prefix is made once: 2,000 classes 2,000 deep are no 4,000,000 nodes.
+    # Each prefix is made once: 2,000 classes 2,000 deep do not take 4,000,000 nodes.
     spine = "/".join(["s"] * 2_000)
     started = time.process_time()
     tree = Hierarchy.from_paths([f"{spine}/{leaf}" for leaf in range(2_000)])

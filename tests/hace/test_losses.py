@@ -970,7 +970,7 @@ def test_lazy_gives_a_deepest_leaf_what_its_superclasses_have() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_kinds_of_node_weights(leafy: trees.Tree) -> None:
-    """Whatever holds one number a node; what the caller changes afterwards has no effect."""
+    """Whatever holds one number per node; what the caller changes afterwards has no effect."""
     hierarchy, weights = hierarchy_of(leafy), of_nodes(leafy.num_nodes)
     input, target = input_for(leafy, 5), indices_for(leafy, 5)
     modules = [
@@ -1171,7 +1171,7 @@ def test_repr_shows_what_was_asked_for(
     assert "400 nodes" in text
     for part in parts:
         assert part in text
-    assert len(text) < 300, "a repr is not the place for one number a node"
+    assert len(text) < 300, "a repr is not the place for one number per node"
 
 
 def test_attributes(animals: hace.Hierarchy) -> None:

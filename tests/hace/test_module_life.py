@@ -80,7 +80,7 @@ def test_to_empty_leaves_nothing_that_decides(name: str) -> None:
 
 
 def test_averaged_model() -> None:
-    """Averages of labels would be no labels."""
+    """Averages of labels would not be labels."""
     model, x = HierarchicalClassifier(7, animals()), torch.randn(50, 7)
     averaged = AveragedModel(model, use_buffers=True)
     for _ in range(3):
@@ -106,7 +106,7 @@ def test_loss_modules_from_meta() -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_state_of_the_same_hierarchy(name: str) -> None:
-    """An equal one, made anew; through a file as well."""
+    """An equal one that is built again, also from a file."""
     layer, again = LAYERS[name](7, animals()), LAYERS[name](7, animals())
     file = io.BytesIO()
     torch.save(layer.state_dict(), file)

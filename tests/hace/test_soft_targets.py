@@ -177,7 +177,7 @@ def test_smoothed_soft_labels(
 def test_smoothed_soft_labels_of_coarse_targets(
     backend: Backend, tree: trees.Tree, smoothing: str
 ) -> None:
-    """The same for a target that is no class: its distribution is all on classes."""
+    """The same for a target that is not a class: its distribution is all on classes."""
     check(
         tree,
         logits_for(tree, 60),
@@ -563,7 +563,7 @@ class LargestTensor(TorchDispatchMode):
 @many_rows
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_soft_labels_of_100_000_classes(backend: Backend, distance: str) -> None:
-    """In memory of a few numbers a node, not a class by a class; shares known from the digits."""
+    """In memory of a few numbers per node, not C × C; shares known from the digits."""
     tree = trees.balanced([10] * 5, rooted=True)
     classes, nodes = tree.num_classes, tree.num_nodes
     hierarchy = hierarchy_of(tree)

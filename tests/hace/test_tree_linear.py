@@ -1,4 +1,4 @@
-"""`hace.nn.TreeLinear`: one vector a node, and each class has the sum of those on its path."""
+"""`hace.nn.TreeLinear`: one vector per node, and each class has the sum of those on its path."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_shared_ancestors_learn_from_each_class(animals: hace.Hierarchy) -> None
 
 
 class Allocated(TorchDispatchMode):
-    """Keeps the sizes of what operations make that is no view of `known`."""
+    """Keeps the sizes of the tensors that operations make, except views of `known`."""
 
     def __init__(self, known: torch.Tensor) -> None:
         super().__init__()
@@ -316,7 +316,7 @@ def test_logits_start_alike_on_deep_and_flat_trees() -> None:
 
 
 def test_reset_parameters(animals: hace.Hierarchy) -> None:
-    """Draws anew from torch's generator; one seed, one layer."""
+    """Draws again from torch's generator; one seed, one layer."""
     layer = TreeLinear(4, animals)
     first = layer.weight.detach().clone()
     layer.reset_parameters()
@@ -345,7 +345,7 @@ def test_parameters(animals: hace.Hierarchy) -> None:
 
 def test_state_dict(animals: hace.Hierarchy) -> None:
     layer, other = TreeLinear(4, animals), TreeLinear(4, animals)
-    assert list(layer.state_dict()) == ["weight", "bias", "_extra_state"], "tables are no state"
+    assert list(layer.state_dict()) == ["weight", "bias", "_extra_state"], "tables are not state"
     x = torch.randn(3, 4)
     assert not torch.equal(layer(x), other(x))
     other.load_state_dict(layer.state_dict())

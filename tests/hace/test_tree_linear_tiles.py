@@ -133,7 +133,7 @@ def test_answers(tree: hace.Hierarchy, width: int) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Notes the size of the largest tensor that an op makes, and that is no view of `parameter`."""
+    """Notes the size of the largest tensor that an op makes, except views of `parameter`."""
 
     def __init__(self, parameter: torch.Tensor) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.thorough,
     pytest.mark.skipif(
         not (ROOT / ".git").exists() or shutil.which("git") is None,
-        reason="this is no git checkout",
+        reason="this is not a git checkout",
     ),
 ]
 

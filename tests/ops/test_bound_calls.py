@@ -56,7 +56,7 @@ def test_bound_calls_give_the_same_bits(reduction: str, dtype: torch.dtype) -> N
     expected = path_log_loss(theirs, TARGET, TABLE, reduction=reduction)
     assert loss is not None
     assert torch.equal(loss, expected)
-    for _ in range(2):  # the second makes the gradient anew
+    for _ in range(2):  # the second computes the gradient again
         (grad,) = torch.autograd.grad(loss.sum() * 3, ours, retain_graph=True)
         (expected_grad,) = torch.autograd.grad(expected.sum() * 3, theirs, retain_graph=True)
         assert torch.equal(grad, expected_grad)

@@ -138,7 +138,7 @@ def test_rings_apart(
 @pytest.mark.sample(order=["random"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_entropy(backend: Backend, rng: np.random.Generator, order: str) -> None:
-    """Against the same in float64 and depth-first order; that one is held to the oracle."""
+    """Against the same in float64 and depth-first order; that one is compared with the oracle."""
     for columns in (23, 300, 1100):
         ordered = interval_case(columns, [nested(columns, depth, rng) for depth in (1, 3, 7)])
         case = in_order(ordered, order, rng)

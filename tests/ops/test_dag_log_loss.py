@@ -391,7 +391,7 @@ def test_rows_do_not_depend_on_each_other(
     assert found[0][0].isnan().nonzero().flatten().tolist() == [7]
 
 
-@pytest.mark.not_on("gpu", reason="it has no threads of the CPU's")
+@pytest.mark.not_on("gpu", reason="it does not use the CPU's threads")
 def test_threads_do_not_matter(backend: Backend, rng: np.random.Generator, threads: Any) -> None:
     case = Case(SHAPES["random"], rng)
     logits, target = case.logits(40, torch.float32).requires_grad_(), case.indices(40)

@@ -153,7 +153,7 @@ def test_rows_may_have_any_strides(backend: Backend, rng: np.random.Generator, o
     assert torch.equal(found, function(plain, table, backend=backend.name))
 
 
-@pytest.mark.not_on("gpu", reason="it has no threads of the CPU's")
+@pytest.mark.not_on("gpu", reason="it does not use the CPU's threads")
 @pytest.mark.not_on("triton-interpreted", reason="its programs run one after the other")
 def test_threads_do_not_matter(backend: Backend, rng: np.random.Generator, threads: Any) -> None:
     dag = SHAPES["random"]

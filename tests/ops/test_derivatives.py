@@ -1,6 +1,6 @@
 """Derivatives by every way in which PyTorch takes them, beside differences or eager gradients.
 
-The eager gradient itself is held to the oracle in the tests of each op.
+The eager gradient itself is compared with the oracle in the tests of each op.
 """
 
 from __future__ import annotations
@@ -319,7 +319,7 @@ def test_an_op_called_itself_drops_no_tangent(backend: Backend, name: str) -> No
 
 @pytest.mark.parametrize("name", ["path mean", "index mean", "probabilities mean"])
 def test_logits_may_change_before_the_first_backward(backend: Backend, name: str) -> None:
-    """What was made with the loss needs no logits; what has to be made anew asks for them."""
+    """What was made with the loss needs no logits; what has to be computed again needs them."""
     if backend.name == "reference":
         pytest.skip("autograd asks for them")
     f, x, rows = function(name, backend)

@@ -332,7 +332,7 @@ def test_masking_with_the_lowest_number(backend: Backend, dtype: torch.dtype) ->
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])
 def test_lowest_and_highest_numbers(backend: Backend, order: str, dtype: torch.dtype) -> None:
-    """Gaps that are no finite number: what is so far below has no part in the entropy."""
+    """Gaps that are not finite: what is so far below has no part in the entropy."""
     case = interval_case(6, [[(3, 6, 1.0)], [(1, 2, 1.0)]])
     if order == "shuffled":
         case = in_column_order(case, np.array([3, 0, 1, 5, 2, 4]))

@@ -304,7 +304,7 @@ def test_any_table(
 ) -> None:
     """A table is a loss: shares of any size, at any place, and not only those of HACE.
 
-    What the roots hand on lies on the virtual root, which is no node: it changes nothing.
+    What the roots hand on lies on the virtual root, which is not a node: it changes nothing.
     """
     case = TreeCase(SHAPES[shape](rng))
     table, tree, puts, every_row = any_table(case, rng, soft, roots_hand_on=eps == 0)
@@ -472,7 +472,7 @@ def test_gaps(
 def test_dilutions_near_their_ends(
     backend: Backend, rng: np.random.Generator, kind: str, gap: float, dilution: float
 ) -> None:
-    """1 - d is no difference of float32 numbers: far below, what it hands on decides."""
+    """1 - d is not a difference of float32 numbers: far below, what it hands on decides."""
     case = TreeCase(trees.balanced([2, 3, 2, 2]))
     logits = case.logits(24, torch.float32)
     for row in range(24):

@@ -149,7 +149,7 @@ def chain_of_diamonds(length: int) -> Dag:
 
 
 def empty_nodes() -> Dag:
-    """Node 1 and the root 5 have no class at or below them; leaf 4 is no class."""
+    """Node 1 and the root 5 have no class at or below them; leaf 4 is not a class."""
     return Dag([(0, 1), (0, 2), (1, 4), (2, 3), (2, 4), (5, 4)], 6, [3, 2])
 
 

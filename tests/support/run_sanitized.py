@@ -1,7 +1,7 @@
 """The CPU's kernels under sanitizers.
 
 `make test-asan` has AddressSanitizer and UndefinedBehaviorSanitizer watch them, `make test-tsan`
-ThreadSanitizer. Compiles them anew (minutes) and runs the sample of the parity suite on them, and
+ThreadSanitizer. Compiles them again (minutes) and runs the sample of the parity suite on them, and
 `hace.verify` or the tests of threads, in processes that the sanitizers watch. AddressSanitizer
 watches PyTorch's tensors, too. Exits with 1 if anything fails.
 """

@@ -121,7 +121,7 @@ def mark(instances: Sequence[pytest.Function]) -> None:
             known = [parameters(item).get(name, pytest) for item in instances]
             for value in values:
                 if value not in known:
-                    raise ValueError(f"sample({name}=[{value!r}]) is no parameter of the test")
+                    raise ValueError(f"sample({name}=[{value!r}]) is not a parameter of the test")
     by_backend: dict[str, list[tuple[tuple[int, ...], pytest.Function]]] = {}
     for item in instances:
         ranks = [

@@ -131,7 +131,7 @@ class TreeCase:
     def pairs(
         self, rows: int, count: int, space: str = "classes"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`count` weighted targets a row, with duplicates among them."""
+        """`count` weighted targets per row, with duplicates among them."""
         index = self.targets(rows * count, space).view(rows, count)
         if count > 2:
             index[::2, 1] = index[::2, 0]
@@ -250,7 +250,7 @@ def wide_case() -> TreeCase:
 
 
 def deep_case(kind: str, backend: Backend) -> TreeCase:
-    """10,000 levels: one class at the end, one a level, or every node a class.
+    """10,000 levels: one class at the end, one per level, or every node a class.
 
     Fewer where the backend has time for fewer.
     """

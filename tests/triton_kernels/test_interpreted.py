@@ -201,7 +201,7 @@ UNEVEN = np.concatenate(
 )
 @pytest.mark.parametrize("dtype", [torch.float32, *thoroughly(torch.bfloat16)], ids=str)
 class TestSplitRows:
-    """Some programs a row, and some launches, do what one does: to a rounding, for sums differ."""
+    """Several programs per row, and several launches, give what one does, up to rounding."""
 
     @pytest.fixture
     def case(self, rng: np.random.Generator, shape: str) -> TreeCase:
