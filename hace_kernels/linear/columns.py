@@ -22,7 +22,7 @@ from ..rows import loss_dtype
 from .node_sums import NodeSums
 from .node_sweep import NodeSweep
 from .shard import Exchange, LocalClasses
-from .tiles import Layer, OnWeightGrad, tile_width, without_autocast
+from .tiles import SWEEP_BYTES, Layer, OnWeightGrad, tile_width, without_autocast
 from .tree_layer import Above, TreeLayer, layer_of
 
 __all__ = [
@@ -87,18 +87,25 @@ class Head:
         self,
         z: Tensor,
         first: int,
-        gradient: RingGradient,
+        gradient: RingGradient | None,
         sweep: NodeSweep | None = None,
         grad_nodes: Tensor | None = None,
     ) -> None:
-        """Replaces a tile by its gradient: the sum over a row's paths, and that over all nodes."""
+        """Replaces a tile by its gradient: the sum over a row's paths, and that over all nodes.
+
+        Without a gradient of the paths it is that over all nodes alone.
+        """
         if sweep is not None and grad_nodes is not None:
             work, of_nodes = sweep.gradient(z, first, grad_nodes)
+            if gradient is None:
+                z.copy_(of_nodes)
+                return
             self.write(work, first, gradient)
             work += of_nodes  # so that their sum is rounded only once
             if work.data_ptr() != z.data_ptr():
                 z.copy_(work)
             return
+        assert gradient is not None
         total = None
         for rows in self._repeated(z):
             part = gradient.part(rows)
@@ -166,9 +173,10 @@ class _Columns(torch.autograd.Function):
         gradient = tile_gradients(Rings(*rings), ctx.head, grad_loss, grad_log_prob, grad_nodes)
         if gradient is None:
             return None, None, None, None
+        of_paths = _unless_nothing(gradient, grad_nodes)
 
         def write(z: Tensor, first: int) -> None:
-            ctx.head.write(z, first, gradient, ctx.sweep, grad_nodes)
+            ctx.head.write(z, first, of_paths, ctx.sweep, grad_nodes)
 
         needed = ctx.needs_input_grad[:3]
         grads = written(input, weight, bias, ctx.head, write, needed, ctx.sweep, ctx.above)
@@ -210,11 +218,12 @@ class _Logits(torch.autograd.Function):
         gradient = tile_gradients(Rings(*rings), ctx.head, grad_loss, grad_log_prob, grad_nodes)
         if gradient is None:
             return None, None
+        of_paths = _unless_nothing(gradient, grad_nodes)
         grad = logits.clone()
         with without_autocast(logits.device):
             for first, columns in _logit_tiles(logits, ctx.head):
                 g = grad if columns is None else grad.index_select(1, columns)
-                ctx.head.write(g, first, gradient, ctx.sweep, grad_nodes)
+                ctx.head.write(g, first, of_paths, ctx.sweep, grad_nodes)
                 if columns is not None:
                     grad.index_copy_(1, columns, g)
         return grad, None
@@ -224,7 +233,7 @@ def _logit_tile_width(logits: Tensor, head: Head) -> int:
     """The columns per tile; if they are in the order of positions, all columns are one tile."""
     if head.classes.order is None:
         return max(1, logits.shape[1])
-    return tile_width(len(logits), 1, logits.element_size())
+    return _tile_width(len(logits), 1, head)
 
 
 def _logit_tiles(logits: Tensor, head: Head) -> Iterator[tuple[int, Tensor | None]]:
@@ -246,9 +255,14 @@ def refuse_second_derivative() -> None:
 def _layer(
     input: Tensor, weight: Tensor, bias: Tensor | None, head: Head, above: Above | None = None
 ) -> Layer:
-    itemsize = head.dtype.itemsize
-    width = tile_width(len(input), weight.shape[1], itemsize)
+    width = _tile_width(len(input), weight.shape[1], head)
     return layer_of(weight, bias, head.classes.order, head.dtype, width, head.sums, above)
+
+
+def _tile_width(rows: int, features: int, head: Head) -> int:
+    if head.sweep is None:
+        return tile_width(rows, features, head.dtype.itemsize)
+    return tile_width(rows, features, loss_dtype(head.dtype).itemsize, SWEEP_BYTES)
 
 
 def _memory(buffer: Tensor, sweep: NodeSweep | None, first: int) -> Tensor:
@@ -328,6 +342,11 @@ def tile_gradients(
 
 def _forget(rows: Tensor | slice, grad: Tensor) -> None:
     """Takes a gradient that only other processes need."""
+
+
+def _unless_nothing(gradient: RingGradient, grad_nodes: Tensor | None) -> RingGradient | None:
+    """A gradient; None where it is 0, as that of paths whose mass is all in the sweep."""
+    return None if grad_nodes is not None and gradient.is_nothing() else gradient
 
 
 def written(

@@ -43,6 +43,8 @@ class MassSweep(NodeSweep):
         masses: the mass of the rows.
     """
 
+    needs_shift = False
+
     def __init__(
         self,
         trees: FoldedTrees,
@@ -57,6 +59,7 @@ class MassSweep(NodeSweep):
         # Where a node has every class, its probability is 1 whatever it keeps.
         self.keep = torch.where(tree.num_columns == tree.num_classes, 0.0, keep)
         self.masses = masses
+        self._sums: dict[int, tuple[Tensor, Tensor]] = {}  # of each tile's mass
         self._kept = torch.zeros_like(self.weighted)  # by the nodes that are done
         self._reached = torch.zeros_like(self.log_sum)  # what reaches crossing nodes
 
@@ -70,12 +73,14 @@ class MassSweep(NodeSweep):
         width, rows = folded.width, len(self.log_sum)
         mass = torch.empty(rows, folded.tree.num_classes, dtype=self.dtype, device=self.keep.device)
         self.masses.fill(mass[:, :width], folded.place[:width], first)
-        handed, reached = self._handed(folded)
-        shares = handed.new_zeros(width, 1 + len(folded.crossing))
-        shares[:, 0] = 1 - handed
-        shares[torch.arange(width, device=handed.device), 1 + reached] = handed
-        sums = widened(mass[:, :width] @ shares.to(self.dtype))
-        return mass, sums[:, 0], sums[:, 1:]
+        if first not in self._sums:
+            handed, reached = self._handed(folded)
+            shares = handed.new_zeros(width, 1 + len(folded.crossing))
+            shares[:, 0] = 1 - handed
+            shares[torch.arange(width, device=handed.device), 1 + reached] = handed
+            sums = widened(mass[:, :width] @ shares.to(self.dtype))
+            self._sums[first] = sums[:, 0], sums[:, 1:]
+        return mass, *self._sums[first]
 
     def _handed(self, folded: FoldedTree) -> tuple[Tensor, Tensor]:
         """How much of 1 on each class reaches a crossing node, float64 (T), and which of the E."""

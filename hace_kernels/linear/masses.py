@@ -28,15 +28,15 @@ class Probabilities:
     Attributes:
         target: (B, T).
         of_column: int64 (C), the target of each column, or −1.
-        share: float64 (T), that of the target table.
-        everywhere: float64 (B), what every class gets besides.
+        share: float64 (T), that of the target table; None: each column has a target of share 1.
+        everywhere: float64 (B), what every class gets besides; None: nothing.
         unit: float64 (P), what 1 on every class puts on each place.
     """
 
     target: Tensor
     of_column: Tensor
-    share: Tensor
-    everywhere: Tensor
+    share: Tensor | None
+    everywhere: Tensor | None
     unit: Tensor
 
     @classmethod
@@ -50,21 +50,29 @@ class Probabilities:
             for first in range(0, target.shape[1], _CHUNK):
                 some = slice(first, first + _CHUNK)
                 everywhere = everywhere + widened(target[:, some]) @ table.spread[some]
-        return cls(target, of_column, table.share, everywhere, table.unit)
+        is_plain = bool((of_column >= 0).all() and (table.share == 1).all())
+        return cls(
+            target,
+            of_column,
+            None if is_plain else table.share,
+            everywhere if everywhere.any() else None,
+            table.unit,
+        )
 
     def fill(self, mass: Tensor, columns: Tensor, first: int) -> None:
         """See `Masses`."""
         at = self.of_column[columns]
-        share = torch.where(at >= 0, self.share[at], 0.0).to(mass.dtype)
         begin = int(at[0])
         if begin >= 0 and bool((at.diff() == 1).all()):  # a gather would take longer than all else
             mass.copy_(self.target[:, begin : begin + len(at)])
         else:
             mass.copy_(self.target.index_select(1, at.clamp(min=0)))
-        mass *= share
-        if not share.all():
-            mass[:, share == 0] = 0
-        if self.everywhere.any():
+        if self.share is not None:
+            share = torch.where(at >= 0, self.share[at], 0.0).to(mass.dtype)
+            mass *= share
+            if not share.all():
+                mass[:, share == 0] = 0
+        if self.everywhere is not None:
             mass.addr_(self.everywhere.to(mass.dtype), self.unit[columns].to(mass.dtype))
 
 
@@ -75,15 +83,15 @@ class SoftMasses:
     Attributes:
         paths: the paths of the rows' targets, K · B one after the other, in local positions.
         of_ring: float64 (K · B, …), what every class in a ring gets.
-        everywhere: float64 (B), what every class gets besides.
-        unit: float64 (P), what 1 on every class puts on each place.
+        rows: B.
+        unit: float64 (P), what 1 on every class puts on each place; None: 1.
         backend: that of `path_write`.
     """
 
     paths: RowPaths
     of_ring: Tensor
-    everywhere: Tensor
-    unit: Tensor
+    rows: int
+    unit: Tensor | None
     backend: str
 
     @classmethod
@@ -116,21 +124,25 @@ class SoftMasses:
         of_ring = (mass * table.share[target] / total)[:, None] * similarity
         of_ring = torch.where(mass[:, None] == 0, 0.0, of_ring)
         of_ring = torch.cat([of_ring, torch.zeros_like(of_ring[:, :1])], 1)
+        rows = len(everywhere)
+        of_ring[:rows] += everywhere[: len(of_ring), None]  # in the first of a row's paths
         paths = classes.paths(RowPaths(start, start + size, torch.zeros_like(similarity)))
-        return cls(paths, of_ring.contiguous(), everywhere, table.unit, backend)
+        has_units = bool((table.unit[: tree.tree.num_classes] != 1).any())
+        unit = table.unit if has_units else None
+        return cls(paths, of_ring.contiguous(), rows, unit, backend)
 
     def fill(self, mass: Tensor, columns: Tensor, first: int) -> None:
         """See `Masses`."""
-        rows = len(self.everywhere)
-        mass.copy_(self.everywhere[:, None].expand_as(mass))
-        part = torch.zeros_like(mass, memory_format=torch.contiguous_format)
-        for begin in range(0, len(self.of_ring), max(1, rows)):
-            here = slice(begin, begin + rows)
+        if not len(self.of_ring):
+            mass.zero_()
+        for begin in range(0, len(self.of_ring), max(1, self.rows)):
+            here = slice(begin, begin + self.rows)
             of_ring = self.of_ring[here]
             zeros = torch.zeros_like(of_ring)
             constant = RingGradient(zeros.to(mass.dtype), zeros, of_ring, None, None)
+            part = mass if begin == 0 else torch.empty_like(mass)
             path_write(part, self.paths.part(here), first, constant, part, self.backend)
-            mass += part
-        unit = self.unit[columns].to(mass.dtype)
-        if not (unit == 1).all():
-            mass *= unit
+            if begin > 0:
+                mass += part
+        if self.unit is not None:
+            mass *= self.unit[columns].to(mass.dtype)

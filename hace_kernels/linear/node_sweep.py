@@ -40,7 +40,10 @@ class NodeSweep(ABC):
 
     Attributes:
         dtype: the working type.
+        needs_shift: whether `add_tile` needs logits minus the largest of the tile.
     """
+
+    needs_shift = True
 
     def __init__(self, trees: FoldedTrees, rows: int, dtype: torch.dtype, backend: str) -> None:
         self.trees, self.backend, self.dtype = trees, backend, loss_dtype(dtype)
@@ -63,8 +66,9 @@ class NodeSweep(ABC):
         """Adds the nodes inside a tile.
 
         Args:
-            wide: (B, T + E), logits minus `top`, of the tile and of the columns beside it.
-            top: float64 (B).
+            wide: (B, T + E), logits of the tile and of the columns beside it; minus `top` where it
+                `needs_shift`.
+            top: float64 (B), the largest logit of the tile.
             log_prob: (B, n), log P of the nodes inside the tile, among all columns of `wide`.
             whole: float64 (B), the lse of all columns of `wide`, plus `top`.
             first: the tile's first local position.
@@ -102,11 +106,12 @@ class NodeSweep(ABC):
         below = wide[:, : folded.width]
         largest = below.amax(1)
         largest = torch.where(largest == -torch.inf, 0.0, largest)
-        below -= largest[:, None]
+        if self.needs_shift:
+            below -= largest[:, None]
         # One more class beside the tile, with the tile's largest logit. The tile's own sum follows
         # from it without loss of digits, because it is at least as large as that class.
         wide[:, folded.width :] = -torch.inf
-        wide[:, -1] = 0
+        wide[:, -1] = 0 if self.needs_shift else largest
         log_prob = tree_log_prob(wide, folded.with_column, backend=self.backend)
         log_prob, of_column = log_prob[:, :-1], widened(log_prob[:, -1])
         top = widened(largest)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "SWEEP_BYTES",
+    "TILE_BYTES",
     "Layer",
     "OnWeightGrad",
     "TileGradient",
@@ -26,19 +28,24 @@ OnWeightGrad: TypeAlias = Callable[[Tensor | slice, Tensor], object]
 If it has a method `begin`, this is called before the tiles of each backward.
 """
 
-# A tile's logits should still be in the second-level cache (on a GPU it is shared, and larger) when
-# the product that computes them is done; but matrix products need some width to be fast.
-_TILE_BYTES = 2 << 20
+#: A tile's logits should still be in the second-level cache (on a GPU it is shared, and larger) when
+#: the product that computes them is done.
+TILE_BYTES = 2 << 20
+
+#: A sweep over all nodes takes some dozens of calls per tile, and several tensors of its size.
+SWEEP_BYTES = 8 << 20
+
+# Matrix products need some width to be fast.
 _MIN_WIDTH = 256
 
 
-def tile_width(rows: int, features: int, itemsize: int) -> int:
+def tile_width(rows: int, features: int, itemsize: int, tile_bytes: int = TILE_BYTES) -> int:
     """The columns per tile. It depends only on shapes, so that the same call gives the same bits.
 
     Neither the logits of a tile (rows × T) nor its part of the layer (T × features), which may have
-    to be gathered or cast, take more than a few MiB.
+    to be gathered or cast, take more than `tile_bytes`, unless the tile is very narrow.
     """
-    widest = _TILE_BYTES // (itemsize * max(1, rows, features))
+    widest = tile_bytes // (itemsize * max(1, rows, features))
     return max(_MIN_WIDTH, widest // _MIN_WIDTH * _MIN_WIDTH)
 
 

@@ -49,6 +49,13 @@ class RingGradient(NamedTuple):
         middle = None if self.middle is None else self.middle[rows]
         return RingGradient(self.shift[rows], self.factor[rows], self.offset[rows], slope, middle)
 
+    def is_nothing(self) -> bool:
+        """Whether it is known to be 0 everywhere; a GPU is not waited for."""
+        if self.factor.device.type != "cpu":
+            return False
+        parts = (self.factor, self.offset, self.slope)
+        return not any(part is not None and part.any() for part in parts)
+
     def times(self, row_factor: Tensor) -> RingGradient:
         """The gradient with each row multiplied by a factor (B); times 0 gives 0 even for NaN."""
         by_row = widened(row_factor)[:, None]
