@@ -1,8 +1,8 @@
 """Time and memory of a linear layer and its loss by tiles of classes: `python -m benchmarks.heads`.
 
-Prints a table of ratios with their goals, in about six minutes. Times are processor seconds of one
-thread for forward and backward, the fastest of a few turns. Memory is measured in separate
-processes.
+Prints a table of ratios with their goals, in about six minutes where nothing else runs. Times are
+processor seconds of one thread for forward and backward, the fastest of some rounds. Memory is
+measured in separate processes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     names = list(dict.fromkeys(section.name for section in SECTIONS))
     parser = argparse.ArgumentParser(prog="python -m benchmarks.heads", description=__doc__)
     parser.add_argument(
-        "--turns", type=int, default=3, help="measurements, the fastest of which counts (3)"
+        "--seconds", type=float, default=6, help="processor time for each comparison (6)"
     )
     parser.add_argument("--only", choices=names, action="append", help="only this part; repeatable")
     options = parser.parse_args()
@@ -41,7 +41,7 @@ def main() -> None:
     print("| what | rows × features × classes | found | goal |", "|---|---|--:|--:|", sep="\n")
     for section in SECTIONS:
         if options.only is None or section.name in options.only:
-            for figure in section.figures(options.turns):
+            for figure in section.figures(options.seconds):
                 print(line(figure), flush=True)
     minutes = (time.monotonic() - start) / 60
     state = "other work was on the machine" if busy else "quiet"

@@ -12,7 +12,7 @@ from torch.nn.functional import linear, linear_cross_entropy, one_hot
 import hace
 
 from .peak import FEATURES, ROWS, WAYS, peak_mib
-from .problem import Layer, Problem, Step, least_seconds
+from .problem import Layer, Problem, Step, least_seconds, seconds_of
 
 __all__ = ["SECTIONS", "Figure", "Section"]
 
@@ -64,8 +64,8 @@ SMALL, WIDE = 33, 46
 BF16, FP32 = torch.bfloat16, torch.float32
 
 
-def memory(turns: int) -> Iterator[Figure]:
-    """The peak memory of one step; `turns` is not used."""
+def memory(budget: float) -> Iterator[Figure]:
+    """The peak memory of one step; `budget` is not used."""
     num_classes = 1_000_000
     case = f"{ROWS} × {FEATURES} × {num_classes:,}, float32"
     for way in WAYS:
@@ -75,7 +75,7 @@ def memory(turns: int) -> Iterator[Figure]:
         yield Figure(what, case, peak_mib(way, num_classes), goal, unit="MiB")
 
 
-def schedules(layer: Layer, turns: int) -> Iterator[Figure]:
+def schedules(layer: Layer, budget: float) -> Iterator[Figure]:
     """Tiles of classes, rows, and both orders of W beside whole logits and cross-entropy."""
     problem = Problem(layer)
     ways = {
@@ -88,7 +88,7 @@ def schedules(layer: Layer, turns: int) -> Iterator[Figure]:
     by_rows = not layer.is_half and layer.rows > 512
     if by_rows:
         ways["rows"] = problem.by_rows(problem.ordered)
-    seconds = least_seconds(ways, turns)
+    seconds = least_seconds(ways, budget)
     is_easy = layer.is_half and layer.features <= 256
     goals = (1.05, 0.75) if is_easy else (1.45, 1.3)
     beside = (("whole", "nn.Linear + HACELoss"), ("cross-entropy", "nn.Linear + cross-entropy"))
@@ -101,10 +101,10 @@ def schedules(layer: Layer, turns: int) -> Iterator[Figure]:
     yield ratio("tiles, label order / depth-first", layer, seconds, names, 1.2)
     names = ("tiles, label order", "whole, label order")
     what = "tiles / nn.Linear + HACELoss, both in label order"
-    yield ratio(what, layer, seconds, names, 0.8 if layer.is_half else None)
+    yield ratio(what, layer, seconds, names)
 
 
-def of_torch(layer: Layer, turns: int) -> Iterator[Figure]:
+def of_torch(layer: Layer, budget: float) -> Iterator[Figure]:
     """`F.linear_cross_entropy` with its default, and in half precision with its best chunk."""
     problem = Problem(layer)
 
@@ -112,11 +112,16 @@ def of_torch(layer: Layer, turns: int) -> Iterator[Figure]:
         x, weight, target = problem.x, problem.weight, problem.target
         return problem.step(lambda: linear_cross_entropy(x, weight, target, options=options))
 
-    tiles = {"tiles": problem.tiles(problem.ordered)}
-    default = chunked(nn.LinearCrossEntropyOptions())
-    seconds = least_seconds(tiles, turns) | least_seconds({"default": default}, 1)
-    what = "F.linear_cross_entropy as it comes / tiles"
-    yield ratio(what, layer, seconds, ("default", "tiles"), 10, at_least=True)
+    loss_fn = problem.ordered
+    ways = {
+        "as it comes": problem.tiles(loss_fn, logit_bytes=None),
+        "tiles": problem.tiles(loss_fn),
+    }
+    seconds = least_seconds(ways, budget)
+    seconds["torch"] = seconds_of(chunked(nn.LinearCrossEntropyOptions()))
+    what = "F.linear_cross_entropy by default / HACELoss.linear"
+    yield ratio(f"{what} by default", layer, seconds, ("torch", "as it comes"), 10, at_least=True)
+    yield ratio(f"{what} by tiles", layer, seconds, ("torch", "tiles"))
     if layer.is_half:
         chunks = {
             str(rows): chunked(
@@ -125,12 +130,12 @@ def of_torch(layer: Layer, turns: int) -> Iterator[Figure]:
             for rows in (64, 128, 256, 512)
             if rows <= layer.rows
         }
-        seconds["best"] = min(least_seconds(chunks, 1).values())
-        what = "F.linear_cross_entropy, its best chunk / tiles"
+        seconds["best"] = min(least_seconds(chunks, 0).values())
+        what = "F.linear_cross_entropy, its best chunk / HACELoss.linear by tiles"
         yield ratio(what, layer, seconds, ("best", "tiles"), 1, at_least=True)
 
 
-def errors(layer: Layer, turns: int) -> Iterator[Figure]:
+def errors(layer: Layer, budget: float) -> Iterator[Figure]:
     """The error of the weight's gradient by tiles over that of whole logits."""
     problem = Problem(layer)
     loss_fn, x, weight, target = problem.ordered, problem.x, problem.weight, problem.target
@@ -150,7 +155,7 @@ def _errors(loss: Tensor, parts: tuple[Tensor, ...], wanted: tuple[Tensor, ...])
     return [float((a.double() - b).norm() / b.norm()) for a, b in zip(grads, wanted, strict=True)]
 
 
-def updates(layer: Layer, turns: int) -> Iterator[Figure]:
+def updates(layer: Layer, budget: float) -> Iterator[Figure]:
     """A step with the weight's update in the backward, beside whole logits and torch.optim."""
     problem = Problem(layer)
     x, weight, target, loss_fn = problem.x, problem.weight, problem.target, problem.ordered
@@ -176,12 +181,12 @@ def updates(layer: Layer, turns: int) -> Iterator[Figure]:
             "whole": whole(getattr(torch.optim, name)([weight], 1e-6)),
             "tiles": by_tiles(getattr(hace.optim, f"Tile{name}")(weight, 1e-6)),
         }
-        seconds = least_seconds(ways, turns)
+        seconds = least_seconds(ways, budget)
         what = f"tiles with Tile{name} / whole logits with torch.optim.{name}"
         yield ratio(what, layer, seconds, ("tiles", "whole"))
 
 
-def tree_linear(layer: Layer, turns: int) -> Iterator[Figure]:
+def tree_linear(layer: Layer, budget: float) -> Iterator[Figure]:
     """`TreeLinear` by tiles: time and, in half precision, the error of its gradients."""
     problem, tree = Problem(layer), Problem(layer).tree()
     module = hace.nn.TreeLinear(layer.features, tree, bias=False, dtype=layer.dtype)
@@ -194,7 +199,7 @@ def tree_linear(layer: Layer, turns: int) -> Iterator[Figure]:
     def step(loss: Callable[[], Tensor]) -> Step:
         return lambda: torch.autograd.grad(loss(), parts)
 
-    seconds = least_seconds({name: step(loss) for name, loss in ways.items()}, turns)
+    seconds = least_seconds({name: step(loss) for name, loss in ways.items()}, budget)
     yield ratio("TreeLinear, tiles / whole logits", layer, seconds, ("tiles", "whole"))
     if layer.is_half:
         exact = hace.nn.TreeLinear(layer.features, tree, bias=False, dtype=torch.float64)
@@ -206,7 +211,7 @@ def tree_linear(layer: Layer, turns: int) -> Iterator[Figure]:
         yield Figure(what, str(layer), found["tiles"] / found["whole"], 1.0)
 
 
-def soft_targets(layer: Layer, turns: int) -> Iterator[Figure]:
+def soft_targets(layer: Layer, budget: float) -> Iterator[Figure]:
     """Targets that are spread over all classes, by tiles beside whole logits."""
     problem, tree = Problem(layer), Problem(layer).tree()
     rows, num_classes = layer.rows, layer.num_classes
@@ -220,7 +225,7 @@ def soft_targets(layer: Layer, turns: int) -> Iterator[Figure]:
     }
     for name, (loss_fn, target) in cases.items():
         ways = {"whole": problem.whole(loss_fn, target), "tiles": problem.tiles(loss_fn, target)}
-        seconds = least_seconds(ways, turns)
+        seconds = least_seconds(ways, budget)
         yield ratio(f"{name}, tiles / whole logits", layer, seconds, ("tiles", "whole"))
 
 
@@ -230,18 +235,18 @@ class Section:
 
     Attributes:
         name: for `--only`.
-        figures: takes the number of turns.
+        figures: takes the seconds to compare for.
     """
 
     name: str
-    figures: Callable[[int], Iterator[Figure]]
+    figures: Callable[[float], Iterator[Figure]]
 
 
 def _of(
-    name: str, measure: Callable[[Layer, int], Iterator[Figure]], *layers: Layer
+    name: str, measure: Callable[[Layer, float], Iterator[Figure]], *layers: Layer
 ) -> list[Section]:
-    def figures(layer: Layer) -> Callable[[int], Iterator[Figure]]:
-        return lambda turns: measure(layer, turns)
+    def figures(layer: Layer) -> Callable[[float], Iterator[Figure]]:
+        return lambda budget: measure(layer, budget)
 
     return [Section(name, figures(layer)) for layer in layers]
 

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, linear
 
 import hace
 
-__all__ = ["Layer", "Problem", "Step", "least_seconds"]
+__all__ = ["Layer", "Problem", "Step", "least_seconds", "seconds_of"]
 
 Step: TypeAlias = Callable[[], object]
 """A forward and a backward."""
@@ -117,7 +117,9 @@ class Problem:
         to = self.target if target is None else target
         return self.step(lambda: loss_fn(linear(self.x, self.weight), to))
 
-    def tiles(self, loss_fn: hace.HACELoss, target: object = None, logit_bytes: int = 0) -> Step:
+    def tiles(
+        self, loss_fn: hace.HACELoss, target: object = None, logit_bytes: int | None = 0
+    ) -> Step:
         """The same by tiles of classes; by rows where the budget allows it."""
         to = self.target if target is None else target
         return self.step(
@@ -133,12 +135,28 @@ class Problem:
         return self.step(lambda: cross_entropy(linear(self.x, self.weight), self.target))
 
 
-def least_seconds(steps: Mapping[str, Step], turns: int) -> dict[str, float]:
-    """The smallest processor time of each step in this thread; the steps take turns."""
-    found = dict.fromkeys(steps, float("inf"))
-    for _ in range(turns):
+def seconds_of(step: Step) -> float:
+    """The processor time of one call in this thread."""
+    start = time.thread_time()
+    step()
+    return time.thread_time() - start
+
+
+# Rounds of short steps, and of any.
+_MOST_ROUNDS, _LEAST_ROUNDS = 15, 2
+
+
+def least_seconds(steps: Mapping[str, Step], budget: float) -> dict[str, float]:
+    """The smallest processor time of each step in this thread.
+
+    They take turns, after one that does not count, until `budget` seconds are spent.
+    """
+    found, rounds, spent = dict.fromkeys(steps, float("inf")), 0, 0.0
+    for step in steps.values():
+        step()
+    while rounds < _LEAST_ROUNDS or (rounds < _MOST_ROUNDS and spent < budget):
         for name, step in steps.items():
-            start = time.thread_time()
-            step()
-            found[name] = min(found[name], time.thread_time() - start)
+            seconds = seconds_of(step)
+            found[name], spent = min(found[name], seconds), spent + seconds
+        rounds += 1
     return found

@@ -28,7 +28,7 @@ OnWeightGrad: TypeAlias = Callable[[Tensor | slice, Tensor], object]
 If it has a method `begin`, this is called before the tiles of each backward.
 """
 
-#: A tile's logits should still be in the second-level cache (on a GPU it is shared, and larger) when
+#: A tile's logits should still be in the second-level cache (shared and larger on a GPU) when
 #: the product that computes them is done.
 TILE_BYTES = 2 << 20
 

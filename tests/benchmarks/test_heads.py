@@ -27,13 +27,13 @@ from benchmarks.heads.problem import Layer
     "measure", [schedules, of_torch, errors, updates, tree_linear, soft_targets]
 )
 def test_small_layers(
-    measure: Callable[[Layer, int], Iterator[Figure]], dtype: torch.dtype
+    measure: Callable[[Layer, float], Iterator[Figure]], dtype: torch.dtype
 ) -> None:
     layers = [Layer(520 if measure is schedules else 70, 4, 3, dtype)]
     if measure is schedules and dtype == torch.bfloat16:
         layers.append(Layer(70, 4, 2, dtype, autocast=True))
     for layer in layers:
-        found = list(measure(layer, 1))
+        found = list(measure(layer, 0))
         assert len({figure.what for figure in found}) == len(found) > 0
         assert all(figure.found > 0 and math.isfinite(figure.found) for figure in found)
 
