@@ -1,19 +1,19 @@
 // The block kernels of `dag_log_loss` for one instruction set: as many rows at a time as a vector
 // has lanes, for targets with mass anywhere.
 //
-// A tree of the DAG's links (SpanningTree) is swept as tree_log_loss_kernel.cpp sweeps one; its
-// words are used here. The columns below a mixed node u are those of its parts, places of the tree
-// that have no column in common, so that
+// A tree of the DAG's links (SpanningTree) is swept as in tree_log_loss_kernel.cpp, whose terms are
+// used here. The columns below a mixed node u are those of its parts, places of the tree that have
+// no column in common, so that
 //
 //   S_u = sum over parts t of S_t
-//   d/dz_j (-q_u log P_u) = q_u p_j - sum over the part t above j of (q_u S_t / S_u) exp(z_j -
-//   lse_t)
+//   d/dz_j (-q_u log P_u) = q_u p_j - (q_u S_t / S_u) exp(z_j - lse_t)    for the part t above j
 //
 // and its gradient is that of the mass q_u S_t / S_u on each part: every share is at most 1, and
-// nothing is subtracted. Each place has a largest logit of its own, and so has each mixed node.
+// nothing is subtracted. Each place and each mixed node has a maximum of its own.
 //
-// Bytes of a block of rows, fp32: the logits are read once from memory and the gradient is written
-// once; the lines of all places are passed up and down once, in the L2 or L3 cache.
+// Memory traffic of a block of rows in float32: the logits are read once and the gradient is
+// written once. The lines of all places are visited once upwards and once downwards, in the L2 or
+// L3 cache.
 
 #include "dag_block_kernel.h"
 
@@ -51,8 +51,8 @@ struct DagLines {
   }
 };
 
-// The loss and W at the places of the tree, as the upward sweep passes; keeps what mixed nodes
-// need.
+// Adds up the loss and W at the places of the tree during the upward sweep, and stores what mixed
+// nodes need.
 template <bool kLoss, typename Real, typename Keeps>
 struct DagLoss {
   using Line = Vector<Real>;
@@ -82,7 +82,7 @@ struct DagLoss {
   }
 
   void end(int64_t v, Line top, Line sum) {
-    if (v == tree.num_inner - 1) return;  // the virtual root, which is no node
+    if (v == tree.num_inner - 1) return;  // the virtual root, which is not a node
     const int64_t place = tree.num_classes + v;
     if (part_index[place] >= 0) lines.top[part_index[place]] = top;
     const Line q = lines.mass[place] = keeps(place);
@@ -207,7 +207,8 @@ struct DagBlock {
     if (!problem.kept_unit) return own;
     const Line spread = alpha * static_cast<const Real*>(problem.kept_unit_of_line)[place];
     const Line q = own + spread;
-    // What every class gets and what targets are spared may cancel: then nothing is left.
+    // What every class gets may be cancelled at a target that smoothing leaves out: then exactly 0
+    // has to be left.
     constexpr Real kRounding = sizeof(Real) == 4 ? Real(0x1p-20) : Real(0x1p-44);
     return problem.spread && any(own != 0) ? nothing_if_below(q, kRounding * spread) : q;
   }
@@ -230,7 +231,7 @@ struct DagBlock {
 
   // ---- sweeps ----
 
-  // keeps(place) is what the place keeps of the mass in its line.
+  // keeps(place) gives what a place keeps of the mass in its line.
   template <typename Keeps>
   void sweep(const Keeps& keeps) {
     const LaneRows<Stored> logits(problem.logits, problem.row_stride, rows.row, count);
@@ -259,8 +260,8 @@ struct DagBlock {
     loss = passing.loss;
   }
 
-  // Finds the probabilities from the root down, with them the loss, and turns every mass q into
-  // q P / (P + eps).
+  // Computes the probabilities from the root down and the loss from these, and replaces every mass
+  // q by q P / (P + eps).
   void lose_with_eps() {
     Line* const p = lines.p;
     const Line all = lines.sum[tree.num_inner - 1];
@@ -276,7 +277,7 @@ struct DagBlock {
     }
   }
 
-  // Counts the loss of mass q at a node of that probability; what of q still pulls.
+  // Adds the loss of mass q at a node of this probability; returns what of q still pulls.
   Line faded(Line q, Line probability) {
     const Line with_eps = probability + static_cast<Real>(problem.eps);
     const Line left = q == 0 ? Line{} : q * (probability / with_eps);
@@ -285,7 +286,7 @@ struct DagBlock {
     return left;
   }
 
-  // Mixed node x, which keeps q.
+  // Hands the mass q that mixed node x keeps to its parts.
   void hand_to_parts(int64_t x, Line q) {
     const int32_t* const begin = spanning.part + spanning.part_ptr[x];
     const int32_t* const end = spanning.part + spanning.part_ptr[x + 1];

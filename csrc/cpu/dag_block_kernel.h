@@ -1,5 +1,5 @@
-// What the driver of `dag_log_loss` (dag_log_loss.cpp) asks of its kernels for blocks of rows,
-// which are compiled once per instruction set (dag_block_kernel.cpp). No torch here.
+// The interface between the driver of `dag_log_loss` (dag_log_loss.cpp) and its kernels for blocks
+// of rows, which are compiled once per instruction set (dag_block_kernel.cpp). Without torch.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 
 namespace hace {
 
-// Arrays of numbers in the type worked in are `const void*` here. Places are those of a
-// SpanningTree, mixed nodes' included.
+// Arrays of numbers in the working type are `const void*` here. Places are those of a SpanningTree,
+// including those of mixed nodes.
 struct DagBlockProblem : Targets {
   SpanningTree spanning;
   const void* logits;  // (rows, C), unit stride along a row
@@ -38,15 +38,15 @@ struct DagBlockProblem : Targets {
   bool past_caches;
 };
 
-// What one row's targets, which are indices, and what it has on every class put on one place, once
-// it has risen.
+// The mass that one row's targets (indices), and its mass on every class, put on one place once it
+// has risen.
 struct DagOwn {
   int32_t lane;
   int32_t place;
   double q;
 };
 
-// The rows of a block, and for targets that are indices what they put where.
+// The rows of a block and, for targets that are indices, the mass that they put on places.
 struct DagBlockRows {
   const int64_t* row;
   int64_t count;
@@ -63,8 +63,8 @@ struct DagBlockKernel {
   int64_t (*num_lines)(const DagBlockProblem&);
   // `lines` is 64-byte aligned memory of num_lines.
   void (*run)(const DagBlockProblem&, const DagBlockRows&, void* lines, TreeLogLossFault* fault);
-  // The same for indices without eps, faster, but for the rows whose masses are too far apart for
-  // it: these are `left_out`, by lane. It does not need part_index.
+  // The same for indices without eps, and faster. Rows whose masses are too far apart for it are
+  // `left_out`, by lane. It does not need part_index.
   int64_t (*num_lanes_lines)(const DagBlockProblem&);
   void (*run_lanes)(const DagBlockProblem&, const DagBlockRows&, void* lines, bool* left_out);
 };

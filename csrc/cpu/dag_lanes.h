@@ -36,15 +36,15 @@ struct DagLanes {
   const Tree& tree;
   const int count;
   const Real* const unit;  // by place: what it keeps of 1 on every class; kEverywhere only
-  // By place: exponentials, and sums of them; then q / S where there is a sum; then of the tree's
-  // places what an exponential below them is multiplied by.
+  // By place: exponentials and their sums; then q / S where there is a sum; then, at places of the
+  // tree, the factor of the exponentials below them.
   Line* const line;
-  Line* const mixed;     // those of mixed nodes
+  Line* const mixed;     // the same at mixed nodes
   bool* const left_out;  // by lane
   Line alpha = {};       // what every class gets
   Line row_top = broadcast(std::numeric_limits<Real>::lowest());
-  Line smallest = broadcast(kInfinity);  // of the sums that are needed
-  WideSum<Real> log_sums = {};           // of what is on every class, per unit of alpha
+  Line smallest = broadcast(kInfinity);  // the smallest of the sums that are needed
+  WideSum<Real> log_sums = {};           // those of the mass on every class, per unit of alpha
   double total[kRows] = {}, lost[kRows] = {};
 
   static int64_t num_lines(const hace::DagBlockProblem& problem) {
@@ -63,7 +63,7 @@ struct DagLanes {
         mixed(line + tree.num_places()),
         left_out(left_out) {}
 
-  // Leaves the rows that are `left_out` undone.
+  // Works on all rows but those that are `left_out`.
   void run() {
     for (int lane = 0; lane < count; ++lane)
       alpha[lane] = static_cast<Real>(rows.on_every_class[lane]);
@@ -89,7 +89,7 @@ struct DagLanes {
     return ratios;
   }
 
-  // Exponentials in the place of logits, and their sums at inner places.
+  // Replaces logits by exponentials, and adds these up at inner places.
   void sum_up() {
     Line run_logits = {};
     for (int64_t v = 0; v < tree.num_inner; ++v) {
@@ -135,8 +135,8 @@ struct DagLanes {
     return wide.narrow();
   }
 
-  // The sums of the mixed nodes where rows keep mass; those of the others are not needed, and what
-  // pulls there is 0.
+  // Computes the sums of mixed nodes at which rows keep mass. Those of others are not needed, and
+  // nothing pulls there.
   void sum_mixed() {
     if constexpr (kEverywhere) {
       for (int64_t x = 0; x < spanning.num_mixed; ++x) mixed[x] = sum_of_parts(x);
@@ -150,7 +150,7 @@ struct DagLanes {
     }
   }
 
-  // What is lost at the rows' own places, beyond what their share of alpha loses there.
+  // Adds the loss at the rows' own places that their share of alpha does not account for.
   void look_at_own(const LaneRows<Stored>& logits) {
     std::vector<Real>& ratios = own_ratios();
     ratios.clear();
@@ -173,7 +173,7 @@ struct DagLanes {
     }
   }
 
-  // Turns sums into what pulls there.
+  // Replaces the sums by what pulls at their places.
   void divide() {
     if constexpr (kEverywhere) {
       Line run = {};
@@ -184,7 +184,7 @@ struct DagLanes {
           return;
         }
         const Line sum = line[place];
-        smallest = sum >= smallest ? smallest : sum;  // NaN comes through
+        smallest = sum >= smallest ? smallest : sum;  // keeps NaN
         run += unit[place] * log_of<Real>(sum);
         line[place] = alpha * unit[place] / sum;
         if (++in_run < kRun) return;
@@ -254,7 +254,7 @@ struct DagLanes {
     return all;
   }
 
-  // What rows keep on columns, these ascending, with an end beyond the last.
+  // What rows keep on columns, in ascending order, with a sentinel after the last.
   std::vector<hace::DagOwn>& sorted_own_columns() const {
     thread_local std::vector<hace::DagOwn> found;
     found.clear();

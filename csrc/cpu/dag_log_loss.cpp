@@ -1,6 +1,6 @@
-// `dag_log_loss` on the CPU: checks and binds the arguments, prepares what all rows share, splits
-// the work over threads. Rows go in blocks of as many as a vector has lanes (dag_block_kernel.cpp).
-// Targets that are indices rise along their ancestors alone.
+// `dag_log_loss` on the CPU: checks and binds the arguments, prepares what all rows share, divides
+// the work among threads. Rows go in blocks of as many as a vector has lanes
+// (dag_block_kernel.cpp). The mass of targets that are indices rises along their ancestors only.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -47,16 +47,17 @@ Problem problem_of(const Call& call) {
   bind_table(call, problem.dag.num_nodes, problem.targets);
   bind_rows(call, problem.targets);
   const Targets& targets = problem.targets;
-  STD_TORCH_CHECK(!targets.log_similarity,
-                  "dag_log_loss: soft labels are of lowest common ancestors, which a DAG lacks");
+  STD_TORCH_CHECK(
+      !targets.log_similarity,
+      "dag_log_loss: soft labels need lowest common ancestors, which a DAG does not have");
   STD_TORCH_CHECK(!targets.mass || all_within_or_none(targets.target_place, targets.num_targets, -1,
                                                       problem.dag.num_nodes),
                   kNoPlace);
   return problem;
 }
 
-// What the rows' losses and gradients are: unweighted, one per row; and weighted by the rows'
-// factors, unless null.
+// Where results go: the rows' unweighted losses and, unless null, their gradients times the rows'
+// factors.
 struct Results {
   const Rows& rows;
   double* loss;
@@ -65,7 +66,7 @@ struct Results {
 
 thread_local Rise rising;
 
-// What all rows share, beside the problem that points to it.
+// What all rows share; the problem points to it.
 template <typename Real>
 struct Shared {
   std::vector<int32_t> part_index;
@@ -85,7 +86,7 @@ void number_parts(DagBlockProblem& problem, Shared<Real>& shared) {
   problem.part_index = shared.part_index.data();
 }
 
-// What places keep of 1 on every class.
+// Computes what places keep of 1 on every class.
 template <typename Real>
 void rise_units(const Dag& dag, DagBlockProblem& problem, Shared<Real>& shared) {
   const SpanningTree& spanning = dag.spanning;
@@ -122,7 +123,7 @@ void split_mass(const Dag& dag, DagBlockProblem& problem, Shared<Real>& shared) 
   problem.num_with_children = static_cast<int64_t>(shared.with_children.size());
 }
 
-// What the targets of some rows put where.
+// The mass that the targets of some rows put on places.
 class BlockTargets {
  public:
   DagBlockRows of(const Problem& problem, const double* kept_unit, const int64_t* row,
@@ -144,7 +145,8 @@ class BlockTargets {
         if (place < 0) continue;
         const double spread = kept_unit ? on_every_class_[lane] * kept_unit[place] : 0;
         const double q = spread + kept.q;
-        // What every class gets and what targets are spared may cancel: then nothing is left.
+        // What every class gets may be cancelled at a target that smoothing leaves out: then
+        // exactly 0 has to be left.
         const bool cancels = targets.spread && std::fabs(q) <= 0x1p-44 * std::fabs(spread);
         own_.push_back({static_cast<int32_t>(lane), place, cancels ? 0 : q});
       }
@@ -159,7 +161,7 @@ class BlockTargets {
 
 thread_local BlockTargets block_targets;
 
-// Returns the rows whose masses are too far apart for it.
+// Works on rows by `dag_lanes.h`; returns those whose masses are too far apart for it.
 std::vector<int64_t> run_lanes(const DagBlockKernel& kernel, const Problem& problem,
                                const DagBlockProblem& block, const std::vector<int64_t>& rows) {
   std::vector<int64_t> left;

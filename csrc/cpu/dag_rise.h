@@ -1,5 +1,4 @@
-// How the mass of a row's targets rises along their ancestors alone, of which there are some
-// dozens.
+// Lets the mass of a row's targets rise along their ancestors only, of which there are a few dozen.
 #pragma once
 
 #include <algorithm>
@@ -20,14 +19,14 @@ struct Kept {
 
 class Rise {
  public:
-  // Between rows all is 0 and false.
+  // Between rows everything is 0 or false.
   void start(const Dag& dag) {
     if (static_cast<int64_t>(mass_.size()) >= dag.num_nodes) return;
     mass_.resize(dag.num_nodes, 0);
     seen_.resize(dag.num_nodes, false);
   }
 
-  // Lets the mass of the row's targets rise; the nodes that keep any.
+  // Lets the mass of the row's targets rise; returns the nodes that keep any of it.
   const std::vector<Kept>& run(const Dag& dag, const Targets& targets, int64_t row) {
     nodes_.clear();
     kept_.clear();

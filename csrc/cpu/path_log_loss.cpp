@@ -1,5 +1,5 @@
-// `path_log_loss` on the CPU: checks and binds the arguments, weighs the rows, splits the work over
-// threads. The arithmetic is in path_log_loss_kernel.cpp.
+// `path_log_loss` on the CPU: checks and binds the arguments, computes the rows' weights, divides
+// the work among threads. The arithmetic is in path_log_loss_kernel.cpp.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -31,7 +31,8 @@ struct PathRows : Rows {
   int64_t max_entries = 0;
 };
 
-// The kernels trust a path to lie in the table and its intervals to be nested and in the row.
+// Checks what the kernels rely on: a path lies in the table; its intervals are nested, and in the
+// row.
 void check_path(const PathArrays& paths, int64_t columns, int64_t t, int64_t row) {
   const int64_t first = paths.ptr[t], last = paths.ptr[t + 1];
   STD_TORCH_CHECK(0 <= first && first <= last && last <= paths.num_entries,
@@ -60,8 +61,7 @@ void check_path(const PathArrays& paths, int64_t columns, int64_t t, int64_t row
   }
 }
 
-// The kernels also trust the columns that they gather to be in the row. (Positions are only
-// compared.)
+// Checks that the columns that the kernels gather are in the row. (Positions are only compared.)
 void check_columns(const int32_t* order, int64_t columns, int64_t first, int64_t size) {
   STD_TORCH_CHECK(all_within(order + first, size, 0, columns),
                   "path_log_loss: the path table's order and position must be permutations of the ",
@@ -101,9 +101,9 @@ PathRows weigh_rows(const PathLogLossCall& call, const PathArrays& paths) {
   return rows;
 }
 
-// Rows of at least this many columns are split over the threads where whole rows would leave more
-// than a tenth of them idle. A single row always is: to look at all of its table's order would take
-// as long as a third of the row.
+// Rows of at least this many columns are split among the threads if whole rows would leave more
+// than a tenth of these idle. A single row always is: checking all of its table's order would take
+// a third of the time of the row.
 constexpr int64_t kSplitColumns = int64_t{1} << 17;
 
 bool splits_rows(int64_t num_rows, int64_t columns, int64_t threads) {
@@ -143,8 +143,8 @@ void run_patches(const PathLogLossCall& call, const PathLogLossKernel& kernel,
   });
 }
 
-// The losses go to `loss` unweighted, one per row; the gradient to `grad`, unless null, weighted by
-// `rows.factor`.
+// Writes the unweighted loss of each row to `loss` and, unless null, the gradient times
+// `rows.factor` to `grad`.
 void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& rows, double* loss,
          void* grad) {
   const Element element = element_of(call.logits);

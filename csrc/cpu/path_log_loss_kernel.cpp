@@ -17,17 +17,17 @@
 // so the gradient is exp(z_j - m) times a factor that is constant between interval ends. Nothing is
 // ever divided by P, which may be far below the smallest float.
 //
-// With a negative entropy E = sum_j p_j log p_j of weight lambda beside it, dL/dz_j has
-// lambda p_j (log p_j - E) more, and both passes look at the logits besides the exponentials.
+// A negative entropy E = sum_j p_j log p_j of weight lambda adds lambda p_j (log p_j - E) to
+// dL/dz_j; both passes then read the logits as well as the exponentials.
 //
-// path_plan.cpp lays a row out, path_rings.cpp goes from the rings' masses to the loss and the
-// factors, and here are the passes over the elements.
+// path_plan.cpp plans a row, path_rings.cpp computes the loss and the factors from the rings'
+// masses, and this file has the passes over the elements.
 //
-// Where the table lists the rings' columns, rows without anything special go by rows_by_words.h.
+// If the table lists the rings' columns, rows without entropy or eps go by rows_by_words.h.
 //
-// Bytes of a row, fp32: the logits are read once from memory (4C), their exponentials live in a
-// scratch row in the cache, and the gradient is written once (4C). Columns in another order than
-// the positions take these, too (4C twice, the same for all rows, from the cache).
+// Memory traffic of a row in float32: the logits are read once (4C), their exponentials are in a
+// scratch row in the cache, and the gradient is written once (4C). If columns are not in the order
+// of positions, these are read too (4C twice, the same for all rows, from the cache).
 
 #include <cstring>
 
@@ -41,11 +41,11 @@
 namespace hace {
 namespace {
 
-// Gathered columns are asked of the memory this many before they are used.
+// Gathered columns are prefetched this many columns before they are used.
 constexpr int64_t kFetchAhead = 32;
 
-// Exponentials that sum to less than this are measured again, against their own maximum: what is
-// left of the exponent range would not resolve 2^-60 of them.
+// Exponentials whose sum is below this are measured again, relative to their own maximum: the rest
+// of the exponent range would not resolve 2^-60 of them.
 template <typename Real>
 constexpr Real kSmallSum = sizeof(Real) == 4 ? Real(0x1p-64) : Real(0x1p-900);
 
@@ -93,7 +93,7 @@ struct RowKernel {
     for (int stage = 0; stage < stages; ++stage) kernel.run(stage, 0, stage_units(plan, stage));
   }
 
-  // Rows that do not count are not read; few that do cost less one by one.
+  // Rows that do not count are not read. If only a few count, they cost less one by one.
   static void run_in_lanes(const PathLogLossProblem& problem, int64_t first, int64_t last,
                            PathLogLossWorkspace& workspace) {
     constexpr int kCount = Lanes<Real>::kCount;
@@ -184,7 +184,7 @@ struct RowKernel {
     call(std::false_type{}, std::false_type{});
   }
 
-  // The pieces of a group, which lie one after the other, against their common maximum.
+  // Measures the pieces of a group, which lie one after the other, against their common maximum.
   template <bool kStore, bool kEntropy>
   void measure_group(int64_t group, const Stored* source) {
     Piece* const pieces = plan.pieces + plan.group_ptr[group];
@@ -239,11 +239,11 @@ struct RowKernel {
     }
   }
 
-  // Exponentials that are relative to one maximum need not be computed again where they are
-  // gathered.
+  // Whether exponentials are gathered, not logits: if all of a row's are relative to one maximum,
+  // they need not be computed again.
   bool gathers_exponentials() const { return plan.num_column_groups == 1 && problem.entropy == 0; }
 
-  // Copies the small rings' exponentials, or their logits, and leaves 0 where exponentials were.
+  // Copies the small rings' exponentials or logits, and replaces exponentials by 0 in the row.
   void gather(int64_t first, int64_t last) {
     const Stored* const x = logits();
     const bool exponentials = gathers_exponentials();
@@ -271,7 +271,7 @@ struct RowKernel {
     }
   }
 
-  // Groups of columns, and after them groups of gathered values.
+  // Measures groups of columns, and then groups of gathered values.
   void measure(int64_t first, int64_t last) {
     for (int64_t unit = first; unit < last; ++unit) {
       const bool entropy = problem.entropy != 0;
@@ -367,7 +367,7 @@ struct RowKernel {
     }
   }
 
-  // ---- parts of these ----
+  // ---- what the stages use ----
 
   int64_t column_at(int64_t position) const {
     return problem.order ? problem.order[position] : position;
@@ -381,12 +381,12 @@ struct RowKernel {
     each(from + piece.left_size, piece.right, piece.size - piece.left_size);
   }
 
-  // What exponentials are relative to: those of nothing but -inf are 0, of NaN NaN.
+  // What to subtract from logits: exponentials of -inf alone are then 0, and those of NaN are NaN.
   static Real finite(Real max) {
     return max == -std::numeric_limits<Real>::infinity() ? Real(0) : max;
   }
 
-  // The next group of a long row, or the next row at the same columns; and the row's gradient.
+  // What to prefetch: the next group of a long row, or the next row's; and the row's gradient.
   Soon soon_after(const Piece& piece) const {
     const int64_t ahead = problem.row_stride < kGroupColumns ? problem.row_stride : kGroupColumns;
     const Stored* read = logits() + piece.begin + ahead;

@@ -1,6 +1,6 @@
-// What the driver of `path_log_loss` (path_log_loss.cpp) asks of the row kernels, which are
-// compiled once per instruction set (path_log_loss_kernel.cpp). Plain data and functions: no torch
-// here.
+// The interface between the driver of `path_log_loss` (path_log_loss.cpp) and its row kernels,
+// which are compiled once per instruction set (path_log_loss_kernel.cpp). Plain data and functions,
+// without torch.
 #pragma once
 
 #include <cstdint>
@@ -27,13 +27,13 @@ struct PathLogLossProblem {
   RingWords rings;
   double entropy;  // weight of sum_j p_j log p_j beside the log-losses
   double eps;
-  // Per row: the target, what multiplies the row's gradient (0: a row that does not count, which is
-  // not read), and where its loss goes.
+  // Per row: the target, the factor of the row's gradient (0: the row does not count and is not
+  // read), and where its loss is written.
   const int64_t* target;
   const double* factor;
   double* loss;
-  int64_t most_intervals_in_lanes;  // of a path, where rows go by lanes; 0: they do not
-  bool past_caches;                 // the gradient is too large to be worth a place in the caches
+  int64_t most_intervals_in_lanes;  // of a path, if rows go by lanes; 0: they do not
+  bool past_caches;                 // the gradient is too large for the caches
 };
 
 // Scratch for one row at a time, reused from row to row.
@@ -42,13 +42,14 @@ struct PathLogLossWorkspace {
   void* plan;    // plan_bytes() bytes, 64-byte aligned
 };
 
-// A row is worked on in stages (path_plan.h); a stage's units are independent, so that either whole
-// rows or the units of one row go to different threads, with the same result to the last bit.
+// A row is worked on in stages (path_plan.h). The units of a stage are independent of each other,
+// so that threads can take either whole rows or units of one row, with the same result to the last
+// bit.
 struct PathLogLossKernel {
-  // Units [first, last) of a stage of the row that the workspace has a plan of.
+  // Works on units [first, last) of a stage of the row whose plan is in the workspace.
   void (*run_stage)(const PathLogLossProblem&, PathLogLossWorkspace&, int stage, int64_t first,
                     int64_t last);
-  // Rows [first, last) from beginning to end; `first` is a multiple of rows_at_a_time.
+  // Works on all stages of rows [first, last); `first` is a multiple of rows_at_a_time.
   void (*run_rows)(const PathLogLossProblem&, int64_t first, int64_t last, PathLogLossWorkspace&);
 };
 

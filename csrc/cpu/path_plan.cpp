@@ -5,18 +5,18 @@
 namespace hace {
 namespace {
 
-// ---- the rule, in one place ----
+// ---- the rules, in one place ----
 
-// Columns in depth-first order need no positions, but a piece costs as much as a few vectors of
-// columns: in short rows all columns pass by position.
+// Columns in depth-first order do not need positions. But a piece costs as much as a few vectors of
+// columns, so in short rows all columns go by position.
 constexpr int64_t kShortColumns = 512;
 
 bool goes_by_position(const PathLogLossProblem& problem, int64_t num_intervals) {
   return num_intervals > 0 && (problem.order || problem.columns <= kShortColumns);
 }
 
-// A large ring costs a comparison for each column (some 0.2 cycles there and back), a small one
-// some four cycles for each of its own and 60 for itself.
+// A large ring costs a comparison per column (about 0.2 cycles for both passes). A small one costs
+// about four cycles per column of its own, and 60 besides.
 int64_t large_size(const PathLogLossProblem& problem, int64_t num_intervals) {
   const int64_t free = num_intervals <= 8 ? 256 : 0;
   return std::max<int64_t>(1, (problem.columns - free + 15) / 16);
@@ -24,7 +24,7 @@ int64_t large_size(const PathLogLossProblem& problem, int64_t num_intervals) {
 
 static_assert(kMostLarge >= 16 + 1, "rings of at least a sixteenth, and the largest");
 
-// Rows in lanes (rows_in_lanes.h) take as much for a path's every interval in all columns.
+// Rows in lanes (rows_in_lanes.h) take time for every interval of a path in every column.
 constexpr int64_t kLaneColumns = 256, kLaneIntervals = 4;
 
 // ---- layout ----
@@ -46,7 +46,7 @@ struct Grouping {
   Plan& plan;
   int64_t in_group = 0;
 
-  // How many of `left` columns the group at hand still takes.
+  // How many of `left` columns still fit in the current group.
   int64_t room(int64_t left) const { return std::min(left, kGroupColumns - in_group); }
 
   void added(int64_t size) {
@@ -59,7 +59,7 @@ struct Grouping {
   }
 };
 
-// The boundaries from left to right pass rings K, K-1, .., 0, .., K-1, K.
+// From left to right, the runs between boundaries belong to rings K, K-1, .., 0, .., K-1, K.
 void lay_out_runs(const PathLogLossProblem& problem, Plan& plan) {
   const int64_t num_intervals = plan.num_rings - 1;
   const int64_t first = problem.ptr[problem.target[plan.row]];

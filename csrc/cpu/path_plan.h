@@ -1,11 +1,11 @@
-// How a row is worked on: its target's path, its rings, and the pieces that they are measured in.
+// The plan of a row: its target's path, its rings, and the pieces in which they are measured.
 //
-// Where columns are in depth-first order, a ring is two runs of columns, and a piece one run of
-// them. Where they are not, a large ring is found *by position*: a column is in interval i exactly
-// if its position is, so that one pass over the columns, in whatever order, sums up all large
-// rings, and one writes their gradients. Small rings, and there may be many, are gathered: their
-// logits are copied to one place, ring after ring, and their gradients scattered from there. What
-// is gathered leaves an exponential of 0 in the row.
+// If columns are in depth-first order, a ring is two runs of columns, and a piece is one run of
+// them. If they are not, large rings are found *by position*: a column is in interval i exactly if
+// its position is, so that one pass over the columns, in any order, adds up all large rings, and
+// another one writes their gradients. Small rings, of which there may be many, are *gathered*:
+// their logits are copied to one place, ring after ring, and their gradients are scattered from
+// there. Gathered columns leave an exponential of 0 in the row.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 
 namespace hace {
 
-// Columns that are measured against one maximum. Twice this in float32 stays in a 256 KiB cache.
+// How many columns are measured against one maximum. Twice as many in float32 fit in 256 KiB.
 constexpr int64_t kGroupColumns = 16384;
 
 constexpr int64_t kMostLarge = 17;  // rings found by position
@@ -28,16 +28,16 @@ struct Interval {
 // A part of one ring within one group.
 struct Piece {
   int64_t begin;  // its first value in the workspace
-  int64_t size;   // by position: of the whole group
+  int64_t size;   // by position: that of the whole group
   int64_t ring;
-  // The first `left_size` are at the positions from `left` on, those of the
-  // ring's left side, and the others from `right` on.
+  // The first `left_size` are at the positions from `left` on (the ring's left side), the others at
+  // those from `right` on.
   int64_t left_size;
   int64_t left;
   int64_t right;
   double max;     // exponentials are relative to this
-  double sum;     // of the exponentials
-  double moment;  // of exponential times (logit - max), with entropy
+  double sum;     // the sum of the exponentials
+  double moment;  // the sum of exponential times (logit - max), with entropy
   // The gradient is (factor + slope * (logit - max - middle)) * exponential + offset; slope is 0
   // without entropy.
   double factor;
@@ -47,32 +47,32 @@ struct Piece {
 };
 
 struct Ring {
-  LogSum mass;    // the ring's own
-  LogSum inside;  // with every ring inside it: the interval's
+  LogSum mass;    // that of the ring
+  LogSum inside;  // that of the interval: the ring and every ring inside it
   double weight;  // w_r
   double a, b;    // A_r, B_r of path_log_loss_kernel.cpp
-  double added;   // the mass of the ring around it over `inside`
+  double added;   // the mass of the ring around it, divided by `inside`
   double offset;
 };
 
-// Everything about the row at hand; what it points to follows it in the workspace.
+// Everything about the current row; what it points to follows it in the workspace.
 struct Plan {
   int64_t row;
   int64_t num_rings;
   Ring* rings;
   bool by_position;
 
-  // Those by position first, num_large for each group of columns, then the runs or the gathered.
+  // First the pieces by position, num_large per group of columns; then runs or gathered pieces.
   Piece* pieces;
   int64_t num_pieces;
   // Runs or gathered pieces: group g holds pieces group_ptr[g] .. group_ptr[g + 1].
   int64_t* group_ptr;
   int64_t num_groups;
 
-  // By position: the large rings from the outermost in, and for each of them but the first an
-  // interval that holds it and those after it, and none before it.
+  // By position: the large rings from the outermost inwards, and for each but the first an interval
+  // that contains it and those after it, but none before it.
   int64_t num_column_groups;
-  double only_max;  // of a single group of columns
+  double only_max;  // the maximum, if there is a single group of columns
   int64_t num_large;
   Interval* cuts;
 
@@ -88,10 +88,10 @@ struct Plan {
   }
 };
 
-// How many intervals a path may have for the rows to go by lanes, if they are short enough; else 0.
+// How many intervals a path may have so that rows go by lanes; 0 if they are too long for that.
 int64_t most_intervals_in_lanes(const PathLogLossProblem&, int64_t max_entries);
 
-// Rows that go by lanes do so in blocks that are the same for any number of threads.
+// The rows per block if they go by lanes; blocks are the same for any number of threads.
 inline int64_t rows_at_a_time(const PathLogLossProblem& problem) {
   return problem.most_intervals_in_lanes > 0 ? 16 : 1;
 }
@@ -104,21 +104,21 @@ inline bool goes_by_words(const PathLogLossProblem& problem) {
   return problem.rings.ring && is_plain(problem);
 }
 
-// How far apart arrays with a number for each ring lie, which are read by vectors.
+// The distance between arrays that have a number per ring and are read in whole vectors.
 inline int64_t ring_stride(int64_t num_intervals) { return num_intervals + 1 + 8; }
 
-// The workspace that a plan and its values need.
+// The size of the workspace for a plan and its values.
 int64_t plan_bytes(const PathLogLossProblem&, int64_t max_entries);
 int64_t plan_values(const PathLogLossProblem&);
 
-// Where gathered values begin, and the exponentials of the row's columns end.
+// Where gathered values begin, after the exponentials of the row's columns.
 inline int64_t gathered_begin(const PathLogLossProblem& problem) { return problem.columns + 64; }
 
-// The plan of a row, in the workspace.
+// Makes the plan of a row in the workspace.
 Plan& make_plan(const PathLogLossProblem&, int64_t row, PathLogLossWorkspace&);
 
-// Whose units are, for runs: groups, 1, pieces; by position: groups of columns, gathered pieces,
-// groups of both, 1, groups of columns, gathered pieces.
+// How many stages there are. Their units are, for runs: groups, 1, pieces; by position: groups of
+// columns, gathered pieces, groups of both, 1, groups of columns, gathered pieces.
 int num_stages(const PathLogLossProblem&, const Plan&);
 int64_t stage_units(const Plan&, int stage);
 

@@ -11,15 +11,15 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 double scale_between(double a, double b) { return a == b ? 1 : std::exp(a - b); }
 
-// sum_j p_j log p_j: with M = lse - log S the total's max, the moments about each piece's own
-// max are first moved to M.
+// sum_j p_j log p_j. The moments about each piece's maximum are first moved to the total's maximum,
+// M = lse - log S.
 double negative_entropy(const Plan& plan, LogSum total) {
   double moment = 0;
   for (int64_t p = 0; p < plan.num_pieces; ++p) {
     const Piece& piece = plan.pieces[p];
     if (piece.sum == 0) continue;
     const double gap = piece.max - total.max;
-    if (std::exp(gap) == 0) continue;  // and the gap itself may be infinite
+    if (std::exp(gap) == 0) continue;  // the gap itself may be infinite
     moment += std::exp(gap) * (piece.moment + gap * piece.sum);
   }
   return moment / total.sum - std::log(total.sum);
@@ -30,8 +30,8 @@ double resolve_exactly(const PathLogLossProblem& problem, Plan& plan) {
   Ring* const rings = plan.rings;
   const int64_t first = problem.ptr[problem.target[plan.row]];
 
-  // Intervals without mass: the loss is infinite, and the gradient's second sum is the weight
-  // spread evenly over the interval's columns.
+  // The loss of an interval without mass is infinite, and its weight in the gradient is spread
+  // evenly over the interval's columns.
   int64_t alive = 0;
   double loss = 0;
   for (; alive < num_intervals && rings[alive].inside.sum == 0; ++alive)
@@ -42,8 +42,8 @@ double resolve_exactly(const PathLogLossProblem& problem, Plan& plan) {
     rings[r].offset = offset;
   }
 
-  // -log P_i is the sum of log(inside_{k+1} / inside_k) over k >= i: each step counts for the
-  // weights of all intervals inside it, and none of them cancels.
+  // -log P_i is the sum of log(inside_{k+1} / inside_k) over k >= i. Each step counts with the
+  // weights of all intervals inside it, so that nothing cancels.
   double a = 0, a_alive = 0;
   for (int64_t r = 0; r < num_intervals; ++r) {
     rings[r].a = a;
@@ -55,7 +55,7 @@ double resolve_exactly(const PathLogLossProblem& problem, Plan& plan) {
   }
   rings[num_intervals].a = a;
 
-  double b = 0, outside = 0;  // outside: 1 - P_r
+  double b = 0, outside = 0;  // outside is 1 - P_r
   rings[num_intervals].b = 0;
   for (int64_t r = num_intervals - 1; r >= 0; --r) {
     if (r < alive) {
@@ -103,7 +103,7 @@ double resolve_with_eps(const PathLogLossProblem& problem, Plan& plan) {
 
 }  // namespace
 
-// From the pieces' sums to the loss and to every piece's factor.
+// Computes the loss and every piece's factor from the pieces' sums.
 void resolve_rings(const PathLogLossProblem& problem, Plan& plan) {
   const int64_t num_intervals = plan.num_rings - 1;
   Ring* const rings = plan.rings;

@@ -1,12 +1,13 @@
-// Rings: from the pieces' sums to a row's loss and every piece's part of the gradient.
+// Rings: a row's loss, and the formula of every piece's gradient, from the pieces' sums.
 #pragma once
 
 #include "path_plan.h"
 
 namespace hace {
 
-// Takes max, sum and moment of the plan's pieces; writes the row's loss, without a weight, and what
-// the pieces' gradients are, times the row's factor. The derivation is in path_log_loss_kernel.cpp.
+// Reads max, sum and moment of the plan's pieces. Writes the row's loss, without its weight, and
+// the coefficients of the pieces' gradients, times the row's factor. path_log_loss_kernel.cpp has
+// the derivation.
 void resolve_rings(const PathLogLossProblem&, Plan&);
 
 }  // namespace hace

@@ -1,4 +1,4 @@
-// `path_measure` and `path_write` on the CPU: splits the rows over threads. The arithmetic is in
+// `path_measure` and `path_write` on the CPU: divides the rows among threads. The arithmetic is in
 // path_tile_kernel.cpp.
 
 #include <torch/csrc/stable/library.h>

@@ -1,10 +1,10 @@
 // The kernels of `path_measure` and `path_write` for one instruction set (HACE_ISA names it): what
-// path_log_loss_kernel.cpp does to a whole row, on a tile of its columns. The derivation is there;
-// between the two, hace_kernels/reference/path_stages.py resolves the rings.
+// path_log_loss_kernel.cpp, which has the derivation, does with a whole row, for a tile of its
+// columns. Between the two, hace_kernels/reference/path_stages.py resolves the rings.
 //
-// Bytes of a row of the tile: measure reads the logits once from memory and once more from the
-// first-level cache; write reads and writes them once. A tile that fits the second-level cache is
-// still there from the matrix product that made it.
+// Memory traffic of a row of the tile: measure reads the logits once from memory and once more from
+// the first-level cache; write reads and writes them once. A tile that fits in the second-level
+// cache is still there from the matrix product that computed it.
 
 #include "path_tile_kernel.h"
 
@@ -18,7 +18,7 @@
 namespace hace {
 namespace {
 
-// Values that are measured against one maximum: their sum in float32 then loses few digits.
+// How many values are measured against one maximum. A float32 sum of so many loses few digits.
 constexpr int64_t kRunColumns = 4096;
 
 // A sum of exponentials exp(max) * sum, and its moment about max.
@@ -28,7 +28,7 @@ struct Sums {
   double moment;
 };
 
-// `a` moved to a maximum that is at least its own.
+// `a` relative to a maximum that is at least its own.
 inline Sums moved(Sums a, double max) {
   if (a.sum == 0 || a.max == max) return {max, a.sum, a.moment};
   const double gap = a.max - max;
@@ -44,7 +44,7 @@ inline Sums merge(Sums a, Sums b) {
   return {max, a.sum + b.sum, a.moment + b.moment};
 }
 
-// The maximum; NaN values are left out, for the sum of exponentials finds them.
+// The maximum. NaN values are ignored, because they show in the sum of exponentials.
 template <typename Real, typename Stored>
 inline Real max_of(const Stored* z, int64_t n) {
   constexpr int kLanes = Lanes<Real>::kCount;
@@ -92,7 +92,7 @@ inline Sums measure_run(const Stored* z, int64_t n) {
 template <typename Real, typename Stored>
 inline void write_run(const Stored* z, int64_t n, Real shift, Real factor, Real offset, Stored* g) {
   constexpr int kLanes = Lanes<Real>::kCount;
-  // Logits that are computed again may be a rounding above the largest that was measured.
+  // Logits that are computed again may, by rounding, be above the largest that was measured.
   const auto grad = [&](Vector<Real> value) {
     const Vector<Real> gap = value - shift;
     return exp_nonpositive(gap > 0 ? Vector<Real>{} : gap) * factor + offset;
@@ -131,8 +131,8 @@ inline void fill_run(Stored* g, int64_t n, work_t<Stored> value) {
     store_first(g + i, broadcast<Real>(value), n - i < kLanes ? n - i : kLanes);
 }
 
-// visit(ring, begin, end) for the stretches of the tile, columns [begin, end), from left to right:
-// the interval ends pass rings K, K-1, .., 0, .., K-1, K.
+// Calls visit(ring, begin, end) for the segments of the tile, columns [begin, end), from left to
+// right. They belong to rings K, K-1, .., 0, .., K-1, K.
 template <typename Visit>
 inline void for_stretches(const PathTile& tile, int64_t row, Visit visit) {
   const int64_t num_entries = tile.num_entries;
@@ -201,7 +201,7 @@ struct TileKernel {
                            static_cast<Real>(rings.middle[at]), g + begin);
         else if (factor != 0)
           write_run(z + begin, size, shift, factor, offset, g + begin);
-        else  // whatever the logits are: rows that do not count may hold NaN
+        else  // without reading the logits: rows that do not count may hold NaN
           fill_run(g + begin, size, offset);
       });
     }

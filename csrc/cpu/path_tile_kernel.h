@@ -1,6 +1,6 @@
-// What the drivers of `path_measure` and `path_write` (path_tile.cpp) ask of their kernels, which
-// are compiled once per instruction set (path_tile_kernel.cpp). Plain data and functions: no torch
-// here.
+// The interface between the drivers of `path_measure` and `path_write` (path_tile.cpp) and their
+// kernels, which are compiled once per instruction set (path_tile_kernel.cpp). Plain data and
+// functions, without torch.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace hace {
 struct PathTileKernel {
   // Merges rows [first, last) of the tile into their rings.
   void (*measure)(const PathTile&, const RingSums&, int64_t first, int64_t last);
-  // Writes their gradient.
+  // Writes the gradient of rows [first, last).
   void (*write)(const PathTile&, const RingFactors&, const TileGradient&, int64_t first,
                 int64_t last);
 };

@@ -1,4 +1,4 @@
-// How the tree ops take a TreeTable, and share out blocks of rows.
+// How the tree ops take a TreeTable, and divide blocks of rows among threads.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

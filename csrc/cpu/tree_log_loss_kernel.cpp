@@ -4,26 +4,27 @@
 //
 //   L = -sum_v q_v log P_v = W log sum_root - sum_v q_v ((top_v - top_root) + log sum_v)
 //
-// so that the upward sweep over the logits finds the loss too, and the gradient is what the mass
+// so that the upward sweep over the logits also gives the loss, and the gradient is what the mass
 // pulls on the way down (`pull_down`).
 //
-// Targets as probabilities rise in the same upward sweep: m_v = t_v + sum_c (1 - keep_c) m_c and
-// q_v = keep_v m_v. Targets as indices need no mass of their own at most places. What they put on
+// The mass of probabilities rises in the same upward sweep: m_v = t_v + sum_c (1 - keep_c) m_c and
+// q_v = keep_v m_v. Targets that are indices do not need mass at most places. What they put on
 // every class, alpha, has risen once for all rows: it is alpha kept_unit_v at every place. What a
-// target puts on its own node rises along its path alone.
+// target puts on its own node rises along its path only.
 //
-// Soft labels put a constant on each ring between two nodes of the target's path, by the lowest
-// common ancestor: alpha is then what the ring has, alpha_v = alpha_parent + delta_v with delta at
-// the nodes of the path, and the excess of the inner rings over the outer one rises along the path:
+// Soft labels put the same on every class of a ring between two nodes of the target's path, since
+// that depends on the lowest common ancestor. Then alpha is that of the ring, alpha_v =
+// alpha_parent + delta_v with delta at the nodes of the path, and the excess of the inner rings
+// over the outer one rises along the path:
 //
 //   e_parent = (1 - keep_v) (e_v + delta_v reaching_v),   q_v = alpha_v kept_unit_v + keep_v e_v
 //
 // With eps, L = -sum_v q_v log(P_v + eps), and its gradient is that of the mass
-// q_v P_v / (P_v + eps), which a sweep down finds before the pull.
+// q_v P_v / (P_v + eps), which a downward sweep computes before the pull.
 //
-// Bytes of a block of rows, fp32: the logits are read once from memory and the gradient is written
-// once (8C a row, and 4T for probabilities); the lines of all places are passed up and down once,
-// in the L2 or L3 cache.
+// Memory traffic of a block of rows in float32: the logits are read once and the gradient is
+// written once (8C per row, and 4T for probabilities). The lines of all places are visited once
+// upwards and once downwards, in the L2 or L3 cache.
 
 #include "tree_log_loss_kernel.h"
 
@@ -40,17 +41,17 @@ namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
-// Mass this small beside what its target started with is not followed further up.
+// Mass smaller than this fraction of what its target started with is not followed further up.
 constexpr double kCut = 0x1p-60;
 
 enum class Kind {
   kOnPaths,      // indices: inner places have mass, columns none but the targets' own
   kOnAllPlaces,  // indices that put alpha on every class too
-  kByColumn,     // the same, but the targets' own columns have lines of mass, the others NaN there
+  kByColumn,     // the same, but the targets' own columns have mass in their lines, all others NaN
   kRising,       // probabilities
 };
 
-// The mass at every place, the loss, and W, as the upward sweep passes.
+// Computes the mass at every place, the loss, and W during the upward sweep.
 template <Kind kKind, bool kLoss, typename Real>
 struct LossMass {
   using Line = Vector<Real>;
@@ -62,7 +63,7 @@ struct LossMass {
   const Real* kept_unit;
   const Line* alpha;  // of inner place v: alpha[v * alpha_step]
   int64_t alpha_step;
-  Line* mass;  // by place: what is put there, then what is kept
+  Line* mass;  // by place: what is put there, and then what is kept
   Line row_top;
 
   WideSum<Real> total = {}, loss = {}, handed_up = {};
@@ -214,8 +215,8 @@ struct Block {
     if (problem.grad) write_gradient();
   }
 
-  // Whether a target's own column may not be accounted for apart: what it gets and what smoothing
-  // takes from it may cancel, and with eps a mass counts by its probability.
+  // Whether a target's own column cannot be accounted for separately: what it gets and what
+  // smoothing takes from it may cancel, and with eps the loss depends on its whole mass.
   bool by_column() const { return problem.eps > 0 || problem.spread; }
 
   // ---- targets ----
@@ -276,7 +277,7 @@ struct Block {
       for (int64_t v = tree.num_inner - 2; v >= 0; --v)
         alpha[v] += alpha[tree.parent[tree.num_classes + v] - tree.num_classes];
     if (!by_column()) return;
-    // The targets' own mass, and what their columns get as any class does.
+    // The targets' own mass, plus what their columns get like any class.
     for (const OnColumn& own : on_columns) {
       const double spread = problem.log_similarity
                                 ? alpha[tree.parent[own.column] - tree.num_classes][own.lane]
@@ -303,7 +304,7 @@ struct Block {
       mass[place][lane] += static_cast<Real>(problem.keep[place] * reached);
   }
 
-  // A row's targets are few; equal ones are added up before they are rounded.
+  // A row has few targets; equal ones are added up before rounding.
   void put_on_column(int lane, int32_t column, double reached) {
     for (auto own = on_columns.rbegin(); own != on_columns.rend() && own->lane == lane; ++own)
       if (own->column == column) {
@@ -357,8 +358,8 @@ struct Block {
     for (int lane = 0; lane < kRows; ++lane) line[tree.root()][lane] = totals[lane];
   }
 
-  // Finds the probabilities from the root down, with them the loss, and turns every mass q into
-  // q P / (P + eps).
+  // Computes the probabilities from the root down and the loss from these, and replaces every mass
+  // q by q P / (P + eps).
   void lose_with_eps() {
     const Real eps = static_cast<Real>(problem.eps);
     WideSum<Real> losses, totals;

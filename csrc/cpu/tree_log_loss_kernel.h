@@ -1,5 +1,5 @@
-// What the driver of `tree_log_loss` (tree_log_loss.cpp) asks of its kernels, which are compiled
-// once per instruction set (tree_log_loss_kernel.cpp).
+// The interface between the driver of `tree_log_loss` (tree_log_loss.cpp) and its kernels, which
+// are compiled once per instruction set (tree_log_loss_kernel.cpp).
 #pragma once
 
 #include "element.h"
@@ -8,7 +8,7 @@
 
 namespace hace {
 
-// Arrays of numbers in the type worked in are `const void*` here.
+// Arrays of numbers in the working type are `const void*` here.
 struct TreeLogLossProblem : Targets {
   Tree tree;
   const void* logits;  // (rows, C), unit stride along a row

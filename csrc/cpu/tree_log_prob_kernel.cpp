@@ -17,7 +17,7 @@
 namespace hace {
 namespace {
 
-// Incoming gradients as mass: what lies on places of probability 0 goes.
+// Takes incoming gradients as mass; what is on places of probability 0 is dropped.
 template <typename Real>
 struct GivenMass {
   const Tree& tree;

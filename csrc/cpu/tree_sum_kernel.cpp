@@ -1,7 +1,7 @@
 // The block kernels of `tree_sum_up` and `tree_sum_down` for one instruction set.
 //
-// Bytes of a block of rows: values and sums once each from and to memory, and two visits to every
-// place's line.
+// Memory traffic of a block of rows: values and sums once each; every place's line is visited
+// twice.
 
 #include "tree_sum_kernel.h"
 

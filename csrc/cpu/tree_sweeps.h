@@ -1,12 +1,13 @@
-// Sweeps over a tree, as many rows at a time as a vector has lanes. docs/design.md has the words.
+// Sweeps over a tree, as many rows at a time as a vector has lanes. docs/design.md explains the
+// terms.
 //
 // Every place of the tree (see TreeTable) has a *line*: one vector with one lane per row. So every
 // step of a sweep is a vector operation, whatever the tree's shape, and columns in any order cost
 // the same. Inner places are numbered with children before their parents: an upward sweep goes
 // through them in order, a downward sweep in reverse.
 //
-// Bytes: the lines of 16 fp32 rows take 64 bytes per place; those of 10,000 places stay in a 1 MiB
-// L2 cache between the sweeps, those of 100,000 in the L3.
+// The lines of 16 float32 rows take 64 bytes per place. Those of 10,000 places stay in a 1 MiB L2
+// cache between the sweeps, those of 100,000 places in the L3.
 #pragma once
 
 #include <limits>
@@ -20,8 +21,8 @@ namespace {
 
 using hace::Tree;
 
-// Terms that are added up in the working type before the sum goes into a wide one, so that nodes
-// with many children lose no digits.
+// How many terms are added up in the working type before their sum is added to a wider one, so that
+// nodes with many children lose no digits.
 constexpr int64_t kRun = 32;
 
 // A sum in float64.
@@ -68,12 +69,11 @@ struct NoMass {
 //
 //   top_v = max_c top_c      sum_v = sum_c share_c      share_c = exp(top_c - top_v) sum_c
 //
-// over the children c, a column having its logit as its top and the sum 1. Every place has a
-// maximum of its own, so that masses of any size keep all their digits, at one exponential per
-// place.
+// over the children c, where a column has its logit as its top and the sum 1. Every place has a
+// maximum of its own, so that sums of any size keep all their digits, at one exponential per place.
 //
-// Takes the logits in the columns' lines, leaves top in the inner places', and (kShares) share over
-// all of them but the root's. `mass` is called at every place passed.
+// Reads the logits in the columns' lines, and writes top to the inner places' lines and, with
+// kShares, share to all lines but the root's. `mass` is called at every place visited.
 template <bool kShares, typename Real, typename Mass>
 inline void sum_exponentials(const Tree& tree, Vector<Real>* line, Vector<Real>* sum, Mass& mass) {
   constexpr Real kLowest = std::numeric_limits<Real>::lowest();
@@ -81,7 +81,7 @@ inline void sum_exponentials(const Tree& tree, Vector<Real>* line, Vector<Real>*
   for (int64_t v = 0; v < tree.num_inner; ++v) {
     const int32_t* child = tree.child + tree.child_ptr[v];
     const int32_t* const end = tree.child + tree.child_ptr[v + 1];
-    // Not -inf: exponentials of -inf are 0 then, and a NaN shows in the sum.
+    // A finite number, so that exponentials of -inf are 0, and a NaN shows in the sum.
     Vector<Real> top = broadcast(kLowest);
     for (const int32_t* c = child; c < end; ++c) top = max(line[*c], top);
 
@@ -143,18 +143,18 @@ inline void sum_down(const Tree& tree, Vector<Real>* line) {
   }
 }
 
-// What the softmax does to mass q_v put on log P_v, for every place at once:
+// The gradient of the loss of the masses q_v, with W = sum_v q_v:
 //
-//   d/dz_j sum_v q_v (-log P_v) = W p_j - sum_{v above j} q_v exp(z_j - lse_v),   W = sum_v q_v
+//   d/dz_j sum_v q_v (-log P_v) = W p_j - sum_{v above j} q_v exp(z_j - lse_v)
 //
-// At a place u this is pull_u = W P_u - sum_{v above u} q_v exp(lse_u - lse_v), which needs only
-// its parent's: pull_u = (share_u / sum_parent) pull_parent - q_u, and pull_root = W. In a column's
-// line it is the gradient of its logit.
+// At a place u, pull_u = W P_u - sum_{v above u} q_v exp(lse_u - lse_v). It follows from the
+// parent's alone: pull_u = (share_u / sum_parent) pull_parent - q_u, with pull_root = W. The pull
+// of a column is the gradient of its logit.
 //
-// Where all columns below v are -inf the shares say nothing: pull_v goes to them evenly.
+// Where all columns below v are -inf there are no shares: pull_v is divided among them evenly.
 //
-// Takes the shares, `sum` and q (of_column(c, v) for columns, `mass` for inner places), and leaves
-// pull in `line`.
+// Reads the shares, `sum` and q (of_column(c, v) for columns, `mass` for inner places), and writes
+// pull to `line`.
 template <typename Real, typename OfColumn>
 inline void pull_down(const Tree& tree, Vector<Real>* line, const Vector<Real>* sum,
                       const Vector<Real>* mass, Vector<Real> total, OfColumn of_column) {
