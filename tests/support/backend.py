@@ -58,6 +58,9 @@ class Backend:
 
 def prepare(place: str | None) -> None:
     """Sets up this process for a session, before hace_kernels and triton are imported."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # which shares the cores with others
+        torch.set_num_threads(1)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if place == "cuda-emulated":
         import emulator
 

@@ -27,7 +27,11 @@ def run(world: int, work: Callable[..., None], *args: Any) -> None:
         AssertionError: what one of them raised first; the others' errors mostly follow from it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_start, (world, folder, work, args), nprocs=world)
+        # What takes long to import is imported once, in the process that all others are forked from.
+        mp.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp", "hace"])
+        mp.start_processes(
+            _start, (world, folder, work, args), nprocs=world, start_method="forkserver"
+        )
         errors = sorted(Path(folder).glob("error-*"), key=lambda path: path.stat().st_mtime_ns)
         if errors:
             raise AssertionError(f"{errors[0].name} of {world}:\n{errors[0].read_text()}")
