@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+#: What takes long to import, and is imported once, in the process that the others are forked from.
+IMPORTED = ["torch.distributed.checkpoint", "torch.distributed.fsdp", "hace"]
+
 TIMEOUT = timedelta(seconds=60)
 
 
@@ -27,8 +30,7 @@ def run(world: int, work: Callable[..., None], *args: Any) -> None:
         AssertionError: what one of them raised first; the others' errors mostly follow from it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # What takes long to import is imported once, in the process that all others are forked from.
-        mp.set_forkserver_preload(["torch.distributed.checkpoint", "torch.distributed.fsdp", "hace"])
+        mp.set_forkserver_preload(IMPORTED)
         mp.start_processes(
             _start, (world, folder, work, args), nprocs=world, start_method="forkserver"
         )

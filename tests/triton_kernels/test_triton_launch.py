@@ -33,6 +33,11 @@ pytestmark = pytest.mark.skipif(
     package.interpreted, reason="TRITON_INTERPRET is set: nothing can be compiled"
 )
 
+OPS = {
+    name: op
+    for module in (path_log_loss, tree_log_loss, tree_log_prob, tree_sum)
+    for name, op in module.OPS.items()
+}
 
 #: Devices that no test has compiled for, and no machine has.
 _DEVICES = itertools.count(1000)
@@ -92,9 +97,8 @@ def path_loss(
         logits, case.targets(rows), case.table.tensors, case.table.max_entries,
         ignore_index=ignore_index, reduction=reduction, **options,
     )  # fmt: skip
-    path_log_loss.path_log_loss(*arguments, True)
-    incoming = torch.ones(() if reduction else rows)
-    path_log_loss.path_log_loss_backward(incoming, *arguments)
+    OPS["path_log_loss"](*arguments, True)
+    OPS["path_log_loss_backward"](torch.ones(() if reduction else rows), *arguments)
 
 
 def tree_loss(
@@ -116,8 +120,8 @@ def tree_loss(
         case.table.level_ptr, table.tensors, table.row_spread,
         **{"ignore_index": -100, "reduction": 1, "eps": 0.0, **options},
     )  # fmt: skip
-    tree_log_loss.tree_log_loss(*arguments, True)
-    tree_log_loss.tree_log_loss_backward(torch.ones(()), *arguments)
+    OPS["tree_log_loss"](*arguments, True)
+    OPS["tree_log_loss_backward"](torch.ones(()), *arguments)
 
 
 def tree_ops(columns: int = 20, rows: int = 3, seed: int = 0) -> None:
@@ -125,10 +129,10 @@ def tree_ops(columns: int = 20, rows: int = 3, seed: int = 0) -> None:
     case = some_case(np.random.default_rng(seed), columns)
     tree, level_ptr = [*case.table.tensors], case.table.level_ptr
     logits, nodes = case.logits(rows, torch.float32), torch.randn(rows, case.num_nodes)
-    tree_sum.tree_sum_up(logits, tree, level_ptr)
-    tree_sum.tree_sum_down(nodes, tree, level_ptr)
-    log_prob = tree_log_prob.tree_log_prob(logits, tree, level_ptr)
-    tree_log_prob.tree_log_prob_backward(log_prob, logits, tree, level_ptr)
+    OPS["tree_sum_up"](logits, tree, level_ptr)
+    OPS["tree_sum_down"](nodes, tree, level_ptr)
+    log_prob = OPS["tree_log_prob"](logits, tree, level_ptr)
+    OPS["tree_log_prob_backward"](log_prob, logits, tree, level_ptr)
 
 
 @pytest.mark.parametrize(
