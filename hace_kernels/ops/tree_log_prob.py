@@ -138,3 +138,5 @@ if native.load_error is None:
 if triton.load_error is None:
     _of_trees = _LogProbOp("triton_tree_log_prob", _reference, _fake)
     register("tree_log_prob", {"triton": _of_trees})
+    _of_dags = _LogProbOp("triton_dag_log_prob", _dag_reference, _dag_fake)
+    register("dag_log_prob", {"triton": _of_dags})

@@ -176,3 +176,4 @@ if native.load_error is None:
     _register("", "dag", "cpu", "cuda")
 if triton.load_error is None:
     _register("triton_", "tree", "triton")
+    _register("triton_", "dag", "triton")

@@ -10,15 +10,13 @@ from ..rows import loss_dtype
 from ..schemas import TreeLogLossArguments
 from ..target_table import TargetTable
 from .dag_log_loss_kernel import DagLinks, MixedNodes, mixed_kernel, rise_kernel
+from .node_table import MIXED_TILE
 from .rows import Results, bits, loss_ops
 from .tree_pull import Rows
 from .tree_rows import Arrays, chunks_of_rows, level_bounds
 from .tree_targets import Put, divisor_of
 
 __all__ = ["OPS"]
-
-# How many nodes a program handles together, how many children or parts of each, and its warps.
-_TILE = {"NODES": 64, "KIDS": 4, "num_warps": 4}
 
 
 def _launch(call: TreeLogLossArguments, results: Results) -> None:
@@ -63,7 +61,13 @@ class _Mixed:
         """The mass that places keep, (rows, P + X), from the mass put on nodes, (rows, N)."""
         kept = reached.new_zeros((len(reached), self.num_places + self.num_mixed))
         rise_kernel[(len(reached),)](
-            reached, kept, self.links, len(self.heights) - 1, self.num_nodes, kept.shape[1], **_TILE
+            reached,
+            kept,
+            self.links,
+            len(self.heights) - 1,
+            self.num_nodes,
+            kept.shape[1],
+            **MIXED_TILE,
         )
         return kept
 
@@ -74,9 +78,9 @@ class _Mixed:
         logits, tree = self.batch.logits, self.batch.tree
         of_mixed = scratch.new_empty((len(rows), 2, self.num_mixed))
         mixed_kernel[(len(rows),)](
-            logits, mass, handed, scratch, of_mixed, sums, self.nodes, rows.start, logits.stride(0),
-            tree.shape.parts, tree.num_classes, tree.num_inner, self.num_mixed,
-            bits(self.batch.eps), **_TILE,
+            logits, mass[:, self.num_places :], handed, scratch, of_mixed, sums, self.nodes,
+            mass.stride(0), rows.start, logits.stride(0), tree.shape.parts, tree.num_classes,
+            tree.num_inner, self.num_mixed, bits(self.batch.eps), SPREADS=True, **MIXED_TILE,
         )  # fmt: skip
 
 

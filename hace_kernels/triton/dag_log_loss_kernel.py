@@ -29,14 +29,14 @@ from .rows_kernel import number
 from .tree_pull_kernel import HEAD, lose
 from .tree_sweeps import Sums
 
-__all__ = ["DagLinks", "MixedNodes", "mixed_kernel", "rise_kernel"]
+__all__ = ["DagLinks", "MixedNodes", "mixed_kernel", "rise_kernel", "sums_at"]
 
 _HEAD = tl.constexpr(HEAD)
 
 # Triton compiles a kernel again for some values of its integer arguments, but not of these.
 _SIZES = (
     "num_levels", "num_nodes", "num_places", "num_mixed", "first_row", "row_step", "parts",
-    "num_classes", "num_inner", "eps_bits",
+    "num_classes", "num_inner", "eps_bits", "kept_step",
 )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def rise_kernel(
 
 
 @triton.jit
-def _at(place, mask, logits, sums, num_classes):
+def sums_at(place, mask, logits, sums, num_classes):
     """The log-sums of places."""
     work: tl.constexpr = sums.sum.dtype.element_ty
     is_column, is_inner = mask & (place < num_classes), mask & (place >= num_classes)
@@ -119,13 +119,15 @@ def _at(place, mask, logits, sums, num_classes):
 
 @triton.jit(do_not_specialize=_SIZES)
 def mixed_kernel(
-    logits, kept, handed, scratch, of_mixed, row_sums, nodes, first_row, row_step, parts,
-    num_classes, num_inner, num_mixed, eps_bits, NODES: tl.constexpr, KIDS: tl.constexpr,
+    logits, kept, handed, scratch, of_mixed, row_sums, nodes, kept_step, first_row, row_step, parts,
+    num_classes, num_inner, num_mixed, eps_bits, SPREADS: tl.constexpr, NODES: tl.constexpr,
+    KIDS: tl.constexpr,
 ):  # fmt: skip
     """Adds the mixed nodes' loss and mass to the row's sums, and hands their mass to their parts.
 
-    One program per row. `of_mixed` holds for each mixed node its largest logit, and its mass
-    divided by its sum, or by its number of columns where all of these are -inf.
+    One program per row. `kept` is the mass of mixed nodes, and its rows are `kept_step` apart.
+    `of_mixed` holds for each mixed node its largest logit, and its mass divided by its sum, or by
+    its number of columns where all of these are -inf: unless SPREADS, it keeps no mass there.
     """
     block: tl.constexpr = NODES * KIDS
     has_eps: tl.constexpr = eps_bits is not None
@@ -135,7 +137,7 @@ def mixed_kernel(
     maxima = scratch + slot * 3 * num_inner
     sums = Sums(maxima, maxima + num_inner)
     num_places = num_classes + num_inner
-    kept += slot * (num_places + num_mixed)
+    kept += slot * kept_step
     handed += slot * num_places
     tops = of_mixed + slot * 2 * num_mixed
     scales = tops + num_mixed
@@ -155,7 +157,7 @@ def mixed_kernel(
             at = first[:, None] + more + tl.arange(0, KIDS)[None, :]
             mask = there[:, None] & (at < last[:, None])
             part = tl.load(nodes.part + at, mask=mask, other=0)
-            highest = tl.maximum(highest, _at(part, mask, logits, sums, num_classes).max)
+            highest = tl.maximum(highest, sums_at(part, mask, logits, sums, num_classes).max)
         top = tl.max(highest, axis=1)
         shift = finite(top)
         wide, columns = tl.zeros((NODES,), tl.float64), tl.zeros((NODES,), tl.int32)
@@ -163,12 +165,14 @@ def mixed_kernel(
             at = first[:, None] + more + tl.arange(0, KIDS)[None, :]
             mask = there[:, None] & (at < last[:, None])
             part = tl.load(nodes.part + at, mask=mask, other=0)
-            below = _at(part, mask, logits, sums, num_classes)
+            below = sums_at(part, mask, logits, sums, num_classes)
             each = below.sum * tl.exp(below.max - shift[:, None])
             wide += tl.sum(tl.where(mask, each, 0.0).to(tl.float64), axis=1)
             columns += tl.sum(tl.load(nodes.num_columns + part, mask=mask, other=0), axis=1)
         total = wide.to(work)
-        q = tl.load(kept + num_places + x, mask=there, other=0.0)
+        q = tl.load(kept + x, mask=there, other=0.0)
+        if not SPREADS:
+            q = tl.where(total == 0, 0.0, q)
         loss, pulls = lose(q, LogSum(shift, total), row, eps, has_eps)
         lost += tl.where(there, loss, 0.0)
         pulled += tl.where(there, pulls, 0.0)
@@ -185,7 +189,7 @@ def mixed_kernel(
         there = place < num_places
         first = tl.load(nodes.holder_ptr + place, mask=there, other=0)
         last = tl.load(nodes.holder_ptr + place + 1, mask=there, other=0)
-        below = _at(place, there & (first < last), logits, sums, num_classes)
+        below = sums_at(place, there & (first < last), logits, sums, num_classes)
         columns = tl.load(nodes.num_columns + place, mask=there, other=1).to(work)
         put = tl.zeros((block,), tl.float64)
         for more in tl.range(0, tl.max(last - first, axis=0), num_stages=1):

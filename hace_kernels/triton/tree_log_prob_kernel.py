@@ -3,7 +3,8 @@
     log P_v = (max_v - max_root) + (log sum_v - log sum_root),   max and sum as in `fold`
 
 Bytes per row in float32: the logits are read from memory once (4C) and once more from the L2 cache;
-the log-probabilities are written once (4N). In scratch memory an inner place has 8 bytes.
+the log-probabilities are written once (4N). In scratch memory an inner place has 8 bytes, and so
+has a mixed node of a DAG after them.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ __all__ = ["log_prob_kernel"]
 
 # Triton compiles a kernel again for some values of its integer arguments, but not of these.
 _SIZES = (
-    "first_row", "programs", "row_step", "num_nodes", "num_classes", "num_inner", "num_levels",
+    "first_row", "programs", "row_step", "num_nodes", "num_classes", "num_inner", "num_sums",
+    "num_levels",
 )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def log_prob_kernel(
     logits, log_prob, scratch, tree, first_row, programs, row_step, num_nodes, num_classes,
-    num_inner, num_levels, tile, STAGES: tl.constexpr,
+    num_inner, num_sums, num_levels, tile, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Some stages of a row's log-probabilities by node, with `programs` programs per row."""
     slot = (tl.program_id(0) // programs).to(tl.int64)
     part = tl.program_id(0) % programs
     row = first_row + slot
     logits += row * row_step
-    maxima = scratch + slot * 2 * num_inner
-    sums = Sums(maxima, maxima + num_inner)
+    maxima = scratch + slot * 2 * num_sums
+    sums = Sums(maxima, maxima + num_sums)
     fold_up(part, programs, logits, sums, tree, num_classes, num_inner, num_levels, tile, STAGES)
     if IN_NODES_OUT & STAGES:
         row_max = finite(tl.load(sums.max + num_inner - 1))

@@ -141,14 +141,14 @@ def pull_kernel(
     pull = sums.sum + num_inner
     row_sums += slot * (_HEAD + 3 * parts)
     eps = number(eps_bits).to(work) if has_eps else 0.0
+    handed = None
+    if mass.handed is not None:
+        handed = mass.handed + slot * (num_classes + num_inner)
     if mass.keep is None:
-        mass = Mass(mass.at + row * mass_step, None, mass.node)
+        mass = Mass(mass.at + row * mass_step, None, mass.node, handed)
         count = tl.full((), 1.0, tl.float64)
         factor = count
     else:
-        handed = None
-        if mass.handed is not None:
-            handed = mass.handed + slot * (num_classes + num_inner)
         mass = Mass(mass.at + slot * mass_step, mass.keep, None, handed)
         count = tl.load(rows.counts + row)
         factor = count

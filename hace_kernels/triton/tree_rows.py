@@ -14,7 +14,7 @@ from torch import Tensor
 from .rows import l2_bytes
 from .tree_sweeps import COLUMNS, LEVELS, NODES_OUT, Tile
 
-__all__ = ["UP", "Arrays", "Shape", "Stage", "chunks_of_rows", "level_bounds", "node_of_places"]
+__all__ = ["UP", "Arrays", "Shape", "Stage", "chunks_of_rows", "level_bounds"]
 
 # A row of at most so many places has one program; a longer one has a program per part of a row.
 _PLACES_PER_PROGRAM = 16384
@@ -155,11 +155,3 @@ def level_bounds(level_ptr: Sequence[int], device: torch.device) -> Tensor:
     before any capture.
     """
     return _level_bounds(tuple(level_ptr), device)
-
-
-def node_of_places(tree: Arrays) -> Tensor:
-    """int32 (P + 1): the node of each place, or -1. The last entry has no meaning."""
-    node = tree.place.new_full((tree.num_places + 1,), -1)
-    numbers = torch.arange(tree.num_nodes, dtype=node.dtype, device=node.device)
-    at = torch.where(tree.place >= 0, tree.place, tree.num_places).long()
-    return node.scatter_(0, at, numbers)

@@ -1,4 +1,4 @@
-"""`tree_sum_up` and `tree_sum_down` on a GPU: scratch memory, launches, and the ops."""
+"""`tree_sum_up`, `tree_sum_down` and their twins over DAGs: scratch memory and launches."""
 
 from __future__ import annotations
 
@@ -7,71 +7,106 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..rows import loss_dtype
-from .tree_rows import UP, Arrays, Stage, chunks_of_rows, level_bounds, node_of_places
+from .mixed_nodes_kernel import handed_kernel, mixed_sums_kernel
+from .node_table import MIXED_TILE, NodeTable
+from .tree_rows import UP, Stage, chunks_of_rows
 from .tree_sum_kernel import down_kernel, up_kernel
 from .tree_sweeps import COLUMNS, LEVELS, Tree
 
-__all__ = ["OPS", "inner_sums", "tree_sum_down", "tree_sum_up"]
+__all__ = ["OPS", "inner_sums"]
 
 _DOWN = (Stage(LEVELS, False), Stage(COLUMNS, True))
 
 
-def tree_sum_up(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+def _sum_up(values: Tensor, table: NodeTable) -> Tensor:
     """For every node the sum of the columns at or below it."""
-    arrays = Arrays(*tree)
-    sums = values.new_empty(values.shape[0], arrays.num_nodes)
-    _up(values, None, sums, arrays, level_ptr, UP)
+    sums = values.new_empty(values.shape[0], table.tree.num_nodes)
+    # Mixed nodes have their sums before any node's is wanted.
+    _up(values, None, sums, table, [UP] if table.mixed is None else [UP[:-1], UP[-1:]])
     return sums
 
 
 def inner_sums(x: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
     """For every inner place the sum of `x` (P) over the places at or below it: float64 (I)."""
-    arrays = Arrays(*tree)
-    columns = arrays.num_classes
-    return _up(x[None, :columns], x[columns:], None, arrays, level_ptr, UP[:2])[0]
+    table = NodeTable.of_tree(tree, level_ptr)
+    columns = table.tree.num_classes
+    return _up(x[None, :columns], x[columns:], None, table, [UP[:2]])[0]
 
 
 def _up(
     values: Tensor,
     own: Tensor | None,
     sums: Tensor | None,
-    tree: Arrays,
-    level_ptr: Sequence[int],
-    all_stages: Sequence[Stage],
+    table: NodeTable,
+    passes: Sequence[Sequence[Stage]],
 ) -> Tensor:
     """Writes the sums by node, unless None; returns the inner places' sums of the last rows."""
-    levels, shape, work = level_bounds(level_ptr, values.device), tree.shape, values.dtype
-    row_bytes = tree.num_inner * loss_dtype(work).itemsize
-    scratch = values.new_empty((0, tree.num_inner))
-    for rows in chunks_of_rows(values.shape[0], row_bytes, values.device):
-        scratch = values.new_empty((len(rows), tree.num_inner), dtype=loss_dtype(work))
-        for stages, programs in shape.launches(all_stages):
-            up_kernel[(len(rows) * programs,)](
-                values, own, sums, scratch, Tree(*tree, level_ptr=levels), rows.start, programs,
-                values.stride(0), tree.num_nodes, tree.num_classes, tree.num_inner,
-                len(levels) - 1, shape.tile, STAGES=stages, **shape.options,
-            )  # fmt: skip
+    tree, levels, work = table.tree, table.levels, loss_dtype(values.dtype)
+    launches = [tree.shape.launches(stages) for stages in passes]
+    scratch = values.new_empty((0, table.num_sums))
+    for rows in chunks_of_rows(values.shape[0], table.num_sums * work.itemsize, values.device):
+        scratch = values.new_empty((len(rows), table.num_sums), dtype=work)
+        for i, launches_of_pass in enumerate(launches):
+            if i > 0:
+                mixed_sums_kernel[(len(rows),)](
+                    values, scratch, table.mixed, rows.start, values.stride(0), tree.num_classes,
+                    tree.num_inner, table.num_mixed, **MIXED_TILE,
+                )  # fmt: skip
+            for stages, programs in launches_of_pass:
+                up_kernel[(len(rows) * programs,)](
+                    values, own, sums, scratch, Tree(*tree, level_ptr=levels), rows.start, programs,
+                    values.stride(0), tree.num_nodes, tree.num_classes, tree.num_inner,
+                    table.num_sums, len(levels) - 1, tree.shape.tile, STAGES=stages,
+                    **tree.shape.options,
+                )  # fmt: skip
     return scratch
 
 
-def tree_sum_down(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+def _sum_down(values: Tensor, table: NodeTable) -> Tensor:
     """For every column the sum over its node and all nodes above."""
-    arrays = Arrays(*tree)
-    shape, work = arrays.shape, loss_dtype(values.dtype)
-    sums = values.new_empty(values.shape[0], arrays.num_classes)
-    levels = level_bounds(level_ptr, values.device)
-    node_of_place = node_of_places(arrays)
-    row_bytes = arrays.num_inner * work.itemsize
+    tree, levels, work = table.tree, table.levels, loss_dtype(values.dtype)
+    sums = values.new_empty(values.shape[0], tree.num_classes)
+    node_of_place = table.node_of_places
+    num_handed = 0 if table.mixed is None else tree.num_places
+    row_bytes = (tree.num_inner + num_handed) * work.itemsize
     for rows in chunks_of_rows(values.shape[0], row_bytes, values.device):
-        scratch = values.new_empty((len(rows), arrays.num_inner), dtype=work)
-        for stages, programs in shape.launches(_DOWN):
+        scratch = values.new_empty((len(rows), tree.num_inner), dtype=work)
+        handed = None
+        if table.mixed is not None:
+            handed = values.new_empty((len(rows), tree.num_places), dtype=work)
+            handed_kernel[(len(rows),)](
+                values, handed, table.mixed, node_of_place, rows.start, values.stride(0),
+                tree.num_places, BLOCK=256, num_warps=4,
+            )  # fmt: skip
+        for stages, programs in tree.shape.launches(_DOWN):
             down_kernel[(len(rows) * programs,)](
-                values, sums, scratch, node_of_place, Tree(*arrays, level_ptr=levels), rows.start,
-                programs, values.stride(0), arrays.num_classes, arrays.num_inner, len(levels) - 1,
-                shape.tile, STAGES=stages, **shape.options,
+                values, handed, sums, scratch, node_of_place, Tree(*tree, level_ptr=levels),
+                rows.start, programs, values.stride(0), tree.num_classes, tree.num_inner,
+                len(levels) - 1, tree.shape.tile, STAGES=stages, **tree.shape.options,
             )  # fmt: skip
     return sums
 
 
+def _tree_sum_up(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+    return _sum_up(values, NodeTable.of_tree(tree, level_ptr))
+
+
+def _tree_sum_down(values: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+    return _sum_down(values, NodeTable.of_tree(tree, level_ptr))
+
+
+def _dag_sum_up(values: Tensor, dag: list[Tensor], sizes: list[int]) -> Tensor:
+    return _sum_up(values, NodeTable.of_dag(dag, sizes))
+
+
+def _dag_sum_down(values: Tensor, dag: list[Tensor], sizes: list[int]) -> Tensor:
+    return _sum_down(values, NodeTable.of_dag(dag, sizes))
+
+
 #: Ops by name.
-OPS = {"tree_sum_up": tree_sum_up, "tree_sum_down": tree_sum_down}
+OPS = {
+    "tree_sum_up": _tree_sum_up,
+    "tree_sum_down": _tree_sum_down,
+    "dag_sum_up": _dag_sum_up,
+    "dag_sum_down": _dag_sum_down,
+}

@@ -15,14 +15,15 @@ __all__ = ["down_kernel", "up_kernel"]
 
 # Triton compiles a kernel again for some values of its integer arguments, but not of these.
 _SIZES = (
-    "first_row", "programs", "row_step", "num_nodes", "num_classes", "num_inner", "num_levels",
+    "first_row", "programs", "row_step", "num_nodes", "num_classes", "num_inner", "num_sums",
+    "num_levels",
 )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def up_kernel(
     values, own, sums, scratch, tree, first_row, programs, row_step, num_nodes, num_classes,
-    num_inner, num_levels, tile, STAGES: tl.constexpr,
+    num_inner, num_sums, num_levels, tile, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Sums of a row's columns: by inner place in `scratch`, and by node in `sums` unless None.
 
@@ -32,7 +33,7 @@ def up_kernel(
     part = tl.program_id(0) % programs
     row = first_row + slot
     values += row * row_step
-    total = scratch + slot * num_inner
+    total = scratch + slot * num_sums
     inner = Sums(None, total, own)
     fold_up(part, programs, values, inner, tree, num_classes, num_inner, num_levels, tile, STAGES)
     if IN_NODES_OUT & STAGES:
@@ -51,23 +52,31 @@ def up_kernel(
 
 
 @triton.jit
-def _of_node(p, there, values, node_of_place, work: tl.constexpr):
-    """The values of the nodes at places; 0 at places without a node."""
+def _of_node(p, there, values, handed, node_of_place, work: tl.constexpr):
+    """The values of the nodes at places (0 without one), and what is handed to these places."""
     node = tl.load(node_of_place + p, mask=there, other=-1)
-    return tl.load(values + node, mask=node >= 0, other=0.0).to(work)
+    value = tl.load(values + node, mask=node >= 0, other=0.0).to(work)
+    if handed is not None:
+        value += tl.load(handed + p, mask=there, other=0.0)
+    return value
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def down_kernel(
-    values, sums, scratch, node_of_place, tree, first_row, programs, row_step, num_classes,
+    values, handed, sums, scratch, node_of_place, tree, first_row, programs, row_step, num_classes,
     num_inner, num_levels, tile, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """For every column of a row the sum of the nodes' values along its path."""
+    """For every column of a row the sum of the nodes' values along its path.
+
+    `handed`, by place, are values that count beside the nodes', unless it is None.
+    """
     slot = (tl.program_id(0) // programs).to(tl.int64)
     part = tl.program_id(0) % programs
     row = first_row + slot
     values += row * row_step
     total = scratch + slot * num_inner
+    if handed is not None:
+        handed += slot * (num_classes + num_inner)
     work: tl.constexpr = scratch.dtype.element_ty
     if IN_LEVELS & STAGES:
         for step in tl.range(0, num_levels, num_stages=1):
@@ -76,7 +85,7 @@ def down_kernel(
             for first in tl.range(begin, end, tile.nodes * tile.kids, num_stages=1):
                 v = first + tl.arange(0, tile.nodes * tile.kids)
                 there = v < end
-                x = _of_node(num_classes + v, there, values, node_of_place, work)
+                x = _of_node(num_classes + v, there, values, handed, node_of_place, work)
                 above = tl.load(tree.parent + num_classes + v, mask=there, other=-1)
                 x += tl.load(total + above - num_classes, mask=above >= 0, other=0.0)
                 tl.store(total + v, x, mask=there)
@@ -88,7 +97,7 @@ def down_kernel(
         for first in tl.range(part * span, last, tile.nodes * tile.kids):
             c = first + tl.arange(0, tile.nodes * tile.kids)
             there = c < last
-            x = _of_node(c, there, values, node_of_place, work)
+            x = _of_node(c, there, values, handed, node_of_place, work)
             above = tl.load(tree.parent + c, mask=there, other=num_classes)
             x += tl.load(total + above - num_classes, mask=there, other=0.0)
             tl.store(sums + c, x.to(sums.dtype.element_ty), mask=there)

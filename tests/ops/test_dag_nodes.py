@@ -20,10 +20,7 @@ from test_hace_loss_properties import SEEDS, property_test
 import hace_kernels
 from hace_kernels import ClosureTable, build_closure_table
 
-pytestmark = [
-    pytest.mark.parity,
-    pytest.mark.not_on("triton-interpreted", reason="the Triton kernels are of trees"),
-]
+pytestmark = pytest.mark.parity
 
 few_shapes = pytest.mark.sample(
     shape=["shared leaf", "empty nodes", "random", "nodes"], dtype=[torch.float32, torch.bfloat16]

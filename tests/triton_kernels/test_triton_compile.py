@@ -22,6 +22,7 @@ from triton.compiler import ASTSource  # noqa: E402
 from hace_kernels import triton as package  # noqa: E402
 from hace_kernels.triton import (  # noqa: E402
     dag_log_loss_kernel,
+    mixed_nodes_kernel,
     path_tile_kernel,
     rows_kernel,
     tree_log_loss_kernel,
@@ -374,6 +375,7 @@ KERNELS = {
     name: getattr(module, name)
     for module in (
         dag_log_loss_kernel,
+        mixed_nodes_kernel,
         rows_kernel,
         tree_log_loss_kernel,
         tree_log_prob_kernel,
@@ -385,6 +387,7 @@ KERNELS = {
 }
 
 #: Tuples among the arguments, by kernel.
+_MIXED = {"nodes": dag_log_loss_kernel.MixedNodes}
 _SWEEP = {"tree": tree_sweeps.Tree, "tile": tree_sweeps.Tile}
 TREE_GROUPS: dict[str, dict[str, Any]] = {
     "up_kernel": _SWEEP,
@@ -404,7 +407,10 @@ TREE_GROUPS: dict[str, dict[str, Any]] = {
     "put_kernel": {"own": tree_log_loss_kernel.Own, "table": tree_log_loss_kernel.PutTable},
     "weigh_kernel": {"targets": rows_kernel.Targets},
     "rise_kernel": {"links": dag_log_loss_kernel.DagLinks},
-    "mixed_kernel": {"nodes": dag_log_loss_kernel.MixedNodes},
+    "mixed_kernel": _MIXED,
+    "mixed_log_sums_kernel": _MIXED,
+    "mixed_sums_kernel": _MIXED,
+    "handed_kernel": _MIXED,
 }
 
 #: Which arguments are pointers, and to what; "logits" is the logits' type, "work" the working one.
@@ -484,15 +490,20 @@ _ALL = 1 + 2 + 8 + 16 + 32
 
 TREE_HOT = [
     *(TreeVariant("up_kernel", tree, "bf16", 7, {"own": None}) for tree in TREES),
-    *(TreeVariant("down_kernel", tree, "bf16", 3) for tree in TREES),
+    *(TreeVariant("down_kernel", tree, "bf16", 3, {"handed": None}) for tree in TREES),
+    TreeVariant("down_kernel", "small", "bf16", 3),
     *(TreeVariant("log_prob_kernel", tree, "bf16", 7) for tree in TREES),
     *(TreeVariant("pull_kernel", tree, kind, _ALL) for tree in TREES for kind in ("fp32", "bf16")),
     TreeVariant("pull_kernel", "small", "bf16", 27, _WITHOUT_KEEP),
+    TreeVariant("pull_kernel", "small", "bf16", 8 + 16, {**_WITHOUT_KEEP, **_OF_DAG}),
     TreeVariant("pull_kernel", "small", "fp32", 8 + 16 + 32, _OF_DAG),
     TreeVariant("pull_kernel", "nodes", "bf16", 8 + 16 + 32, _OF_DAG),
     TreeVariant("rise_kernel", constants=_DAG_TILE),
-    TreeVariant("mixed_kernel", constants=_DAG_TILE),
-    TreeVariant("mixed_kernel", dtype="bf16", constants=_DAG_TILE),
+    TreeVariant("mixed_kernel", constants={"SPREADS": True, **_DAG_TILE}),
+    TreeVariant("mixed_kernel", dtype="bf16", constants={"SPREADS": False, **_DAG_TILE}),
+    TreeVariant("mixed_sums_kernel", constants=_DAG_TILE),
+    TreeVariant("mixed_log_sums_kernel", constants=_DAG_TILE),
+    TreeVariant("handed_kernel", constants={"BLOCK": 256}),
     *(
         TreeVariant("put_kernel", given=given, constants={"BLOCK": 1024, "SPREADS": spreads,
                                                           "RINGS": rings})
@@ -506,11 +517,15 @@ TREE_HOT = [
 _INDEX = {"given.mass": None, "given.weight": None, "table.spread": None}
 _NO_OWN = dict.fromkeys(("own.place", "own.mass", "own.reached"))
 TREE_REST = [
-    TreeVariant("mixed_kernel", given={"eps_bits": "i64"}, constants=_DAG_TILE),
+    TreeVariant(
+        "mixed_kernel", given={"eps_bits": "i64"}, constants={"SPREADS": True, **_DAG_TILE}
+    ),
     TreeVariant("rise_kernel", dtype="fp64", constants=_DAG_TILE),
     *(TreeVariant("up_kernel", "split", "fp32", stages, {"own": None}) for stages in (1, 2, 4)),
     TreeVariant("up_kernel", "small", "fp64", 3, {"sums": None}),
-    *(TreeVariant("down_kernel", "split", "fp16", stages) for stages in (1, 2)),
+    *(TreeVariant("down_kernel", "split", "fp16", stages, {"handed": None}) for stages in (1, 2)),
+    TreeVariant("mixed_sums_kernel", dtype="fp16", constants=_DAG_TILE),
+    TreeVariant("mixed_log_sums_kernel", dtype="fp16", constants=_DAG_TILE),
     *(TreeVariant("log_prob_kernel", "split", "fp16", stages) for stages in (1, 2, 4)),
     *(TreeVariant("pull_kernel", "split", "bf16", stages) for stages in (1, 10, 16, 32)),
     *(
