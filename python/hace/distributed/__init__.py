@@ -10,5 +10,6 @@ losses take them as they are. `ClassShard` is for plain tensors.
 
 from .class_shard import ClassShard, ShardedTopK
 from .exchange import GroupExchange
+from .spread_rows import SpreadRows
 
-__all__ = ["ClassShard", "GroupExchange", "ShardedTopK"]
+__all__ = ["ClassShard", "GroupExchange", "ShardedTopK", "SpreadRows"]

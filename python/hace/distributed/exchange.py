@@ -27,7 +27,9 @@ class GroupExchange:
         alone: whether this process holds all classes, whatever `group` is.
 
     Attributes:
-        bytes: what this process has put into all-reduces so far.
+        adds_grad_input: whether `grad_input` adds up; set to False where a reduce-scatter does that
+            later.
+        bytes: what this process has put into collectives so far.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class GroupExchange:
     ) -> None:
         self.group, self.alone = group, alone
         self.of_rows, self.of_others = of_rows, of_others
+        self.adds_grad_input = True
         self.bytes = 0
 
     def rings(self, rings: Rings, bad_row: Tensor) -> Tensor:
@@ -70,7 +73,8 @@ class GroupExchange:
 
     def grad_input(self, grad: Tensor) -> None:
         """The whole gradient of the layer's input, in place."""
-        self.add_up(grad)
+        if self.adds_grad_input:
+            self.add_up(grad)
 
     def add_up(self, x: Tensor) -> None:
         """The sum over the processes that share the classes, in place."""
@@ -83,6 +87,20 @@ class GroupExchange:
         for group in self.of_rows:
             self._all_reduce(x, dist.ReduceOp.SUM, group)
         return x
+
+    def gather(self, x: Tensor) -> list[Tensor]:
+        """The tensors of all processes, which have one shape."""
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size(self.group))]
+        self.bytes += x.numel() * x.element_size()
+        dist.all_gather(parts, x, group=self.group)
+        return parts
+
+    def reduce_scatter(self, parts: list[Tensor]) -> Tensor:
+        """The sum over processes of the part that is this process's; parts have one shape."""
+        own = torch.empty_like(parts[0])
+        self.bytes += sum(part.numel() * part.element_size() for part in parts)
+        dist.reduce_scatter(own, [part.contiguous() for part in parts], group=self.group)
+        return own
 
     def _all_reduce(
         self, x: Tensor, op: dist.ReduceOp.RedOpType, group: dist.ProcessGroup | None = None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch.distributed.device_mesh import DeviceMesh
 
-    from ..distributed import ClassShard
+    from ..distributed import ClassShard, SpreadRows
 
 __all__ = ["HierarchicalClassifier", "Prediction", "TopK"]
 
@@ -68,8 +68,13 @@ class HierarchicalClassifier(Pretrained):
             `hace.functional.linear_hace_loss` takes it, such as those of `hace.optim`; needs
             fused=True.
         device_mesh: of one dimension: the layer's weight becomes a DTensor with `Shard(0)` over it,
-            and each process holds its rows alone. All have the same input and targets, and get the
-            same loss. Constructing the module is then a collective call.
+            and each process holds its rows alone. All get the same loss. Constructing the module
+            and calling its methods is then collective.
+        rows: with a device_mesh, whether all processes have the same input and targets,
+            "replicated", or each rows of its own, "sharded", as where a body runs data-parallel on
+            the same processes. The loss is that of all rows then; what there is per row is of a
+            process's own. The input's gradient comes times the number of processes, since DDP and
+            FSDP divide the body's by that.
         device, dtype: of the layer.
 
     Shape:
@@ -81,7 +86,7 @@ class HierarchicalClassifier(Pretrained):
     Raises:
         TypeError: `loss` is not a loss over paths (h-CE is not one, since it needs node logits).
         ValueError: the hierarchy is a DAG; `loss` is over another hierarchy, or takes a logit for
-            each node.
+            each node; sharded rows without a device_mesh.
 
     Examples:
         >>> import torch, hace
@@ -104,6 +109,7 @@ class HierarchicalClassifier(Pretrained):
         logit_bytes: int = 256 << 20,
         on_weight_grad: OnWeightGrad | None = None,
         device_mesh: DeviceMesh | None = None,
+        rows: Literal["replicated", "sharded"] = "replicated",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -128,9 +134,15 @@ class HierarchicalClassifier(Pretrained):
                 "on_weight_grad is called tile by tile, and whole logits have no tiles: use it "
                 f"with fused=True, not {fused!r}"
             )
+        if rows not in ("replicated", "sharded") or (rows == "sharded" and device_mesh is None):
+            raise ValueError(
+                f"rows must be 'replicated', or 'sharded' with a device_mesh, got {rows!r}"
+                + (" without one" if device_mesh is None else "")
+            )
         self.fused, self.logit_bytes, self.on_weight_grad = fused, logit_bytes, on_weight_grad
         self.loss = loss.for_depth_first_logits()
         self.linear: nn.Linear
+        self.rows = rows
         self._shard: ClassShard | None = None
         if device_mesh is None:
             self.linear = nn.Linear(
@@ -141,6 +153,7 @@ class HierarchicalClassifier(Pretrained):
 
             group = device_mesh.get_group()
             self._shard = ClassShard(hierarchy, group, logit_space="depth_first")
+            self._shard.exchange.adds_grad_input = rows == "replicated"
             self.linear = sharded_linear(
                 in_features, hierarchy.num_classes, bias, device_mesh, device, dtype
             )
@@ -196,6 +209,28 @@ class HierarchicalClassifier(Pretrained):
 
     @eager
     def _by_tiles(self, input: Tensor, target: Target) -> Prediction:
+        spread = self._spread_rows(input)
+        if spread is None:
+            return self._loss_by_tiles(input, target)
+        output, loss = self._loss_by_tiles(spread.whole(input), spread.whole_target(target))
+        loss = loss if loss.dim() == 0 else spread.own(loss)
+        return Prediction(None if output is None else spread.own(output), loss)
+
+    def _spread_rows(self, input: Tensor) -> SpreadRows | None:
+        """Which rows of the batch are here; None: all of them. With spread rows a collective call.
+
+        Raises:
+            ValueError: an input that is not rows.
+        """
+        if self.rows == "replicated" or self._shard is None:
+            return None
+        from ..distributed import SpreadRows
+
+        if input.dim() != 2:
+            raise ValueError(f'input must be (N, F) with rows="sharded", got {tuple(input.shape)}')
+        return SpreadRows(len(input), input.device, self._shard.exchange)
+
+    def _loss_by_tiles(self, input: Tensor, target: Target) -> Prediction:
         weight, bias = self._local_layer()
         if not is_index(target):
             loss = self.loss.linear(
@@ -242,15 +277,19 @@ class HierarchicalClassifier(Pretrained):
         shape = (*input.shape[:-1], k)
         weight, bias = self._local_layer()
         if self._shard is not None:
+            spread = self._spread_rows(input)
+            if spread is not None:
+                rows, shape = spread.whole_data(rows.detach()), (sum(spread.sizes), k)
             here = linear_topk(rows, weight, min(k, len(weight)), bias=bias)
-            return TopK(*(x.reshape(shape) for x in self._shard.merged(here, k)))
+            best = TopK(*(x.reshape(shape) for x in self._shard.merged(here, k)))
+            return best if spread is None else TopK(*(x[spread.rows] for x in best))
         found = linear_topk(rows, weight, k, bias=bias)
         label = self._label.on(input.device)[found.column]
         return TopK(found.log_prob.reshape(shape), label.reshape(shape))
 
     @property
     def exchanged_bytes(self) -> int:
-        """How many bytes this process has sent in all-reduces so far; 0 without a `device_mesh`."""
+        """How many bytes this process has put into collectives; 0 without a `device_mesh`."""
         return 0 if self._shard is None else self._shard.exchange.bytes
 
     def log_prob(self, input: Tensor) -> Tensor:
@@ -281,7 +320,12 @@ class HierarchicalClassifier(Pretrained):
             ValueError, TypeError: shapes or dtypes do not fit.
         """
         weight, bias = self._local_layer()
-        return linear_node_log_probs_by_tiles(
+        spread = self._spread_rows(input)
+        if spread is not None:
+            each = torch.as_tensor(nodes, device=input.device)
+            input = spread.whole_data(input.detach())
+            nodes = spread.whole_data(each) if each.dim() == 2 else each
+        found = linear_node_log_probs_by_tiles(
             input,
             weight,
             bias,
@@ -291,6 +335,7 @@ class HierarchicalClassifier(Pretrained):
             shard=self._shard,
             backend=self.loss.options.backend,
         )
+        return found if spread is None else found[spread.rows]
 
     def predict(self, input: Tensor) -> Tensor:
         """The label of the most probable class, (N) int64."""
