@@ -1,8 +1,8 @@
 """Functions that torch.compile leaves as they are.
 
-Loops over tiles of classes are such: a graph would hold every tile by itself, thousands for a large
-head, and be compiled anew for every size of batch. What a loop calls are kernels and matrix
-products, which a compiler cannot make faster.
+Loops over tiles of classes are such functions. A graph of one would contain every tile separately,
+thousands for a large head, and would be compiled again for every batch size. The loop calls kernels
+and matrix products, which a compiler cannot make faster.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-// Sums of places that come one after the other, by their parents.
+// Adds values of neighbouring places to sums of their parents.
 //
-// Neighbours are siblings nearly everywhere, for classes are numbered in depth-first order, or in
-// an order that keeps to it. Vectors whose lanes all have one parent are added up lane by lane. In
-// all others, log2(lanes) steps leave the sum of neighbouring siblings in the last one's lane.
-// Nothing is asked of the order.
+// Neighbours are nearly always siblings, because classes are numbered in depth-first order or in an
+// order close to it. Vectors whose lanes all have the same parent are added up lane by lane. In all
+// others, log2(lanes) steps leave the sum of neighbouring siblings in the last one's lane. The
+// result is right for any order.
 #pragma once
 
 #include <cstdint>
@@ -14,15 +14,14 @@
 
 namespace {
 
-// x moved up by kBy lanes, below which `in` stays.
+// x moved up by kBy lanes; the lanes below are those of `in`.
 template <int kBy, typename V, int... kLane>
 inline V moved_up(V x, V in, std::integer_sequence<int, kLane...>) {
   constexpr int kCount = sizeof...(kLane);
   return __builtin_shufflevector(in, x, (kLane < kBy ? kLane : kCount + kLane - kBy)...);
 }
 
-// kSums sums for each parent at once, each of them a number per inner place to which they are
-// added.
+// Computes kSums sums per parent at once; each is added to an array with a number per inner place.
 template <typename Real, int kSums>
 class SumsByParent {
   using Line = Vector<Real>;
@@ -33,7 +32,7 @@ class SumsByParent {
     for (int k = 0; k < kSums; ++k) sums_[k] = sums[k];
   }
 
-  // Values with the parents given as inner places, which are in range.
+  // Adds values with these parents, which are inner places in range.
   void add(Integers<Real> parents, const Line (&values)[kSums]) {
     if (!any(parents != parents[0])) {
       if (parents[0] != parent_ || length_ == kRun) {
@@ -62,12 +61,12 @@ class SumsByParent {
     }
   }
 
-  // Makes the sums of inner places below `limit` complete, as far as they have been given.
+  // Completes the sums of inner places below `limit` with all values added so far.
   void end_runs_below(int64_t limit) {
     if (parent_ < limit) end_run();
   }
 
-  // Adds what is still on the way.
+  // Adds what has not been added to a parent yet.
   void end_run() {
     if (length_ == 0) return;
     for (int k = 0; k < kSums; ++k) {
@@ -86,7 +85,7 @@ class SumsByParent {
   int64_t parent_ = -1;
   int64_t length_ = 0;
 
-  // In which lanes something holds that is said of them and some lanes below.
+  // The lanes in which a comparison with lanes below is true, as bits.
 #if defined(__AVX512F__)
   using Same = uint32_t;
 

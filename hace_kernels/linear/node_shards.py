@@ -1,7 +1,7 @@
-"""How a tree's nodes, and its classes with them, are dealt out to processes.
+"""How a tree's nodes, and its classes with them, are divided among processes.
 
-In depth-first order, parents first, every subtree is a run of nodes. Let each process hold a run of
-all nodes, and the classes that begin in it. Of the nodes above these classes it holds all but those
+In depth-first order, parents first, every subtree is a run of nodes. Each process holds a run of
+all nodes, and the classes that begin in it. Of the nodes above these classes it lacks only those
 above its first node: one path, at most as long as the tree is deep (`SharedNodes`).
 """
 
@@ -26,9 +26,9 @@ __all__ = ["NodeShards"]
 
 
 class NodeShards:
-    """How a tree's nodes, and its classes with them, are dealt out to processes.
+    """How a tree's nodes, and its classes with them, are divided among processes.
 
-    Each process has as many nodes as the next: ⌈N/p⌉, and the last ones what is left.
+    Each process has ⌈N/p⌉ nodes, and the last ones what is left.
 
     Args:
         count: p.
@@ -81,7 +81,7 @@ class NodeShards:
         nodes = np.concatenate([own, above])
         start, stop = self._start[nodes] - first, self._stop[nodes] - first
         outside = (start >= last - first) | (stop <= 0) | (start >= stop)
-        start[len(own) :] = -1  # they are not this process's alone, even if all their classes are
+        start[len(own) :] = -1  # other processes need them too, even if all their classes are here
         start[outside] = stop[outside] = 0
         local = np.full(len(self.order) + 1, -1, np.int64)  # and −1 for no parent
         local[nodes] = np.arange(len(nodes))

@@ -1,7 +1,7 @@
-"""Node vectors that several processes need, and of which one has each.
+"""Node vectors that several processes need; each of them is held by one process.
 
-Vectors come in one sum over processes before the tiles, and gradients go back in another one after
-them.
+One sum over processes gathers the vectors before the tiles, and another one adds up their gradients
+after these.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ __all__ = ["SharedNodes"]
 
 @dataclass(frozen=True, eq=False)
 class SharedNodes:
-    """Which vectors several processes need. The S nodes have slots in what is exchanged.
+    """Which vectors several processes need. Each of the S nodes has a slot in what is exchanged.
 
     Attributes:
-        num_nodes: N', how many vectors are here.
+        num_nodes: N', the number of vectors that this process holds.
         size: S, the same in all processes.
-        row: int64, of those nodes that are here, in the local vectors.
-        slot: int64, theirs.
-        above: int64 (A), the slots of the nodes above this process's classes whose vectors are
-            elsewhere; locally they have the numbers N' to N' + A.
+        row: int64, the indices among these vectors of the nodes that are shared.
+        slot: int64, the slots of these nodes.
+        above: int64 (A), the slots of the nodes above this process's classes whose vectors are in
+            other processes; here these nodes have the numbers N' to N' + A − 1.
         exchange: with the other processes.
     """
 
@@ -47,7 +47,7 @@ class SharedNodes:
         """The vectors (A, F) and biases (A) of the nodes above; a collective call.
 
         Args:
-            vectors: (N', F), of the nodes that are here.
+            vectors: (N', F), those of the nodes that this process holds.
             bias: (N'), or None.
         """
         width = vectors.shape[1] + (bias is not None)
@@ -60,7 +60,7 @@ class SharedNodes:
         return above[:, : vectors.shape[1]], None if bias is None else above[:, -1]
 
     def slots(self) -> Tensor:
-        """The slot of each local number, int64 (N' + A); −1 of nodes that are not shared."""
+        """The slot of each node by its number here, int64 (N' + A); −1 for those not shared."""
         found = self.slot.new_full((self.num_nodes + len(self.above),), -1)
         found[self.row] = self.slot
         found[self.num_nodes :] = self.above

@@ -1,4 +1,4 @@
-"""What the ops over nodes read off the tables of trees and DAGs, as they take them."""
+"""How the ops over nodes take trees and DAGs, and the sizes that they read from their tables."""
 
 from __future__ import annotations
 

@@ -154,13 +154,13 @@ class TileSGD(TileOptimizer):
     Args:
         weight: (C, F), the parameter of the head.
         lr: the learning rate.
-        momentum: of the velocity, v ← momentum · v + gradient.
-        weight_decay: times the weight, added to its gradient.
+        momentum: the factor of the velocity, v ← momentum · v + gradient.
+        weight_decay: this factor times the weight is added to its gradient.
         nesterov: whether the step looks ahead along the velocity.
 
     Raises:
-        ValueError: at an option below 0, nesterov without momentum, or another shape of weight.
-        TypeError: where weight is a DTensor.
+        ValueError: an option below 0, nesterov without momentum, or another shape of weight.
+        TypeError: weight is a DTensor.
 
     Examples:
         >>> import torch, hace
@@ -207,13 +207,13 @@ class TileAdagrad(TileOptimizer):
     Args:
         weight: (C, F), the parameter of the head.
         lr: the learning rate.
-        weight_decay: times the weight, added to its gradient.
+        weight_decay: this factor times the weight is added to its gradient.
         initial_accumulator_value: what the sums of squares begin with.
         eps: added to their roots.
 
     Raises:
-        ValueError: at an option below 0, or another shape of weight.
-        TypeError: where weight is a DTensor.
+        ValueError: an option below 0, or another shape of weight.
+        TypeError: weight is a DTensor.
 
     Examples:
         >>> import torch, hace
@@ -260,12 +260,12 @@ class TileAdam(TileOptimizer):
         lr: the learning rate.
         betas: the decay rates of the moments, each below 1.
         eps: added to the root of the second moment.
-        weight_decay: times the weight, added to its gradient.
-        decoupled_weight_decay: the weight is multiplied by 1 - lr · weight_decay instead.
+        weight_decay: this factor times the weight is added to its gradient.
+        decoupled_weight_decay: multiply the weight by 1 - lr · weight_decay instead.
 
     Raises:
-        ValueError: at an option below 0, a beta of 1 or more, or another shape of weight.
-        TypeError: where weight is a DTensor.
+        ValueError: an option below 0, a beta of 1 or more, or another shape of weight.
+        TypeError: weight is a DTensor.
 
     Examples:
         >>> import torch, hace

@@ -1,4 +1,4 @@
-"""A linear layer whose rows are spread over processes."""
+"""A linear layer whose rows are distributed over processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sharded_linear(
 
     if mesh.ndim != 1:
         raise ValueError(
-            f"device_mesh must have one dimension, that of the classes, and has {mesh.ndim}: give "
+            f"device_mesh must have one dimension, that of the classes, but has {mesh.ndim}: give "
             "the submesh, mesh['name']"
         )
     each = -(-out_features // mesh.size())

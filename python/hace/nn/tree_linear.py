@@ -52,13 +52,14 @@ class TreeLinear(HierarchyState):
 
     Args:
         in_features: F.
-        hierarchy: of the C classes.
+        hierarchy: the hierarchy of the C classes.
         bias: whether nodes have a bias b_v.
-        device_mesh: of one dimension: the processes deal out the nodes in depth-first order, and
-            hold the vectors of theirs alone, as DTensors with `Shard(0)`. All have the same input
-            and targets, and get the same loss; on a tree. Constructing the module, and each of its
-            methods, is then a collective call, and there are no whole logits.
-        device, dtype: of the parameters.
+        device_mesh: a mesh of one dimension; for trees only. The nodes are divided among its
+            processes in depth-first order, and each process holds only the vectors of its own
+            nodes, as DTensors with `Shard(0)`. All processes have the same input and targets, and
+            get the same loss. Constructing the module, and each of its methods, is then a
+            collective call, and no process has all logits.
+        device, dtype: those of the parameters.
         backend: "auto", or one of `hace.backends()`.
 
     Shape:
@@ -120,7 +121,7 @@ class TreeLinear(HierarchyState):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        """Takes this process's nodes, and makes their parameters."""
+        """Chooses this process's nodes, and makes their parameters."""
         from ..distributed import ClassShard
 
         self.hierarchy.require_tree("a TreeLinear over several processes")
@@ -198,18 +199,18 @@ class TreeLinear(HierarchyState):
         logit_bytes: int | None = None,
         on_weight_grad: OnWeightGrad | None = None,
     ) -> Tensor:
-        """`loss_fn(self(input), target)`, where neither logits nor class weights need be whole.
+        """`loss_fn(self(input), target)`, without holding all logits or class weights.
 
-        Products of up to `logit_bytes`, one for each row and node, are made whole, as are those of
-        targets and trees that tiles do not take (see `hace.functional.linear_hace_loss`). Else each
-        tile of classes has its weights summed from the nodes over it, and multiplied once in the
-        forward and once more in the backward.
+        Products of up to `logit_bytes`, one per row and node, are computed at once, as are those
+        for targets and trees that tiles do not support (see `hace.functional.linear_hace_loss`).
+        Otherwise the weights of each tile of classes are summed from the nodes above it, and
+        multiplied once in the forward and once more in the backward.
 
         Args:
             input: (N, F) or (F).
             target: as the loss takes it.
-            loss_fn: a loss like `hace.HACELoss`, of this hierarchy and a logit for each class.
-            logit_bytes: a budget in bytes; None: 256 MiB. 0 takes tiles wherever they can be.
+            loss_fn: a loss like `hace.HACELoss`, of this hierarchy and one logit per class.
+            logit_bytes: a budget in bytes; None: 256 MiB. 0 uses tiles wherever possible.
             on_weight_grad: called with node ids, int64 (n), and the gradients of their vectors,
                 (n, F), each node once; see `hace.functional.linear_hace_loss`. Always by tiles.
                 With a device_mesh, with rows of this process's part of the weight.
@@ -271,7 +272,7 @@ class TreeLinear(HierarchyState):
             )
         if loss_fn.options.logit_space != "classes":
             raise ValueError(
-                "the layer has a logit for each class in label order: make loss_fn with "
+                "the layer has one logit per class in label order: make loss_fn with "
                 f'logit_space="classes", not "{loss_fn.options.logit_space}"'
             )
 
