@@ -205,7 +205,7 @@ void run_blocks(const Call& call, const Problem& problem, const Results& results
 
   const int64_t num_rows = call.logits.size(0);
   const int64_t row_bytes = dag.num_columns * static_cast<int64_t>(call.logits.element_size());
-  block.past_caches = writes_past_caches(num_rows, row_bytes);
+  block.past_caches = writes_past_caches(block.grad, num_rows, row_bytes);
   std::vector<int64_t> rows = counting_rows(block.factor, block.grad, num_rows, row_bytes);
   if (block.index && call.eps == 0) rows = run_lanes(kernel, problem, block, rows);
   if (rows.empty()) return;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "large_results.h"
 #include "tensors.h"
 
 namespace hace {
@@ -20,7 +21,11 @@ inline Tensor new_tensor(const std::vector<int64_t>& shape, ScalarType type) {
   AtenTensorHandle tensor;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       shape.size(), shape.data(), strides.data(), dtype, aoti_torch_device_type_cpu(), 0, &tensor));
-  return Tensor(tensor);
+  Tensor result(tensor);
+  const int64_t bytes = stride * static_cast<int64_t>(result.element_size());
+  if (bytes > kLargeResult && has_no_pages(result.const_data_ptr(), bytes))
+    ask_for_large_pages(result.mutable_data_ptr(), bytes);
+  return result;
 }
 
 }  // namespace hace

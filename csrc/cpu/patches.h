@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "isa.h"
+#include "large_results.h"
 #include "parallel.h"
 #include "patch_kernel.h"
 #include "scratch.h"
@@ -88,8 +89,8 @@ inline void for_patches(const Pixels& pixels, Each each) {
   });
 }
 
-inline bool writes_pixels_past_caches(const Pixels& pixels) {
-  return pixels.num_images * pixels.columns * pixels.size * pixels.bytes > (int64_t{32} << 20);
+inline bool writes_pixels_past_caches(const void* result, const Pixels& pixels) {
+  return past_caches_pays(result, pixels.num_images * pixels.columns * pixels.size * pixels.bytes);
 }
 
 }  // namespace hace

@@ -126,7 +126,7 @@ thread_local Scratch patch_grad;
 void run_patches(const PathLogLossCall& call, const PathLogLossKernel& kernel,
                  const PathLogLossProblem& whole, int64_t max_entries) {
   const Pixels pixels(call.logits);
-  const bool past_caches = writes_pixels_past_caches(pixels);
+  const bool past_caches = writes_pixels_past_caches(whole.grad, pixels);
   const int64_t value_size = work_size(pixels.element);
   for_patches(pixels, [&](const Patch& patch) {
     const SubnormalsAreZero guard;
@@ -176,7 +176,7 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
   const bool is_split = call.logits.dim() == 2 && splits_rows(num_rows, columns, threads);
   if (problem.order && !is_split) check_columns(problem.order, columns, 0, columns);
   if (call.logits.dim() == 3) return run_patches(call, kernel, problem, rows.max_entries);
-  problem.past_caches = grad && !problem.order && writes_past_caches(num_rows, row_bytes);
+  problem.past_caches = !problem.order && writes_past_caches(grad, num_rows, row_bytes);
 
   const int64_t value_size = work_size(element);
   if (is_split) {

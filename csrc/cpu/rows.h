@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "large_results.h"
 #include "new_tensor.h"
 #include "tensors.h"
 
@@ -77,10 +78,9 @@ inline std::vector<int64_t> counting_rows(const double* factor, void* grad, int6
   return counting;
 }
 
-// Stores past the caches pay only if the caches could not keep the result anyway, and not in short
-// rows, at whose ends they write parts of lines.
-inline bool writes_past_caches(int64_t num_rows, int64_t row_bytes) {
-  return row_bytes >= (int64_t{16} << 10) && num_rows * row_bytes > (int64_t{32} << 20);
+// Stores past the caches do not pay in short rows, at whose ends they write parts of lines.
+inline bool writes_past_caches(const void* result, int64_t num_rows, int64_t row_bytes) {
+  return row_bytes >= (int64_t{16} << 10) && past_caches_pays(result, num_rows * row_bytes);
 }
 
 }  // namespace hace

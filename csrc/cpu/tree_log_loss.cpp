@@ -182,7 +182,7 @@ std::vector<int64_t> run_one_by_one(const TreeLogLossKernel& kernel, TreeLogLoss
 void run_rows(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem, Element element,
               int64_t num_rows, int64_t row_bytes, FirstFault& first_fault) {
   std::vector<int64_t> rows = counting_rows(problem.factor, problem.grad, num_rows, row_bytes);
-  problem.past_caches = writes_past_caches(num_rows, row_bytes);
+  problem.past_caches = writes_past_caches(problem.grad, num_rows, row_bytes);
   const int64_t num_counting = static_cast<int64_t>(rows.size());
   if (are_few(num_counting, kernel.block_rows) && kernel.takes_row_by_row(problem))
     rows = run_one_by_one(kernel, problem, element, rows, first_fault);
@@ -206,7 +206,7 @@ void run_patches(const Call& call, const TreeLogLossKernel& kernel, const TreeLo
                  int64_t row_bytes, FirstFault& first_fault) {
   const Pixels pixels(call.logits);
   const std::optional<Pixels> masses = call.mass ? std::optional<Pixels>(*call.mass) : std::nullopt;
-  const bool past_caches = writes_pixels_past_caches(pixels);
+  const bool past_caches = writes_pixels_past_caches(whole.grad, pixels);
   for_patches(pixels, [&](const Patch& patch) {
     const SubnormalsAreZero guard;
     TreeLogLossProblem problem = whole;

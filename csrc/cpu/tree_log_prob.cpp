@@ -9,6 +9,7 @@
 
 #include "dag_checks.h"
 #include "isa.h"
+#include "new_tensor.h"
 #include "rows.h"
 #include "subnormals.h"
 #include "tree_log_prob_kernel.h"
@@ -32,10 +33,10 @@ Tensor log_prob(const char* op, const Tensor& logits, const PlacedNodes& nodes) 
   TreeLogProbProblem problem = problem_of(op, logits, nodes);
   const Tree& tree = problem.tree;
   const int64_t num_rows = logits.size(0);
-  Tensor out = torch::stable::new_empty(logits, {num_rows, tree.num_nodes}, loss_type(logits));
+  Tensor out = new_tensor({num_rows, tree.num_nodes}, loss_type(logits));
   problem.log_prob = out.mutable_data_ptr();
-  problem.past_caches =
-      writes_past_caches(num_rows, tree.num_nodes * static_cast<int64_t>(out.element_size()));
+  problem.past_caches = writes_past_caches(
+      problem.log_prob, num_rows, tree.num_nodes * static_cast<int64_t>(out.element_size()));
   const TreeLogProbKernel kernel = HACE_BEST_KERNEL(tree_log_prob_kernel, element_of(logits));
   for_blocks(num_rows, kernel.block_rows, kernel.forward_lines(problem) * kernel.line_bytes,
              [&](int64_t first, int64_t count, void* lines) {
@@ -56,10 +57,10 @@ Tensor log_prob_backward(const char* op, const Tensor& grad, const Tensor& logit
                   op, ": the gradient must have the log-probabilities' shape and dtype");
   problem.grad = grad.const_data_ptr();
   problem.grad_stride = grad.stride(0);
-  Tensor out = torch::stable::new_empty(logits, {num_rows, tree.num_classes});
+  Tensor out = new_tensor({num_rows, tree.num_classes}, logits.scalar_type());
   problem.grad_logits = out.mutable_data_ptr();
-  problem.past_caches =
-      writes_past_caches(num_rows, tree.num_classes * static_cast<int64_t>(out.element_size()));
+  problem.past_caches = writes_past_caches(
+      problem.grad_logits, num_rows, tree.num_classes * static_cast<int64_t>(out.element_size()));
   const TreeLogProbKernel kernel = HACE_BEST_KERNEL(tree_log_prob_kernel, element_of(logits));
   for_blocks(num_rows, kernel.block_rows, kernel.backward_lines(problem) * kernel.line_bytes,
              [&](int64_t first, int64_t count, void* lines) {

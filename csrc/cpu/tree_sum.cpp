@@ -9,6 +9,7 @@
 
 #include "dag_checks.h"
 #include "isa.h"
+#include "new_tensor.h"
 #include "rows.h"
 #include "tree_sum_kernel.h"
 
@@ -26,12 +27,12 @@ Tensor sums(const char* op, const Tensor& values, const PlacedNodes& nodes, bool
   const int64_t sums_width = up ? tree.num_nodes : tree.num_classes;
   STD_TORCH_CHECK(values.size(1) == width, op, ": values must have ", width, " columns, got ",
                   values.size(1));
-  Tensor out = torch::stable::new_empty(values, {num_rows, sums_width});
+  Tensor out = new_tensor({num_rows, sums_width}, values.scalar_type());
   problem.values = values.const_data_ptr();
   problem.row_stride = values.stride(0);
   problem.sums = out.mutable_data_ptr();
-  problem.past_caches =
-      writes_past_caches(num_rows, sums_width * static_cast<int64_t>(values.element_size()));
+  problem.past_caches = writes_past_caches(
+      problem.sums, num_rows, sums_width * static_cast<int64_t>(values.element_size()));
 
   const TreeSumKernel kernel = HACE_BEST_KERNEL(tree_sum_kernel, element_of(values));
   for_blocks(num_rows, kernel.block_rows,

@@ -1,4 +1,9 @@
-"""The kernels are compiled for several instruction sets; the suite itself runs the best one."""
+"""Parts of the suite again, in processes that have other kernels, or other memory.
+
+The kernels are compiled for several instruction sets, of which the suite itself runs the best. And
+they store large results past the caches if these are in memory that was used before, which the
+system's malloc never does with as much.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +46,23 @@ def test_narrower_instruction_sets(capability: str, amount: str) -> None:
         pytest.skip(
             f"this processor has {layout.cpu_capability()}, which is less than {capability}"
         )
+    run_suite(environment, "-m", amount, *PATHS)
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not backends()["cpu"].available, reason="the cpu backend is not built")
+def test_memory_that_was_used_before() -> None:
+    malloc = ("mmap_max=0", f"trim_threshold={2**40}")
+    tunables = ":".join(f"glibc.malloc.{setting}" for setting in malloc)
+    environment = {**os.environ, "GLIBC_TUNABLES": tunables}
+    run_suite(environment, "-m", "", "-k", "larger_than_the_caches", *PATHS)
+
+
+def run_suite(environment: dict[str, str], *selection: str) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist"),
-            *("--backend=cpu", "-m", amount, *PATHS),
+            *("--backend=cpu", *selection),
         ],
         cwd=ROOT,
         env=environment,
