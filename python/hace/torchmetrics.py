@@ -6,6 +6,19 @@ and denominator, so that `self.log("severity", metric)` in Lightning logs the fi
 
 Needs `pip install hace-kernels[torchmetrics]`. The functions of `hace.metrics` give the same
 figures for one batch.
+
+Examples:
+    >>> import torch, hace, hace.torchmetrics
+    >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+    >>> severity = hace.torchmetrics.MistakeSeverity(tree)
+    >>> severity.update(torch.tensor([0, 0]), torch.tensor([0, 1]))  # answers, truths
+    >>> severity.update(torch.tensor([0, 2]), torch.tensor([2, 2]))
+    >>> severity.compute()
+    tensor(1.5000)
+    >>> top_2 = hace.torchmetrics.TopKAccuracy(tree, k=2)  # of logits
+    >>> top_2.update(torch.tensor([[2.0, 1.9, 0.0]]), torch.tensor([1]))
+    >>> top_2.compute()
+    tensor(1.)
 """
 
 from __future__ import annotations

@@ -43,6 +43,13 @@ def test_example(name: str) -> None:
     assert not runner.failures, "".join(told)
 
 
+def test_example_of_torchmetrics() -> None:
+    module = pytest.importorskip("hace.torchmetrics", reason="torchmetrics is not installed")
+    tried = doctest.testmod(module)
+    assert tried.attempted
+    assert not tried.failed
+
+
 #: A line of a section's items, indented by that of its heading and four.
 SEVERAL = re.compile(r"^( *)Attributes:\n(?:\1    .*\n|\n)*?\1    \w+, \w+.*:", re.MULTILINE)
 
