@@ -22,7 +22,7 @@ inline bool all_within_or_none(const int32_t* x, int64_t size, int64_t low, int6
   return size == 0 || all_within(x, size, low, high);
 }
 
-// The DAG, fit for sums over its nodes. Nothing of its intervals is looked at, nor of its children.
+// The DAG, checked for sums over its nodes; its intervals and its children are not checked.
 inline Dag dag_of(const std::vector<Tensor>& table) {
   const Dag dag = bind_dag(table);
   const SpanningTree& spanning = dag.spanning;
@@ -41,7 +41,7 @@ inline Dag dag_of(const std::vector<Tensor>& table) {
   return dag;
 }
 
-// The nodes by height, and their children.
+// Checks the nodes by height, and their children.
 inline void check_children(const Dag& dag, int64_t num_edges) {
   const SpanningTree& spanning = dag.spanning;
   STD_TORCH_CHECK(is_ptr(spanning.child_ptr, dag.num_nodes, num_edges) &&
@@ -52,7 +52,7 @@ inline void check_children(const Dag& dag, int64_t num_edges) {
 
 // What the ops over nodes take: a tree, and what a DAG has beyond its spanning tree.
 struct PlacedNodes {
-  Tree tree;  // of a DAG: its spanning tree, and by node the DAG's places
+  Tree tree;  // for a DAG: its spanning tree, with the DAG's places by node
   MixedNodes mixed;
 };
 

@@ -15,8 +15,8 @@
 
 namespace hace {
 
-// The kernels follow the tree's links, so none may lead out of it, and none from a place to itself
-// or one below. In parts, for some kernels look at less of it.
+// The kernels follow the tree's links, so no link may lead out of it, or from a place to itself or
+// to one below it. There are several checks because some kernels read only a part of the links.
 inline void check_inner_parents(const Tree& tree) {
   const uint32_t end = static_cast<uint32_t>(tree.num_places());
   // By their signs, as in ranges.h.
@@ -61,8 +61,8 @@ inline Tree tree_of(const std::vector<Tensor>& tensors) {
   return tree;
 }
 
-// The lines of the block that a thread is at, whichever op's. (Inside the template below they would
-// be one set an op.)
+// The lines of a thread's current block, for all ops. (Inside the template below there would be one
+// set per op.)
 inline thread_local Scratch thread_lines;
 
 // Runs block(first, count, lines) over all rows, `block_rows` at a time, on all threads; `lines` is

@@ -1,5 +1,5 @@
-// `tree_log_loss` on the CPU: checks and binds the arguments, prepares what all rows share, splits
-// the work over threads. The arithmetic is in tree_log_loss_kernel.cpp.
+// `tree_log_loss` on the CPU: checks and binds the arguments, prepares what all rows share, divides
+// the work among threads. The arithmetic is in tree_log_loss_kernel.cpp.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -44,7 +44,7 @@ bool are_columns(const TreeLogLossProblem& problem) {
   return others == 0;
 }
 
-// Whether every column is the place of one target, and no place is of two.
+// Whether every column is the place of a target, and no place is that of two targets.
 bool covers_columns(const TreeLogLossProblem& problem) {
   std::vector<bool> taken(problem.tree.num_places());
   int64_t num_columns = 0;
@@ -63,7 +63,7 @@ void check_places(const TreeLogLossProblem& problem) {
                   kNoPlace);
 }
 
-// What the block kernel follows, beyond what rows that go one by one do.
+// Checks the links that the block kernel follows and that rows that go one by one do not.
 void check_for_blocks(const TreeLogLossProblem& problem) {
   check_column_parents(problem.tree);
   check_children(problem.tree);
@@ -88,7 +88,7 @@ TreeLogLossProblem problem_of(const Call& call) {
 // ---- what all rows share ----
 
 thread_local Scratch shared_memory;
-// What 1 on every class comes to, as the table says it, or found here.
+// The mass at each place once 1 on every class has risen: that of the table, or computed here.
 template <typename Real>
 void bind_risen(TreeLogLossProblem& problem, double* reaching, Real* kept_unit,
                 int32_t* classes_below) {
@@ -121,8 +121,8 @@ void bind_risen(TreeLogLossProblem& problem, double* reaching, Real* kept_unit,
   problem.classes_below = classes_below;
 }
 
-// Fills in what the targets' arrays come to on the whole tree, in the type worked in; for the block
-// kernel also what it takes by place.
+// Computes what follows from the targets' arrays for the whole tree, in the working type; for the
+// block kernel also the arrays that it needs by place.
 template <typename Real>
 void prepare(TreeLogLossProblem& problem, bool for_blocks) {
   const Tree& tree = problem.tree;
@@ -154,8 +154,8 @@ void prepare(Element element, TreeLogLossProblem& problem, bool for_blocks) {
 
 // ---- the op ----
 
-// The lanes of a block take all as long whether they are used or not, so few rows go one by one.
-// That is said of the whole batch, for what a row gets does not depend on its place in it.
+// A block takes the same time however many of its lanes are used, so few rows go one by one. This
+// depends on the whole batch, so that a row's result does not depend on its place in it.
 bool are_few(int64_t num_rows, int64_t block_rows) { return 16 * num_rows <= 9 * block_rows; }
 
 // Works on rows one by one, and returns those that it leaves to the block kernel.
@@ -235,8 +235,8 @@ void run_patches(const Call& call, const TreeLogLossKernel& kernel, const TreeLo
   });
 }
 
-// The losses go to `loss` unweighted, one per row; the gradient to `grad`, unless null, weighted by
-// `rows.factor`.
+// Writes the unweighted loss of each row to `loss` and, unless null, the gradient times
+// `rows.factor` to `grad`.
 void run(const Call& call, TreeLogLossProblem& problem, const Rows& rows, double* loss,
          void* grad) {
   const Element element = element_of(call.logits);

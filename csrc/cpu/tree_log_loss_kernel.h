@@ -17,12 +17,12 @@ struct TreeLogLossProblem : Targets {
 
   const void* kept;          // keep by place
   const void* handed;        // 1 - keep by place
-  bool mass_covers_columns;  // every column is the place of one target, and no place is of two
+  bool mass_covers_columns;  // every column is the place of a target, and no place that of two
   bool mass_is_by_column;    // the targets are the columns
 
   // What 1 on every class puts on each place, times the class's weight, once it has risen.
   bool spreads;            // whether anything is put on every class
-  const double* reaching;  // by place, of inner ones; null unless soft labels
+  const double* reaching;  // by place, for inner places only; null unless soft labels
   const void* kept_unit;   // by place; null unless spreads
 
   const int32_t* classes_below;  // by place; null unless soft labels
@@ -33,8 +33,8 @@ struct TreeLogLossProblem : Targets {
   bool past_caches;
 };
 
-// What the driver complains of: a target without a place that has mass, or parents that are not a
-// tree's.
+// What kernels report to the driver: mass on a target without a place, or parents that are not
+// those of a tree.
 struct TreeLogLossFault {
   int64_t row = -1;
   int64_t target = -1;
@@ -46,11 +46,12 @@ struct TreeLogLossKernel {
   int64_t line_bytes;
   bool (*takes_row_by_row)(const TreeLogLossProblem&);
   int64_t (*row_bytes)(const TreeLogLossProblem&);
-  // One row by itself, in 64-byte aligned memory of row_bytes. False: it is left to `run`, and
-  // nothing but scratch has been written.
+  // Works on one row, in 64-byte aligned memory of row_bytes. False: the row is left to `run`, and
+  // only scratch has been written.
   bool (*run_row)(const TreeLogLossProblem&, int64_t row, void* values, TreeLogLossFault* fault);
   int64_t (*num_lines)(const TreeLogLossProblem&);
-  // The `count` given rows, at most block_rows; `lines` is 64-byte aligned memory of num_lines.
+  // Works on the `count` given rows, at most block_rows; `lines` is 64-byte aligned memory of
+  // num_lines.
   void (*run)(const TreeLogLossProblem&, const int64_t* rows, int64_t count, void* lines,
               TreeLogLossFault* fault);
 };

@@ -2,8 +2,8 @@
 //
 //   log P_v = (top_v - top_root) + (log sum_v - log sum_root)
 //
-// with top and sum as in tree_sweeps.h. The backward, for incoming gradients g_v, is minus what a
-// mass of g_v on every node pulls; nodes of probability 0 have none.
+// with top and sum as in tree_sweeps.h. The backward, for incoming gradients g_v, is the negative
+// of what a mass of g_v on every node v pulls; nodes of probability 0 have no mass.
 //
 // The columns below a mixed node u of a DAG are those of its parts, places of the tree that have no
 // column in common: sum_u is the sum of theirs, and what it pulls is what the mass
@@ -116,7 +116,7 @@ struct Block {
     return place < tree.num_classes ? e : e * sum[place - tree.num_classes];
   }
 
-  // Top and sum of mixed nodes.
+  // Computes top and sum of mixed nodes.
   static void sum_parts(const TreeLogProbProblem& problem, Line* line, Line* sum) {
     const Tree& tree = problem.tree;
     const MixedNodes& mixed = problem.mixed;
@@ -131,7 +131,7 @@ struct Block {
     }
   }
 
-  // Hands what lies on mixed nodes to their parts, in proportion; how much that is in all.
+  // Hands the mass on mixed nodes to their parts, in proportion; returns its total.
   static WideSum<Real> hand_to_parts(const TreeLogProbProblem& problem, const Line* line,
                                      const Line* sum, Line* mass) {
     const Tree& tree = problem.tree;
@@ -149,7 +149,7 @@ struct Block {
     return total;
   }
 
-  // What sum_exponentials<true> leaves, from what it leaves without shares.
+  // Computes the shares that sum_exponentials<true> stores, after sum_exponentials<false>.
   static void find_shares(const Tree& tree, Line* line, const Line* sum) {
     for (int64_t v = 0; v < tree.num_inner; ++v)
       for (int32_t i = tree.child_ptr[v]; i < tree.child_ptr[v + 1]; ++i)

@@ -1,5 +1,5 @@
-// What the driver of `tree_log_prob` and `dag_log_prob` (tree_log_prob.cpp) asks of their kernels,
-// which are compiled once per instruction set (tree_log_prob_kernel.cpp).
+// The interface between the driver of `tree_log_prob` and `dag_log_prob` (tree_log_prob.cpp) and
+// their kernels, which are compiled once per instruction set (tree_log_prob_kernel.cpp).
 #pragma once
 
 #include "element.h"
@@ -12,7 +12,7 @@ struct TreeLogProbProblem {
   MixedNodes mixed;
   const void* logits;  // (rows, C), unit stride along a row
   int64_t row_stride;
-  void* log_prob;       // (rows, N) contiguous, of the type worked in
+  void* log_prob;       // (rows, N) contiguous, of the working type
   const void* grad;     // (rows, N) likewise, backward only
   int64_t grad_stride;  // of its rows
   void* grad_logits;    // (rows, C) contiguous, of the logits' type

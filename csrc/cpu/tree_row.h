@@ -1,22 +1,22 @@
-// `tree_log_loss` of a single row: neighbouring places side by side, where
-// tree_log_loss_kernel.cpp has a row in each lane of a vector and would leave all but one idle.
+// `tree_log_loss` of a single row: the lanes of a vector are neighbouring places. (In
+// tree_log_loss_kernel.cpp each lane is a row, and all but one would be idle.)
 //
 // With e_j = exp(z_j - max) and S_v their sum below v,
 //
-//   L = W log S_root - sum_v q_v log S_v,     dL/dz_j = e_j (W / S_root - sum_{v above j} q_v /
-//   S_v) - q_j
+//   L       = W log S_root - sum_v q_v log S_v
+//   dL/dz_j = e_j (W / S_root - sum_{v above j} q_v / S_v) - q_j
 //
-// in which log P of a column itself is z_j - max - log S_root. One maximum serves the whole row: it
-// is left to the block kernel where some S_v with mass is too small for that.
+// where log P of a column itself is z_j - max - log S_root. The whole row has one maximum. If some
+// S_v with mass is too small for that, the row is left to the block kernel.
 //
-// Columns are passed in their own order, whatever it is: exponentials are added to their parents'
-// sums, and take their factors from their parents. So the parents are all that is looked at of the
-// tree, and those of columns are checked as they are read.
+// Columns are visited in their own order, whatever it is: exponentials are added to their parents'
+// sums, and get their factors from their parents. So only the parents are read of the tree, and
+// those of columns are checked as they are read.
 //
-// Bytes, fp32: the logits are read twice and the gradient is written once; the exponentials (4 per
-// column) and the parents (4) pass through the cache twice, and so does kept_unit (4) where
-// something is put on every class. Probabilities take 12 per column to read, and 4 of mass that
-// pass twice.
+// Memory traffic in float32: the logits are read twice and the gradient is written once.
+// Exponentials and parents (4 bytes each per column) pass through the cache twice, and so does
+// kept_unit (4) if something is put on every class. Probabilities cost 12 bytes per column, and
+// mass twice 4.
 #pragma once
 
 #include <algorithm>
@@ -36,12 +36,12 @@
 
 namespace {
 
-// What columns keep of the mass.
+// The mass that columns keep.
 enum class ColumnMass {
-  kNone,    // but for the targets' own
+  kNone,    // none, except on the targets' own columns
   kAlike,   // alpha kept_unit
-  kByRing,  // alpha kept_unit, where alpha is the parent's
-  kOwn,     // probabilities: each its own
+  kByRing,  // alpha kept_unit, where alpha is that of the parent
+  kOwn,     // probabilities: each column has its own
 };
 
 template <typename Stored>
@@ -75,10 +75,10 @@ struct TreeRow {
   Real top = 0;
   double on_every_class = 0;
 
-  // Whether rows of this kind of target can be worked on one by one.
+  // Whether rows with this kind of target can go one by one.
   static bool takes(const hace::TreeLogLossProblem& problem) { return problem.eps == 0; }
 
-  // Vectors of inner places may be read beyond the last.
+  // The size of arrays by inner place, of which vectors may be read beyond the last place.
   static constexpr int64_t padded(int64_t size) { return (size + 63) / 64 * 64 + 64; }
 
   static int64_t num_bytes(const hace::TreeLogLossProblem& problem) {
@@ -110,7 +110,7 @@ struct TreeRow {
     return TreeRow(problem, row, values, own_columns).run(fault);
   }
 
-  // False where the row's masses are too far apart; nothing but scratch has been written then.
+  // Works on the row. False if its masses are too far apart; then only scratch has been written.
   bool run(hace::TreeLogLossFault* fault) {
     top = max_of<Real>(logits, tree.num_classes);
     if (!(top > -std::numeric_limits<Real>::infinity())) return false;
@@ -147,8 +147,7 @@ struct TreeRow {
 
   int64_t above(int64_t place) const { return tree.parent[place] - tree.num_classes; }
 
-  // The places above `count` places from `first` on, as inner places; the last one's for the lanes
-  // that are beyond.
+  // The parents of `count` places from `first` on, as inner places; lanes beyond get the last one.
   template <typename Count>
   Parents parents_of(int64_t first, Count count) const {
     const int32_t* const parent = tree.parent + first;
@@ -189,7 +188,7 @@ struct TreeRow {
 
   // ---- indices ----
 
-  // False where a target's path leads out of the tree.
+  // Puts the mass of indices on places. False if a target's path leads out of the tree.
   bool place_indices() {
     on_every_class = problem.row_spread;
     bool sound = true;
@@ -268,7 +267,8 @@ struct TreeRow {
     return static_cast<const Real*>(problem.mass) + row * problem.mass_stride;
   }
 
-  // On inner places in `handed`; on columns in on_columns, unless they are the targets.
+  // Puts the mass of probabilities on inner places, in `handed`, and on columns, in on_columns; not
+  // on columns if they are the targets.
   void place_mass(hace::TreeLogLossFault* fault) {
     const Real* const mass = this->mass();
     on_every_class = problem.row_spread;
@@ -289,7 +289,7 @@ struct TreeRow {
     }
   }
 
-  // What columns keep of the targets' mass, and what they hand on.
+  // The mass that columns keep of the targets' mass, and that they hand to their parents.
   template <typename Count>
   std::pair<Line, Line> split_mass(int64_t c, Count count) const {
     Line reached;
@@ -307,14 +307,14 @@ struct TreeRow {
     return {reached * kept, reached * handed};
   }
 
-  // An array by column, which may have one number for all of them.
+  // Entries of an array by column, which may have a single number for all columns.
   template <typename Count>
   Line of_columns(const Real* from, int64_t c, Count count) const {
     if (problem.columns_are_alike) return first_lanes<Real>(broadcast(from[0]), count, 0);
     return load_first(from + c, count);
   }
 
-  // Numbers of the table in the type worked in, and what is left of 1.
+  // Numbers of the table in the working type, and 1 minus these.
   template <typename Count>
   static std::pair<Line, Line> shares(const double* from, Count count) {
     using Wide = Vector<double>;
@@ -333,8 +333,7 @@ struct TreeRow {
     }
   }
 
-  // One vector, by no way through memory, from which it could not be loaded before both halves have
-  // left the processor.
+  // Joins two halves in registers. Through memory, the load would have to wait for both stores.
   static Vector<float> narrowed(Vector<double> low, Vector<double> high) {
     typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
     return joined(__builtin_convertvector(low, Half), __builtin_convertvector(high, Half),
@@ -347,7 +346,7 @@ struct TreeRow {
 
   // ---- passes ----
 
-  // Calls step(first, count), in whole vectors as far as they go.
+  // Calls step(first, count) for all columns, in whole vectors as far as possible.
   template <typename Step>
   static void for_vectors(int64_t size, Step step) {
     int64_t i = 0;
@@ -355,7 +354,7 @@ struct TreeRow {
     if (i < size) step(i, size - i);
   }
 
-  // Adds to total and loss what terms(first, count) gives, in float64 every kRun vectors.
+  // Adds what terms(first, count) gives to total and loss; every kRun vectors this is in float64.
   template <typename Terms>
   static void add_terms(int64_t size, double& total, double& loss, Terms terms) {
     constexpr int64_t kStep = kRun * kLanes;
@@ -368,8 +367,9 @@ struct TreeRow {
     }
   }
 
-  // Makes the exponentials and adds them to their parents' sums, with what they hand to these of
-  // their mass; adds the columns' part of the loss. False where the parents are not a tree's.
+  // Computes the exponentials and adds them to their parents' sums, and the mass that columns hand
+  // on to their parents' mass; adds the columns' part of the loss. False if the parents are not
+  // those of a tree.
   template <ColumnMass kMass>
   bool pass_columns(double& total, double& loss) {
     constexpr bool kRises = kMass == ColumnMass::kOwn;
@@ -412,7 +412,7 @@ struct TreeRow {
     return sound;
   }
 
-  // Adds all inner places' sums to their parents'. Children come before parents.
+  // Adds the sums of all inner places to those of their parents. Children come before parents.
   template <bool kRises>
   void sum_up() {
     double* const sums[] = {rising, handed};
@@ -442,8 +442,8 @@ struct TreeRow {
     by_parent.end_run();
   }
 
-  // The part of the loss of all inner places but the root; leaves q / S in the place of S. False
-  // where a sum is too small.
+  // Adds the loss of all inner places but the root, and replaces S by q / S. False if a sum is too
+  // small.
   template <ColumnMass kMass>
   bool add_inner(double& total, double& loss) {
     const int64_t num_classes = tree.num_classes;
@@ -474,7 +474,7 @@ struct TreeRow {
     return sound;
   }
 
-  // Adds to every inner place's number those of all places above it.
+  // Adds to the number of every inner place those of all places above it.
   void add_down(Real* numbers) const {
     const int64_t size = tree.num_inner - 1;
     const auto step = [&](int64_t v, auto count) {

@@ -1,5 +1,6 @@
-// What the drivers of `tree_sum_up`, `tree_sum_down` and their twins over DAGs (tree_sum.cpp) ask
-// of their kernels, which are compiled once per instruction set (tree_sum_kernel.cpp).
+// The interface between the drivers of `tree_sum_up`, `tree_sum_down` and the same over DAGs
+// (tree_sum.cpp) and their kernels, which are compiled once per instruction set
+// (tree_sum_kernel.cpp).
 #pragma once
 
 #include "element.h"

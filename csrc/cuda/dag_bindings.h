@@ -25,7 +25,7 @@ struct DagLevels {
   }
 };
 
-// Those of the spanning tree, of a ClosureTable's.
+// The tensors of the spanning tree, among those of a ClosureTable.
 inline std::vector<Tensor> tensors_of_tree(const std::vector<Tensor>& table) {
   STD_TORCH_CHECK(table.size() >= kDagTensors, kNoDag);
   return {table.begin() + 7, table.begin() + 12};
@@ -46,7 +46,7 @@ inline void check_dag(const char* op, const std::vector<Tensor>& table, const Da
 struct NodeTable {
   std::vector<Tensor> tree_tensors;
   std::vector<int64_t> level_ptr;
-  Tree tree;  // of a DAG: its spanning tree, and by node the DAG's places
+  Tree tree;  // for a DAG: its spanning tree, with the DAG's places by node
   MixedNodes mixed;
 
   int64_t num_places() const { return tree.num_places() + mixed.count; }

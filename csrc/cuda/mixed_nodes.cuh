@@ -17,7 +17,7 @@ __device__ __forceinline__ void for_groups(int first, int last, Visit visit) {
     visit(base + group, static_cast<int>(threadIdx.x) % kGroup);
 }
 
-// Fills in the log-sums of mixed nodes, from those of places of the tree: at(place).
+// Computes the log-sums of mixed nodes from those of places of the tree, at(place).
 template <typename Real, typename At>
 __device__ __forceinline__ void sum_mixed(const MixedNodes& mixed, At at, LogSum<Real>* of_mixed) {
   const int count = static_cast<int>(mixed.count);

@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
       total += on_x;
     }
     if (num_mixed > 0) __syncthreads();
-    // What mixed nodes put on one of their parts.
+    // The mass that mixed nodes put on one of their parts.
     const auto handed = [&](int place, LogSum<Real> part) {
       double put = 0;
       const int end = num_mixed > 0 ? mixed.holder_ptr[place + 1] : 0;

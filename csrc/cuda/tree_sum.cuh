@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, kRowBlocks<Stored>)
       const int32_t node = problem.node_at[place];
       return node < 0 ? Real(0) : to_work(values[node]);
     };
-    // With what the mixed nodes have that the place is part of.
+    // The place's own value, plus those of the mixed nodes that it is part of.
     const auto own = [&](int place) {
       if (mixed.count == 0) return of_place(place);
       double all = of_place(place);
