@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -35,17 +36,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (OSError, ValueError) as error:
             parser.error(f"--taxonomy {file}: {error}")
     cases = all_cases(options.quick, options.device, tuple(options.taxonomy))
-    cases = [case for case in cases if re.search(options.filter, case.name)]
+    try:
+        cases = [case for case in cases if re.search(options.filter, case.name)]
+    except re.error as error:
+        parser.error(f"--filter {options.filter!r} is not a regular expression: {error}")
     if not cases:
         parser.error(f"--filter {options.filter!r} leaves no case; --list shows them")
     if options.list:
-        print("\n".join(case.name for case in cases))
+        _print_names(cases)
         return 0
     try:
         options.backend = backend.choose(options.backend, options.device)
     except ValueError as error:
         parser.error(str(error))
     return _run(cases, options)
+
+
+def _print_names(cases: list[Case]) -> None:
+    try:
+        print("\n".join(case.name for case in cases), flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(cases: list[Case], options: argparse.Namespace) -> int:

@@ -45,6 +45,7 @@ OWN_PHRASES = ["allergic to peanuts", "bitten by a dog", "kidney stone"]
 ANSWERS = f"""\
 A code, or the most specific node above it whose probability is {SURE:.0%} or more. The coder knows
 the words of its training phrases alone."""
+QUICK = "With --quick it knows one chapter alone, and takes every phrase for something in it."
 NOTES = """\
 top-1 and top-5: the right code is the first answer, or among five. chapter, section, category: the
 first answer is in the right one. siblings: it has the truth's parent. All are in percent. severity:
@@ -133,6 +134,8 @@ def main(arguments: list[str] | None = None) -> None:
     coder = next(row.trained for row in rows if row.recipe.key == ASKED)
     console.rule(f"Phrases from elsewhere, answered by {coder.recipe.name}")
     console.print(" ".join(ANSWERS.split()), style="dim")
+    if options.quick:
+        console.print(QUICK, style="dim")
     tell(console, coder, codes, options.phrase or OWN_PHRASES)
     if options.interactive:
         tell(console, coder, codes, asked(console))
