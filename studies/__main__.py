@@ -1,4 +1,4 @@
-"""The command line: `python -m studies run`, `… memory`, `… report`, `… images`."""
+"""Compares the losses on tasks from packaged data: trains, measures, and writes docs/study.md."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from .images import command as images
 from .plan import Step, plan
 from .results import FOLDER
 from .runner import run_plan
+from .tasks import TASKS
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m studies", description=__doc__)
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    only = "only this task; may be given again"
     run = commands.add_parser("run", help="train and measure what is not in the results yet")
-    run.add_argument("--task", action="append", help="only this one; may be given again")
+    run.add_argument("--task", action="append", choices=TASKS, help=only)
     run.add_argument("--minutes", type=float, help="begin no run after that many minutes")
-    run.add_argument("--folder", type=Path, default=FOLDER, help="of the results")
+    run.add_argument("--folder", type=Path, default=FOLDER, help="folder of the results")
     run.set_defaults(do=lambda o: run_plan(plan(), o.folder, o.task, o.minutes))
     quick = commands.add_parser("quick", help="the whole plan on a made-up task: a smoke test")
     quick.add_argument("--folder", type=Path, default=Path("build/study-quick"))
     quick.set_defaults(do=lambda o: run_quick(o.folder))
-    memory = commands.add_parser("memory", help="measure the memory of every loss, a step each")
-    memory.add_argument("--task", action="append", help="only this one; may be given again")
-    memory.add_argument("--folder", type=Path, default=FOLDER, help="of the results")
+    memory = commands.add_parser("memory", help="measure the memory of one step of every loss")
+    memory.add_argument("--task", action="append", choices=TASKS, help=only)
+    memory.add_argument("--folder", type=Path, default=FOLDER, help="folder of the results")
     memory.set_defaults(do=lambda o: _memory(o.task, o.folder))
     images.add_command(commands)
     report = commands.add_parser("report", help="tables and figures of docs/study.md, from results")
-    report.add_argument("--folder", type=Path, default=FOLDER, help="of the results")
+    report.add_argument("--folder", type=Path, default=FOLDER, help="folder of the results")
     report.set_defaults(do=lambda o: _report(o.folder))
     options = parser.parse_args(arguments)
     options.do(options)

@@ -27,13 +27,13 @@ def add_command(commands: Any) -> None:
     """Adds `images` to the command line."""
     images = commands.add_parser(
         "images",
-        help="the same for CIFAR-100, FGVC-Aircraft, NABirds or iNaturalist 2021, which you have",
+        help="the study on CIFAR-100, FGVC-Aircraft, NABirds or iNaturalist 2021, from your files",
         description="Trains a network of timm, or a probe of its vectors, by the study's protocol.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     images.add_argument("dataset", choices=DATASETS)
-    images.add_argument("--data", type=Path, required=True, help="the folder that has it unpacked")
-    images.add_argument("--model", default="resnet50.a1_in1k", help="by its name in timm")
+    images.add_argument("--data", type=Path, required=True, help="folder of the unpacked data set")
+    images.add_argument("--model", default="resnet50.a1_in1k", help="name of the network in timm")
     images.add_argument("--pretrained", action="store_true", help="timm downloads the weights")
     images.add_argument("--weights", default="", help="a file with weights instead")
     images.add_argument("--probe", action="store_true", help="train the last layer alone")
