@@ -19,6 +19,7 @@
 #include "errors.h"
 #include "first_fault.h"
 #include "isa.h"
+#include "new_tensor.h"
 #include "parallel.h"
 #include "rows.h"
 #include "scratch.h"
@@ -240,7 +241,7 @@ std::tuple<Tensor, Tensor> dag_log_loss(const Call& call, bool with_grad) {
       weigh_rows(problem.targets, logits.size(0), problem.dag.num_nodes, call.reduction);
   std::vector<double> loss(logits.size(0));
   Tensor grad =
-      torch::stable::new_empty(logits, with_grad ? shape_of(logits) : std::vector<int64_t>{0});
+      new_tensor(with_grad ? shape_of(logits) : std::vector<int64_t>{0}, logits.scalar_type());
   run(call, problem, {rows, loss.data(), with_grad ? grad.mutable_data_ptr() : nullptr});
   return {reduced_loss(logits, loss, rows, call.reduction), grad};
 }
@@ -251,7 +252,7 @@ Tensor dag_log_loss_backward(const Tensor& grad_loss, const Call& call) {
   Rows rows = weigh_rows(problem.targets, logits.size(0), problem.dag.num_nodes, call.reduction);
   scale_by_incoming(rows, grad_loss, call.reduction);
   std::vector<double> loss(logits.size(0));
-  Tensor grad = torch::stable::new_empty(logits, shape_of(logits));
+  Tensor grad = new_tensor(shape_of(logits), logits.scalar_type());
   run(call, problem, {rows, loss.data(), grad.mutable_data_ptr()});
   return grad;
 }
