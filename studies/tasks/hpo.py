@@ -62,6 +62,15 @@ def load() -> Task:
     )
 
 
+def ontology() -> hace.Hierarchy:
+    """The whole ontology, all its terms being classes."""
+    entries = _entries()
+    terms = sorted(entries)
+    of_root: Sequence[str | None] = [None]
+    edges = [(parent, term) for term in terms for parent in entries[term][1] or of_root]
+    return hace.Hierarchy.from_edges(edges, classes=terms, allow_multiple_parents=True)
+
+
 def _branch() -> tuple[list[str], dict[str, list[str]]]:
     """The terms below TOP, and of each its parents there, first ones first."""
     entries = _entries()
