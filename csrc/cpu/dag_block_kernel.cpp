@@ -21,6 +21,7 @@
 #include <type_traits>
 
 #include "dag_lanes.h"
+#include "dag_mass.h"
 #include "per_isa.h"
 #include "tree_sweeps.h"
 
@@ -96,11 +97,22 @@ struct DagLoss {
 
 template <typename Stored>
 void run_lanes(const DagBlockProblem& problem, const DagBlockRows& rows, void* memory,
-               bool* left_out) {
-  if (problem.kept_unit)
-    DagLanes<Stored, true>(problem, rows, memory, left_out).run();
+               bool* left_out, TreeLogLossFault* fault) {
+  const auto run = [&](auto kind) {
+    DagLanes<Stored, decltype(kind)::value>(problem, rows, memory, left_out).run(fault);
+  };
+  if (problem.mass)
+    run(std::integral_constant<DagTargets, DagTargets::kMass>{});
+  else if (problem.kept_unit)
+    run(std::integral_constant<DagTargets, DagTargets::kEverywhere>{});
   else
-    DagLanes<Stored, false>(problem, rows, memory, left_out).run();
+    run(std::integral_constant<DagTargets, DagTargets::kOwn>{});
+}
+
+template <typename Stored>
+int64_t num_lanes_lines(const DagBlockProblem& problem) {
+  return problem.mass ? DagLanes<Stored, DagTargets::kMass>::num_lines(problem)
+                      : DagLanes<Stored, DagTargets::kOwn>::num_lines(problem);
 }
 
 template <typename Stored>
@@ -115,7 +127,7 @@ struct DagBlock {
   const Tree& tree;
   const int count;
   const DagLines<Real> lines;
-  Line alpha = {};  // what every class gets
+  DagMass<Real> given;
   Line row_top = broadcast(std::numeric_limits<Real>::lowest());
   WideSum<Real> total = {}, loss = {};
 
@@ -135,13 +147,14 @@ struct DagBlock {
         spanning(problem.spanning),
         tree(problem.spanning.tree),
         count(static_cast<int>(rows.count)),
-        lines(problem, memory) {}
+        lines(problem, memory),
+        given(problem, rows, lines.mass) {}
 
   void run(TreeLogLossFault* fault) {
     if (problem.mass) {
-      load_mass(fault);
-      rise();
-      sweep([this](int64_t place) { return kept_of_reached(place); });
+      given.load(fault);
+      given.rise();
+      sweep([this](int64_t place) { return given.kept(place); });
     } else {
       place_indices();
       sweep([this](int64_t place) { return lines.mass[place]; });
@@ -156,68 +169,8 @@ struct DagBlock {
 
   // ---- targets ----
 
-  void load_mass(TreeLogLossFault* fault) {
-    for (int64_t place = 0; place < spanning.num_places(); ++place) lines.mass[place] = Line{};
-    WideSum<Real> on_every_class;
-    Line run = {};
-    const LaneRows<Real> targets(problem.mass, problem.mass_stride, rows.row, count);
-    load_columns(targets, problem.num_targets, [&](int64_t target, Line t) {
-      if (problem.spread) run += t * static_cast<Real>(problem.spread[target]);
-      if (target % kRun == kRun - 1) {
-        on_every_class.add(run);
-        run = Line{};
-      }
-      const int32_t node = problem.target_place[target];
-      const int32_t place = node < 0 ? -1 : spanning.place[node];
-      if (place >= 0)
-        lines.mass[place] += t * static_cast<Real>(problem.share[target]);
-      else
-        for (int lane = 0; lane < count; ++lane)
-          if (t[lane] != 0 && (fault->row < 0 || rows.row[lane] < fault->row))
-            *fault = {rows.row[lane], target};
-    });
-    on_every_class.add(run);
-    alpha = on_every_class.narrow() + static_cast<Real>(problem.row_spread);
-  }
-
-  // m_v += sum over children c of (1 - keep_c) / (c's parents) m_c
-  void rise() {
-    const Real* const handed = static_cast<const Real*>(problem.handed);
-    for (int64_t i = 0; i < problem.num_with_children; ++i) {
-      const int32_t v = problem.with_children[i];
-      const int32_t* child = spanning.child + spanning.child_ptr[v];
-      const int32_t* const end = spanning.child + spanning.child_ptr[v + 1];
-      WideSum<Real> wide;
-      Line narrow = {};
-      for (int64_t n = 1; child < end; ++child, ++n) {
-        if (spanning.place[*child] >= 0)
-          narrow += lines.mass[spanning.place[*child]] * handed[*child];
-        if (n % kRun == 0) {
-          wide.add(narrow);
-          narrow = Line{};
-        }
-      }
-      wide.add(narrow);
-      if (spanning.place[v] >= 0) lines.mass[spanning.place[v]] += wide.narrow();
-    }
-  }
-
-  Line kept_of_reached(int64_t place) const {
-    const Line own = lines.mass[place] * static_cast<const Real*>(problem.kept)[place];
-    if (!problem.kept_unit) return own;
-    const Line spread = alpha * static_cast<const Real*>(problem.kept_unit_of_line)[place];
-    const Line q = own + spread;
-    // What every class gets may be cancelled at a target that smoothing leaves out: then exactly 0
-    // has to be left.
-    constexpr Real kRounding = sizeof(Real) == 4 ? Real(0x1p-20) : Real(0x1p-44);
-    return problem.spread && any(own != 0) ? nothing_if_below(q, kRounding * spread) : q;
-  }
-
-  static Line nothing_if_below(Line q, Line bound) {
-    return max(q, -q) <= max(bound, -bound) ? Line{} : q;
-  }
-
   void place_indices() {
+    Line alpha = {};  // what every class gets
     for (int lane = 0; lane < count; ++lane)
       alpha[lane] = static_cast<Real>(rows.on_every_class[lane]);
     const Real* const kept_unit = static_cast<const Real*>(problem.kept_unit_of_line);
@@ -337,8 +290,8 @@ DagBlockKernel HACE_PER_ISA(dag_block_kernel_)(Element element) {
   return for_element(element, [](auto stored) {
     using Stored = decltype(stored);
     using Block = DagBlock<Stored>;
-    return DagBlockKernel{Block::kRows, sizeof(typename Block::Line),      Block::num_lines,
-                          Block::run,   DagLanes<Stored, true>::num_lines, run_lanes<Stored>};
+    return DagBlockKernel{Block::kRows, sizeof(typename Block::Line), Block::num_lines,
+                          Block::run,   num_lanes_lines<Stored>,      run_lanes<Stored>};
   });
 }
 

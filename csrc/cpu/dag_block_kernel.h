@@ -63,10 +63,11 @@ struct DagBlockKernel {
   int64_t (*num_lines)(const DagBlockProblem&);
   // `lines` is 64-byte aligned memory of num_lines.
   void (*run)(const DagBlockProblem&, const DagBlockRows&, void* lines, TreeLogLossFault* fault);
-  // The same for indices without eps, and faster. Rows whose masses are too far apart for it are
+  // The same without eps, and faster. Rows whose masses are too far apart for it are
   // `left_out`, by lane. It does not need part_index.
   int64_t (*num_lanes_lines)(const DagBlockProblem&);
-  void (*run_lanes)(const DagBlockProblem&, const DagBlockRows&, void* lines, bool* left_out);
+  void (*run_lanes)(const DagBlockProblem&, const DagBlockRows&, void* lines, bool* left_out,
+                    TreeLogLossFault* fault);
 };
 
 DagBlockKernel dag_block_kernel_generic(Element);

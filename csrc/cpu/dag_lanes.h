@@ -18,12 +18,22 @@
 #include <vector>
 
 #include "dag_block_kernel.h"
+#include "dag_mass.h"
 #include "tree_sweeps.h"
 
 namespace {
 
-template <typename Stored, bool kEverywhere>
+enum class DagTargets {
+  kOwn,         // indices: rows have mass of their own at some nodes only
+  kEverywhere,  // indices that put alpha on every class too
+  kMass,
+};
+
+template <typename Stored, DagTargets kTargets>
 struct DagLanes {
+  static constexpr bool kEverywhere = kTargets == DagTargets::kEverywhere;
+  static constexpr bool kMass = kTargets == DagTargets::kMass;
+
   using Real = work_t<Stored>;
   using Line = Vector<Real>;
   static constexpr int kRows = Lanes<Real>::kCount;
@@ -41,14 +51,16 @@ struct DagLanes {
   Line* const line;
   Line* const mixed;     // the same at mixed nodes
   bool* const left_out;  // by lane
+  DagMass<Real> given;   // kMass only
   Line alpha = {};       // what every class gets
   Line row_top = broadcast(std::numeric_limits<Real>::lowest());
   Line smallest = broadcast(kInfinity);  // the smallest of the sums that are needed
-  WideSum<Real> log_sums = {};           // those of the mass on every class, per unit of alpha
+  // The sums of q log S and of q over all places; of kEverywhere the first only, per unit of alpha.
+  WideSum<Real> log_sums = {}, masses = {};
   double total[kRows] = {}, lost[kRows] = {};
 
   static int64_t num_lines(const hace::DagBlockProblem& problem) {
-    return problem.spanning.num_places();
+    return (kMass ? 2 : 1) * problem.spanning.num_places();
   }
 
   DagLanes(const hace::DagBlockProblem& problem, const hace::DagBlockRows& rows, void* memory,
@@ -61,10 +73,15 @@ struct DagLanes {
         unit(static_cast<const Real*>(problem.kept_unit_of_line)),
         line(static_cast<Line*>(memory)),
         mixed(line + tree.num_places()),
-        left_out(left_out) {}
+        left_out(left_out),
+        given(problem, rows, line + spanning.num_places()) {}
 
   // Works on all rows but those that are `left_out`.
-  void run() {
+  void run(hace::TreeLogLossFault* fault) {
+    if constexpr (kMass) {
+      given.load(fault);
+      given.rise();
+    }
     for (int lane = 0; lane < count; ++lane)
       alpha[lane] = static_cast<Real>(rows.on_every_class[lane]);
     const LaneRows<Stored> logits(problem.logits, problem.row_stride, rows.row, count);
@@ -91,7 +108,7 @@ struct DagLanes {
 
   // Replaces logits by exponentials, and adds these up at inner places.
   void sum_up() {
-    Line run_logits = {};
+    Line run_logits = {}, run_masses = {};
     for (int64_t v = 0; v < tree.num_inner; ++v) {
       const int32_t* child = tree.child + tree.child_ptr[v];
       const int32_t* const end = tree.child + tree.child_ptr[v + 1];
@@ -105,17 +122,30 @@ struct DagLanes {
           const Line x = line[*child] - row_top;
           if constexpr (kEverywhere)
             if (unit[*child] != 0) run_logits += unit[*child] * x;
-          narrow += line[*child] = exp_nonpositive(x);
+          if constexpr (kMass) {
+            const Line q = given.mass[*child] = given.kept(*child);
+            run_masses += q;
+            run_logits += q == 0 ? Line{} : q * x;
+          }
+          narrow += line[*child] = exp_of_difference(line[*child], x);
         }
         for (; child < run_end; ++child) narrow += line[*child];
         if (!one_run) wide.add(narrow);
-        if constexpr (kEverywhere) {
-          log_sums.add(run_logits);
-          run_logits = Line{};
-        }
+        if constexpr (kTargets != DagTargets::kOwn) log_sums.add(run_logits);
+        if constexpr (kMass) masses.add(run_masses);
+        run_logits = run_masses = Line{};
       }
       line[tree.num_classes + v] = one_run ? narrow : wide.narrow();
     }
+  }
+
+  // exp(logit - top), where `difference` is that rounded: of a difference of 40 the rounding alone
+  // would be 2e-6 of the exponential. What it left out is found exactly (Knuth's two-sum).
+  Line exp_of_difference(Line logit, Line difference) const {
+    const Line of_top = difference - logit;
+    const Line rounding = (logit - (difference - of_top)) - (row_top + of_top);
+    const Line e = exp_nonpositive(difference);
+    return e == 0 ? e : e + e * rounding;
   }
 
   Line sum_of_parts(int64_t x) const {
@@ -138,7 +168,7 @@ struct DagLanes {
   // Computes the sums of mixed nodes at which rows keep mass. Those of others are not needed, and
   // nothing pulls there.
   void sum_mixed() {
-    if constexpr (kEverywhere) {
+    if constexpr (kTargets != DagTargets::kOwn) {
       for (int64_t x = 0; x < spanning.num_mixed; ++x) mixed[x] = sum_of_parts(x);
     } else {
       // A sum of exponentials is not negative.
@@ -175,29 +205,38 @@ struct DagLanes {
 
   // Replaces the sums by what pulls at their places.
   void divide() {
-    if constexpr (kEverywhere) {
-      Line run = {};
+    if constexpr (kTargets == DagTargets::kOwn) {
+      for (int64_t place = tree.num_classes; place < spanning.num_places(); ++place)
+        line[place] = Line{};
+    } else {
+      Line run_logs = {}, run_masses = {};
       int64_t in_run = 0;
       const auto turn = [&](int64_t place) {
-        if (unit[place] == 0) {
-          line[place] = Line{};
-          return;
-        }
         const Line sum = line[place];
-        smallest = sum >= smallest ? smallest : sum;  // keeps NaN
-        run += unit[place] * log_of<Real>(sum);
-        line[place] = alpha * unit[place] / sum;
-        if (++in_run < kRun) return;
-        log_sums.add(run);
-        run = Line{};
-        in_run = 0;
+        if constexpr (kEverywhere) {
+          if (unit[place] == 0) {
+            line[place] = Line{};
+            return;
+          }
+          smallest = sum >= smallest ? smallest : sum;  // a NaN comes through
+          run_logs += unit[place] * log_of<Real>(sum);
+          line[place] = alpha * unit[place] / sum;
+        } else {
+          const Line q = given.kept(place);
+          smallest = q == 0 ? smallest : sum >= smallest ? smallest : sum;
+          run_logs += q == 0 ? Line{} : q * log_of<Real>(sum);
+          run_masses += q;
+          line[place] = q == 0 ? Line{} : q / sum;
+        }
+        if (++in_run % kRun != 0) return;
+        log_sums.add(run_logs);
+        masses.add(run_masses);
+        run_logs = run_masses = Line{};
       };
       for (int64_t place = tree.num_classes; place < tree.root(); ++place) turn(place);
       for (int64_t x = 0; x < spanning.num_mixed; ++x) turn(tree.num_places() + x);
-      log_sums.add(run);
-    } else {
-      for (int64_t place = tree.num_classes; place < spanning.num_places(); ++place)
-        line[place] = Line{};
+      log_sums.add(run_logs);
+      masses.add(run_masses);
     }
   }
 
@@ -211,14 +250,18 @@ struct DagLanes {
 
   void resolve(Line all) {
     for (int lane = 0; lane < count; ++lane) {
-      if (!(all[lane] >= Real(0.5)) || (kEverywhere && !(smallest[lane] >= kSmallest)))
-        left_out[lane] = true;
+      if (!(all[lane] >= Real(0.5)) || !(smallest[lane] >= kSmallest)) left_out[lane] = true;
       double loss = lost[lane];
       if constexpr (kEverywhere) {
         total[lane] += double(alpha[lane]) * problem.total_unit;
         const double everywhere = log_sums.lane(lane);
         if (!(everywhere > -kInfinity)) left_out[lane] = true;
         loss += double(alpha[lane]) * everywhere;
+      }
+      if constexpr (kMass) {
+        total[lane] = masses.lane(lane);
+        loss = log_sums.lane(lane);
+        if (!(loss > -kInfinity)) left_out[lane] = true;
       }
       problem.loss[rows.row[lane]] = total[lane] * std::log(double(all[lane])) - loss;
     }
@@ -241,6 +284,7 @@ struct DagLanes {
                             const Line pull = line[tree.parent[column]] - handed_by_mixed(column);
                             Line q = {};
                             if constexpr (kEverywhere) q = alpha * unit[column];
+                            if constexpr (kMass) q = given.mass[column];
                             for (; next->place == column; ++next)
                               q[next->lane] = static_cast<Real>(next->q);
                             return (line[column] * pull - q) * factor;

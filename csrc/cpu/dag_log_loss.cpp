@@ -164,7 +164,8 @@ thread_local BlockTargets block_targets;
 
 // Works on rows by `dag_lanes.h`; returns those whose masses are too far apart for it.
 std::vector<int64_t> run_lanes(const DagBlockKernel& kernel, const Problem& problem,
-                               const DagBlockProblem& block, const std::vector<int64_t>& rows) {
+                               const DagBlockProblem& block, const std::vector<int64_t>& rows,
+                               FirstFault& first_fault) {
   std::vector<int64_t> left;
   std::mutex mutex;
   for_blocks(static_cast<int64_t>(rows.size()), kernel.block_rows,
@@ -173,9 +174,11 @@ std::vector<int64_t> run_lanes(const DagBlockKernel& kernel, const Problem& prob
                const SubnormalsAreZero guard;
                rising.start(problem.dag);
                bool left_out[kMaxLanes] = {};
+               TreeLogLossFault fault;
                kernel.run_lanes(
                    block, block_targets.of(problem, block.kept_unit, rows.data() + first, count),
-                   lines, left_out);
+                   lines, left_out, &fault);
+               first_fault.add(fault, fault.row);
                for (int64_t lane = 0; lane < count; ++lane)
                  if (left_out[lane]) {
                    const std::lock_guard<std::mutex> lock(mutex);
@@ -208,10 +211,9 @@ void run_blocks(const Call& call, const Problem& problem, const Results& results
   const int64_t row_bytes = dag.num_columns * static_cast<int64_t>(call.logits.element_size());
   block.past_caches = writes_past_caches(block.grad, num_rows, row_bytes);
   std::vector<int64_t> rows = counting_rows(block.factor, block.grad, num_rows, row_bytes);
-  if (block.index && call.eps == 0) rows = run_lanes(kernel, problem, block, rows);
-  if (rows.empty()) return;
-  number_parts(block, shared);
   FirstFault first_fault;
+  if (call.eps == 0) rows = run_lanes(kernel, problem, block, rows, first_fault);
+  if (!rows.empty()) number_parts(block, shared);
   for_blocks(
       static_cast<int64_t>(rows.size()), kernel.block_rows,
       kernel.num_lines(block) * kernel.line_bytes, [&](int64_t first, int64_t count, void* lines) {
