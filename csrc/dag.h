@@ -1,5 +1,5 @@
 // A DAG as the kernels see it: a ClosureTable of hace_kernels/closure_table.py and its SpanningTree
-// (spanning_tree.py), which say what the arrays hold. No torch here.
+// (spanning_tree.py), which say what the arrays mean. Without torch.
 #pragma once
 
 #include <cstdint>

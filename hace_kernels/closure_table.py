@@ -67,7 +67,7 @@ class Ragged(NamedTuple):
 class Intervals(NamedTuple):
     """The columns below each node as intervals of positions; tensors on one device.
 
-    The columns are numbered anew along a tree of the DAG's links, so that the intervals are few.
+    The columns are numbered along a tree of the DAG's links, so that there are few intervals.
 
     Attributes:
         order: int32 (C), position → column.

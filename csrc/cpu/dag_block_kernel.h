@@ -23,7 +23,7 @@ struct DagBlockProblem : Targets {
   int64_t num_part_places;
   const double*
       kept_unit;  // by place: what it keeps of 1 on every class; null: nothing is put there
-  const void* kept_unit_of_line;  // the same in the type worked in
+  const void* kept_unit_of_line;  // the same in the working type
   double total_unit;              // all of it together
 
   // For targets as mass.

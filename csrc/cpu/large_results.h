@@ -1,6 +1,6 @@
 // Memory for results that no cache could hold, and how it is best written.
 //
-// malloc takes so much memory from the system anew at each call. The system clears a page when it
+// malloc takes so much memory from the system again at each call. The system clears a page when it
 // is first written: clearing pages of 4 KiB, one fault after the other, takes longer than a loss
 // over them, and pages of 2 MiB a third of that. What has just been cleared is in the caches, so
 // that stores past them have to take it out first; they pay in memory that has its pages already,

@@ -38,7 +38,7 @@ struct PathLogLossProblem {
 
 // Scratch for one row at a time, reused from row to row.
 struct PathLogLossWorkspace {
-  void* values;  // plan_values() elements of the type worked in, 64-byte aligned
+  void* values;  // plan_values() elements of the working type, 64-byte aligned
   void* plan;    // plan_bytes() bytes, 64-byte aligned
 };
 

@@ -194,7 +194,7 @@ class Tables:
         return self._of_spaces.get("node sums", device, build)
 
     def node_shards(self, count: int) -> NodeShards:
-        """How the nodes of a tree are dealt out to `count` processes.
+        """How the nodes of a tree are divided among `count` processes.
 
         Raises:
             ValueError: a DAG.

@@ -86,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
 def _to_verify(asked: Sequence[str] | None) -> list[str]:
     """The backends to verify; says on stderr why there are none.
 
-    The reference is what the others are held to: in its own dtype it would be held to itself.
+    The reference is what the others are compared with; in its own dtype it would be compared with
+    itself.
     """
     backends = hace.backends()
     if asked is None:
@@ -94,7 +95,7 @@ def _to_verify(asked: Sequence[str] | None) -> list[str]:
         if not names:
             print(
                 "\nnothing to verify: of the backends only the reference can run here, and it is "
-                "what the others are held to (see above for what each of them lacks)",
+                "what the others are compared with (see above for what each of them lacks)",
                 file=sys.stderr,
             )
         return names

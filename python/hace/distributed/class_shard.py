@@ -42,7 +42,7 @@ class ClassShard:
     Args:
         hierarchy: of all classes; a tree or forest.
         group: the processes that share the classes; None: all.
-        first, last: left out in all processes, columns are dealt out evenly, as `Shard(1)` of a
+        first, last: left out in all processes, columns are distributed evenly, as `Shard(1)` of a
             DTensor does: ⌈C/p⌉ to each, and what is left to the last ones.
         logit_space: what the columns are, as in `hace.HACELoss`.
 

@@ -88,7 +88,7 @@ def carry_over(
     if old._shard is not None or new._shard is not None:
         raise ValueError(
             "the rows of a layer with a device_mesh are spread over processes: carry over between "
-            "layers of one process, before they are dealt out"
+            "layers of one process, before they are distributed"
         )
     _check(pairs, old.hierarchy, new.hierarchy)
     of_classes = isinstance(new, HierarchicalClassifier)

@@ -279,7 +279,7 @@ class TreeLinear(HierarchyState):
     def topk(self, input: Tensor, k: int) -> TopK:
         """The k most probable classes of each row by tiles: log-probabilities and labels, (N, k).
 
-        They have no gradient. On a DAG logits are whole.
+        They have no gradient. On a DAG all logits are computed at once.
 
         Raises:
             ValueError: there are not k classes.
