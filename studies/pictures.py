@@ -20,7 +20,8 @@ from .tables import TITLES, Compared, Report, on_trees
 matplotlib.use("Agg")
 
 COLORS = {"better": "#2a9d5c", "tie": "#8a94a3", "worse": "#c8443c"}
-BEYOND = 1.3  # times the second furthest: what is further is an arrow
+FAR = 2.5  # times the second furthest: what is further is an arrow, or in the title
+BEYOND = 1.3  # times the second furthest: there the panel ends
 KINDS = {"true": ("*", "#12467f"), "swap": ("o", "#2f7fd1"), "rewire": ("s", "#d9902f"),
          "drop": ("^", "#2a9d5c"), "cover": ("D", "#8a4fb5"),
          "agglomerative": ("v", "#b5497f")}  # fmt: skip
@@ -95,7 +96,8 @@ def _forest(reports: list[Report], outcome: str) -> Figure | None:
 
 def _limit(sizes: list[float]) -> float:
     """What is larger would squeeze the rest of a panel; of a few, nothing is."""
-    return BEYOND * sorted(sizes)[-2] if len(sizes) > 5 else max(sizes)
+    *_, second, largest = sorted([0.0, *sizes])
+    return BEYOND * second if len(sizes) > 5 and largest > FAR * second else largest
 
 
 def draw_differences(ax: Axes, compared: list[Compared], order: list[str]) -> None:
