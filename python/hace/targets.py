@@ -180,7 +180,8 @@ def _risen(
 def _by_column(table: TargetTable) -> ByColumn | None:
     """Where the targets are the columns."""
     size = table.num_targets
-    if not torch.equal(table.place, torch.arange(size, dtype=table.place.dtype)):
+    columns = torch.arange(size, dtype=table.place.dtype, device=table.place.device)
+    if not torch.equal(table.place, columns):
         return None
     share, keep, unit = table.share, table.keep[:size], table.unit[:size]
     if size > 0 and all(bool((x == x[0]).all()) for x in (share, keep, unit)):
