@@ -147,7 +147,7 @@ class _RowGradient(TileGradient):
     def put(self, first: int, last: int, part: Tensor) -> None:
         rows = self._layer.rows(first, last)
         if self._grad is not None:
-            put_rows(self._grad, rows, part.to(self._grad.dtype))
+            put_rows(self._grad, rows, part)
         elif self._update is not None:
             self._update(rows, part)
 
@@ -167,10 +167,11 @@ _WORDS = (torch.complex128, torch.int64)
 
 
 def put_rows(array: Tensor, rows: slice | Tensor, part: Tensor) -> None:
-    """`array[rows] = part`, both of one dtype; no row comes twice."""
+    """`array[rows] = part`; no row comes twice."""
     if isinstance(rows, slice):
         array[rows] = part
         return
+    part = part.to(array.dtype)
     # The CPU's index_copy_ takes as long for an element of 2 bytes as for one of 16.
     if array.dim() == 2 and array.device.type == "cpu":
         row_bytes, are_dense = part[:1].nbytes, array.is_contiguous() and part.is_contiguous()
