@@ -114,6 +114,12 @@ class Result:
 _LARGE = 500_000
 
 
+def _slope(points: list[tuple[int, float]]) -> float:
+    """x of t ∝ C^x, by least squares on the logarithms."""
+    classes, seconds = np.log(np.array(points, dtype=float)).T
+    return float(np.polyfit(classes, seconds, 1)[0])
+
+
 def growth(records: list[Record]) -> dict[str, dict[str, float]]:
     """How each contestant's time grows with C: the exponent of `t ∝ C^x` in the sweep of C.
 
@@ -127,7 +133,7 @@ def growth(records: list[Record]) -> dict[str, dict[str, float]]:
             points[record.contestant].append((record.classes, record.median_s))
     return {
         contestant: {
-            "exponent": float(np.polyfit(*np.log(np.array(sorted(found)).T), 1)[0]),
+            "exponent": _slope(sorted(found)),
             "from": min(found)[0],
             "to": max(found)[0],
         }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,7 @@ def step(loss_fn: Callable[[Tensor, Tensor], Tensor], x: Tensor, target: Tensor)
     loss_fn(x, target).backward()  # type: ignore[no-untyped-call]
 
 
-def seconds(steps: dict[str, Callable[[], None]], repeat: int) -> dict[str, float]:
+def seconds(steps: Mapping[str, Callable[[], None]], repeat: int) -> dict[str, float]:
     """The smallest processor time of each step; the steps take turns."""
     best = dict.fromkeys(steps, float("inf"))
     for _ in range(repeat + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import hace_kernels
@@ -20,7 +21,7 @@ def test_path_log_loss(benchmark: Any, classes: int, rows: int, backend: str) ->
     problem = problem_of(classes, rows, backend)
     table = Tables.of(problem.tree).paths(HACEWeights(DILUTION), device=problem.device)
     step = training_step(
-        lambda logits, target: hace_kernels.path_log_loss(logits, target, table, backend=backend),
+        partial(hace_kernels.path_log_loss, table=table, backend=backend),
         *problem.batch(),
     )
     run(benchmark, "path_log_loss", problem, backend, step)

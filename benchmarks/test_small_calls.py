@@ -26,6 +26,7 @@ def test_small_call(benchmark: Any, layer: str) -> None:
     table = Tables.of(problem.tree).paths(HACEWeights(DILUTION))
     module = hace.HACELoss(problem.tree, DILUTION)
     logits, target = problem.batch()
+    assert isinstance(target, Tensor)
     logits = logits.detach().requires_grad_()
 
     def raw_op() -> None:

@@ -12,6 +12,7 @@ The columns of the synthetic ones are in depth-first order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
@@ -44,7 +45,7 @@ def build(name: str) -> hace.Hierarchy:
 
         return load().tree
     kind, *sizes = name.split(":")
-    makers = {
+    makers: dict[str, Callable[..., hace.Hierarchy]] = {
         "balanced": balanced,
         "random": random,
         "caterpillar": caterpillar,

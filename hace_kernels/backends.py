@@ -164,8 +164,7 @@ def _lack(op: str, name: str, device: torch.device, dtype: torch.dtype) -> str |
     if missing is not None:
         return missing
     if name not in IMPLEMENTATIONS[op]:
-        on_dags = " (DAGs, whose nodes have several parents)" if op.startswith("dag_") else ""
-        return f"it does not have {op}{on_dags}; use backend='auto'"
+        return f"it does not have {op}; use backend='auto'"
     takes = device_type(name)
     if device.type != takes:
         kind = {"cpu": "CPU", "cuda": "GPU"}[takes]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ def cross_entropy(problem: Problem) -> Loss:
     """`F.cross_entropy` of the problem's kind of target."""
     if problem.kind == "smoothing":
         smoothing = problem.options["label_smoothing"]
-        return lambda logits, target: F.cross_entropy(logits, target, label_smoothing=smoothing)
+        return partial(F.cross_entropy, label_smoothing=smoothing)
     if problem.kind == "mixup":
         return _of_pairs
     if problem.kind == "soft labels":
@@ -30,7 +32,7 @@ def cross_entropy(problem: Problem) -> Loss:
         shares = soft_label_matrix(problem.leaf_tree, problem.options["soft_label_beta"], exact)
         table = shares.to(problem.device, problem.dtype)
         return lambda logits, target: F.cross_entropy(logits, table[target])
-    return F.cross_entropy
+    return cast("Loss", F.cross_entropy)
 
 
 def _of_pairs(logits: Tensor, target: Target) -> Tensor:

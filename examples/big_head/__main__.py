@@ -17,6 +17,7 @@ import torch.distributed as dist
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 import hace
 from hace.nn import HierarchicalClassifier
@@ -63,10 +64,11 @@ def main() -> None:
     head = HierarchicalClassifier(
         options.features, tree, hace.HACELoss(tree, 0.5), bias=False, fused=True, device_mesh=mesh
     )
-    trained, optimizers = [*body.parameters()], []
+    trained = [*body.parameters()]
+    optimizers: list[torch.optim.Optimizer | hace.optim.TileSGD] = []
     if options.update_by_tiles:
         weight = head.linear.weight
-        rows = weight.to_local().detach() if mesh is not None else weight
+        rows = weight.to_local().detach() if isinstance(weight, DTensor) else weight
         head.on_weight_grad = hace.optim.TileSGD(rows, options.rate)
         optimizers.append(head.on_weight_grad)
     else:

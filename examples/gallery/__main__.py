@@ -15,6 +15,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import hace
@@ -103,6 +104,7 @@ def main() -> None:
         "reliability": pictures.reliability_diagrams(logits["HACE, d = 0.5"], target, tree),
     }
     for name, figure in drawn.items():
+        assert isinstance(figure, Figure)
         figure.savefig(options.out / f"{name}.png", dpi=110, bbox_inches="tight")
     for name, x in logits.items():
         print(f"{name}\n{hace.report(x, target, tree)}\n")

@@ -446,9 +446,15 @@ def test_backends(animals: hace.Hierarchy) -> None:
         else:
             with pytest.raises(hace.BackendError, match=backend.name):
                 layer(x)
-    dag = TreeLinear(4, dags.hierarchy_of(dags.diamond()), backend="cpu")
-    with pytest.raises(hace.BackendError, match="DAG"):
-        dag(torch.randn(3, 4))
+
+
+def test_over_a_dag_on_the_backend_asked_for(backend: str) -> None:
+    dag = dags.diamond()
+    layer = TreeLinear(4, dags.hierarchy_of(dag), dtype=torch.float64, backend=backend)
+    x = torch.randn(3, 4, dtype=torch.float64)
+    of_nodes = x @ layer.weight.T + layer.bias
+    columns = [of_nodes[:, [*dag.ancestors(node)]].sum(1) for node in dag.classes]
+    torch.testing.assert_close(layer(x), torch.stack(columns, 1), rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
