@@ -145,8 +145,9 @@ def _dtypes(quick: bool, fused: tuple[str, ...], large: bool) -> Iterator[Case]:
 
 
 def _targets(quick: bool) -> Iterator[Case]:
-    shapes = [(10_000, 64)] if quick else [(10_000, 400), (10_000, 1_600), (100_000, 48)]
-    for classes, rows in shapes:
+    many = [(10_000, 400), (10_000, 1_600), (100_000, 48)]
+    few = [(1_000, 1), (1_000, 16), (100_000, 1), (1_000_000, 1)]
+    for classes, rows in [(10_000, 64)] if quick else many + few:
         for target in TARGETS:
             contestants = ("clone", "cross_entropy", "hace")
             yield Case("targets", decimal(classes), rows, contestants, target=target)
