@@ -249,6 +249,8 @@ struct DagLanes {
   }
 
   void resolve(Line all) {
+    if constexpr (kMass)
+      for (int lane = 0; lane < kRows; ++lane) total[lane] = masses.lane(lane);
     for (int lane = 0; lane < count; ++lane) {
       if (!(all[lane] >= Real(0.5)) || !(smallest[lane] >= kSmallest)) left_out[lane] = true;
       double loss = lost[lane];
@@ -259,7 +261,6 @@ struct DagLanes {
         loss += double(alpha[lane]) * everywhere;
       }
       if constexpr (kMass) {
-        total[lane] = masses.lane(lane);
         loss = log_sums.lane(lane);
         if (!(loss > -kInfinity)) left_out[lane] = true;
       }
