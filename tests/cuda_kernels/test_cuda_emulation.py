@@ -18,11 +18,14 @@ import pytest
 import torch
 from sanitizers import MEMORY
 
+from build_tools import ninja_build
+from build_tools.plan import Library, Object
+
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ROOT / "tests" / "cuda_kernels" / "emulation" / "programs"
-COMPILE = ["g++", "-x", "c++", "-std=c++17", "-O1", "-g1", "-DHACE_CUDA_EMULATION"]
-COMPILE += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-INCLUDES = ["-I", "csrc/cuda", "-I", "tests/cuda_kernels/emulation"]
+PROGRAMS = Path("tests/cuda_kernels/emulation/programs")  # from the root, as they are compiled
+COMPILE = ("g++", "-x", "c++", "-std=c++17", "-O1", "-g1", "-DHACE_CUDA_EMULATION")
+COMPILE += ("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas")
+COMPILE += ("-Icsrc/cuda", "-Itests/cuda_kernels/emulation")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O0")
 
 Build = Callable[..., Path]
@@ -30,22 +33,17 @@ Build = Callable[..., Path]
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 
 
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Compiles a program, once for each choice of options."""
-    folder = tmp_path_factory.mktemp("cuda_emulation")
-    built: dict[tuple[str, ...], Path] = {}
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Compiles a program in build/, for each choice of options, unless it is there already."""
+    monkeypatch.chdir(ROOT)
 
     def build_once(name: str, *options: str) -> Path:
-        key = (name, *options)
-        if key not in built:
-            output = folder / f"{name}{len(built)}"
-            source = PROGRAMS / f"{name}.cu"
-            command = [*COMPILE, *INCLUDES, *options, str(source), "-o", str(output)]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
-            built[key] = output
-        return built[key]
+        folder = ROOT / "build" / "cuda-emulation" / "".join((name, *options)).replace("/", "-")
+        compiled = Object(str(PROGRAMS / f"{name}.cu"), "emulated", (*COMPILE, *options))
+        program = Library(name, (compiled,), ("g++", *options))
+        ninja_build.run(folder, [program])
+        return folder / program.path
 
     return build_once
 
@@ -87,6 +85,7 @@ class TestCorrectPrograms:
         assert done.stdout.startswith("cudaSuccess")
         assert (done.returncode, done.stderr) == (0, "")
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("order", ["forward", "random:3"])
     @pytest.mark.parametrize("name", ["softmax", "intrinsics"])
     def test_sanitized(
@@ -96,6 +95,7 @@ class TestCorrectPrograms:
         assert done.stdout.startswith("cudaSuccess")
         assert (done.returncode, done.stderr) == (0, "")
 
+    @pytest.mark.thorough
     def test_other_processors(self, build: Build) -> None:
         """Where there is no switch of stacks in assembly, the C library's does."""
         done = run(build("softmax", "-DHACE_EMULATED_UCONTEXT"))
@@ -210,7 +210,7 @@ class TestConversions:
 
 def line_of(kernel: str, text: str) -> str:
     """Where `text` first stands in a kernel of mistakes.cu."""
-    lines = (PROGRAMS / "mistakes.cu").read_text().splitlines()
+    lines = (ROOT / PROGRAMS / "mistakes.cu").read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if f"void {kernel}(" in line)
     line = next(i for i in range(start, len(lines)) if text in lines[i])
     return f"mistakes.cu:{line + 1}"
@@ -360,8 +360,9 @@ class TestLimits:
         assert device.startswith("device: 65536 shared, 1000000 L2, 2 multiprocessors")
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
-@pytest.mark.parametrize("name", sorted(path.stem for path in PROGRAMS.glob("*.cu")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / PROGRAMS).glob("*.cu")))
 def test_programs_are_cuda(tmp_path: Path, name: str) -> None:
     """What the emulator takes, nvcc takes: the programs show no dialect."""
     command = ["nvcc", "-arch=sm_90", "-std=c++17", "-Werror=all-warnings", "-I", "csrc/cuda", "-c"]
