@@ -126,8 +126,17 @@ def test_every_shape(shape: str, rng: np.random.Generator, monkeypatch: pytest.M
         check(case, torch.float32, kind)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *((kind, torch.float32) for kind in KINDS),
+        *(
+            pytest.param(kind, torch.float64, marks=() if kind in WAYS else pytest.mark.thorough)
+            for kind in KINDS
+        ),
+    ],
+    ids=str,
+)
 def test_every_kind_and_width(
     kind: str, dtype: torch.dtype, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
