@@ -248,37 +248,51 @@ def test_forward_mode_of_a_module() -> None:
         torch.testing.assert_close(along, torch.tensor(-0.90996945))
 
 
+WAYS = ["forward", "batched", "reverse", "dual", "value"]
+
+
 @pytest.mark.thorough_on("reference", "cuda", "triton")
 @pytest.mark.parametrize(
-    "name",
+    ("name", "way"),
     [
-        "path mean",
-        *(
-            pytest.param(name, marks=pytest.mark.thorough)
-            for name in ("index none smoothed", "log-probabilities", "sum up")
-        ),
+        pytest.param(
+            name,
+            way,
+            # A batch of gradients is of gradients, too.
+            marks=()
+            if name == "path mean" and way in ("forward", "batched")
+            else pytest.mark.thorough,
+        )
+        for name in ("path mean", "index none smoothed", "log-probabilities", "sum up")
+        for way in WAYS
     ],
 )
-def test_compiled(backend: Backend, name: str) -> None:
+def test_compiled(backend: Backend, name: str, way: str) -> None:
     """Transforms in a graph, and compiled functions in forward mode."""
     f, x, rows = function(name, backend)
     of_x = lambda x: f(x, *rows)  # noqa: E731
     total = lambda x: of_x(x).sum()  # noqa: E731
-    tangent = torch.randn_like(x)
-    wanted = jacobian(of_x, x)
-    along = torch.einsum("...ij,ij->...", wanted, tangent)
 
     def compiled(function: Function) -> Function:
         torch._dynamo.reset()
         return torch.compile(function, backend="aot_eager", fullgraph=True)
 
-    close(compiled(lambda x, tangent: jvp(of_x, (x,), (tangent,))[1])(x, tangent), along)
-    close(compiled(grad(total))(x), jacobian(total, x))
-    close(compiled(vmap(grad(total)))(x[None])[0], jacobian(total, x))
-    with forward_ad.dual_level():
-        dual = compiled(of_x)(forward_ad.make_dual(x, tangent))
-        close(forward_ad.unpack_dual(dual).tangent, along)
-    close(compiled(of_x)(x), of_x(x))
+    if way == "value":
+        close(compiled(of_x)(x), of_x(x))
+    elif way == "reverse":
+        close(compiled(grad(total))(x), jacobian(total, x))
+    elif way == "batched":
+        close(compiled(vmap(grad(total)))(x[None])[0], jacobian(total, x))
+    else:
+        tangent = torch.randn_like(x)
+        wanted = torch.einsum("...ij,ij->...", jacobian(of_x, x), tangent)
+        if way == "forward":
+            along = compiled(lambda x, tangent: jvp(of_x, (x,), (tangent,))[1])(x, tangent)
+        else:
+            with forward_ad.dual_level():
+                dual = compiled(of_x)(forward_ad.make_dual(x, tangent))
+                along = forward_ad.unpack_dual(dual).tangent
+        close(along, wanted)
 
 
 @pytest.mark.not_on(
