@@ -865,6 +865,11 @@ class Hierarchy:
             "names": self._names,
         }
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(f"a Hierarchy is immutable: its {name} cannot be set")
+        super().__setattr__(name, value)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         ptr, parent, classes = (
             np.frombuffer(state[name], np.int64).copy()

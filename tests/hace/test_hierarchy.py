@@ -553,3 +553,12 @@ def test_npz_taxonomy(name: str, nodes: int, classes: int | None, inner_classes:
     assert bool((table.stop[1:] >= table.stop[:-1])[goes_on].all())
     total = torch.zeros(table.num_targets, dtype=torch.float64).index_add_(0, row, table.weight)
     assert bool((total <= 1 + 1e-12).all())
+
+
+@pytest.mark.parametrize("name", ["depth", "names", "num_nodes", "note"])
+def test_nothing_of_a_hierarchy_can_be_set(name: str) -> None:
+    tree = Hierarchy.from_paths(["a/x", "a/y", "b"])
+    assert tree.depth == 1
+    with pytest.raises(AttributeError, match=f"immutable: its {name} cannot be set"):
+        setattr(tree, name, 3)
+    assert tree.depth == 1
