@@ -208,7 +208,7 @@ struct DagBlock {
   template <bool kLoss, typename Keeps>
   void sweep_up(const Keeps& keeps) {
     DagLoss<kLoss, Real, Keeps> passing{tree, problem.part_index, lines, keeps, row_top};
-    sum_exponentials<true, Real>(tree, lines.line, lines.sum, passing);
+    sum_exponentials<true, Real, !kLoss>(tree, lines.line, lines.sum, passing);
     total = passing.total;
     loss = passing.loss;
   }
@@ -247,7 +247,8 @@ struct DagBlock {
     for (const int32_t* part = begin; part < end; ++part)
       top = max(lines.top[problem.part_index[*part]], top);
     const auto share = [&](int32_t part) {
-      const Line e = exp_nonpositive(lines.top[problem.part_index[part]] - top);
+      const Line of_part = lines.top[problem.part_index[part]];
+      const Line e = exp_of_difference(of_part, top, of_part - top);
       return part < tree.num_classes ? e : e * lines.sum[part - tree.num_classes];
     };
     WideSum<Real> wide;
@@ -259,7 +260,7 @@ struct DagBlock {
     const Line sum = wide.narrow();
     if (problem.eps > 0) {
       const Line all = lines.sum[tree.num_inner - 1];
-      q = faded(q, exp_nonpositive(top - row_top) * (sum / all));
+      q = faded(q, exp_of_difference(top, row_top, top - row_top) * (sum / all));
     } else {
       loss.add(q == 0 ? Line{} : q * ((top - row_top) + log_of<Real>(sum)));
       total.add(q);

@@ -127,7 +127,7 @@ struct DagLanes {
             run_masses += q;
             run_logits += q == 0 ? Line{} : q * x;
           }
-          narrow += line[*child] = exp_of_difference(line[*child], x);
+          narrow += line[*child] = exp_of_difference(line[*child], row_top, x);
         }
         for (; child < run_end; ++child) narrow += line[*child];
         if (!one_run) wide.add(narrow);
@@ -137,15 +137,6 @@ struct DagLanes {
       }
       line[tree.num_classes + v] = one_run ? narrow : wide.narrow();
     }
-  }
-
-  // exp(logit - top), where `difference` is that rounded: of a difference of 40 the rounding alone
-  // would be 2e-6 of the exponential. What it left out is found exactly (Knuth's two-sum).
-  Line exp_of_difference(Line logit, Line difference) const {
-    const Line of_top = difference - logit;
-    const Line rounding = (logit - (difference - of_top)) - (row_top + of_top);
-    const Line e = exp_nonpositive(difference);
-    return e == 0 ? e : e + e * rounding;
   }
 
   Line sum_of_parts(int64_t x) const {
@@ -187,7 +178,7 @@ struct DagLanes {
     for (int64_t i = 0; i < rows.num_own; ++i) {
       const auto& [lane, place, q] = rows.own[i];
       const double more = kEverywhere ? q - double(alpha[lane] * unit[place]) : q;
-      total[lane] += more;
+      total[lane] += kEverywhere ? q - rows.on_every_class[lane] * problem.kept_unit[place] : q;
       double log_sum, ratio = 0;
       if (place < tree.num_classes) {
         log_sum = double(load_first(logits.row[lane] + place, 1)[0]) - double(row_top[lane]);
@@ -255,7 +246,10 @@ struct DagLanes {
       if (!(all[lane] >= Real(0.5)) || !(smallest[lane] >= kSmallest)) left_out[lane] = true;
       double loss = lost[lane];
       if constexpr (kEverywhere) {
-        total[lane] += double(alpha[lane]) * problem.total_unit;
+        const double spread = rows.on_every_class[lane] * problem.total_unit;
+        total[lane] += spread;
+        // All of it may have been cancelled: then nothing is left.
+        if (std::fabs(total[lane]) <= 0x1p-44 * std::fabs(spread)) total[lane] = 0;
         const double everywhere = log_sums.lane(lane);
         if (!(everywhere > -kInfinity)) left_out[lane] = true;
         loss += double(alpha[lane]) * everywhere;

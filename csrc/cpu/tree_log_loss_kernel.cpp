@@ -334,7 +334,7 @@ struct Block {
                                          problem.log_similarity ? 1 : 0,
                                          mass,
                                          row_top};
-    sum_exponentials<true, Real>(tree, line, sum, passing);
+    sum_exponentials<true, Real, !kLoss>(tree, line, sum, passing);
     total = passing.total;
     loss = passing.loss;
   }

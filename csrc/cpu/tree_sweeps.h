@@ -65,6 +65,16 @@ struct NoMass {
   void end(int64_t, Vector<Real>, Vector<Real>) {}
 };
 
+// exp(x - top), where `difference` is x - top rounded: of a difference of 40 the rounding alone
+// would be 2e-6 of the exponential. What it left out is found exactly (Knuth's two-sum).
+template <typename Line>
+inline Line exp_of_difference(Line x, Line top, Line difference) {
+  const Line of_top = difference - x;
+  const Line rounding = (x - (difference - of_top)) - (top + of_top);
+  const Line e = exp_nonpositive(difference);
+  return e == 0 ? e : e + e * rounding;
+}
+
 // Log-sum-exp at every inner place v, as exp(top_v) * sum_v with top_v the largest logit below:
 //
 //   top_v = max_c top_c      sum_v = sum_c share_c      share_c = exp(top_c - top_v) sum_c
@@ -73,11 +83,17 @@ struct NoMass {
 // maximum of its own, so that sums of any size keep all their digits, at one exponential per place.
 //
 // Reads the logits in the columns' lines, and writes top to the inner places' lines and, with
-// kShares, share to all lines but the root's. `mass` is called at every place visited.
-template <bool kShares, typename Real, typename Mass>
+// kShares, share to all lines but the root's. `mass` is called at every place visited. With kExact,
+// exponentials do not have the rounding of their differences: sums of log P hardly notice it, but
+// probabilities are off by it.
+template <bool kShares, typename Real, bool kExact = false, typename Mass>
 inline void sum_exponentials(const Tree& tree, Vector<Real>* line, Vector<Real>* sum, Mass& mass) {
   constexpr Real kLowest = std::numeric_limits<Real>::lowest();
   const int64_t num_classes = tree.num_classes;
+  const auto exp_below = [](Vector<Real> x, Vector<Real> top) {
+    if constexpr (kExact) return exp_of_difference(x, top, x - top);
+    return exp_nonpositive(x - top);
+  };
   for (int64_t v = 0; v < tree.num_inner; ++v) {
     const int32_t* child = tree.child + tree.child_ptr[v];
     const int32_t* const end = tree.child + tree.child_ptr[v + 1];
@@ -94,13 +110,13 @@ inline void sum_exponentials(const Tree& tree, Vector<Real>* line, Vector<Real>*
       narrow = Vector<Real>{};
       for (; child < run_end && *child < num_classes; ++child) {
         const Vector<Real> logit = line[*child];
-        const Vector<Real> share = exp_nonpositive(logit - top);
+        const Vector<Real> share = exp_below(logit, top);
         if constexpr (kShares) line[*child] = share;
         narrow += share;
         mass.column(*child, logit);
       }
       for (; child < run_end; ++child) {
-        const Vector<Real> share = exp_nonpositive(line[*child] - top) * sum[*child - num_classes];
+        const Vector<Real> share = exp_below(line[*child], top) * sum[*child - num_classes];
         if constexpr (kShares) line[*child] = share;
         narrow += share;
         mass.inner(*child);

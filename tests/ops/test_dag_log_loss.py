@@ -258,6 +258,32 @@ def test_all_mass_on_others(backend: Backend) -> None:
     case.check(logits, one, backend)
 
 
+def test_class_without_mass_alone(backend: Backend) -> None:
+    """All that smoothing puts on the only class is taken from it again: nothing is left."""
+    dag = Dag([(0, 1), (2, 1)], 3, [1])
+    case = Case(
+        dag,
+        np.random.default_rng(0),
+        0.3,
+        **smoothing(dag, np.random.default_rng(0), "all on others"),
+    )
+    case.check(torch.zeros(3, 1), torch.tensor([0, 1, 2]), backend)
+
+
+@pytest.mark.not_on(
+    "reference", "cuda-emulated", "gpu", reason="its exponentials have the rounding of a difference"
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_gaps_with_eps(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
+    """Gradients have no more roundings than P where nodes are 20 to 65 below the largest."""
+    dag = dags.random_dag(rng, 60, extra=0.5, roots=2)
+    case = Case(dag, rng, 1.0)
+    logits = case.logits(len(case.nodes), dtype)
+    for row, node in enumerate(case.nodes):
+        logits[row, torch.from_numpy(dag.reach()[node])] -= 20 + row % 40
+    case.check(logits, torch.from_numpy(case.nodes), backend, eps=1e-6)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gaps(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
     """Columns below a node are far below all else, or far above."""
