@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <limits>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -48,6 +49,7 @@ template <typename Stored>
 struct TreeRow {
   using Real = work_t<Stored>;
   using Line = Vector<Real>;
+  using Parent = std::make_signed_t<Index<Real>>;
   using Parents = Integers<Real>;
   static constexpr int kLanes = Lanes<Real>::kCount;
   static constexpr Real kSmallest = sizeof(Real) == 4 ? Real(0x1p-64) : Real(0x1p-900);
@@ -158,7 +160,7 @@ struct TreeRow {
     } else {
       parents = bit_cast<Parents>(load_indices<Real>(parent));
     }
-    return parents - static_cast<Index<Real>>(tree.num_classes);
+    return parents - static_cast<Parent>(tree.num_classes);
   }
 
   // The numbers that `of_inner` has for these parents.
@@ -421,7 +423,7 @@ struct TreeRow {
     for_vectors(tree.num_inner - 1, [&](int64_t v, auto count) {
       by_parent.end_runs_below(v + kLanes);
       const Parents parents = parents_of(tree.num_classes + v, count);
-      if (any(parents < static_cast<Index<Real>>(v + kLanes))) {
+      if (any(parents < static_cast<Parent>(v + kLanes))) {
         for (int64_t u = v; u < v + count; ++u) {
           const int64_t parent = above(tree.num_classes + u);
           sum[u] = static_cast<Real>(rising[u]);
@@ -479,7 +481,7 @@ struct TreeRow {
     const int64_t size = tree.num_inner - 1;
     const auto step = [&](int64_t v, auto count) {
       const Parents parents = parents_of(tree.num_classes + v, count);
-      if (any(parents < static_cast<Index<Real>>(v + kLanes)))
+      if (any(parents < static_cast<Parent>(v + kLanes)))
         for (int64_t u = v + count - 1; u >= v; --u)
           numbers[u] += numbers[above(tree.num_classes + u)];
       else
