@@ -29,7 +29,7 @@ $(VENV)/.hace-installed: $(VENV)/.hace-ready pyproject.toml
 	$(BIN)/pip install -c $(VENV)/hace-constraints.txt --no-build-isolation -e ".[test,bench,demo,dev]"
 	touch $@
 
-# In seven to ten minutes on two cores: every op on every backend. `test-all` leaves nothing out.
+# In six minutes on two cores: every op on every backend. `test-all` leaves nothing out.
 # The parity suite runs where `--backend` says; tests/support/selection.py has what `-m` chooses from.
 TEST = $(BIN)/python -m pytest -n 2 --dist worksteal
 ON_CUDA = $(TEST) --backend=cuda-emulated
