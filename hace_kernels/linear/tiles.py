@@ -29,7 +29,8 @@ If it has a method `begin`, this is called before the tiles of each backward.
 """
 
 #: A tile's logits should still be in a cache when the product that computes them is done. On a CPU
-#: with 2 MiB of L2 cache per core, 4 MiB took 0.83 to 0.98 of the time of 2 MiB.
+#: with 2 MiB of L2 cache per core, 4 MiB took 0.83 to 0.90 of the time of 2 MiB in bfloat16
+#: (`python -m benchmarks.heads --only schedules` with either).
 TILE_BYTES = 4 << 20
 
 #: A sweep over all nodes takes some dozens of calls per tile, and several tensors of its size.
