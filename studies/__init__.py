@@ -1,6 +1,6 @@
-"""The study: does a class tree help a classifier, at what price, and what if the tree is wrong.
+"""The study: does a class tree help a classifier, what does it cost, and what if it is wrong?
 
-`python -m studies run` trains and measures, `python -m studies report` makes the tables and figures
-of docs/study.md from what was measured. README.md beside this file has the protocol, which was
-fixed before the runs.
+`python -m studies run` trains and measures, and `python -m studies report` makes the tables and
+figures of docs/study.md from what was measured. README.md beside this file has the protocol, which
+was fixed before the runs.
 """

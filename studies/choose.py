@@ -1,4 +1,4 @@
-"""The rule of choice, the same for every loss: the best top-1 on validation, of the trials."""
+"""The rule of choice, the same for every loss: the trial with the best validation top-1."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .losses import LOSSES
 from .results import MOST_PROBABLE, Results, Row
 from .run import Run
 
-AROUND = (0.25, 0.5, 1.0, 2.0)  # of the chosen rate: what longer trainings try
+AROUND = (0.25, 0.5, 1.0, 2.0)  # the multiples of the chosen rate that longer trainings try
 
 
 def choose(
@@ -18,7 +18,7 @@ def choose(
     parameter: str | None = None,
     by: str = "validation_top1",
 ) -> Run:
-    """The trial with the best figure; of equals, the first.
+    """The trial with the best figure `by`; the first one of equals.
 
     Raises:
         LookupError: there is no such trial.
@@ -37,7 +37,7 @@ def trials(
     length: int = 1,
     parameter: str | None = None,
 ) -> list[Row]:
-    """The rows of a search."""
+    """The rows of the results that belong to the search for a loss's parameters."""
     return [
         row
         for row in results
@@ -50,12 +50,12 @@ def trials(
 
 
 def rates_around(rate: float) -> list[float]:
-    """The rates that longer trainings try."""
+    """The learning rates that longer trainings try, given the chosen one."""
     return [float(f"{rate * factor:.3g}") for factor in AROUND]
 
 
 def run_of(row: Row) -> Run:
-    """The run that a row is of."""
+    """The run that a row of the results describes."""
     return Run(
         task=row["task"],
         loss=row["loss"],

@@ -15,7 +15,7 @@ PARTS = ("loss", "train")
 
 
 def time(reports: list[Report]) -> str:
-    """Processor time per step of training, in the loss and in all, medians over the runs."""
+    """Table of processor time per step, in the loss and in total: medians over the runs."""
     titles = [report.results.task for report in reports]
     lines = []
     for name in RIVALS:
@@ -34,7 +34,7 @@ def time(reports: list[Report]) -> str:
 
 
 def memory(costs: list[Cost]) -> str:
-    """MiB in the loss and in all of training, beside cross-entropy's."""
+    """Table of memory in MiB, in the loss and in the whole step, beside cross-entropy's."""
     tasks = [name for name in TITLES if any(cost.task == name for cost in costs)]
     by_name = {(cost.task, cost.loss): cost for cost in costs}
     logits = [by_name[task, "ce"].logits_bytes for task in tasks]
@@ -56,7 +56,7 @@ def memory(costs: list[Cost]) -> str:
 
 
 def published(costs: list[Cost]) -> str:
-    """HACE as published beside this package's, in the loss alone."""
+    """Table of HACE as published beside this package's: time and memory of the loss alone."""
     by_name = {(cost.task, cost.loss): cost for cost in costs}
     lines = []
     for task, title in TITLES.items():
@@ -90,7 +90,7 @@ def _beside(value: int, base: int) -> str:
 
 
 def step_milliseconds(report: Report, loss: str) -> tuple[float, float]:
-    """Of a step, in the loss and in all: medians over the runs; NaN where there are none."""
+    """Milliseconds per step, in the loss and in total: medians over the runs, NaN without runs."""
     rows = report.frame[
         (report.frame["loss"] == loss)
         & (report.frame["per_class"] == "0")

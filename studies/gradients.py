@@ -1,4 +1,4 @@
-"""Pictures as vectors, without a network: histograms of oriented gradients, and colours."""
+"""Turns pictures into vectors without a network: histograms of oriented gradients, and colours."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ ORIENTATIONS = 9
 def describe_pictures(pixels: npt.NDArray[np.uint8]) -> FloatArray:
     """Vectors (N, F) of pictures (N, H, W, 3) whose sides are multiples of CELL.
 
-    For each cell, how strong the edges of each orientation are (Dalal & Triggs, CVPR 2005, with
-    the square root of the shares of the whole picture in place of blocks), and the mean colour.
+    A vector has, per cell, the strength of the edges of each orientation and the mean colour. The
+    edges follow Dalal & Triggs (CVPR 2005), but are normalised by the square root over the whole
+    picture instead of over blocks.
     """
     light: FloatArray = pixels.astype(np.float32) / np.float32(255)
     strength, angle = _gradients(light)
@@ -28,7 +29,7 @@ def describe_pictures(pixels: npt.NDArray[np.uint8]) -> FloatArray:
 
 
 def _gradients(light: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Strength and angle (N, H, W), each pixel's from its channel of the strongest edge."""
+    """Strength and angle (N, H, W); each pixel takes them from its channel of strongest edge."""
     across, down = np.zeros_like(light), np.zeros_like(light)
     across[:, :, 1:-1] = light[:, :, 2:] - light[:, :, :-2]
     down[:, 1:-1] = light[:, 2:] - light[:, :-2]
@@ -42,7 +43,7 @@ def _gradients(light: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _by_orientation(strength: FloatArray, angle: FloatArray) -> FloatArray:
-    """(N, H, W, ORIENTATIONS): the strength, shared by the two orientations beside the angle."""
+    """(N, H, W, ORIENTATIONS): the strength, split between the two orientations at the angle."""
     place = angle % np.pi / np.pi * ORIENTATIONS
     low = np.floor(place).astype(np.int64)
     share = (place - low).astype(np.float32)
@@ -55,7 +56,7 @@ def _by_orientation(strength: FloatArray, angle: FloatArray) -> FloatArray:
 
 
 def _cells(of_pixels: FloatArray) -> FloatArray:
-    """Sums over cells: (N, H, W, K) to (N, H / CELL, W / CELL, K)."""
+    """Sums over cells, from (N, H, W, K) to (N, H / CELL, W / CELL, K)."""
     number, height, width, values = of_pixels.shape
     cells = of_pixels.reshape(number, height // CELL, CELL, width // CELL, CELL, values)
     sums: FloatArray = cells.sum((2, 4), dtype=np.float32)

@@ -1,7 +1,7 @@
-"""The losses of the study, and the parameters that are tried of each.
+"""The losses of the study, and the parameters that are tried for each.
 
-Every loss gets the same number of trials, TRIALS: as many rates as its parameters leave room for,
-spread over one range (`rates`).
+Every loss gets the same number of trials, TRIALS. Each of its parameters is tried with as many
+learning rates as that leaves room for, spread over one range (`rates`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Loss:
     """A loss, the last layer that goes with it, and the parameters to try.
 
     Attributes:
-        title: as tables have it.
-        make: from the tree and parameters to the criterion.
-        grid: the parameters to try, by how the results name them.
-        layer: from the width and the tree to the last layer; None is a linear layer over the
-            classes.
-        over_nodes: whether the layer has a logit for each node.
-        tree: which tree the loss is given, see `studies.trees`.
+        title: the loss's name in tables.
+        make: makes the criterion from the tree and parameters.
+        grid: the parameters to try, by their names in the results.
+        layer: makes the last layer from its width and the tree; None means a linear layer over
+            the classes.
+        over_nodes: whether the layer has a logit per node instead of per class.
+        tree: which tree the loss is given (see `studies.trees`).
     """
 
     title: str

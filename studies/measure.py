@@ -1,4 +1,4 @@
-"""The figures of a model's answers, always on the true tree."""
+"""How good a model's answers are, always measured on the true tree."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ Measured = tuple[dict[str, float | str], npt.NDArray[np.uint8]]
 def measure(
     logits: Tensor, label: IntArray, task: Task, *, least_cost: bool
 ) -> dict[str, Measured]:
-    """Figures and meeting heights of the most probable class and, if asked for, of the class of
-    least expected height (Karthik et al. 2021)."""
+    """The figures, and the height at which each answer meets the truth, per decision.
+
+    Decisions are the most probable class and, with `least_cost`, the class of least expected
+    height (Karthik et al. 2021).
+    """
     target = torch.from_numpy(label)
     answers = {"most probable": logits.argmax(1)}
     if least_cost:
@@ -61,8 +64,11 @@ def _of_answers(pred: Tensor, target: Tensor, task: Task, scores: dict[str, floa
 
 
 def _by_frequency(right: Tensor, target: Tensor, task: Task) -> dict[str, float]:
-    """Top-1 over the rows of the third of the classes with the fewest training rows, the next
-    third and the last; and the mean over the classes."""
+    """Top-1 by the frequency of the classes, and its mean over the classes.
+
+    "tail" is the third of the classes with the fewest training rows, "head" the third with the
+    most.
+    """
     counts = task.train_counts()
     rank = np.empty(len(counts), dtype=np.int64)
     rank[np.argsort(counts, kind="stable")] = np.arange(len(counts))

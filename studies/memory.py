@@ -1,8 +1,9 @@
 """What each loss and its training step hold at most, and HACE as published beside it.
 
-Every loss is measured in a process of its own, which is forked when its task has been read, so that
-nothing of another loss is there. On Linux, the growth of the resident set to its peak is what
-counts. What comes at a first step whatever its size comes in a warm-up on a small tree.
+Every loss is measured in a process of its own, which is forked after its task has been read, so
+that no memory of another loss is counted. The measure is the growth of the resident set to its peak
+(Linux only). What the first step of any size allocates once is allocated by a warm-up on a small
+tree.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .tasks import TASKS, made_up
 
 FILE = "memory.csv"
 DENSE = "hace-dense"
-STEPS = 3  # of training; from the second on the optimizer has its state
+STEPS = 3  # of training; from the second one on, the optimizer holds its state
 REPEATS = 15
 Criterion = Callable[[Tensor, Tensor], Any]
 
@@ -45,15 +46,15 @@ class Cost:
     """What was measured of a loss on a task, for one batch of its training rows.
 
     Attributes:
-        task, loss: their names; `DENSE` is HACE as published.
-        rows: of the batch.
-        logits_bytes: what the logits take.
+        task, loss: names; the loss `DENSE` is HACE as published.
+        rows: number of rows in the batch.
+        logits_bytes: size of the logits.
         kept_bytes: what the loss keeps between steps: tables, matrices.
-        loss_bytes: the most that forward and backward of the loss take on top of the logits, the
-            gradient among it.
+        loss_bytes: the most that the loss's forward and backward pass take on top of the logits,
+            including the gradient.
         step_bytes: the most that training takes: model, optimizer, loss and step.
-        loss_ms: processor time of forward and backward of the loss, the least of some.
-        revision, machine: the code, and where it ran.
+        loss_ms: processor time of the loss's forward and backward pass, the least of REPEATS.
+        revision, machine: the version of the code, and where it ran.
     """
 
     task: str
@@ -69,7 +70,7 @@ class Cost:
 
 
 def measure_all(only: list[str] | None = None, folder: Path = FOLDER) -> None:
-    """Measures every loss on each task; its rows take the place of older ones."""
+    """Measures every loss on each task; the new rows replace the task's older ones."""
     torch.set_num_threads(1)
     for name in only or [name for name in TASKS if name != "made-up"]:
         try:
@@ -83,7 +84,7 @@ def measure_all(only: list[str] | None = None, folder: Path = FOLDER) -> None:
 
 
 def load(folder: Path = FOLDER) -> list[Cost]:
-    """What was measured; nothing where there is no file."""
+    """What was measured; an empty list if there is no file."""
     file = folder / FILE
     if not file.exists():
         return []
@@ -92,11 +93,11 @@ def load(folder: Path = FOLDER) -> list[Cost]:
 
 
 def costs(task: Task) -> Iterator[Cost]:
-    """Of each loss with the true tree, and of the published form."""
+    """The cost of each loss that is given the true tree, and of the published form."""
     forked = multiprocessing.get_context("fork")
     names = [name for name, loss in LOSSES.items() if loss.tree == "true"]
     _import_optimizers()
-    gc.freeze()  # a collection in the processes has little to look at
+    gc.freeze()  # so that collections in the forked processes have little to look at
     for name in (*names, DENSE):
         here, there = forked.Pipe(duplex=False)
         process = forked.Process(target=_tell, args=(there, task, name))
@@ -127,7 +128,7 @@ def _cost_of(row: dict[str, str]) -> Cost:
 
 
 def _import_optimizers() -> None:
-    """A second's work of a first step, which the processes then need not do each."""
+    """Does the second of work that a first step needs, once instead of in every process."""
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     torch.optim.AdamW([parameter], fused=True).step()
@@ -135,7 +136,7 @@ def _import_optimizers() -> None:
 
 def _tell(there: Connection, task: Task, name: str) -> None:
     allocator.return_at_once()
-    _cost(made_up.load(), name)  # code and threads come with it
+    _cost(made_up.load(), name)  # a warm-up, which loads code and starts threads
     allocator.return_at_once()
     there.send(_cost(task, name))
 
@@ -172,7 +173,7 @@ def _cost(task: Task, name: str) -> Cost:
     of_step = gauge.peak() - began - without
     del model, optimizer
 
-    keep_freed_memory()  # as the runs have it
+    keep_freed_memory()  # as in the runs of the study
     best = min(_seconds(criterion, logits, target) for _ in range(REPEATS))
     return Cost(
         task=task.name,
@@ -191,7 +192,7 @@ def _cost(task: Task, name: str) -> Cost:
 def _criterion(loss: Loss, name: str, task: Task) -> Criterion:
     if name == DENSE:
         return dense_hace(Problem(task.tree, task.schedule.batch))
-    first = next(iter(loss.grid.values()))  # none takes more memory than another
+    first = next(iter(loss.grid.values()))  # all parameters take the same memory
     return loss.make(task.tree, **first)
 
 

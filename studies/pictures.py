@@ -20,18 +20,18 @@ from .tables import TITLES, Compared, Report, on_trees
 matplotlib.use("Agg")
 
 COLORS = {"better": "#2a9d5c", "tie": "#8a94a3", "worse": "#c8443c"}
-FAR = 2.5  # times the second furthest: what is further is an arrow, or in the title
-BEYOND = 1.3  # times the second furthest: there the panel ends
+FAR = 2.5  # a value that exceeds the second largest by this factor becomes an arrow or a title
+BEYOND = 1.3  # the panel then ends at this multiple of the second largest
 KINDS = {"true": ("*", "#12467f"), "swap": ("o", "#2f7fd1"), "rewire": ("s", "#d9902f"),
          "drop": ("^", "#2a9d5c"), "cover": ("D", "#8a4fb5"),
          "agglomerative": ("v", "#b5497f")}  # fmt: skip
-MARKERS = "osD^v<>Ph"  # nine, and ten colours: no loss has another one's of both
+MARKERS = "osD^v<>Ph"  # nine, beside ten colours, so that no two losses share marker and colour
 LINES = {"ce": "#6b7686", "smoothing": "#d9902f", "hace": "#12467f", "hace-shuffled": "#7fb3e6"}
 AXES = {"top1": "top-1, points", "height": "mean height over all rows"}
 
 
 def draw_all(reports: list[Report], folder: Path) -> list[str]:
-    """Writes every figure that there are results for; returns their names."""
+    """Writes every figure for which there are results, and returns the names."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {
         "forest-top1": _forest(reports, "top1"),
@@ -50,7 +50,7 @@ def draw_all(reports: list[Report], folder: Path) -> list[str]:
 def _panels(
     number: int, height: float, width: float = 3.6, left: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of panels of this size in inches, three side by side; `left` is for long labels."""
+    """A figure with panels of this size in inches, three per row; `left` is room for labels."""
     columns = min(number, 3)
     rows = -(-number // columns)
     size = (left + width * columns, height * rows)
@@ -65,7 +65,7 @@ def _panels(
 
 
 def _forest(reports: list[Report], outcome: str) -> Figure | None:
-    """Every loss less cross-entropy + smoothing, with intervals."""
+    """The difference of every loss to cross-entropy + smoothing, with intervals."""
     shown = {
         report.results.task: compared
         for report in reports
@@ -86,8 +86,8 @@ def _forest(reports: list[Report], outcome: str) -> Figure | None:
         better = "right" if outcome == "top1" else "left"
         ax.set_xlabel(f"{AXES[outcome]} ({better} is better)", fontsize=8)
     figure.suptitle(
-        "Less cross-entropy + smoothing: difference and 95 % interval\n"
-        "(green better, red worse, grey a tie after Holm's correction; "
+        "Difference to cross-entropy + smoothing, with 95 % interval\n"
+        "(green: better, red: worse, grey: a tie after Holm's correction; "
         "arrows: beyond the panel, with the difference)",
         fontsize=10,
     )
@@ -95,13 +95,21 @@ def _forest(reports: list[Report], outcome: str) -> Figure | None:
 
 
 def _limit(sizes: list[float]) -> float:
-    """What is larger would squeeze the rest of a panel; of a few, nothing is."""
+    """The largest size that a panel shows to scale.
+
+    One value far larger than all others would squeeze these. With five or fewer values, all are
+    shown to scale.
+    """
     *_, second, largest = sorted([0.0, *sizes])
     return BEYOND * second if len(sizes) > 5 and largest > FAR * second else largest
 
 
 def draw_differences(ax: Axes, compared: list[Compared], order: list[str]) -> None:
-    """What lies far beyond all others is an arrow with its number, so that these can be seen."""
+    """Draws each difference with its interval.
+
+    A difference far beyond all others becomes an arrow with its number, so that the others can
+    be seen.
+    """
     limit = _limit([max(abs(c.difference.low), abs(c.difference.high)) for c in compared])
     for c in compared:
         y, d, color = order.index(c.rival.name), c.difference, COLORS[c.verdict]
@@ -121,7 +129,7 @@ def draw_differences(ax: Axes, compared: list[Compared], order: list[str]) -> No
 
 
 def _wrong_trees(reports: list[Report]) -> Figure | None:
-    """Losses less cross-entropy against how much of the true tree is left."""
+    """The difference of losses to cross-entropy, against how much of the true tree is left."""
     shown = [
         (report, loss, found)
         for report in reports
@@ -150,7 +158,7 @@ def _wrong_trees(reports: list[Report]) -> Figure | None:
             ax.axhline(0, color="#444", lw=0.8)
             ax.tick_params(labelsize=8)
             if j == 0:
-                ax.set_ylabel(f"{AXES[outcome]}: less cross-entropy", fontsize=8)
+                ax.set_ylabel(f"{AXES[outcome]}: difference to cross-entropy", fontsize=8)
             if k == 1:
                 ax.set_xlabel("rank correlation with the true tree", fontsize=8)
             else:
@@ -164,7 +172,7 @@ def _wrong_trees(reports: list[Report]) -> Figure | None:
 
 
 def _heights(reports: list[Report]) -> Figure | None:
-    """Where the mistakes meet the truth."""
+    """A histogram of the heights at which answers meet the truth."""
     shown = [r for r in reports if {"ce", "smoothing", "hace"} <= _losses(r)]
     if not shown:
         return None
@@ -187,7 +195,7 @@ def _heights(reports: list[Report]) -> Figure | None:
 
 
 def _cost(reports: list[Report]) -> Figure | None:
-    """Time of a training step beside what is gained in height, of the losses with the true tree."""
+    """The gain in height against the time of a training step, for losses with the true tree."""
     shown = [report for report in reports if report.compared()]
     if not shown:
         return None

@@ -1,7 +1,7 @@
-"""What is run, in which order: the questions that matter most come first.
+"""The plan: what is run, and in which order. The questions that matter most come first.
 
-A stage names the runs of one question on one task. Its runs depend on what earlier runs chose, so
-they are asked for when the stage begins.
+A stage yields the runs that answer one question on one task. They depend on what earlier runs
+chose, so they are made up only when the stage begins.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ SEEDS = (1, 2, 3, 4, 5)
 CORE = ("ce", "smoothing", "hace", "hace-shuffled")
 FIXED = ("smoothing-fixed", "hace-fixed")
 MORE = ("tree-ce", "tree-hace", "hxe", "soft")
-WINNERS = ("tree-ce", "soft")  # on `hpo`
+WINNERS = ("tree-ce", "soft")  # the losses that gained most on `hpo`
 SHUFFLED = ("tree-ce-shuffled", "soft-shuffled")
 REST = ("hace-smoothing", "hace-soft", "superclass", "r-ce", "h-ce")
 FEW = (1, 2, 5, 10)
 LONG = 3
 COARSE = "80"  # percent of the rows whose label is coarse
-WRONG = (10, 20, 50)  # percent of these labels
+WRONG = (10, 20, 50)  # percent of the coarse labels that are wrong
 SWAPS = tuple(f"swap {p}" for p in (10, 20, 50, 100))
 REWIRED = tuple(f"rewire {p}" for p in (20, 50))
 
@@ -45,7 +45,7 @@ class Step:
 
 
 def search(task: Task, results: Results, losses: tuple[str, ...], per_class: int = 0) -> Runs:
-    """All trials of some losses, with seed 0."""
+    """All trials of the given losses, with seed 0."""
     for name in losses:
         loss = LOSSES[name]
         for parameter in loss.grid:
@@ -54,14 +54,14 @@ def search(task: Task, results: Results, losses: tuple[str, ...], per_class: int
 
 
 def measure(task: Task, results: Results, losses: tuple[str, ...], per_class: int = 0) -> Runs:
-    """What the trials chose, with new seeds."""
+    """What the trials chose, trained again with new seeds."""
     for seed in SEEDS:
         for name in losses:
             yield replace(choose(results, name, per_class=per_class), seed=seed)
 
 
 def search_long(task: Task, results: Results, losses: tuple[str, ...]) -> Runs:
-    """Three times the epochs: rates around the chosen one; the parameter stays."""
+    """Trials of three times the epochs: the chosen parameter, with rates around the chosen one."""
     for name in losses:
         short = choose(results, name)
         for rate in rates_around(short.rate):
@@ -69,15 +69,15 @@ def search_long(task: Task, results: Results, losses: tuple[str, ...]) -> Runs:
 
 
 def measure_long(task: Task, results: Results, losses: tuple[str, ...]) -> Runs:
-    """What these chose, with new seeds."""
+    """What the longer trials chose, trained again with new seeds."""
     for seed in SEEDS:
         for name in losses:
             yield replace(choose(results, name, length=LONG), seed=seed)
 
 
 def trees(task: Task, results: Results, seeds: tuple[int, ...] = SEEDS) -> Runs:
-    """HACE as it was chosen for the true tree, on wrong ones; a new one with each seed."""
-    # A level whose nodes are all classes stays.
+    """HACE as chosen for the true tree, on wrong trees, which each seed draws anew."""
+    # A level is left out if all of its nodes are classes, since they cannot be dropped.
     dropped = {f"drop {n}": wrong_tree(task.tree, f"drop {n}", 0) for n in range(2)}
     levels = [name for name, tree in dropped.items() if tree.num_nodes < task.tree.num_nodes]
     names = (*SWAPS, *REWIRED, *levels, "cover", "agglomerative")
@@ -91,7 +91,7 @@ def on_trees(
     names: tuple[str, ...],
     seeds: tuple[int, ...] = SEEDS,
 ) -> Runs:
-    """Losses as they were chosen for the true tree, on wrong ones of these names."""
+    """Losses as chosen for the true tree, on the wrong trees of these names."""
     for seed in seeds:
         for tree in names:
             for loss in losses:
@@ -99,27 +99,27 @@ def on_trees(
 
 
 def whole_graph(task: Task, results: Results) -> Runs:
-    """HACE as it was chosen for the tree, on the DAG that the tree is a part of."""
+    """HACE as chosen for the tree, on the DAG that the tree was cut from."""
     for seed in SEEDS if task.graph is not None else ():
         yield replace(choose(results, "hace"), seed=seed, tree="dag")
 
 
 def dilutions(task: Task, results: Results) -> Runs:
-    """Every d, each at the best of its rates."""
+    """HACE with every d, each at its best rate."""
     for seed in SEEDS:
         for parameter in LOSSES["hace"].grid:
             yield replace(choose(results, "hace", parameter=parameter), seed=seed)
 
 
 def coarse(task: Task, results: Results) -> Runs:
-    """Most labels are known as the parent alone; what the losses chose with all labels."""
+    """Losses as chosen with all labels, when most labels are only the class's parent."""
     for seed in SEEDS:
         for name in ("ce", "hace"):
             yield replace(choose(results, name), seed=seed, coarse=COARSE)
 
 
 def coarse_and_wrong(task: Task, results: Results) -> Runs:
-    """Some of the coarse labels are wrong; cross-entropy has no use for them, right or wrong."""
+    """The same for HACE, with some coarse labels wrong; cross-entropy uses no coarse labels."""
     for seed in SEEDS:
         for percent in WRONG:
             run = choose(results, "hace")
@@ -127,7 +127,7 @@ def coarse_and_wrong(task: Task, results: Results) -> Runs:
 
 
 def few_samples(task: Task, results: Results, losses: tuple[str, ...]) -> Runs:
-    """At most some rows per class, everything chosen anew for each number."""
+    """Trainings with few rows per class, where everything is chosen anew for each number."""
     for number in FEW:
         yield from search(task, results, losses, number)
         yield from measure(task, results, losses, number)
@@ -144,7 +144,7 @@ def _long(losses: tuple[str, ...], task: Task, results: Results) -> Runs:
 
 
 def plan() -> list[Step]:
-    """Every step, the most important first."""
+    """Every step of the plan, the most important first."""
     steps: list[Step] = []
 
     def add(name: str, stage: Stage, *tasks: str) -> None:

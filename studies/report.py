@@ -1,7 +1,8 @@
 """Puts the tables into docs/study.md, between its markers, and draws its figures.
 
 A table of the page stands between `<!-- studies: NAME [TASK] -->` and `<!-- end -->`. The words
-around them are written by hand, and quote no figure that no table has (tests/studies sees to that).
+around the tables are written by hand, and tests/studies checks that they quote only figures that
+a table has.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MARKED = re.compile(r"<!-- studies: ([a-z ]+?)(?: \[([\w-]+)\])? -->\n.*?<!-- en
 
 
 def load(folder: Path = FOLDER) -> list[tables.Report]:
-    """The tasks that have results with trials of HACE and its baselines, in the page's order."""
+    """The reports of all tasks that have a finished comparison, in the page's order."""
     names = [name for name in tables.TITLES if (folder / f"{name}.csv").exists()]
     reports = [tables.Report(Results(name, folder)) for name in names]
     return [report for report in reports if report.compared()]
@@ -30,7 +31,7 @@ def load(folder: Path = FOLDER) -> list[tables.Report]:
 def table(
     name: str, task: str | None, reports: list[tables.Report], costs: list[memory.Cost]
 ) -> str:
-    """One of the page's tables.
+    """One of the page's tables, by its name.
 
     Raises:
         KeyError: there is no such table or task.
@@ -72,7 +73,7 @@ def filled(page: str, reports: list[tables.Report], costs: Sequence[memory.Cost]
 
 
 def write_report(folder: Path = FOLDER) -> None:
-    """Makes the page's tables and figures of the results in a folder."""
+    """Makes the page's tables and figures from the results in a folder."""
     reports = load(folder)
     if not reports:
         raise SystemExit(f"no finished comparison in {folder}: `python -m studies run` makes some")

@@ -1,7 +1,7 @@
-"""The file of results: a row for each run and decision, and the test rows' heights beside it.
+"""The file of results, with a row per run and decision, and a file of heights of the test rows.
 
-A row is appended in one write, so that a run that was cut off leaves nothing, and a run whose row
-is there is not made again. Each task has a file of its own, so that tasks can run side by side.
+A run's rows are appended in one write, so that an interrupted run leaves nothing behind. A run that
+has a row is not made again. Each task has a file of its own, so that tasks can run side by side.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Row = dict[str, str]
 
 
 class Results:
-    """What was measured for one task, in a folder."""
+    """What was measured for one task, as stored in a folder."""
 
     def __init__(self, task: str, folder: Path = FOLDER) -> None:
         self.task = task
@@ -66,7 +66,7 @@ class Results:
         return iter(self.rows)
 
     def add(self, run: Run, outcome: Outcome) -> None:
-        """Appends a run. Heights are kept of those that measure (seed 1 and more)."""
+        """Appends a run. Heights are kept for the runs that count (seed 1 and above)."""
         rows = [
             {
                 **{name: str(value) for name, value in asdict(run).items()},
@@ -77,7 +77,7 @@ class Results:
             }
             for decision, figures in outcome.figures.items()
         ]
-        if run.seed > 0:  # first, so that a row in the table has its heights
+        if run.seed > 0:  # saved first, so that every row in the table has its heights
             for decision, heights in outcome.heights.items():
                 self.heights[heights_name(run, decision)] = heights
             self._save_heights()
@@ -100,7 +100,7 @@ class Results:
 
 
 def heights_name(run: Run, decision: str) -> str:
-    """Where a run's heights are in the file of heights."""
+    """The name of a run's array in the file of heights."""
     return "; ".join((*run.key(), decision)).replace("/", "|")
 
 

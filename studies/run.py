@@ -1,4 +1,4 @@
-"""One run: what it is, training it, and what was measured."""
+"""One run of the study: its description, its training, and what was measured."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Run:
     Attributes:
         task, loss, parameter: their names.
         rate: the highest learning rate.
-        seed: of the first parameters, the order of the rows, and what is random in a wrong tree.
-            0 is for choosing, 1 and more for measuring.
-        tree: of the loss, by its name in `studies.trees`.
-        per_class: training rows per class, at most; 0 is all of them.
-        length: how many times the task's epochs.
-        coarse: "0", or percent of the training rows whose label is only the class's parent, which
-            a loss without a tree leaves out; in "80 wrong 20" 20 % of these labels are another
-            node of the parent's depth.
+        seed: seed of the initial parameters, the order of the rows, and the random part of a wrong
+            tree. 0 is for choosing, 1 and above for measuring.
+        tree: the tree that the loss is given, by its name in `studies.trees`.
+        per_class: the most training rows per class; 0 means all.
+        length: multiple of the task's epochs.
+        coarse: "0", or the percentage of training rows whose label is only the class's parent; a
+            loss without a tree leaves these rows out. In "80 wrong 20", 20 % of these labels are
+            another node at the parent's depth.
     """
 
     task: str
@@ -48,7 +48,7 @@ class Run:
     coarse: str = "0"
 
     def key(self) -> tuple[str, ...]:
-        """What tells it from every other run, as text."""
+        """The run's fields as text, which tell it from every other run."""
         return tuple(str(value) for value in asdict(self).values())
 
 
@@ -57,9 +57,10 @@ class Outcome:
     """What was measured of a run.
 
     Attributes:
-        figures: of each decision ("most probable", "least cost"), by column of the results.
-        heights: of each decision, for every test row, the height at which answer and truth meet.
-        vectors: the last layer's vector of each class (C, F), where it is a plain linear layer.
+        figures: the measured values per decision ("most probable", "least cost"), by column of the
+            results.
+        heights: per decision, the height at which answer and truth meet, for every test row.
+        vectors: the last layer's vector per class (C, F), if it is a plain linear layer.
         device: where the model was trained.
     """
 
@@ -70,7 +71,7 @@ class Outcome:
 
 
 class Model(nn.Module):
-    """A task's encoder and a last layer, which begins with zeros."""
+    """A task's encoder and a last layer, which starts with zeros."""
 
     def __init__(self, task: Task, loss: Loss, given: hace.Hierarchy) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class Model(nn.Module):
 
 
 def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None) -> Outcome:
-    """Trains a model and measures it. `vectors` are for trees that are made of class vectors."""
+    """Trains a model and measures it. `vectors` are needed for trees made of class vectors."""
     started = _now(task.device)
     loss = LOSSES[run.loss]
     options = dict(loss.grid[run.parameter])
@@ -133,7 +134,7 @@ def execute(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None = None
 
 
 def _given(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None) -> hace.Hierarchy:
-    """What the loss is given in the place of the task's tree."""
+    """The hierarchy that the loss is given, which is the task's tree or one in its place."""
     if run.tree != "dag":
         return wrong_tree(task.tree, run.tree, run.seed, vectors)
     if task.graph is None:
@@ -142,7 +143,7 @@ def _given(run: Run, task: Task, vectors: npt.NDArray[np.float32] | None) -> hac
 
 
 def training_rows(run: Run, task: Task) -> IntArray:
-    """The rows that a run trains on: all, or the first few of each class in a random order."""
+    """The rows that a run trains on: all, or a random few of each class, the same in every run."""
     rows = np.arange(len(task.train))
     if run.per_class == 0:
         return rows
@@ -163,7 +164,7 @@ def _train(model: Model, criterion: nn.Module, run: Run, task: Task) -> dict[str
         rows, label = coarsened(rows, run, task)
     batch = min(task.schedule.batch, max(16, len(rows) // 32))
     epochs = task.schedule.epochs * run.length
-    if run.per_class:  # fewer rows need more rounds
+    if run.per_class:  # few rows need more passes
         epochs *= 2
     rng = np.random.default_rng(run.seed)
     starts = np.arange(batch, len(rows), batch)
@@ -189,7 +190,7 @@ def _train(model: Model, criterion: nn.Module, run: Run, task: Task) -> dict[str
 
 
 def optimizer_of(model: nn.Module, rate: float, task: Task) -> torch.optim.Optimizer:
-    """What every model of a task is trained by."""
+    """The optimizer that trains every model of a task."""
     decay = task.schedule.weight_decay
     return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
 
@@ -202,11 +203,11 @@ def step(
     target: Tensor,
     device: str,
 ) -> float:
-    """One step of training; the seconds of it in the loss, forward and backward."""
+    """Makes one training step and returns its seconds in the loss, forward and backward."""
     optimizer.zero_grad()
     logits = model(*(x.to(device) for x in inputs))
     target = target.to(device)
-    # Cut from the graph, so that the loss is timed without the model.
+    # The logits are cut from the graph, so that the loss is timed without the model.
     leaf = logits.detach().requires_grad_()
     before = _now(device)
     criterion(leaf, target).backward()
@@ -217,9 +218,10 @@ def step(
 
 
 def coarsened(rows: IntArray, run: Run, task: Task) -> tuple[IntArray, Tensor]:
-    """Rows to train on and targets, when many labels are only the class's parent.
+    """The rows to train on and the targets, when many labels are only the class's parent.
 
-    Cross-entropy takes the rows whose class is known; HACE takes all, as ids of nodes.
+    Cross-entropy trains on the rows whose class is known. HACE trains on all rows, and its targets
+    are ids of nodes.
     """
     percent, _, wrong = run.coarse.partition(" wrong ")
     rng = np.random.default_rng(0)
@@ -232,7 +234,7 @@ def coarsened(rows: IntArray, run: Run, task: Task) -> tuple[IntArray, Tensor]:
     for depth in np.unique(task.tree.depths[node[is_wrong]]):
         others = np.flatnonzero((task.tree.depths == depth) & (task.tree.heights > 0))
         here = np.flatnonzero(is_wrong & (task.tree.depths[node] == depth))
-        if len(others) > 1:  # the node itself, then a step of 1 … to another one
+        if len(others) > 1:  # a random step from the node itself never comes back to it
             steps = rng.integers(1, len(others), len(here))
             node[here] = others[(np.searchsorted(others, node[here]) + steps) % len(others)]
     return rows, torch.from_numpy(node)
@@ -247,7 +249,7 @@ def _logits(model: Model, rows: Rows, device: str) -> Tensor:
 
 
 def _now(device: str) -> float:
-    """Seconds: of the processor, or, with an accelerator, of the clock when its work is done."""
+    """Processor time in seconds; with an accelerator, clock time after its work is done."""
     if device == "cpu":
         return time.process_time()
     torch.accelerator.synchronize(device)

@@ -1,4 +1,4 @@
-"""Makes the runs of a plan that the results do not have yet."""
+"""Makes the runs of a plan that are not in the results yet."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ def run_plan(
     load: Callable[[str], Task] | None = None,
     threads: int = 1,
 ) -> None:
-    """Makes every run of the steps whose row is missing, in order.
+    """Makes, in order, every run of the steps that has no row in the results.
 
     Args:
-        load: makes the task of a name; by default it is one of `studies.tasks`.
-        threads: of torch. The study's models are too small for two, and seconds of one compare.
+        only: if given, only the steps of these tasks.
+        minutes: if given, no run begins after that many minutes.
+        load: makes a task from its name; by default the tasks are those of `studies.tasks`.
+        threads: number of torch's threads. The study's models are too small to gain from two, and
+            seconds of processor time on one thread are comparable.
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -65,7 +68,7 @@ def run_plan(
 
 
 def _vectors(run: Run, task: Task, results: Results) -> npt.NDArray[np.float32] | None:
-    """Class vectors of cross-entropy as it was chosen, trained with seed 0."""
+    """Class vectors for trees that are made of them: from the chosen cross-entropy, seed 0."""
     if run.tree not in ("cover", "agglomerative"):
         return None
     return _vectors_of(choose(results, "ce"), task)
@@ -75,7 +78,7 @@ def _vectors(run: Run, task: Task, results: Results) -> npt.NDArray[np.float32] 
 def _vectors_of(run: Run, task: Task) -> npt.NDArray[np.float32]:
     vectors = execute(run, task).vectors
     assert vectors is not None
-    # A class that no row trains keeps the zeros that it began with.
+    # A class without training rows still has the zeros that it began with.
     untrained = ~vectors.any(axis=1)
     vectors[untrained] = np.random.default_rng(0).normal(size=(untrained.sum(), vectors.shape[1]))
     return vectors

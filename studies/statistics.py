@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 DRAWS = 10_000
-MOST_WEIGHTS = 200_000_000  # of all draws: with more than 20,000 rows there are fewer draws
+MOST_WEIGHTS = 200_000_000  # in all draws together, so more than 20,000 rows get fewer draws
 LEVEL = 0.05
 
 FloatArray = npt.NDArray[np.float64]
@@ -19,7 +19,7 @@ Weights = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two means: the estimate, its 95 % interval, and the p-value that it is zero."""
+    """The difference of two means: estimate, 95 % interval, and p-value of its being zero."""
 
     value: float
     low: float
@@ -27,15 +27,15 @@ class Difference:
     p: float
 
     def turned(self) -> Difference:
-        """Of the same two the other way round."""
+        """The difference of the same two means the other way round."""
         return Difference(-self.value, -self.high, -self.low, self.p)
 
 
 def paired_difference(a: FloatArray, b: FloatArray, draws: int = DRAWS) -> Difference:
-    """Of `a` less `b`, both (seeds, rows): a bootstrap over seeds and rows at once.
+    """The mean of `a` − `b`, both (seeds, rows), by a bootstrap over seeds and rows at once.
 
-    The interval is the bootstrap's percentiles; p is of the normal distribution with the
-    bootstrap's standard error.
+    The interval is made of the bootstrap's percentiles; p comes from the normal distribution with
+    the bootstrap's standard error.
     """
     difference = (a - b).astype(np.float32)
     seeds, rows = difference.shape

@@ -31,7 +31,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Rival:
-    """A loss as it was chosen, and a decision; its runs with every seed."""
+    """A loss as it was chosen, together with a decision rule."""
 
     name: str
     run: Run
@@ -43,7 +43,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Compared:
-    """A rival beside a baseline in one outcome."""
+    """A rival compared with a baseline in one outcome."""
 
     rival: Rival
     baseline: str
@@ -53,7 +53,7 @@ class Compared:
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse" or "tie"."""
+        """Whether the rival is "better", "worse" or a "tie"."""
         if self.corrected >= LEVEL:
             return "tie"
         gained = self.difference.value > 0
@@ -61,7 +61,7 @@ class Compared:
 
 
 class Report:
-    """Everything that the page quotes of one task."""
+    """Everything that the page quotes about one task."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
@@ -71,7 +71,7 @@ class Report:
         self._compared: dict[tuple[int, int], list[Compared]] = {}
 
     def rivals(self, per_class: int = 0, length: int = 1) -> list[Rival]:
-        """The losses whose runs with every seed are there, and cross-entropy decided by cost."""
+        """The losses that have a run with every seed, and cross-entropy decided by least cost."""
         found = []
         for name in RIVALS:
             try:
@@ -86,7 +86,7 @@ class Report:
         return found
 
     def values(self, rival: Rival, outcome: str, runs: list[Run] | None = None) -> FloatArray:
-        """An outcome of every seed and test row: (seeds, rows)."""
+        """An outcome for every seed and test row: (seeds, rows)."""
         heights = np.stack(
             [
                 self.results.heights[heights_name(run, rival.decision)]
@@ -96,7 +96,7 @@ class Report:
         return 100.0 * (heights == 0) if outcome == "top1" else heights.astype(np.float64)
 
     def compared(self, per_class: int = 0, length: int = 1) -> list[Compared]:
-        """Every rival beside every baseline, corrected for their number."""
+        """Every rival compared with every baseline, corrected for the number of comparisons."""
         key = (per_class, length)
         if key not in self._compared:
             rivals = self.rivals(per_class, length)
@@ -108,7 +108,7 @@ class Report:
                 for outcome in OUTCOMES
                 if base in by_loss
                 and rival != by_loss[base]
-                # The two baselines are compared once.
+                # The two baselines are compared with each other only once.
                 and (rival != by_loss.get("ce") or base == "ce")
             ]
             differences = [
@@ -129,11 +129,11 @@ class Report:
         return self._compared[key]
 
     def figures(self, rival: Rival) -> pd.DataFrame:
-        """The rows of a rival's runs."""
+        """The rows of the results of a rival's runs."""
         return self.rows_of(rival.runs(), rival.decision)
 
     def rows_of(self, runs: list[Run], decision: str = MOST_PROBABLE) -> pd.DataFrame:
-        """The rows of some runs that are there."""
+        """The rows of the results of the given runs; runs that have none are left out."""
         keys = {run.key() for run in runs}
         columns = list(RUN)
         is_one = [tuple(row) in keys for row in self.frame[columns].itertuples(index=False)]
@@ -141,7 +141,7 @@ class Report:
 
 
 def differences(report: Report, per_class: int = 0, length: int = 1) -> str:
-    """The primary outcomes: means, and paired differences to both baselines."""
+    """Table of the primary outcomes: means, and paired differences to both baselines."""
     compared = {
         (c.rival.name, c.baseline, c.outcome): c for c in report.compared(per_class, length)
     }
@@ -159,7 +159,7 @@ def differences(report: Report, per_class: int = 0, length: int = 1) -> str:
 
 
 def figures(report: Report, per_class: int = 0, length: int = 1) -> str:
-    """The secondary outcomes, means over the seeds."""
+    """Table of the secondary outcomes: means over the seeds."""
     columns = {
         "top-5": ("top5", 1),
         "severity": ("severity", 2),
@@ -188,7 +188,7 @@ def figures(report: Report, per_class: int = 0, length: int = 1) -> str:
 
 @dataclass(frozen=True)
 class OnTree:
-    """A loss that was given a tree, beside cross-entropy with the same seeds."""
+    """A loss that was given some tree, compared with cross-entropy with the same seeds."""
 
     tree: str
     likeness: float
@@ -198,12 +198,13 @@ class OnTree:
 
     @property
     def likeness_text(self) -> str:
-        """Nothing for a DAG, which has no single meeting point."""
+        """The likeness in digits; empty for a DAG, where two classes have no single lowest
+        common ancestor."""
         return "" if np.isnan(self.likeness) else f"{self.likeness:.2f}".replace("-", "−")
 
 
 def on_trees(report: Report, loss: str, draws: int = DRAWS) -> list[OnTree]:
-    """A loss as it was chosen on every tree that it was given, the likest to the true one first."""
+    """A loss as it was chosen, on every tree that it was given, those most like the truth first."""
     try:
         chosen, base = choose(report.results, loss), choose(report.results, "ce")
     except LookupError:
@@ -232,7 +233,7 @@ def on_trees(report: Report, loss: str, draws: int = DRAWS) -> list[OnTree]:
 
 
 def wrong_trees(report: Report) -> str:
-    """HACE on wrong trees: how much of the truth is left, and what came out."""
+    """Table of HACE on wrong trees: how much of the true tree is left, and the outcomes."""
     found = on_trees(report, "hace")
     if len(found) < 3:
         return ""
@@ -254,7 +255,7 @@ def wrong_trees(report: Report) -> str:
 
 
 def winners_on_wrong_trees(report: Report) -> str:
-    """The same of the losses that gain most where the tree is right."""
+    """The same table for the losses that gain most from a right tree."""
     by_loss = {loss: {on.tree: on for on in on_trees(report, loss)} for loss in WINNERS}
     lines = []
     for tree, one in by_loss[WINNERS[0]].items():
@@ -272,7 +273,7 @@ def winners_on_wrong_trees(report: Report) -> str:
 
 
 def dilutions(report: Report) -> str:
-    """Every d at the best of its rates."""
+    """Table of HACE with every d, each at its best rate."""
     shown = (("top1", 1), ("top5", 1), ("height", 2), ("severity", 2), ("hf1", 1))
     lines = []
     for parameter in DILUTIONS:
@@ -295,7 +296,7 @@ def dilutions(report: Report) -> str:
 
 
 def few_samples(report: Report) -> str:
-    """Primary outcomes by the number of training rows per class."""
+    """Table of the primary outcomes by the number of training rows per class."""
     lines = []
     for number in (*FEW, 0):
         compared = {(c.rival.name, c.baseline, c.outcome): c for c in report.compared(number)}
@@ -315,7 +316,7 @@ def few_samples(report: Report) -> str:
 
 
 def coarse(report: Report) -> str:
-    """Most labels coarse, and some of these wrong: cross-entropy on the rest, HACE on all."""
+    """Table for mostly coarse labels, some of them wrong: HACE, and cross-entropy without them."""
     rows = report.frame[
         (report.frame["coarse"] != "0") & (report.frame["decision"] == MOST_PROBABLE)
     ]
@@ -336,10 +337,10 @@ def coarse(report: Report) -> str:
 
 
 def by_test(reports: list[Report]) -> str:
-    """What choosing on the test rows would have said of the same trials, one seed.
+    """Table of what choosing on the test rows would have concluded from the same trials, one seed.
 
-    Also HACE with d = 0.7 at cross-entropy's rate / d, the rule of its paper, or the nearest rate
-    that was tried.
+    The last columns have HACE with d = 0.7 at cross-entropy's rate / d, which is the rule of its
+    paper, or at the nearest rate that was tried.
     """
     lines = []
     for report in reports:
@@ -379,7 +380,7 @@ def by_test(reports: list[Report]) -> str:
 
 
 def verdicts(reports: list[Report]) -> str:
-    """How often each loss is better, level and worse, over the tasks."""
+    """Table of how often each loss is better, a tie and worse, over the tasks."""
     lines = []
     names: dict[str, None] = {}
     for report in reports:
@@ -405,7 +406,7 @@ def verdicts(reports: list[Report]) -> str:
 
 
 def what_was_run(reports: list[Report]) -> str:
-    """Runs and processor time, per task."""
+    """Table of runs, processor time and comparisons per task."""
     lines = []
     for report in reports:
         rows = report.frame[report.frame["decision"] == MOST_PROBABLE]

@@ -1,4 +1,4 @@
-"""What a task of the study is: a tree, labelled inputs in three parts, and how to train."""
+"""Defines a task of the study: a tree, labelled inputs in three parts, and how to train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from examples.icd10.features import Bags, Featurizer
 
 IntArray = npt.NDArray[np.int64]
 Labelled = tuple[list[str], IntArray]
-"""Texts, and the class label of each."""
+"""Texts and their class labels."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Schedule:
     """How every model of a task is trained, whatever its loss.
 
     Attributes:
-        epochs: over the training rows; the study's long trainings have three times as many.
+        epochs: passes over the training rows; the study's long trainings make three times as many.
         batch: rows per step.
         rates: the lowest and the highest learning rate that is tried.
-        width: of the vector that an input becomes, which the last layer takes.
-        weight_decay: of AdamW.
+        width: length of the vector that the encoder makes of an input, which the last layer takes.
+        weight_decay: the weight decay of AdamW.
     """
 
     epochs: int
@@ -44,17 +44,17 @@ class Rows(Protocol):
 
     @property
     def label(self) -> IntArray:
-        """The class of each."""
+        """The class label of each row."""
 
     def __len__(self) -> int: ...
 
     def inputs(self, rows: IntArray) -> tuple[Tensor, ...]:
-        """What the encoder takes, for some rows."""
+        """The encoder's arguments for the given rows."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts as bags of buckets, and the label of each."""
+    """Texts as bags of hashed n-grams (buckets), and their labels."""
 
     bags: Bags
     label: IntArray
@@ -63,13 +63,13 @@ class Texts:
         return len(self.label)
 
     def inputs(self, rows: IntArray) -> tuple[Tensor, Tensor, Tensor]:
-        """What `nn.EmbeddingBag` takes: buckets, offsets, weights."""
+        """The arguments of `nn.EmbeddingBag`: buckets, offsets, weights."""
         return self.bags.batch(rows)
 
 
 @dataclass(frozen=True)
 class Features:
-    """Vectors (N, F) that are not trained, and the label of each."""
+    """Vectors (N, F), which stay fixed during training, and their labels."""
 
     vectors: npt.NDArray[np.float32]
     label: IntArray
@@ -78,17 +78,17 @@ class Features:
         return len(self.label)
 
     def inputs(self, rows: IntArray) -> tuple[Tensor]:
-        """Some of the vectors."""
+        """The vectors of the given rows."""
         return (torch.from_numpy(self.vectors[rows]),)
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A tree, rows to train, to choose and to measure with, and how to train.
+    """A tree, rows for training, validation and test, and how to train.
 
     Attributes:
-        encoder: makes the module from inputs to vectors of the schedule's width.
-        graph: the DAG that the tree is a part of, with the same classes, where there is one.
+        encoder: makes the module that turns inputs into vectors of the schedule's width.
+        graph: the DAG that the tree was cut from, with the same classes, if there is one.
         device: where models are trained.
     """
 
@@ -111,11 +111,11 @@ class Task:
         schedule: Schedule,
         graph: hace.Hierarchy | None = None,
     ) -> Task:
-        """Of the texts to train, to choose and to measure with.
+        """A task from texts for training, validation and test.
 
-        They become bags of the buckets that occur more than once in the training texts.
-
-        Other buckets, about half of them, teach nothing of other texts, and cost half of a step.
+        The texts become bags of the buckets that occur more than once in the training texts. The
+        other buckets, about half of them, teach nothing about other texts and would cost half of
+        each step.
         """
         featurize = Featurizer(parts[0][0])
         bags = [featurize(texts) for texts, _ in parts]
@@ -137,9 +137,10 @@ class Task:
         schedule: Schedule,
         device: str = "cpu",
     ) -> Task:
-        """Of vectors to train, to choose and to measure with: a linear probe.
+        """A linear probe of vectors for training, validation and test.
 
-        Each feature is standardised by the training vectors, and a vector's expected length is 1.
+        Each feature is standardised with the mean and deviation of the training vectors, and
+        scaled so that a vector's expected length is 1.
         """
         vectors = parts[0][0]
         mean, deviation = vectors.mean(0), vectors.std(0)
@@ -156,7 +157,7 @@ class Task:
 
 
 def split(number: int, shares: Sequence[float], seed: int = 0) -> list[IntArray]:
-    """The numbers 0 … number − 1 in random parts with these shares; the last has what is left."""
+    """Splits the numbers 0 … number − 1 at random by shares; the last part has the rest."""
     order = np.random.default_rng(seed).permutation(number)
     ends = np.cumsum([round(number * share) for share in shares])
     return [np.sort(part) for part in np.split(order, ends)]

@@ -1,11 +1,11 @@
-"""Wrong trees, and how much of the true one is left in each.
+"""Wrong trees, and how much of the true tree is left in each.
 
 A name says how a tree is made from the true one:
 
     true          the tree itself
     swap P        P % of the classes trade places at random; 100 is a random tree of the same shape
-    rewire P      P % of the nodes get another parent, of the depth that theirs has
-    drop L        the nodes of depth L are taken out, and what is below them goes to their parents
+    rewire P      P % of the nodes get a random parent of the same depth as their own
+    drop L        the nodes of depth L are removed, and their children go to their parents
     cover         `Hierarchy.from_embeddings` of class vectors, by the cover tree
     agglomerative the same, by average linkage
 """
@@ -24,7 +24,7 @@ PAIRS = 20_000
 def wrong_tree(
     tree: hace.Hierarchy, name: str, seed: int, vectors: npt.NDArray[np.float32] | None = None
 ) -> hace.Hierarchy:
-    """The tree of that name; its class i stays class i."""
+    """The tree that the name describes; class i of the true tree stays class i."""
     kind, _, number = name.partition(" ")
     rng = np.random.default_rng(seed)
     if kind == "true":
@@ -43,7 +43,7 @@ def wrong_tree(
 
 
 def likeness(tree: hace.Hierarchy, other: hace.Hierarchy) -> float:
-    """Spearman's correlation of the depths where pairs of classes meet, over random pairs."""
+    """Spearman's correlation of the depths at which random pairs of classes meet in both trees."""
     rng = np.random.default_rng(0)
     a, b = rng.integers(tree.num_classes, size=(2, PAIRS))
     a, b = a[a != b], b[a != b]
@@ -68,9 +68,9 @@ def _rewire(tree: hace.Hierarchy, share: float, rng: np.random.Generator) -> hac
     parents = tree.parents.copy()
     movable = np.flatnonzero(parents >= 0)
     for node in rng.permutation(movable)[: round(share * len(movable))]:
-        # All of one depth, so no cycle can arise. Its own parent may be drawn again.
+        # All candidates have the same depth, so no cycle can arise. A node may draw its own parent
+        # again. Leaves are no candidates, so that no leaf class becomes an inner node.
         depth = tree.depths[parents[node]]
-        # A leaf class does not become an inner node.
         places = np.flatnonzero((tree.depths == depth) & (tree.heights > 0))
         parents[node] = rng.choice(places)
     return hace.Hierarchy.from_parents(parents, classes=tree.classes)

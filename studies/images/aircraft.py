@@ -1,7 +1,7 @@
 """FGVC-Aircraft: 10,000 pictures of 100 variants, in families of manufacturers (Maji et al. 2013).
 
-The archive of https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/, with its own three parts. The
-line of copyright at the bottom of each picture, 20 pixels high, is cut off.
+Reads the archive of https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/, which comes in three
+parts. The copyright line at the bottom of each picture, 20 pixels high, is cut off.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import hace
 
 from .dataset import Dataset, Files, Part, required
 
-WHAT = "the folder that the archive fgvc-aircraft-2013b.tar.gz was unpacked in"
-CREDITS = 20  # pixels
+WHAT = "the folder in which the archive fgvc-aircraft-2013b.tar.gz was unpacked"
+CREDITS = 20  # height of the copyright line in pixels
 
 
 def read(folder: Path) -> Dataset:
-    """The data set as it was unpacked."""
+    """Reads the data set from its unpacked archive."""
     folder = required(folder / "fgvc-aircraft-2013b" / "data", WHAT)
     variants = required(folder / "variants.txt", WHAT).read_text(encoding="utf-8").splitlines()
     variants = [name.strip() for name in variants if name.strip()]
@@ -42,7 +42,7 @@ def read(folder: Path) -> Dataset:
 
 
 def _lines(path: Path) -> dict[str, str]:
-    """Of each picture's number the name: `1025794 707-320`."""
+    """The name for each picture's number, from lines such as `1025794 707-320`."""
     lines = required(path, WHAT).read_text(encoding="utf-8").splitlines()
     fields = [line.split(maxsplit=1) for line in lines if line.strip()]
     return {number: name.strip() for number, name in fields}

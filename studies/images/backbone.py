@@ -14,11 +14,11 @@ from .views import Look
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network.
+    """A network without its last layer.
 
     Attributes:
-        make: a new one, from (N, 3, size, size) to (N, width).
-        name: for files.
+        name: the network's name, which the names of files contain.
+        make: makes a new network, which maps (N, 3, size, size) to (N, width).
     """
 
     name: str
@@ -33,9 +33,9 @@ def of_timm(
     """A network by its name in timm.
 
     Args:
-        pretrained: with timm's own weights, which timm downloads.
-        weights: a file with weights instead.
-        size: of the pictures, where it is not the one that timm names.
+        pretrained: use timm's own weights, which timm downloads.
+        weights: a file with weights to use instead.
+        size: side of the pictures in pixels, if it is not timm's default for the network.
 
     Raises:
         ImportError: timm is missing.

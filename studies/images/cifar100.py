@@ -1,7 +1,7 @@
-"""CIFAR-100: 60,000 pictures of 32 pixels, 100 classes below 20 (Krizhevsky 2009).
+"""CIFAR-100: 60,000 pictures of 32 × 32 pixels, 100 classes in 20 groups (Krizhevsky 2009).
 
-The Python version of https://www.cs.toronto.edu/~kriz/cifar.html. A tenth of its training pictures
-chooses.
+Reads the Python version from https://www.cs.toronto.edu/~kriz/cifar.html. A tenth of its training
+pictures are for validation.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import hace
 
 from .dataset import Arrays, Dataset, Part, hold_out, required
 
-WHAT = "the folder that the archive cifar-100-python.tar.gz was unpacked in"
+WHAT = "the folder in which the archive cifar-100-python.tar.gz was unpacked"
 
 
 def read(folder: Path) -> Dataset:
-    """The data set as it was unpacked."""
+    """Reads the data set from its unpacked archive."""
     folder = required(folder / "cifar-100-python", WHAT)
     names, rows = _unpickled(folder / "meta"), _unpickled(folder / "train")
     above = dict(zip(rows["fine_labels"], rows["coarse_labels"], strict=True))
@@ -38,7 +38,7 @@ def _part(rows: dict[str, Any]) -> Part:
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
-    """One of the archive's pickles: it runs code of whoever made the file, as every pickle can."""
+    """Loads one of the archive's pickles, which, like any pickle, may run code of its author."""
     with required(path, WHAT).open("rb") as stream:
         found: dict[str, Any] = pickle.load(stream, encoding="latin1")
     return found

@@ -18,47 +18,50 @@ from ..task import Schedule, Task
 from .backbone import Backbone, of_timm
 from .recipe import DATASETS, OTHERS, SMALLEST, probe, whole_network
 
-RATES = {True: (1e-3, 1e-1), False: (3e-5, 3e-3)}  # of a probe, of a whole network
+RATES = {True: (1e-3, 1e-1), False: (3e-5, 3e-3)}  # True: for a probe; False: for a network
 EPOCHS = {True: 20, False: 30}
 BASELINES = ("ce", "smoothing")
 
 
 def add_command(commands: Any) -> None:
-    """Adds `images` to the command line."""
+    """Adds the command `images` to the command line."""
     images = commands.add_parser(
         "images",
         help="the study on CIFAR-100, FGVC-Aircraft, NABirds or iNaturalist 2021, from your files",
-        description="Trains a network of timm, or a probe of its vectors, by the study's protocol.",
+        description="Trains a timm network, or a linear probe of it, by the study's protocol.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     images.add_argument("dataset", choices=DATASETS)
     images.add_argument("--data", type=Path, required=True, help="folder of the unpacked data set")
     images.add_argument("--model", default="resnet50.a1_in1k", help="name of the network in timm")
-    images.add_argument("--pretrained", action="store_true", help="timm downloads the weights")
-    images.add_argument("--weights", default="", help="a file with weights instead")
-    images.add_argument("--probe", action="store_true", help="train the last layer alone")
-    images.add_argument("--size", type=int, help="pixels of a side; by default the model's")
-    images.add_argument("--epochs", type=int, help="by default 20 of a probe, 30 of a network")
+    images.add_argument("--pretrained", action="store_true", help="let timm download its weights")
+    images.add_argument("--weights", default="", help="file with weights to use instead")
+    images.add_argument("--probe", action="store_true", help="train only the last layer")
+    images.add_argument("--size", type=int, help="side of the pictures in pixels; default: timm's")
+    images.add_argument("--epochs", type=int, help="default: 20 for a probe, 30 for a network")
     images.add_argument("--batch", type=int, default=128)
     images.add_argument("--rates", type=float, nargs=2, metavar=("LOWEST", "HIGHEST"))
     images.add_argument("--weight-decay", type=float, default=0.0)
     images.add_argument(
-        "--loss", action="append", choices=LOSSES, help="beside the baselines; may be given again"
+        "--loss",
+        action="append",
+        choices=LOSSES,
+        help="a loss to compare with the baselines; may be given more than once",
     )
     images.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     images.add_argument(
-        "--folder", type=Path, default=Path("build/study-images"), help="of results"
+        "--folder", type=Path, default=Path("build/study-images"), help="folder of the results"
     )
     images.set_defaults(do=run)
 
 
 def run(options: argparse.Namespace, backbone: Backbone | None = None) -> None:
-    """Makes the runs that the folder does not have, and prints the tables.
+    """Makes the runs that are not in the folder yet, and prints the tables.
 
     Args:
-        backbone: in the place of timm's.
+        backbone: a network to use instead of timm's.
     """
-    from .. import tables  # pandas is for this alone
+    from .. import tables  # needs pandas, which nothing before this line uses
 
     name = f"{options.dataset}-{options.model}" + ("-probe" if options.probe else "")
     schedule = Schedule(
@@ -82,7 +85,10 @@ def run(options: argparse.Namespace, backbone: Backbone | None = None) -> None:
     print(tables.differences(report), tables.figures(report), sep="\n\n")
     for rival in report.rivals():
         if rival.run.rate in schedule.rates:
-            print(f"{rival.name}: its rate is at the end of --rates; widen them, in a new --folder")
+            print(
+                f"{rival.name}: the chosen rate is at the end of the range; "
+                "widen --rates and give another --folder"
+            )
 
 
 def _task(
@@ -99,7 +105,7 @@ def _task(
 
 
 def _refuse_other_settings(options: argparse.Namespace, schedule: Schedule, name: str) -> None:
-    """Runs of other settings are not to be compared, so a folder keeps to those of its first."""
+    """Raises if the folder has runs with other settings, which must not be compared with these."""
     settings = {
         "pretrained": options.pretrained,
         "weights": options.weights,

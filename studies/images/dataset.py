@@ -1,4 +1,4 @@
-"""What a data set of images is: a tree, and labelled pictures in three parts."""
+"""Defines a data set of images: a tree, and labelled pictures in three parts."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Pictures(Protocol):
     def __len__(self) -> int: ...
 
     def picture(self, number: int) -> Image.Image:
-        """One of them, in RGB; threads may ask at once."""
+        """The picture with this number, in RGB. Several threads may call this at once."""
 
     def some(self, numbers: IntArray) -> Pictures:
-        """A part of them."""
+        """The pictures with these numbers."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Pictures in memory, (N, H, W, 3)."""
+    """Pictures in memory: an array (N, H, W, 3)."""
 
     pixels: npt.NDArray[np.uint8]
 
@@ -46,7 +46,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Files:
-    """Pictures in files, of which some rows of pixels at the bottom may be cut off."""
+    """Pictures in files; `cut` rows of pixels are cut off at the bottom of each."""
 
     paths: Sequence[Path]
     cut: int = 0
@@ -66,7 +66,7 @@ class Files:
 
 
 class Part(NamedTuple):
-    """Pictures, and the class label of each."""
+    """Pictures and their class labels."""
 
     pictures: Pictures
     label: IntArray
@@ -74,7 +74,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A tree, and pictures to train, to choose and to measure with."""
+    """A tree, and pictures for training, validation and test."""
 
     tree: hace.Hierarchy
     train: Part
@@ -83,17 +83,17 @@ class Dataset:
 
 
 def hold_out(part: Part, share: float) -> tuple[Part, Part]:
-    """What is left, and a random share: for data sets that come without validation rows."""
+    """Splits off a random share, for data sets without validation pictures: (rest, share)."""
     held, left = split(len(part.pictures), (share,))
     kept, chosen = (Part(part.pictures.some(i), part.label[i]) for i in (left, held))
     return kept, chosen
 
 
 def required(path: Path, what: str) -> Path:
-    """The path.
+    """Returns the path if it exists.
 
     Raises:
-        FileNotFoundError: nothing is there; `what` says what --data has to name.
+        FileNotFoundError: it does not exist; `what` says in the message what --data has to name.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: --data names {what}")

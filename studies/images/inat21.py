@@ -1,8 +1,8 @@
 """iNaturalist 2021: 10,000 species with seven ranks above each (Van Horn et al. 2021).
 
-The archives of https://github.com/visipedia/inat_comp/tree/master/2021. The labels of its test
-pictures are not public: its validation pictures measure, and a fiftieth of the training pictures
-chooses.
+Reads the archives of https://github.com/visipedia/inat_comp/tree/master/2021. The labels of its
+test pictures are not public, so its validation pictures are the test, and a fiftieth of the
+training pictures are for validation.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ RANKS = ("kingdom", "phylum", "class", "order", "family", "genus", "name")
 
 
 def read(folder: Path) -> Dataset:
-    """With all 2.7 million training pictures."""
+    """Reads the data set with all 2.7 million training pictures."""
     return _read(folder, "train")
 
 
 def read_mini(folder: Path) -> Dataset:
-    """With the 50 training pictures per species of `train_mini`."""
+    """Reads the data set with the 50 training pictures per species of `train_mini`."""
     return _read(folder, "train_mini")
 
 
@@ -35,7 +35,7 @@ def _read(folder: Path, training: str) -> Dataset:
     categories, part = _annotated(folder, training)
     others, test = _annotated(folder, "val")
     if categories != others:
-        raise ValueError(f"{training}.json and val.json in {folder} have other categories")
+        raise ValueError(f"{training}.json and val.json in {folder} have different categories")
     tree = hace.Hierarchy.from_paths([[c[rank] for rank in RANKS] for c in categories], missing=[])
     train, validation = hold_out(part, 0.02)
     return Dataset(tree, train, validation, test)

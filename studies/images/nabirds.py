@@ -1,7 +1,7 @@
 """NABirds: 48,562 pictures of 555 kinds of birds, with a tree (Van Horn et al. 2015).
 
-The archive of https://dl.allaboutbirds.org/nabirds, whole pictures. A tenth of its training
-pictures chooses.
+Reads the archive of https://dl.allaboutbirds.org/nabirds and uses whole pictures. A tenth of its
+training pictures are for validation.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import hace
 
 from .dataset import Dataset, Files, Part, hold_out, required
 
-WHAT = "the folder that the archive nabirds.tar.gz was unpacked in"
+WHAT = "the folder in which the archive nabirds.tar.gz was unpacked"
 
 
 def read(folder: Path) -> Dataset:
-    """The data set as it was unpacked."""
+    """Reads the data set from its unpacked archive."""
     folder = required(folder / "nabirds", WHAT)
     label_of = dict(_rows(folder / "image_class_labels.txt"))
     path_of = dict(_rows(folder / "images.txt"))
@@ -33,7 +33,7 @@ def read(folder: Path) -> Dataset:
         while above is not None and above not in parents:
             parents[above] = parent_of.get(above)
             above = parents[above]
-    # The names repeat (a plumage is a class below its species), the numbers do not.
+    # Names repeat (a plumage is a class below its species), so the numbers become part of them.
     named = {node: f"{node} {name_of.get(node, '')}".strip() for node in parents}
     tree = hace.Hierarchy.from_parents(
         {named[n]: None if p is None else named[p] for n, p in parents.items()},
@@ -50,7 +50,7 @@ def read(folder: Path) -> Dataset:
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    """The first word of each line, and the rest."""
+    """The first word and the rest of each line."""
     lines = required(path, WHAT).read_text(encoding="utf-8").splitlines()
     fields = [line.split(maxsplit=1) for line in lines if line.strip()]
     return [(first, rest.strip()) for first, rest in fields]

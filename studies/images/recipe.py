@@ -1,4 +1,4 @@
-"""A data set and a network as a task of the study: the whole network, or a probe of its vectors."""
+"""Makes a task of the study from a data set and a network, which is trained whole or probed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "inat21": inat21.read,
     "inat21-mini": inat21.read_mini,
 }
-SMALLEST = {"cifar100": 0.6}  # share of the area in a random piece; of the others OTHERS
+SMALLEST = {"cifar100": 0.6}  # smallest share of the area in a random piece; OTHERS for the others
 OTHERS = 0.25
 
 
@@ -35,7 +35,7 @@ def whole_network(
     device: str,
     smallest: float,
 ) -> Task:
-    """The network is trained together with its last layer, on random pieces of the pictures."""
+    """A task that trains the network with its last layer, on random pieces of the pictures."""
     return Task(
         name,
         dataset.tree,
@@ -56,7 +56,7 @@ def probe(
     device: str,
     folder: Path,
 ) -> Task:
-    """A linear layer is trained on the vectors of the network, which are kept in a folder."""
+    """A task that trains a linear layer on the network's vectors, which are kept in a folder."""
     parts = []
     for part_name in ("train", "validation", "test"):
         part: Part = getattr(dataset, part_name)
@@ -67,7 +67,7 @@ def probe(
 
 
 def _vectors(part: Part, backbone: Backbone, device: str, kept: Path) -> npt.NDArray[np.float32]:
-    """Of the centre of each picture; read from the file where it has those of the same labels."""
+    """The vectors of the pictures' centres, read from the file if it has the same labels."""
     if kept.exists():
         with np.load(kept) as stored:
             if np.array_equal(stored["label"], part.label):

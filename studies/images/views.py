@@ -1,4 +1,4 @@
-"""Pictures as what a network takes: cut out, at one size, with the network's mean and spread."""
+"""Prepares pictures for a network: cropped, resized, and standardised as the network expects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..task import IntArray
 from .dataset import Part
 
-RATIO = 4 / 3  # of the sides of a random piece, at most
+RATIO = 4 / 3  # largest ratio of the sides of a random piece
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Look:
     """What a network expects of a picture.
 
     Attributes:
-        size: pixels of a side.
-        centre: the share of the shorter side that is looked at, where nothing is random.
-        mean, deviation: of each channel, for values from 0 to 1.
+        size: side of the square in pixels.
+        centre: share of the picture's shorter side that the centre crop keeps.
+        mean, deviation: per channel, for values from 0 to 1.
     """
 
     size: int
@@ -35,11 +35,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Views:
-    """Labelled views (3, size, size) of a part.
+    """Labelled views (3, size, size) of the pictures of a part.
 
     Attributes:
-        smallest: the smallest share of a picture's area that a random piece has, which may also
-            be mirrored; None is the centre of each picture.
+        smallest: the smallest share of a picture's area that a random piece has; a random half of
+            the pieces is mirrored. None means the centre of each picture.
     """
 
     part: Part
@@ -54,7 +54,7 @@ class Views:
         return len(self.part.label)
 
     def inputs(self, rows: IntArray) -> tuple[Tensor]:
-        """The views of some pictures; random ones depend on torch's seed alone."""
+        """The views of the given pictures; random views depend only on torch's seed."""
         seeds = torch.randint(1 << 31, (len(rows),)).tolist()
         return (torch.stack(list(_threads().map(self._view, rows.tolist(), seeds))),)
 
@@ -82,7 +82,7 @@ Box = tuple[float, float, float, float]
 
 
 def centre_box(picture: Image.Image, share: float) -> Box:
-    """The square in the middle with that share of the shorter side."""
+    """The square in the middle whose side is that share of the picture's shorter side."""
     side = share * min(picture.size)
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
     return left, top, left + side, top + side
@@ -91,7 +91,7 @@ def centre_box(picture: Image.Image, share: float) -> Box:
 def random_box(picture: Image.Image, smallest: float, draw: np.random.Generator) -> Box:
     """A piece of at least that share of the area, with sides of a ratio from 3:4 to 4:3.
 
-    Where it does not fit into a narrow picture, it is made as narrow.
+    If it does not fit into a narrow picture, it is made as narrow as the picture.
     """
     area = picture.width * picture.height * draw.uniform(smallest, 1)
     ratio = RATIO ** draw.uniform(-1, 1)

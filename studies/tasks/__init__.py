@@ -1,4 +1,4 @@
-"""The tasks, by name. Each file reads one package's data, splits it, and builds its tree."""
+"""The tasks by name. Each module reads one package's data, splits it, and builds its tree."""
 
 from __future__ import annotations
 

