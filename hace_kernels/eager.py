@@ -14,6 +14,8 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch._compile import _disable_dynamo
 
+from .exporting import is_exporting
+
 __all__ = ["eager"]
 
 P = ParamSpec("P")
@@ -43,7 +45,7 @@ def eager(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         if torch.compiler.is_compiling():
-            if torch.compiler.is_exporting():
+            if is_exporting():
                 raise RuntimeError(_NO_EXPORT)
             return untraced(*args, **kwargs)
         return function(*args, **kwargs)

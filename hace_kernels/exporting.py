@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["add_decomposition", "decompositions", "in_onnx_export", "is_exported", "is_traced"]
+__all__ = [
+    "add_decomposition",
+    "decompositions",
+    "in_onnx_export",
+    "is_exported",
+    "is_exporting",
+    "is_traced",
+]
 
 #: Whether `torch.jit.trace` is running.
 is_traced = torch._C._is_tracing
@@ -23,11 +30,21 @@ def in_onnx_export() -> bool:
 in_onnx_export._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def is_exporting() -> bool:
+    """Whether `torch.export` is running.
+
+    In the graphs of torch 2.11, `torch.compiler.is_exporting()` is always True. This function is
+    marked as constant: it is called while a graph is made, and so gives what is true then.
+    """
+    return torch.compiler.is_exporting()
+
+
+is_exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def is_exported() -> bool:
     """Whether a graph is traced that has to serve batches of any size, not only of this one's."""
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
-    return is_traced()
+    return is_exporting() if torch.compiler.is_compiling() else is_traced()
 
 
 #: Each op in plain PyTorch, by its name; the modules of `hace_kernels.ops` fill it.

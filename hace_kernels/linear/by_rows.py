@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autocast import without_autocast
 from ..ops.path_stages import path_resolve
 from ..row_paths import Rings
 from .batch import Batch
 from .columns import refuse_second_derivative, tile_gradients, written
-from .tiles import Layer, tile_width, without_autocast
+from .tiles import Layer, tile_width
 
 __all__ = ["loss_by_rows", "rows_at_once"]
 

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..autocast import without_autocast
 from ..ops.path_stages import path_measure, path_resolve, path_write
 from ..reference.path_stages import RingGradient
 from ..row_paths import Rings, RowPaths, empty_rings
@@ -22,7 +23,7 @@ from ..rows import loss_dtype
 from .node_sums import NodeSums
 from .node_sweep import NodeSweep
 from .shard import Exchange, LocalClasses
-from .tiles import SWEEP_BYTES, Layer, OnWeightGrad, tile_width, without_autocast
+from .tiles import SWEEP_BYTES, Layer, OnWeightGrad, tile_width
 from .tree_layer import Above, TreeLayer, layer_of
 
 __all__ = [

@@ -5,19 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..autocast import is_autocasting
+
 __all__ = ["check_layer", "product_dtype"]
 
 
 def product_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype of `F.linear(input, weight)`: autocast's where that is on, except for float64."""
     device = input.device.type
-    if input.dtype != torch.float64 and _autocasts(device):
+    if input.dtype != torch.float64 and is_autocasting(device):
         return torch.get_autocast_dtype(device)
     return input.dtype
-
-
-def _autocasts(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def check_layer(input: Tensor, weight: Tensor, bias: Tensor | None, num_classes: int) -> None:
@@ -37,7 +35,7 @@ def check_layer(input: Tensor, weight: Tensor, bias: Tensor | None, num_classes:
             f"bias must be ({num_classes},), one entry per class; got {tuple(bias.shape)}"
         )
     same = weight.dtype == input.dtype and (bias is None or bias.dtype == input.dtype)
-    if not same and not _autocasts(input.device.type):
+    if not same and not is_autocasting(input.device.type):
         raise TypeError(
             f"input, weight and bias must have one dtype, got {input.dtype}, {weight.dtype}"
             + ("" if bias is None else f" and {bias.dtype}")

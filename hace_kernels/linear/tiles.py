@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from ..autocast import without_autocast
 
 __all__ = [
     "SWEEP_BYTES",
@@ -19,7 +20,6 @@ __all__ = [
     "TileGradient",
     "put_rows",
     "tile_width",
-    "without_autocast",
 ]
 
 OnWeightGrad: TypeAlias = Callable[[Tensor | slice, Tensor], object]
@@ -48,13 +48,6 @@ def tile_width(rows: int, features: int, itemsize: int, tile_bytes: int = TILE_B
     """
     widest = tile_bytes // (itemsize * max(1, rows, features))
     return max(_MIN_WIDTH, widest // _MIN_WIDTH * _MIN_WIDTH)
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which products have the dtypes of their operands."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 @dataclass(frozen=True)
