@@ -35,7 +35,7 @@ inline cudaStream_t current_stream(int device) {
                   "libtorch_cuda.so has no aoti_torch_get_current_cuda_stream: this torch is not "
                   "one that hace_kernels supports (2.11 or later, built for CUDA)");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(get_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(get_stream(device, &stream));
   return static_cast<cudaStream_t>(stream);
 }
 
