@@ -8,6 +8,7 @@ failed.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from benchmarks.machine import describe_machine, describe_versions
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+#: Processes that share the GPU; most of a test's time is the oracle's, on the CPU.
+WORKERS = min(len(os.sched_getaffinity(0)), 12) if find_spec("xdist") else 0
 #: Every kernel of CUDA, in rows of a block and of several.
 SANITIZED = ["--backend=gpu", "-m", "sampled", "-k", "cuda"]
 
@@ -35,7 +39,7 @@ def main() -> int:
         if sanitizer is None:
             outcomes.append({"step": tool, "skipped": "compute-sanitizer is not in the PATH"})
             continue
-        prefix = [sanitizer, "--tool", tool, "--error-exitcode", "86"]
+        prefix = [sanitizer, "--tool", tool, "--error-exitcode", "86", "--target-processes", "all"]
         outcomes.append(run_step(tool, prefix, SANITIZED))
     backends = {name: found.reason for name, found in hace_kernels.backends().items()}
     record = {
@@ -57,6 +61,8 @@ def run_step(name: str, prefix: list[str], arguments: list[str]) -> dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [*prefix, sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
+        if WORKERS > 1:
+            command += ["-n", str(WORKERS), "--dist", "worksteal"]
         start = time.perf_counter()
         status = subprocess.run([*command, *arguments], cwd=ROOT, check=False).returncode
         seconds = time.perf_counter() - start
