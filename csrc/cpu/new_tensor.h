@@ -19,8 +19,8 @@ inline Tensor new_tensor(const std::vector<int64_t>& shape, ScalarType type) {
   for (size_t i = shape.size(); i-- > 0; stride *= shape[i]) strides[i] = stride;
   const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   AtenTensorHandle tensor;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      shape.size(), shape.data(), strides.data(), dtype, aoti_torch_device_type_cpu(), 0, &tensor));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(shape.size(), shape.data(), strides.data(), dtype,
+                                                  aoti_torch_device_type_cpu(), 0, &tensor));
   Tensor result(tensor);
   const int64_t bytes = stride * static_cast<int64_t>(result.element_size());
   if (bytes > kLargeResult && has_no_pages(result.const_data_ptr(), bytes))
