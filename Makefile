@@ -9,7 +9,7 @@ export HACE_REQUIRE_NATIVE = 1
 
 C_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: install test test-all test-thorough test-large test-asan test-tsan fuzz build-gpu test-gpu lint format clean wheels docs
+.PHONY: install test test-all test-thorough test-oldest test-large test-asan test-tsan fuzz build-gpu test-gpu lint format clean wheels docs
 .PHONY: demo demo-tune study study-quick study-report bench bench-quick bench-gpu bench-micro bench-check
 
 # Compiles what has changed since the last time; Python files are used in place.
@@ -62,6 +62,17 @@ test-asan: install
 # The same with ThreadSanitizer, on four threads.
 test-tsan: install
 	$(BIN)/python tests/support/run_sanitized.py threads
+
+# From the source distribution, with the oldest torch that the package promises (3 GB to download):
+# what is written with a newer one may use what only that has.
+OLDEST = build/oldest
+test-oldest: install
+	rm -rf $(OLDEST)/source && mkdir -p $(OLDEST)/source
+	$(BIN)/python setup.py -q sdist --formats gztar -d $(OLDEST)
+	tar -xzf $(OLDEST)/hace_kernels-*.tar.gz -C $(OLDEST)/source --strip-components=1
+	$(PYTHON) -m venv $(OLDEST)/env
+	$(OLDEST)/env/bin/pip install "torch==2.11.0" "numpy==1.26.*; python_version < '3.13'"
+	$(MAKE) -C $(OLDEST)/source test VENV=../env
 
 test-large: install
 	$(BIN)/python -m pytest -m large
