@@ -15,7 +15,10 @@ from build_tools import requirements
 
 requirements.check_setuptools()
 
-from build_tools.command import BuildNative, extensions  # noqa: E402
+from build_tools.command import BuildNative, CheckedMetadata, extensions  # noqa: E402
 from build_tools.settings import Settings  # noqa: E402
 
-setup(ext_modules=extensions(Settings.read()), cmdclass={"build_ext": BuildNative})
+setup(
+    ext_modules=extensions(Settings.read()),
+    cmdclass={"build_ext": BuildNative, "dist_info": CheckedMetadata},
+)

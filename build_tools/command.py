@@ -10,6 +10,7 @@ from pathlib import Path
 
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
+from setuptools.command.dist_info import dist_info
 from setuptools.errors import CompileError
 
 from . import cpp, cuda, ninja_build, requirements
@@ -25,6 +26,19 @@ def extensions(settings: Settings) -> list[Extension]:
         return []
     optional = not settings.require_native
     return [Extension(name, [], optional=optional) for name in (NATIVE, LAYOUT)]
+
+
+class CheckedMetadata(dist_info):
+    """Checks the build environment first.
+
+    pip asks for the metadata before anything else. Without this check it would download what they
+    name, gigabytes of torch, before the build tells that pip's own environment lacks torch.
+    """
+
+    def run(self) -> None:
+        if Settings.read().build != "python":
+            requirements.check()
+        super().run()
 
 
 class BuildNative(build_ext):

@@ -16,23 +16,28 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
 
 #: What of torch's names the sources may use: all were compiled against torch 2.11.0.
-IN_OLDEST_TORCH = frozenset(
-    """
-    STABLE_TORCH_LIBRARY_IMPL
-    STD_TORCH_CHECK TORCH_BOX TORCH_ERROR_CODE_CHECK
-
-    aoti_torch_device_type_cpu aoti_torch_empty_strided aoti_torch_get_current_cuda_stream
-
-    torch::headeronly::ScalarType torch::stable::Tensor torch::stable::accelerator::DeviceGuard
-    torch::stable::detail::from torch::stable::detail::to torch::stable::get_num_threads
-    torch::stable::new_empty torch::stable::parallel_for
-
-    torch/csrc/inductor/aoti_torch/c/shim.h torch/csrc/stable/accelerator.h
-    torch/csrc/stable/library.h torch/csrc/stable/macros.h torch/csrc/stable/ops.h
-    torch/csrc/stable/tensor.h torch/headeronly/core/ScalarType.h
-    torch/headeronly/util/Exception.h
-    """.split()
-)
+IN_OLDEST_TORCH = {
+    *("STABLE_TORCH_LIBRARY_IMPL", "STD_TORCH_CHECK", "TORCH_BOX", "TORCH_ERROR_CODE_CHECK"),
+    "aoti_torch_device_type_cpu",
+    "aoti_torch_empty_strided",
+    "aoti_torch_get_current_cuda_stream",
+    "torch::headeronly::ScalarType",
+    "torch::stable::Tensor",
+    "torch::stable::accelerator::DeviceGuard",
+    "torch::stable::detail::from",
+    "torch::stable::detail::to",
+    "torch::stable::get_num_threads",
+    "torch::stable::new_empty",
+    "torch::stable::parallel_for",
+    "torch/csrc/inductor/aoti_torch/c/shim.h",
+    "torch/csrc/stable/accelerator.h",
+    "torch/csrc/stable/library.h",
+    "torch/csrc/stable/macros.h",
+    "torch/csrc/stable/ops.h",
+    "torch/csrc/stable/tensor.h",
+    "torch/headeronly/core/ScalarType.h",
+    "torch/headeronly/util/Exception.h",
+}
 
 NAME_OF_TORCH = re.compile(
     r"""\b(?:
