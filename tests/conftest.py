@@ -20,24 +20,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backend",
         choices=list(PLACES),
-        help="run the parity suite alone, on this backend; without it everything runs, the parity "
-        "suite on the reference and the CPU's kernels",
+        help="run only the parity suite, on this backend; by default everything runs, with the "
+        "parity suite on the reference and the CPU's kernels",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    gc.disable()  # until the tests are collected, which makes many objects and no garbage
+    gc.disable()  # until the tests are collected, since that makes many objects but no garbage
     for marker in selection.MARKERS:
         config.addinivalue_line("markers", marker)
     place = config.getoption("--backend")
     prepare(place)
     config.pluginmanager.register(fixture_of(place))
     if place == "triton-interpreted":
-        config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning")  # NumPy's, of -inf
+        config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning")  # NumPy's, at -inf
 
 
 def fixture_of(place: str | None) -> object:
-    """A plugin with the fixture `backend`: each backend of the session in turn."""
+    """A plugin with the fixture `backend`, which yields each backend of the session in turn."""
 
     class Session:
         @pytest.fixture(params=backends_of(place))
@@ -48,7 +48,7 @@ def fixture_of(place: str | None) -> object:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `--backend`, modules without a test for it are not imported."""
+    """With `--backend`, skips importing modules that have no test for it."""
     if config.getoption("--backend") is None or collection_path.suffix != ".py":
         return None
     return None if selection.may_run(collection_path.read_text("utf-8")) else True
@@ -56,7 +56,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, Any, Any]:
-    """Looks at the instances of each test function while they are all at hand."""
+    """Checks and marks the instances of each test function while they are all at hand."""
     found = yield
     if isinstance(found, list) and found and isinstance(found[0], pytest.Function):
         complaint = selection.check(found[0])
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How many tests each backend has passed."""
+    """Prints how many tests passed on each backend."""
     counts: dict[str, Counter[str]] = {}
     for outcome in ("passed", "skipped", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
@@ -96,7 +96,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keeps the garbage collector from looking at every test and module again and again."""
+    """Keeps the garbage collector from visiting every test and module again and again."""
     gc.freeze()
     gc.enable()
 
@@ -129,7 +129,7 @@ def seed() -> None:
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
-    """Sets the number of threads for the length of a test."""
+    """Sets the number of threads for the duration of a test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""The selection itself: what a sample is, and that no parity test is lost before a backend."""
+"""Tests of the selection: what a sample is, and that no backend misses a parity test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass
 class Instance:
-    """As much of a pytest.Function as the selection looks at."""
+    """Those parts of a pytest.Function that the selection uses."""
 
     params: dict[str, Any]
     backend: str = "cpu"
@@ -121,7 +121,7 @@ def test_a_test_with_a_backend_says_where_it_runs() -> None:
 
 
 def collected(place: str, chosen: str) -> set[str]:
-    """The test functions that a session would run."""
+    """The names of the test functions that a session would run."""
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "--collect-only", "-q"]
     done = subprocess.run(
         [*command, f"--backend={place}", "-m", chosen],
@@ -137,7 +137,7 @@ def collected(place: str, chosen: str) -> set[str]:
 @pytest.mark.thorough
 @pytest.mark.parametrize("place", ["cuda-emulated", "triton-interpreted"])
 def test_every_parity_test_is_on_every_backend(place: str) -> None:
-    """Or names a reason: what is missing is what `not_on` leaves out, and no more."""
+    """Only the tests that `not_on` leaves out, with a reason, are missing on a backend."""
     everywhere = collected("cpu", f"parity and not {selection.left_out(place)}")
     assert len(everywhere) > 100
     assert everywhere - collected(place, "parity and first") == set()

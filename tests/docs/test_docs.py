@@ -1,6 +1,6 @@
-"""Every Python block of the README and the pages runs as it stands, one page in one go.
+"""Every Python block of the README and the pages runs as it stands; a page's blocks run in a row.
 
-What takes several processes is fenced as `{ .python }` and is in tests/distributed instead.
+Code that needs several processes is fenced as `{ .python }`, and tests/distributed tests it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PAGES.remove(ROOT / "docs" / "files.md")  # test_files_page.py makes the files that it reads
+PAGES.remove(ROOT / "docs" / "files.md")  # test_files_page.py makes the files that the page reads
 BLOCK = re.compile(r"^```(?:python|py)\n(.*?)^```", re.M | re.S)
 
 
 def blocks(page: Path) -> list[tuple[int, str]]:
-    """The blocks of a page, each with the line that it begins in."""
+    """The blocks of a page, each with the number of its first line."""
     text = page.read_text(encoding="utf-8")
     return [(text[: found.start(1)].count("\n"), found[1]) for found in BLOCK.finditer(text)]
 
@@ -34,5 +34,5 @@ def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": page.stem}
     for line, block in blocks(page):
-        # Blank lines put the page's own line numbers into a traceback.
+        # With these blank lines, a traceback has the page's own line numbers.
         exec(compile("\n" * line + block, str(page), "exec"), namespace)

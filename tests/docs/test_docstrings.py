@@ -1,4 +1,4 @@
-"""The examples in docstrings: every public object has one, and it gives what it says."""
+"""Every public object has an example in its docstring, and the example gives the stated result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOT_MADE = (optim.TileOptimizer, decode.Explanation, metrics.Reliability, metric
 
 
 def is_result(found: object) -> bool:
-    """What functions return or take, and nobody makes: named tuples, literals, base classes."""
+    """Whether users only receive or pass the object: named tuples, literals, base classes."""
     if get_origin(found) is Literal or not callable(found) or found in NOT_MADE:
         return True
     return hasattr(found, "_fields") or is_typeddict(found)
@@ -50,12 +50,12 @@ def test_example_of_torchmetrics() -> None:
     assert not tried.failed
 
 
-#: A line of a section's items, indented by that of its heading and four.
+#: A section "Attributes" with a line for several attributes, four further in than the heading.
 SEVERAL = re.compile(r"^( *)Attributes:\n(?:\1    .*\n|\n)*?\1    \w+, \w+.*:", re.MULTILINE)
 
 
 def test_every_attribute_has_a_line_of_its_own() -> None:
-    """The site takes `a, b: …` for an attribute `a` of type `b`."""
+    """The site would show `a, b: …` as an attribute `a` of type `b`."""
     files = sorted((ROOT / "python").rglob("*.py"))
     assert len(files) > 50
     assert [f.name for f in files if SEVERAL.search(f.read_text(encoding="utf-8"))] == []

@@ -1,7 +1,8 @@
-"""The code of docs/files.md runs, section by section, on small invented files.
+"""The code of docs/files.md runs, section by section, on small made-up files.
 
-In the page, a comment `<!-- needs: … -->` names the modules of a section, `<!-- setup … -->` is
-code that a reader does not need, and `<!-- check … -->` holds what the code above it must give.
+In the page, a comment `<!-- needs: … -->` names the modules that a section imports,
+`<!-- setup … -->` has code that a reader does not need, and `<!-- check … -->` has assertions about
+the code above it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Block(NamedTuple):
 
 
 def sections() -> dict[str, tuple[list[str], list[Block]]]:
-    """Of each section the modules that it needs, and its blocks."""
+    """The modules that each section needs, and its blocks."""
     page = PAGE.read_text(encoding="utf-8")
     found = {}
     starts = [0, *(match.start() for match in re.finditer("^## ", page, re.MULTILINE)), len(page)]
@@ -95,7 +96,7 @@ FILES = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the files that the page speaks of."""
+    """A working directory with the files that the page mentions."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     for name in ("husky", "siamese", "beagle"):
@@ -115,7 +116,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def caught(call: Callable[[], object]) -> Exception:
-    """The error that a call ends in."""
+    """The error that a call raises."""
     try:
         call()
     except Exception as error:
@@ -124,7 +125,7 @@ def caught(call: Callable[[], object]) -> Exception:
 
 
 def draw_pictures(folder: Path) -> Iterator[Path]:
-    """A picture of noise in each folder of train."""
+    """Writes a picture of noise into each folder of `train`."""
     image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
     for place in sorted((folder / "train").iterdir()):
         image.effect_noise((4, 4), 80).convert("RGB").save(place / "1.png")
@@ -139,7 +140,7 @@ def test_section(title: str, folder: Path, capsys: pytest.CaptureFixture[str]) -
         try:
             importlib.import_module(module)
         except Exception as error:  # torchvision beside another torch: RuntimeError
-            pytest.skip(f"{module}, of which the page has a recipe, cannot be imported: {error}")
+            pytest.skip(f"{module}, which this section uses, cannot be imported: {error}")
     if "torchvision" in needs:
         assert len(list(draw_pictures(folder))) == 3
     variables: dict[str, Any] = {"hace": hace, "caught": caught}
@@ -150,7 +151,7 @@ def test_section(title: str, folder: Path, capsys: pytest.CaptureFixture[str]) -
                 assert words[:3] == ["python", "-m", "hace"], command
                 assert main(words[3:]) == 0
         else:
-            # Lines are those of the page, in tracebacks.
+            # With these blank lines, a traceback has the page's own line numbers.
             exec(compile("\n" * line + text, str(PAGE), "exec"), variables)
     capsys.readouterr()
 
@@ -163,4 +164,4 @@ def test_the_page_has_what_it_promises() -> None:
     assert kinds.count("check") > 12
     modules = {module for needs, _ in found.values() for module in needs}
     assert {"pandas", "networkx", "obonet", "pronto", "rdflib", "Bio", "torchvision"} <= modules
-    assert sum(not needs for needs, _ in found.values()) > 8  # run whatever is installed
+    assert sum(not needs for needs, _ in found.values()) > 8  # these run with any packages

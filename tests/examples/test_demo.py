@@ -34,8 +34,8 @@ def test_quick_demo(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "“sore throat”" in printed.split("answered by HACE d=0.5")[1]
     assert max(map(len, printed.splitlines())) <= 80
-    assert "…" not in printed  # nothing is cut
-    # No terminal: a line for each training.
+    assert "…" not in printed  # nothing is cut off
+    # Without a terminal, there is a line per training.
     assert len(re.findall(r"^trained .*: [\d,]+ steps, \d+ s$", printed, re.M)) == len(RECIPES)
     for recipe in RECIPES:
         assert recipe.name.split(",")[0] in printed
@@ -127,7 +127,7 @@ def test_quick_tune_writes_rates_that_the_demo_can_read(tmp_path, monkeypatch, c
     tune.main(["--quick", "--out", str(path), "--so-far", str(tmp_path / "so-far.json")])
     assert load_rates(path).keys() == load_rates().keys() == {recipe.key for recipe in RECIPES}
     printed = capsys.readouterr().out
-    assert set(SCORES) <= set(printed.split())  # no heading is cut
+    assert set(SCORES) <= set(printed.split())  # no heading is cut off
     assert "…" not in printed
     assert max(map(len, printed.splitlines())) <= 80
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
-#: What a recipe imports that the test extra does not bring.
+#: Packages that a recipe imports and the test extra does not install.
 NEEDS = {
     "accelerate_loop": ["accelerate"],
     "lightning_module": ["lightning"],
@@ -36,7 +36,7 @@ def test_each_recipe_is_short_and_has_a_test() -> None:
 def test_training_loop() -> None:
     figures = run("training_loop")
     assert figures["accuracy"] > 0.5  # of 8 classes
-    assert figures["severity"] < 2.6  # 3 is another kind of thing
+    assert figures["severity"] < 2.6  # mistakes between kinds of things have 3
 
 
 def test_segmentation() -> None:
@@ -83,7 +83,7 @@ def test_timm_finetuning() -> None:
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It compares the answers itself."""
+    """The recipe itself compares the answers of both models."""
     run("onnx_export", ["--out", str(tmp_path / "classifier.onnx")])
     assert (tmp_path / "classifier.onnx").stat().st_size > 1000
     answers = capsys.readouterr().out.splitlines()[-7:]

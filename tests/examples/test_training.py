@@ -1,8 +1,9 @@
 """Every loss and layer learns something real: which disease a phrase is about.
 
-The phrases are those of one chapter of ICD-10-CM, diseases of the digestive system, as the package
-`simple-icd-10-cm` has them. The classes are its 72 three-character categories, most phrases stand
-at codes below one; above them are 10 sections, of very different sizes, and the chapter.
+The phrases are those of one chapter of ICD-10-CM, diseases of the digestive system, from the
+package `simple-icd-10-cm`. The classes are the chapter's 72 three-character categories, and most
+phrases belong to codes below one of them. Above the categories are 10 sections, of very different
+sizes, and the chapter.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ pytest.importorskip("simple_icd_10_cm", reason="the phrases are in simple-icd-10
 from examples.icd10 import data
 from examples.icd10.features import NUM_BUCKETS, Featurizer
 
-CATEGORY = 3  # its depth
+CATEGORY = 3  # the depth of categories
 WIDTH = 192
 STEPS = 30
 
 
 @dataclass(frozen=True)
 class Task:
-    """Phrases as vectors (rows, WIDTH), and the category of each."""
+    """Phrases as vectors (rows, WIDTH), and their categories."""
 
     tree: hace.Hierarchy
     train: torch.Tensor
@@ -44,7 +45,7 @@ class Task:
         return torch.tensor([self.tree.path(node)[1] for node in self.tree.classes])
 
     def scores(self, labels: torch.Tensor) -> tuple[float, float]:
-        """Shares of the held-out phrases whose category is right, and whose section is."""
+        """The shares of held-out phrases whose category is right and whose section is right."""
         section = self.section
         return (
             (labels == self.test_labels).double().mean().item(),
@@ -54,7 +55,7 @@ class Task:
 
 @pytest.fixture(autouse=True)
 def one_thread(threads: Callable[[int], None]) -> None:
-    """The steps are too small to be worth splitting."""
+    """Uses one thread, since the steps are too small to be worth splitting."""
     threads(1)
 
 
@@ -66,7 +67,7 @@ def task() -> Task:
         "/".join(codes.tree.names[node].split("/")[: CATEGORY + 1]) for node in phrases.nodes
     ]
     categories = [codes.tree.names[node] for node in np.flatnonzero(codes.tree.depths == CATEGORY)]
-    # In no order: the tree's columns are not depth-first.
+    # The classes are shuffled, so that the tree's columns are not in depth-first order.
     categories = sorted(categories, key=lambda path: path[::-1])
     labels = torch.tensor([categories.index(path) for path in path_of])
     order = np.random.default_rng(0).permutation(len(phrases))
@@ -76,7 +77,7 @@ def task() -> Task:
     table = torch.randn(NUM_BUCKETS, WIDTH, generator=generator) / WIDTH**0.5
 
     def vectors(rows: np.ndarray) -> torch.Tensor:
-        """Bags of word pieces under one random projection: what a frozen encoder would give."""
+        """Bags of word pieces under a random projection, in place of a frozen encoder's vectors."""
         bags = featurize([phrases.texts[row] for row in rows])
         bucket, offsets, weight = bags.batch(np.arange(len(rows)))
         return torch.nn.functional.embedding_bag(
@@ -95,7 +96,7 @@ def task() -> Task:
 def train(
     parameters: Iterable[torch.nn.Parameter], loss_of_all: Callable[[], torch.Tensor]
 ) -> list[float]:
-    """Full batches by Adam; the loss before each step."""
+    """Trains on full batches with Adam, and returns the loss before each step."""
     optimizer = torch.optim.Adam(parameters, lr=0.05)
     losses = []
     for _ in range(STEPS):
@@ -123,10 +124,10 @@ LOSSES: dict[str, Callable[[hace.Hierarchy], torch.nn.Module]] = {
 
 
 def test_task_is_no_gift(task: Task) -> None:
-    """72 categories of 0 to 81 training phrases; the commonest answer is right for one in 19."""
+    """The 72 categories have 0 to 81 training phrases; the commonest is right for one in 19."""
     assert (task.tree.num_classes, task.tree.num_nodes) == (72, 84)
     assert len(task.test) == 400
-    assert (np.diff(task.tree.depth_first_classes) < 0).any(), "labels in no order"
+    assert (np.diff(task.tree.depth_first_classes) < 0).any(), "the labels are in order"
     commonest = task.train_labels.bincount().argmax().expand(400)
     assert task.scores(commonest)[0] < 0.06
     assert task.scores(commonest)[1] < 0.3
@@ -160,7 +161,7 @@ def test_tree_linear(task: Task, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["HACE", "r-CE"])
 def test_classifier_learns_what_the_parts_learn(task: Task, name: str) -> None:
-    """The same steps as an nn.Linear and the loss take, from the same start."""
+    """It takes the same steps as an nn.Linear and the loss, from the same start."""
     loss_fn = LOSSES[name](task.tree)
     model = HierarchicalClassifier(WIDTH, task.tree, loss_fn)
     linear = model.to_linear()
@@ -171,11 +172,11 @@ def test_classifier_learns_what_the_parts_learn(task: Task, name: str) -> None:
     assert task.scores(labels)[0] > 0.7
     assert (labels == hace.predict(linear(task.test), task.tree)).double().mean() > 0.99
     output, _ = model(task.test, task.test_labels)
-    assert output.exp().mean() > 0.5, "the probability of what is right"
+    assert output.exp().mean() > 0.5, "the right answers have too little probability"
 
 
 def test_coarse_labels_teach_the_section(task: Task) -> None:
-    """One phrase in ten has its category, the others their section: better than the few alone."""
+    """Labels of sections help if only one phrase in ten is labelled with its category."""
     few = torch.arange(len(task.train)) % 10 == 0
     category, section = torch.tensor(task.tree.classes), task.section
     nodes = torch.where(few, category[task.train_labels], section[task.train_labels])
@@ -190,7 +191,7 @@ def test_coarse_labels_teach_the_section(task: Task) -> None:
 
 
 def test_entropy_keeps_predictions_soft(task: Task) -> None:
-    """What r-CE is for: the held-out predictions are less certain, and as good."""
+    """With r-CE, held-out predictions are less certain and as good, which is its purpose."""
 
     def predicted(strength: float) -> torch.Tensor:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What the build decides, and that ninja compiles what changed and nothing else."""
+"""The build's decisions, and that ninja compiles what has changed and nothing else."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_torch_without_cuda_leaves_cuda_out() -> None:
     choice = cuda.choose(Settings(), torch_cuda=None)
     assert choice.nvcc is None
-    assert "HACE_BUILD=cuda" in choice.why  # how to have it nonetheless
+    assert "HACE_BUILD=cuda" in choice.why  # says how to compile CUDA nonetheless
 
 
 @pytest.mark.usefixtures("nvcc")
@@ -70,7 +70,7 @@ def test_a_torch_without_cuda_leaves_cuda_out() -> None:
 def test_cuda_where_it_is_asked_for(torch_cuda: str | None) -> None:
     choice = cuda.choose(Settings("cuda"), torch_cuda)
     assert choice.nvcc == "/toolkit/bin/nvcc"
-    assert choice.archs == ("80", "90", "100")  # of all usual ones those that nvcc knows
+    assert choice.archs == ("80", "90", "100")  # the usual ones that nvcc knows
     assert "HACE_BUILD=cpu" in choice.why
     assert cuda.choose(Settings("cpu"), torch_cuda).nvcc is None
 
@@ -111,7 +111,7 @@ def test_a_wheel_is_named_by_its_variant(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cross.Target:
-    """An aarch64 machine whose tools are all there."""
+    """An aarch64 machine for which all tools are installed."""
     monkeypatch.setattr(cross.shutil, "which", lambda tool: f"/usr/bin/{tool}")
     return cross.Target("aarch64", tmp_path)
 
@@ -132,7 +132,7 @@ def test_a_python_that_debian_does_not_have(
 
 
 def test_the_flags_follow_the_machine_that_is_built_for(target: cross.Target) -> None:
-    """CPython's own variables tell setuptools and our flags of the other machine."""
+    """CPython's own variables describe the other machine to setuptools and to our flags."""
     (target.folder / "settings").mkdir()
     settings = "build_time_vars = {'EXT_SUFFIX': '.of-that-machine.so', 'SOABI': 'there'}\n"
     (target.folder / "settings" / "_sysconfigdata__aarch64-linux-gnu.py").write_text(settings)
@@ -143,7 +143,7 @@ def test_the_flags_follow_the_machine_that_is_built_for(target: cross.Target) ->
     )
     environment = target.build_environment()
     environment["PYTHONPATH"] += os.pathsep + str(ROOT)
-    environment["CXX"] = sys.executable  # any program that is there
+    environment["CXX"] = sys.executable  # any program that exists
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, **environment},
@@ -182,7 +182,7 @@ def test_a_missing_package(monkeypatch: pytest.MonkeyPatch, missing: str) -> Non
 
 # ---- ninja ----
 
-#: Stands for a compiler: writes down its source and the headers that it names, line by line.
+#: Stands in for a compiler: copies its source, and finds its headers in lines of "include NAME".
 COMPILER = """
 import sys
 arguments = sys.argv[1:]
@@ -201,7 +201,7 @@ LINKER = "import sys; open(sys.argv[-1], 'w').write(' '.join(sys.argv[1:]))"
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
-    """Two sources, one of which is compiled twice and includes a header."""
+    """A project of two sources, one of which is compiled twice and includes a header."""
     monkeypatch.chdir(tmp_path)
     Path("compiler.py").write_text(COMPILER)
     Path("linker.py").write_text(LINKER)
@@ -226,7 +226,7 @@ def compiled(library: Library) -> list[str]:
 
 
 def touch(path: str) -> None:
-    """Changes a file, and makes it newer than all that was compiled."""
+    """Changes a file and makes it newer than everything that was compiled."""
     import time
 
     os.utime(path, (time.time() + 1, time.time() + 1))
@@ -262,5 +262,5 @@ def test_a_failing_compiler(project: Library, capfd: pytest.CaptureFixture[str])
         compiled(project)
     assert "b.cpp: there is a mistake in it" in capfd.readouterr().out
     Path("b.cpp").write_text("")
-    assert "b.cpp -D$x='y z'" in compiled(project)  # and goes on where it stopped
+    assert "b.cpp -D$x='y z'" in compiled(project)  # continues where it stopped
     assert compiled(project) == []

@@ -1,4 +1,4 @@
-"""Installing from a clean copy of the sources: with a compiler, without one, with a broken one."""
+"""Installs from a clean copy of the sources: with a compiler, without one, with a broken one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.thorough  # each installs by pip into a folder of its own
+pytestmark = pytest.mark.thorough  # each test installs by pip into a folder of its own
 SOURCES = (
     *("setup.py", "pyproject.toml", "README.md", "LICENSE"),
     *("build_tools", "csrc", "hace_kernels", "python"),
@@ -41,13 +41,13 @@ except hace.BackendError as error:
 
 @pytest.fixture
 def sources(tmp_path: Path, compiled: Path) -> Path:
-    """The sources, with the objects of `compiled` in them: ninja compiles what is changed."""
+    """The sources with the objects of `compiled`, so that ninja compiles only what has changed."""
     return copy_sources(tmp_path, objects_of=compiled)
 
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sources in which everything was compiled once, from nothing."""
+    """Sources in which everything was compiled once, from scratch."""
     copy = copy_sources(tmp_path_factory.mktemp("compiled"))
     built = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext"],
@@ -63,7 +63,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_sources(folder: Path, objects_of: Path | None = None) -> Path:
-    """The files of a source distribution, with what was compiled elsewhere if that is given."""
+    """The files of a source distribution, and the objects of `objects_of` if it is given."""
     copy = folder / "sources"
     copy.mkdir()
     for name in SOURCES:
@@ -79,7 +79,7 @@ def copy_sources(folder: Path, objects_of: Path | None = None) -> Path:
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """This environment without what asks for a particular build, and with the changes."""
+    """This environment without the variables that ask for a certain build, plus the changes."""
     asked = ("HACE_", "PYTHONPATH", "FORCE_CUDA", "CUDA_HOME")
     clean = {key: value for key, value in os.environ.items() if not key.startswith(asked)}
     return {**clean, "HACE_BUILD": "cpu", **changes}
@@ -99,7 +99,7 @@ def install(sources: Path, target: Path, **environment: str) -> subprocess.Compl
 
 
 def run(target: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python with the installed package, in a folder where no checkout can shadow it."""
+    """Runs Python with the installed package, in a folder where no checkout can hide it."""
     return subprocess.run(
         [sys.executable, *arguments],
         env=clean_environment(PYTHONPATH=str(target)),
@@ -146,7 +146,7 @@ def test_a_broken_build_is_an_error_when_native_code_is_required(
 
 # ---- CUDA ----
 
-#: An nvcc that knows a GPU and compiles nothing.
+#: An nvcc that knows one GPU but fails to compile anything.
 BROKEN_NVCC = """#!/bin/sh
 if [ "$1" = --list-gpu-arch ]; then echo compute_90; exit 0; fi
 echo "no kernel pleases me" >&2
@@ -250,6 +250,7 @@ def test_the_torch_free_install_is_asked_for(
 ) -> None:
     installed = install(sources, tmp_path / "site", HACE_BUILD="python", PYTHONPATH=without_torch)
     assert installed.returncode == 0, installed.stdout[-3000:] + installed.stderr
-    assert "py3-none-any.whl" in installed.stdout  # no platform's wheel, so not taken for one
+    # The name says that it works on any platform, so pip does not confuse it with a compiled wheel.
+    assert "py3-none-any.whl" in installed.stdout
     used = run(tmp_path / "site", "-c", USE_IT.format(target=tmp_path))
     assert "slow PyTorch reference" in used.stdout, used.stdout + used.stderr

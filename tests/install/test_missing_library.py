@@ -1,4 +1,4 @@
-"""Without its library the package says which of three things has happened, and the way out."""
+"""Without its library, the package says which of three causes it has and what to do about it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A source folder in which nothing is compiled; its package."""
+    """The package in a source folder in which nothing is compiled."""
     (tmp_path / "checkout" / "csrc").mkdir(parents=True)
     (tmp_path / "checkout" / "hace_kernels").mkdir()
     return tmp_path / "checkout" / "hace_kernels"
@@ -25,7 +25,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder with an installed package and its library."""
+    """A folder with an installed package, including its library."""
     package = tmp_path / "site" / "hace_kernels"
     package.mkdir(parents=True)
     (package / "_native.so").touch()
@@ -51,11 +51,11 @@ def test_installed_without_a_compiler(tmp_path: Path) -> None:
     package.mkdir()
     told = why_missing(package / "_native.so", [str(tmp_path)])
     assert "was not built when the package was installed. Install a C++17 compiler" in told
-    assert "pip install --no-build-isolation ." in told  # and not by a name that an index may lack
+    assert "pip install --no-build-isolation ." in told  # by folder: an index may lack it
 
 
 def test_imported_from_a_checkout_beside_an_installed_copy(tmp_path: Path, site: Path) -> None:
-    """The whole way: the warning at import, and what a backend that is asked for says."""
+    """End to end: the warning at import, and the error of a backend that was asked for."""
     folder = tmp_path / "sources"
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "hace_kernels", folder / "hace_kernels", ignore=ignored)

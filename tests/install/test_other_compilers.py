@@ -1,4 +1,4 @@
-"""The generic kernels, as clang and a compiler for Windows read them."""
+"""Clang and a compiler for Windows parse the generic kernels without a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source distribution holds all that git does: what builds it, tests it and explains it."""
+"""The source distribution has every file of the git repository, including tests and docs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [
     ),
 ]
 
-#: Of this repository, not of what is made from it.
+#: Files that concern only the repository, not a source distribution.
 LEFT_OUT = {".ci/run", ".clang-format", ".gitignore"}
 
 

@@ -1,7 +1,7 @@
-"""Points, common ancestors and distances, said literally: sets of ancestors, one pair at a time.
+"""Points, common ancestors and distances by their definitions: sets of ancestors, pair by pair.
 
-A class at an inner node is one more leaf below it, and a forest or DAG has the virtual root `TOP`
-above its roots. Nothing here shares code with the library.
+A class at an inner node is one more leaf below it, and above the roots of a tree, forest or DAG is
+the virtual root `TOP`. Nothing here shares code with the library.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Point = int | str | tuple[str, int]
 
 
 class Picture:
-    """The points of a tree or DAG: node ids, `("own", label)` and `TOP`."""
+    """The points of a tree or DAG: node ids, `("own", label)` for added leaves, and `TOP`."""
 
     def __init__(self, shape: Tree | Dag) -> None:
         self.shape = shape
@@ -53,7 +53,7 @@ class Picture:
         self.heights = {point: self._height(point) for point in self.parents}
         self.depths = {point: self._depth(point) for point in self.parents}
         self.depth = max(self.depths.values())
-        #: What everything is under says nothing.
+        #: The points above everything, which say nothing about a class.
         self.void = {TOP, self.roots[0]} if len(self.roots) == 1 else {TOP}
 
     def _height(self, point: Point) -> int:
@@ -77,15 +77,15 @@ class Picture:
         return [c for c, own in enumerate(self.of_class) if point in self.above(own)]
 
     def counted(self, point: Point) -> frozenset[Point]:
-        """`above`, without what says nothing."""
+        """`above`, without the points that say nothing about a class."""
         return self.above(point) - self.void
 
     def lca(self, a: Point, b: Point) -> Point:
-        """The lowest common ancestor: of least height, and of these of greatest depth."""
+        """The lowest common ancestor: the one of least height, and of these the deepest."""
         return min(self.above(a) & self.above(b), key=lambda u: (self.heights[u], -self.depths[u]))
 
     def edges_up(self, point: Point, ancestor: Point) -> float:
-        """On the shortest way up."""
+        """The number of edges on the shortest way up."""
         if point == ancestor:
             return 0
         ways = (self.edges_up(parent, ancestor) for parent in self.parents[point])
@@ -103,13 +103,13 @@ class Picture:
         return self.heights[lca] if kind == "height" else self.depth - self.depths[lca]
 
     def at_level(self, point: Point, level: int) -> Point:
-        """The ancestor at a depth, the point itself where it is not as deep; trees only."""
+        """The ancestor at depth `level`, or the point itself if it is less deep; trees only."""
         while self.depths[point] > level:
             (point,) = self.parents[point]
         return point
 
     def level(self, level: int) -> list[Point]:
-        """The answers of a level: its points, and the leaves above it."""
+        """The possible answers at a level: its points, and the leaves that are less deep."""
         return [
             point
             for point in self.points
@@ -118,13 +118,13 @@ class Picture:
         ]
 
     def node(self, point: Point) -> int:
-        """The node id that a point is told as."""
+        """The node id that the library returns for a point."""
         if isinstance(point, tuple):
             return int(self.shape.classes[point[1]])
         return -1 if point == TOP else int(point)
 
     def probabilities(self, of_classes: Sequence[float]) -> dict[Point, float]:
-        """The probability of every point, from those of the classes."""
+        """The probability of every point, from the probabilities of the classes."""
         return {
             point: float(sum(of_classes[c] for c in self.below(point))) for point in self.parents
         }

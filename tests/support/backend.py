@@ -12,8 +12,8 @@ import pytest
 import torch
 from rows import limit_rows
 
-#: What `--backend` takes, and the backends that each runs. Without it a session has those that run
-#: in any process: the reference and the CPU's kernels.
+#: The values of `--backend`, and the backends that each of them runs. Without the option, a session
+#: has the backends that run in any process: the reference and the CPU's kernels.
 PLACES: dict[str, tuple[str, ...]] = {
     "reference": ("reference",),
     "cpu": ("cpu",),
@@ -23,7 +23,7 @@ PLACES: dict[str, tuple[str, ...]] = {
 }
 IN_PROCESS = ("reference", "cpu")
 
-#: For tests of what an error says.
+#: Marks tests of an error's message.
 kernels_give_nan = pytest.mark.not_on(
     "cuda-emulated",
     "triton-interpreted",
@@ -31,7 +31,7 @@ kernels_give_nan = pytest.mark.not_on(
     reason="a GPU's kernels give NaN without a message",
 )
 
-#: For tests that call a backend on many rows, and do not leave it to a check which.
+#: Marks tests that call a backend on many rows and need all of them.
 many_rows = pytest.mark.not_on(
     "triton-interpreted", reason="Triton's interpreter takes about 0.1 s per row"
 )
@@ -39,12 +39,12 @@ many_rows = pytest.mark.not_on(
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend, the device to give it tensors on, and how deep a tree it has time for."""
+    """A backend, the device of its tensors, and how deep a tree it can handle in a test's time."""
 
     name: str
     device: torch.device
 
-    #: Levels of a tree that is deep.
+    #: Number of levels of the trees in tests of deep trees.
     levels: int = 10_000
 
     def __str__(self) -> str:
@@ -52,23 +52,23 @@ class Backend:
 
     @property
     def names_bad_targets(self) -> bool:
-        """Whether a target out of range is an error; a GPU's kernels make NaN of the row."""
+        """Whether a target out of range is an error; a GPU's kernels return NaN for the row."""
         return self.name in ("reference", "cpu") and self.device.type == "cpu"
 
 
 def prepare(place: str | None) -> None:
     """Sets up this process for a session, before hace_kernels and triton are imported."""
-    if "PYTEST_XDIST_WORKER" in os.environ:  # which shares the cores with others
+    if "PYTEST_XDIST_WORKER" in os.environ:  # the worker shares the cores with others
         torch.set_num_threads(1)
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     if place == "cuda-emulated":
         import emulator
 
-        assert "hace_kernels" not in sys.modules, "it has loaded the library for the CPU"
+        assert "hace_kernels" not in sys.modules, "hace_kernels has loaded the CPU's library"
         os.environ.setdefault("HACE_CUDA_EMULATION", str(emulator.library()))
         torch.set_num_threads(1)
     elif place == "triton-interpreted":
-        assert "hace_kernels" not in sys.modules, "it has looked for Triton's compiler"
+        assert "hace_kernels" not in sys.modules, "hace_kernels has looked for Triton's compiler"
         os.environ["TRITON_INTERPRET"] = "1"
         import interpreter
 
@@ -82,7 +82,7 @@ def prepare(place: str | None) -> None:
 
 
 def backends_of(place: str | None) -> Sequence[Any]:
-    """The parameters of a session's tests; a backend that cannot run is skipped with its reason."""
+    """A session's backends as parameters of tests; those that cannot run are skipped."""
     from hace_kernels.backends import backends
 
     known = backends()
@@ -90,7 +90,7 @@ def backends_of(place: str | None) -> Sequence[Any]:
     parameters = []
     for name in IN_PROCESS if place is None else PLACES[place]:
         # Autograd's backward of a slice takes time and memory for the whole row, and the reference
-        # has one or more per level.
+        # takes one or more slices per level.
         backend = Backend(name, device, levels=1500 if name == "reference" else 10_000)
         if place == "triton-interpreted":
             backend = Backend(name, device, levels=40)

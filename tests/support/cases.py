@@ -1,4 +1,4 @@
-"""Inputs of `path_log_loss` together with what they stand for, and the call-and-compare step."""
+"""Inputs of `path_log_loss` with their meaning for the oracle, and the call-and-compare step."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ SPACES = ["classes", "nodes"]
 
 @dataclass(frozen=True)
 class Case:
-    """A path table, and for the oracle the same thing as matrices.
+    """A path table, and the same paths as matrices for the oracle.
 
-    `reach` (V, C) says which classes each node holds, `weights` (T, V) each target's weights.
+    `reach` (V, C) says which classes are at or below each node. `weights` (T, V) has each target's
+    weight at each node.
     """
 
     table: PathTable
@@ -53,14 +54,14 @@ def tree_case(
     nodes: Sequence[int] | np.ndarray | None = None,
     keep_full: bool = False,
 ) -> Case:
-    """HACE on a tree; the targets are its classes, or the nodes given."""
+    """HACE on a tree; the targets are its classes, or the given nodes."""
     targets = tree.classes if nodes is None else np.asarray(nodes)
     weights = oracle.dilution_weights(tree, dilution)[targets]
     return Case(trees.path_table(tree, weights, targets, keep_full), tree.reach(), weights)
 
 
 def interval_case(num_classes: int, paths: Sequence[Sequence[tuple[int, int, float]]]) -> Case:
-    """Any nested intervals (start, stop, weight), innermost first, of columns in their order."""
+    """Any nested intervals (start, stop, weight) of columns, innermost first."""
     intervals = [(row, *entry) for row, path in enumerate(paths) for entry in path]
     reach = np.zeros((len(intervals), num_classes), dtype=bool)
     weights = np.zeros((len(paths), len(intervals)))
@@ -71,7 +72,7 @@ def interval_case(num_classes: int, paths: Sequence[Sequence[tuple[int, int, flo
 
 
 def in_column_order(case: Case, order: np.ndarray) -> Case:
-    """The same intervals of positions, where position i is column `order[i]` of the logits."""
+    """The same intervals, but of positions, where position i is column `order[i]` of the logits."""
     reach = np.zeros_like(case.reach)
     reach[:, order] = case.reach
     table = case.table._replace(
@@ -84,7 +85,7 @@ def in_column_order(case: Case, order: np.ndarray) -> Case:
 def evaluate(
     loss_fn: Callable[..., torch.Tensor], input: torch.Tensor, target: Any, incoming: Any = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss, and the gradient of `(incoming * loss).sum()`; the input keeps its strides."""
+    """The loss, and the gradient of `(incoming * loss).sum()`; the logits keep their strides."""
     x = input.detach().requires_grad_()
     loss = loss_fn(x, target)
     factor = torch.as_tensor(incoming, dtype=loss.dtype, device=loss.device).expand(loss.shape)
@@ -102,7 +103,7 @@ def call(
     incoming: Any = 1.0,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`evaluate` of the op."""
+    """Loss and gradient (see `evaluate`) of the op."""
     device = backend.device
 
     def loss_fn(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -148,7 +149,7 @@ def check(
     roundings: float = 16,
     **options: Any,
 ) -> None:
-    """Calls the op and compares loss and gradient with the oracle; the logits stay as they were."""
+    """Compares the op's loss and gradient with the oracle, and checks that logits are unchanged."""
     options.setdefault("reduction", "sum")
     before = logits.clone()
     loss, grad = call(case, logits, target, backend, **options)
@@ -156,6 +157,6 @@ def check(
     assert grad.dtype == logits.dtype
     answer = expected(case, logits, target, **options)
     oracle.assert_loss_close(loss, answer, logits.dtype, roundings)
-    # A gradient kept from the forward and multiplied by what comes in is rounded twice.
+    # A gradient that the forward pass stored is rounded again when the incoming one multiplies it.
     plain = isinstance(options.get("incoming", 1.0), float) and options.get("incoming", 1.0) == 1.0
     oracle.assert_grad_close(grad, answer, roundings=roundings, output_roundings=1 if plain else 2)

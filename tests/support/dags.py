@@ -1,7 +1,7 @@
-"""DAGs for tests: a plain description of one, and shapes that break things.
+"""DAGs for tests: a plain description of a DAG, and shapes that tend to break things.
 
-A `Dag` is a list of edges and an array of classes, which `hierarchy_of` gives to the library; all
-else is found by walking the edges, and shares no code with it.
+A `Dag` is a list of edges and an array of classes, which `hierarchy_of` hands to the library.
+Everything else is found by walking the edges, and shares no code with the library.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Dag:
 
     @cached_property
     def downwards(self) -> list[int]:
-        """All nodes, each after its parents."""
+        """All nodes in an order where each comes after its parents."""
         order: list[int] = []
         while len(order) < self.num_nodes:
             order += [
@@ -78,14 +78,14 @@ class Dag:
         return [node for node in range(self.num_nodes) if not self.parents[node]]
 
     def reach(self) -> np.ndarray:
-        """The reachability matrix: `reach[v, c]` where class `c` is at or below node `v`."""
+        """The reachability matrix: `reach[v, c]` says whether class `c` is at or below node `v`."""
         reach = np.zeros((self.num_nodes, self.num_classes), dtype=bool)
         for label, node in enumerate(self.classes):
             reach[list(self.ancestors(int(node))), label] = True
         return reach
 
     def kept_mass(self, mass: np.ndarray, keep: np.ndarray) -> np.ndarray:
-        """What every node keeps of mass (B, N) that rises, in extended precision."""
+        """The mass (B, N) that each node keeps while mass rises, in extended precision."""
         arrived = mass.astype(np.longdouble)
         keep = keep.astype(np.longdouble)
         for node in reversed(self.downwards):
@@ -95,18 +95,18 @@ class Dag:
         return keep * arrived
 
     def dilution(self, dilution: float) -> np.ndarray:
-        """HACE's keep: `dilution` at the nodes that have a parent and 1 at the roots."""
+        """HACE's share to keep: `dilution` at nodes that have a parent and 1 at roots."""
         return np.array([dilution if parents else 1.0 for parents in self.parents])
 
     def edge_array(self) -> np.ndarray:
         return np.array(self.edges, dtype=np.int64).reshape(-1, 2)
 
     def in_node_mode(self) -> Dag:
-        """The same DAG where every node is a class, labelled with its own id."""
+        """The same DAG with every node as a class, whose label is the node's id."""
         return Dag(self.edges, self.num_nodes, range(self.num_nodes))
 
     def csr(self) -> tuple[list[int], list[int]]:
-        """Bounds of each node's parents, and the parents, node by node."""
+        """The parents in CSR form: the bounds of each node's parents, and the parents."""
         ptr = np.cumsum([0, *map(len, self.parents)]).tolist()
         return ptr, [parent for parents in self.parents for parent in parents]
 
@@ -119,28 +119,28 @@ def hierarchy_of(dag: Dag) -> hace.Hierarchy:
 
 
 def from_tree(tree: Tree) -> Dag:
-    """A tree, as the edges that it consists of."""
+    """A tree as a DAG."""
     edges = [(int(u), v) for v, u in enumerate(tree.parents) if u >= 0]
     return Dag(edges, tree.num_nodes, tree.classes.tolist())
 
 
 def diamond() -> Dag:
-    """Two ways from the root 0 to the leaf 3; the leaf 4 has one."""
+    """Two paths lead from the root 0 to the leaf 3, and one to the leaf 4."""
     return Dag([(0, 1), (0, 2), (1, 3), (2, 3), (2, 4)], 5, [3, 4])
 
 
 def shared_leaf() -> Dag:
-    """Two roots, 0 and 1, with a leaf each and one that they share."""
+    """Two roots, 0 and 1, with a leaf each and one leaf that they share."""
     return Dag([(0, 2), (0, 3), (1, 3), (1, 4)], 5, [4, 3, 2])
 
 
 def shortcut() -> Dag:
-    """Node 3 below node 0 both directly and by way of 1 and 2; each node is a class."""
+    """Node 3 is below node 0 both directly and by way of 1 and 2; each node is a class."""
     return Dag([(0, 1), (1, 2), (2, 3), (0, 3), (1, 4)], 5, [0, 3, 2, 4, 1])
 
 
 def chain_of_diamonds(length: int) -> Dag:
-    """2^length paths lead from the root to the one leaf; every diamond's left side is a class."""
+    """2^length paths lead from the root to the only leaf; each diamond's left side is a class."""
     edges, tip = [], 0
     for _ in range(length):
         edges += [(tip, tip + 1), (tip, tip + 2), (tip + 1, tip + 3), (tip + 2, tip + 3)]
@@ -154,10 +154,10 @@ def empty_nodes() -> Dag:
 
 
 def random_dag(rng: np.random.Generator, num_nodes: int, extra: float = 0.3, roots: int = 1) -> Dag:
-    """Ids in any order; leaves and a fifth of the inner nodes are classes, in any order.
+    """A random DAG whose leaves and a fifth of whose inner nodes are classes; ids are shuffled.
 
-    Every node but the first `roots` has a random parent before it, and with probability `extra`
-    another one (and another).
+    Every node but the first `roots` has a random parent among the nodes before it, and with
+    probability `extra` another one (and another).
     """
     ids = rng.permutation(num_nodes)
     edges = set()
@@ -172,7 +172,7 @@ def random_dag(rng: np.random.Generator, num_nodes: int, extra: float = 0.3, roo
 
 @st.composite
 def dags(draw: st.DrawFn, max_nodes: int = 10) -> Dag:
-    """Any DAG with some edge, ids and edges in any order; any classes in any order."""
+    """Any DAG with at least one edge; ids, edges and classes come in any order."""
     num_nodes = draw(st.integers(2, max_nodes))
     ids = draw(st.permutations(range(num_nodes)))
     pairs = [(ids[u], ids[v]) for v in range(num_nodes) for u in range(v)]

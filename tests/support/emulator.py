@@ -1,5 +1,4 @@
-"""The CUDA kernels' own source compiled for the CPU, with tests/cuda_kernels/emulation/ in place of
-CUDA."""
+"""Compiles the CUDA kernels' own source for the CPU, with tests/cuda_kernels/emulation/ as CUDA."""
 
 from __future__ import annotations
 
@@ -24,9 +23,9 @@ SANITIZE = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefi
 
 
 def library(name: str = "cuda-emulated", *options: str) -> Path:
-    """The library with all ops for CPU tensors, compiled with the options (by default `-O2`).
+    """The path of a library with all ops for CPU tensors, compiled with `options` (default `-O2`).
 
-    It stays in build/, and what has changed since is compiled again.
+    The library stays in build/, and only what has changed is compiled again.
     """
     torch_folder = Path(torch.__file__).parent
     flags = (*FLAGS, *(options or ("-O2",)), "-isystem", str(torch_folder / "include"))

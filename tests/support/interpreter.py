@@ -1,4 +1,4 @@
-"""Triton's interpreter, which runs a kernel's source with NumPy, made quick and told apart."""
+"""Makes Triton's interpreter, which runs a kernel's source with NumPy, quick enough for tests."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ __all__ = ["prepare"]
 
 
 def prepare() -> None:
-    """For the rest of the process; TRITON_INTERPRET is set, and Triton not imported yet."""
-    # The interpreter cuts bits off where it should round to bfloat16: that is twice a rounding.
+    """Changes the interpreter for the rest of the process.
+
+    TRITON_INTERPRET must be set, and Triton must not have been imported yet.
+    """
+    # The interpreter truncates to bfloat16 where it should round, which errs twice as much.
     oracle.ROUNDOFF[torch.bfloat16] = 2.0**-7
     if importlib.util.find_spec("triton") is None:
         return
     from triton.runtime import interpreter
     from triton.runtime.interpreter import InterpretedFunction
 
-    # A quarter of the time. The numbers of what overflows are wrong by far, and seen by that.
+    # The overflow check takes a quarter of the time. A number that overflows is far off, so the
+    # comparison with the oracle finds it anyway.
     interpreter.interpreter_builder.options = replace(
         interpreter.interpreter_builder.options, sanitize_overflow=False
     )
-    # It makes a table of all dtypes each time.
+    # The interpreter makes a table of all dtypes at every call.
     numpy_dtype, known = interpreter._get_np_dtype, {}
 
     def known_dtype(dtype: Any) -> Any:
@@ -36,7 +40,8 @@ def prepare() -> None:
 
     interpreter._get_np_dtype = known_dtype
 
-    # It patches triton.language at every call of a device function: once per module will do.
+    # The interpreter patches triton.language at every call of a device function, but once per
+    # module is enough.
     call, patched = InterpretedFunction.__call__, set()
 
     def call_patched(self: Any, *args: Any, **kwargs: Any) -> Any:

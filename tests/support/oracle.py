@@ -1,16 +1,17 @@
-"""Hierarchical log-losses and their gradients from the formulas, for the tests to measure against.
+"""Computes hierarchical log-losses and gradients from their formulas, as the tests' yardstick.
 
-Dense and slow on purpose: a reachability matrix, a matrix of path weights found by walking
-parents, and one masked log-sum-exp for every node, in extended precision (80 bits on x86) so that
-float64 results can be judged too. Nothing here shares code with the library.
+It is dense and slow on purpose: a reachability matrix, a matrix of path weights found by walking
+parents, and one masked log-sum-exp per node, in extended precision (80 bits on x86) so that float64
+results can be judged too. Nothing here shares code with the library.
 
     P_v   = sum of softmax(z) over the classes at or below node v
     L     = - sum_v q_v log(P_v + eps)
     dL/dz_j = p_j sum_v q_v P_v / (P_v + eps) - sum_{v above j} q_v p_j / (P_v + eps)
             = p_j sum_v q_v - sum_{v above j} q_v exp(z_j - lse_v)                    for eps = 0
 
-A node whose classes are all -inf in a row that is not has L = +inf, and the limit of its share
-exp(z_j - lse_v) is spread evenly over its classes. A row that is -inf throughout is NaN.
+A node whose logits are all -inf, in a row that has finite ones, has L = +inf; its share
+exp(z_j - lse_v) then is spread evenly over its classes, which is the limit. A row whose logits are
+all -inf gives NaN.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from trees import Tree
 
 REAL = np.longdouble
 
-#: Half the relative distance between neighbouring numbers: the error of one rounding.
+#: The relative error of one rounding: half the distance between neighbouring numbers.
 ROUNDOFF = {
     torch.float64: 2.0**-53,
     torch.float32: 2.0**-24,
     torch.float16: 2.0**-11,
     torch.bfloat16: 2.0**-8,
 }
-#: What may become of numbers that are almost zero: below the working dtype's smallest normal number
-#: they may be flushed, and fp16 rounds them to multiples of 2^-24.
+#: The absolute error of numbers that are almost zero: below the working dtype's smallest normal
+#: number they may be flushed to zero, and fp16 rounds them to multiples of 2^-24.
 UNDERFLOW = {
     torch.float64: 2.0**-1022,
     torch.float32: 2.0**-126,
@@ -43,7 +44,7 @@ UNDERFLOW = {
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which the library promises to work, and the loss to come."""
+    """The dtype in which the library promises to compute, which is also the loss's dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -55,11 +56,11 @@ def to_real(tensor: torch.Tensor | np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Answer:
-    """Loss and gradient with the sizes of the terms that they are sums of.
+    """Loss and gradient, with the sizes of the terms that they are sums of.
 
-    Rounding errors are proportional to those sizes, not to the sums: `grad_scale` is
-    p_j (W + sum_{v above j} q_v / P_v), `loss_scale` is sum_v q_v (1 + |log P_v|). `gap` is how far
-    each logit is below its row's largest, which is what rounding z_j - max z multiplies.
+    Rounding errors are proportional to these sizes, not to the sums. `grad_scale` is
+    p_j (W + sum_{v above j} q_v / P_v), and `loss_scale` is sum_v q_v (1 + |log P_v|). `gap` is how
+    far each logit lies below its row's largest: the error of z_j - max z is proportional to it.
     """
 
     loss: np.ndarray
@@ -73,19 +74,19 @@ class Answer:
 
 
 def log_sum_exp(z: np.ndarray) -> np.ndarray:
-    """Row by row, in the limits that softmax has: all -inf gives -inf, +inf gives NaN."""
+    """Log-sum-exp per row, with softmax's limits: all -inf gives -inf, and +inf gives NaN."""
     top = z.max(axis=1, keepdims=True)
     shift = np.where(top == -np.inf, 0, top)
     return (shift + np.log(np.exp(z - shift).sum(axis=1, keepdims=True)))[:, 0]
 
 
 def below_largest(z: np.ndarray) -> np.ndarray:
-    """Rows less their largest: even 80 bits lose log 2 beside the lowest float32."""
+    """Each row minus its largest entry; else even 80 bits lose log 2 beside the lowest float32."""
     top = z.max(axis=1, keepdims=True, initial=-np.inf)
     return z - np.where(np.isfinite(top), top, 0)
 
 
-#: Terms (row, node, column) that are held at a time.
+#: The most terms (row, node, column) that are held at a time.
 TERMS = 1 << 18
 
 
@@ -95,7 +96,7 @@ def node_log_loss(
     mass: np.ndarray,
     eps: float = 0.0,
 ) -> Answer:
-    """Row by row: logits (B, C), reachability (V, C), target mass over the nodes (B, V)."""
+    """Loss and gradient per row of logits (B, C), for reachability (V, C) and node mass (B, V)."""
     z, reach = below_largest(to_real(logits)), reach != 0
     rows = max(1, TERMS // max(1, int(reach[(mass != 0).any(axis=0)].sum())))
     blocks = [
@@ -107,7 +108,7 @@ def node_log_loss(
 
 
 def _log_loss_of_terms(z: np.ndarray, reach: np.ndarray, mass: np.ndarray, eps: float) -> Answer:
-    """The same with one term for each row, node with mass in it and class at or below the node."""
+    """The same, as a sum with one term per row, node with mass, and class at or below the node."""
     grad, scale = np.zeros(z.shape, dtype=REAL), np.zeros(z.shape, dtype=REAL)
     loss, loss_scale = np.zeros(len(z), dtype=REAL), np.zeros(len(z), dtype=REAL)
     with np.errstate(invalid="ignore"):
@@ -116,7 +117,7 @@ def _log_loss_of_terms(z: np.ndarray, reach: np.ndarray, mass: np.ndarray, eps: 
     if len(row) == 0:
         return Answer(loss, grad, loss_scale, scale, gap)
     count = reach.sum(axis=1)[node]
-    assert count.all(), "mass at a node without a class"
+    assert count.all(), "there is mass at a node without a class"
     first = np.cumsum(count) - count
     of_pair = np.repeat(np.arange(len(row)), count)
     start = np.cumsum(reach.sum(axis=1)) - reach.sum(axis=1)
@@ -154,7 +155,7 @@ def _log_loss_of_terms(z: np.ndarray, reach: np.ndarray, mass: np.ndarray, eps: 
 
 
 def dilution_weights(tree: Tree, dilution: float) -> np.ndarray:
-    """`weights[y, v]`, what HACE gives to node v for target y: d (1-d)^i, the rest at the root."""
+    """`weights[y, v]`: HACE's weight of node v for target y, d (1-d)^i and the rest at the root."""
     weights = np.zeros((tree.num_nodes, tree.num_nodes))
     for target, path in enumerate(tree.paths):
         kept = (1 - dilution) ** np.arange(len(path))
@@ -171,8 +172,8 @@ def rows_of(answer: Answer, rows: slice) -> Answer:
 def reduce(answer: Answer, reduction: str, divisor: float = 1.0, incoming: Any = 1.0) -> Answer:
     """The reduced loss, and the gradient of `sum(incoming * reduced)`.
 
-    `divisor` is what `mean` divides by, `incoming` a number, or one for each row with `none`. Rows
-    without any mass (ignored) have no gradient even where the divisor is 0.
+    `divisor` is the divisor of `mean`. `incoming` is one number, or one per row with `none`. Rows
+    without any mass (ignored rows) have gradient 0 even if the divisor is 0.
     """
     with np.errstate(all="ignore"):
         factor = np.broadcast_to(to_real(np.asarray(incoming)), answer.loss.shape)[:, None]
@@ -197,7 +198,7 @@ def hace(
     eps: float = 0.0,
     **target_options: Any,
 ) -> tuple[Answer, float]:
-    """HACE's rows for logits (B, C or N) and the targets of `target_mass`, and `mean`'s divisor."""
+    """HACE per row for logits (B, C or N) and targets as in `target_mass`, and `mean`'s divisor."""
     mass, divisor = target_mass(tree, target, logit_space=logit_space, **target_options)
     labels = tree.labels()
     reach = Tree(labels.parents, labels.columns(logit_space)).reach()
@@ -217,9 +218,9 @@ def target_mass(
     soft_label_beta: float | None = None,
     soft_label_distance: str = "height",
 ) -> tuple[np.ndarray, float]:
-    """What targets put on the nodes of `tree.labels()` before it rises, and what `mean` divides by.
+    """The mass of targets on the nodes of `tree.labels()`, before it rises, and `mean`'s divisor.
 
-    Targets are indices (B,), pairs (index, weight) of (B, K) each, or probabilities (B, T).
+    Targets are indices (B,), pairs (index, weight) of shape (B, K) each, or probabilities (B, T).
     """
     labels = tree.labels()
     space = labels.targets(target_space)
@@ -253,7 +254,8 @@ def target_mass(
             among = np.flatnonzero(reach.any(axis=1))
         even = np.zeros_like(on_nodes)
         if smoothing == "uniform":
-            # As PyTorch smooths probabilities, whatever they sum to; pairs in proportion.
+            # PyTorch smooths probabilities like this, whatever their sum; pairs are smoothed in
+            # proportion to their sum.
             whole = on_nodes.sum(1, keepdims=True) if isinstance(target, tuple) else REAL(1)
             even[:, among] = whole / len(among)
         else:
@@ -271,7 +273,7 @@ def target_mass(
 
 
 def soft_label_shares(tree: Tree, beta: float, distance: str = "height") -> np.ndarray:
-    """`shares[y, c]`, class c's share in target node y, proportional to exp(-beta distance)."""
+    """`shares[y, c]`: class c's share in target node y, proportional to exp(-beta distance)."""
     forest = int((tree.parents < 0).sum() > 1)
     depth = np.array([len(path) - 1 for path in tree.paths])
     height = np.zeros(tree.num_nodes)
@@ -281,7 +283,7 @@ def soft_label_shares(tree: Tree, beta: float, distance: str = "height") -> np.n
         height[path] = np.maximum(height[path], np.arange(len(path)))
         above[node, path] = 1
         at_depth[node, : len(path)] = path[::-1]
-    # Two paths share their upper part, and the last node of it is the LCA.
+    # Two paths share their upper part, and its lowest node is the LCA.
     shared = (above @ above[tree.classes].T).astype(int)
     lca = at_depth[tree.classes[None], shared - 1]
     if distance == "height":
@@ -298,7 +300,7 @@ def soft_label_shares(tree: Tree, beta: float, distance: str = "height") -> np.n
 
 
 def node_log_probs(logits: torch.Tensor, reach: np.ndarray) -> np.ndarray:
-    """log P_v, (B, V): -inf without a class or where all are -inf, NaN in rows without softmax."""
+    """log P_v, (B, V): -inf if v has no class or only logits -inf, NaN in rows without softmax."""
     z = below_largest(to_real(logits))
     found = np.full((len(z), len(reach)), -np.inf, dtype=REAL)
     if reach.any():
@@ -319,16 +321,17 @@ def node_log_probs(logits: torch.Tensor, reach: np.ndarray) -> np.ndarray:
 def node_log_probs_grad(
     logits: torch.Tensor, reach: np.ndarray, incoming: torch.Tensor | np.ndarray
 ) -> Answer:
-    """The gradient for incoming ones (B, V); those at nodes of log P = -inf are dropped."""
+    """The gradient for incoming ones (B, V), ignoring those at nodes whose log P is -inf."""
     passed = np.where(node_log_probs(logits, reach) == -np.inf, 0, to_real(incoming))
     return node_log_loss(logits, reach, -passed)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The same by sums level by level, in linear space: for trees whose matrices nobody can hold.
+    """The same by sums level by level, for trees whose matrices would not fit into memory.
 
-    80-bit numbers go down to e^-11000, so a softmax needs no care up to gaps of that size.
+    It works with probabilities, not logarithms: 80-bit numbers go down to e^-11000, so a softmax
+    needs no care as long as gaps are smaller than that.
     """
 
     tree: Tree
@@ -347,13 +350,13 @@ class Sweep:
         return levels[:-1]
 
     def up(self, values: np.ndarray, share: np.ndarray | None = None) -> np.ndarray:
-        """Values (B, N), each with the `share` (N) that its children hand on: sums over subtrees.
+        """Sums over subtrees of values (B, N), where a node hands on the share `share` (N).
 
-        All is handed on unless there is a `share`.
+        Without `share`, each node hands on everything.
         """
         total = values.astype(REAL).T.copy()
         share = np.ones(self.tree.num_nodes) if share is None else share
-        for level in self.levels[:0:-1]:  # siblings are neighbours there
+        for level in self.levels[:0:-1]:  # siblings are neighbours in a level
             parents = self.tree.parents[level]
             first = np.flatnonzero(np.diff(parents, prepend=-1))
             below = share[level, None] * total[level]
@@ -361,7 +364,7 @@ class Sweep:
         return total.T
 
     def down(self, values: np.ndarray) -> np.ndarray:
-        """Values (B, N), each with those of all nodes above: sums along paths."""
+        """Sums of values (B, N) along paths: each node's value and those of all nodes above it."""
         total = values.astype(REAL).T.copy()
         for level in self.levels[1:]:
             total[level] += total[self.tree.parents[level]]
@@ -373,7 +376,7 @@ class Sweep:
         return keep * self.up(mass, 1 - keep)
 
     def on_nodes(self, columns: np.ndarray) -> np.ndarray:
-        """Values of the classes (B, C) at their nodes, (B, N)."""
+        """Values of the classes (B, C), moved to their nodes (B, N)."""
         found = np.zeros((len(columns), self.tree.num_nodes), dtype=REAL)
         found[:, self.tree.classes] = columns
         return found
@@ -385,7 +388,7 @@ class Sweep:
             return np.log(self.up(self.on_nodes(np.exp(z - log_sum_exp(z)[:, None]))))
 
     def log_loss(self, logits: torch.Tensor, q: np.ndarray) -> Answer:
-        """`node_log_loss` without -inf logits and without eps, q (B, N)."""
+        """`node_log_loss` for finite logits, without eps, with the mass q (B, N)."""
         z = to_real(logits)
         p = np.exp(z - log_sum_exp(z)[:, None])
         prob = np.where(q != 0, self.up(self.on_nodes(p)), 1)
@@ -406,8 +409,8 @@ class Sweep:
 def assert_loss_close(
     actual: torch.Tensor, answer: Answer, dtype: torch.dtype, roundings: float = 16
 ) -> None:
-    """The loss is right to a few roundings of its terms, in the working dtype of `dtype` logits."""
-    assert actual.dtype == working_dtype(dtype), f"the loss is {actual.dtype}"
+    """Asserts that the loss of `dtype` logits is right to a few roundings of its terms."""
+    assert actual.dtype == working_dtype(dtype), f"the loss has dtype {actual.dtype}"
     expected, scale = np.atleast_1d(answer.loss), np.atleast_1d(answer.loss_scale)
     assert actual.shape == np.shape(answer.loss), f"{actual.shape} != {np.shape(answer.loss)}"
     found = np.atleast_1d(to_real(actual))
@@ -422,7 +425,7 @@ def assert_sums_close(
     *,
     roundings: float | np.ndarray = 16,
 ) -> None:
-    """Each entry is right to a few roundings of `scale`, what its terms sum to by size.
+    """Asserts that each sum is right to a few roundings of `scale`, the sum of its terms' sizes.
 
     Half precision adds a rounding of the result.
     """
@@ -442,8 +445,8 @@ def assert_log_probs_close(
     *,
     roundings: float | np.ndarray = 16,
 ) -> None:
-    """Each log P is right to a few roundings of 1 + |log P|, in the working dtype of `dtype`."""
-    assert actual.dtype == working_dtype(dtype), f"log P is {actual.dtype}"
+    """Asserts that each log P of `dtype` logits is right to a few roundings of 1 + |log P|."""
+    assert actual.dtype == working_dtype(dtype), f"log P has dtype {actual.dtype}"
     assert_sums_close(actual, expected, 1 + np.abs(expected), roundings=roundings)
 
 
@@ -454,15 +457,15 @@ def assert_grad_close(
     roundings: float = 16,
     output_roundings: float = 1,
 ) -> None:
-    """Each entry is right to a few roundings of its own terms, and of its row's largest entry.
+    """Asserts that each entry is right to a few roundings of its terms and of its row's largest.
 
-    An entry's terms are p_j times something: besides a few roundings each carries that of its
-    exponent z_j - max, which is as large as the gap. Where the gap is above 45 the term no longer
-    counts, or is found from a maximum of its own. In float64, whose exponents reach further, that
-    happens above 600, and a share exp(z_j - max) / exp(z_v - max) of a node far below the maximum
-    carries the roundings of both its exponents.
-    Numbers below 2^-60 of the row's largest may be anything that small. Half precision adds
-    `output_roundings` of the result.
+    An entry's terms are p_j times something. Besides a few roundings, each has the error of its
+    exponent z_j - max, which is proportional to the gap. Where the gap is above 45, the term no
+    longer counts, or is computed from a maximum of its own. In float64, whose exponents reach
+    further, that happens above 600, and a share exp(z_j - max) / exp(z_v - max) of a node far below
+    the maximum has the errors of both its exponents.
+    A number below 2^-60 of the row's largest may be replaced by anything that small. Half precision
+    adds `output_roundings` of the result.
     """
     assert tuple(actual.shape) == answer.grad.shape, f"{actual.shape} != {answer.grad.shape}"
     unit = ROUNDOFF[working_dtype(actual.dtype)]
@@ -481,8 +484,8 @@ def assert_grad_close(
         of_row = (unit * (roundings + exponents * exponent) * size).max(
             axis=1, keepdims=True, initial=0
         )
-        # Where the terms of a row's largest entry cancel (a confident, right prediction), no
-        # bound holds relative to what is left of them.
+        # If the terms of a row's largest entry cancel (a confident and right prediction), no bound
+        # holds relative to what is left of them.
         of_row = np.where(largest > largest_term / 2, of_row, np.inf)
         bound = np.minimum(own, of_row)
         if actual.dtype in (torch.float16, torch.bfloat16):
@@ -492,7 +495,7 @@ def assert_grad_close(
 
 
 def _assert_within(found: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> None:
-    """NaN and infinities in the same places, all else within the bound; names the worst entry."""
+    """Asserts NaN and infinities in the same places, and everything else within the bound."""
     with np.errstate(all="ignore"):
         finite = np.isfinite(expected)
         same = np.where(

@@ -1,4 +1,4 @@
-"""A few processes that talk to each other by gloo, for tests of what is spread over them."""
+"""Starts a few processes that communicate by gloo, for tests of what is spread over processes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-#: What takes long to import, and is imported once, in the process that the others are forked from.
+#: Modules that take long to import, so the process that the others are forked from imports them.
 IMPORTED = ["torch.distributed.checkpoint", "torch.distributed.fsdp", "hace"]
 
 TIMEOUT = timedelta(seconds=60)
 
 
 def run(world: int, work: Callable[..., None], *args: Any) -> None:
-    """Calls `work(rank, world, *args)` in each of `world` processes, a gloo group.
+    """Calls `work(rank, world, *args)` in each of `world` processes, which form a gloo group.
 
-    Each has one thread.
+    Each process has one thread.
 
     Raises:
-        AssertionError: what one of them raised first; the others' errors mostly follow from it.
+        AssertionError: with the first error of a process, from which the others mostly follow.
     """
     with tempfile.TemporaryDirectory() as folder:
         mp.set_forkserver_preload(IMPORTED)
@@ -41,7 +41,7 @@ def run(world: int, work: Callable[..., None], *args: Any) -> None:
 
 def _start(rank: int, world: int, folder: str, work: Callable[..., None], args: Any) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(0)  # the same batches everywhere
+    torch.manual_seed(0)  # so that every process makes the same batches
     address = f"file://{folder}/rendezvous"
     dist.init_process_group(
         "gloo", init_method=address, rank=rank, world_size=world, timeout=TIMEOUT
@@ -51,14 +51,14 @@ def _start(rank: int, world: int, folder: str, work: Callable[..., None], args: 
     except BaseException:
         (Path(folder) / f"error-{rank}").write_text(traceback.format_exc())
     dist.destroy_process_group()
-    # Threads that gloo, FSDP or checkpoints leave behind may abort an interpreter that is ending.
+    # Threads that gloo, FSDP or checkpoints leave behind may abort an interpreter while it exits.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def everywhere(x: torch.Tensor) -> list[torch.Tensor]:
-    """A tensor of every process."""
+    """The tensors that all processes passed, by rank."""
     found = [torch.empty_like(x) for _ in range(dist.get_world_size())]
     dist.all_gather(found, x.contiguous())
     return found

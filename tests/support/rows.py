@@ -1,4 +1,4 @@
-"""Comparisons with the oracle on as many rows as there is time for."""
+"""Limits comparisons with the oracle to as many rows as a slow backend has time for."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _limit: int | None = None
 
 
 def limit_rows(limit: int) -> None:
-    """For the rest of the process comparisons look at this many rows."""
+    """Limits comparisons to this many rows, for the rest of the process."""
     global _limit
     _limit = limit
 
 
 def on_some_rows(check: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets a check take some rows, by chance, of the tensors among its arguments.
+    """Makes a check use only some random rows of the tensors among its arguments.
 
-    The first tensor's length is the number of rows; without a batch dimension it is one row.
-    Targets may be tuples of tensors; `incoming`, a keyword, may have a number per row.
-    `all_rows=True` leaves the rows as they are.
+    The first tensor's length is the number of rows; a tensor without a batch dimension is one row.
+    Targets may be tuples of tensors. The keyword `incoming` may have one number per row. With
+    `all_rows=True` the check uses all rows.
     """
 
     @functools.wraps(check)

@@ -1,9 +1,10 @@
-"""The CPU's kernels under sanitizers.
+"""Runs the CPU's kernels under sanitizers.
 
-`make test-asan` has AddressSanitizer and UndefinedBehaviorSanitizer watch them, `make test-tsan`
-ThreadSanitizer. Compiles them again (minutes) and runs the sample of the parity suite on them, and
-`hace.verify` or the tests of threads, in processes that the sanitizers watch. AddressSanitizer
-watches PyTorch's tensors, too. Exits with 1 if anything fails.
+`make test-asan` runs them under AddressSanitizer and UndefinedBehaviorSanitizer, and
+`make test-tsan` under ThreadSanitizer. The kernels are compiled again for that, which takes
+minutes. Then the sample of the parity suite runs on them, and `hace.verify` or the tests of
+threads, in processes that the sanitizers watch. AddressSanitizer watches PyTorch's tensors, too.
+Exits with 1 if anything fails.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ PYTEST = ["-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
 PARITY = [*PYTEST, "--backend=cpu"]
 SAMPLE = [*PARITY, "-m", "sampled and not thorough", "-k", "not compile", "tests/ops"]
 
-# The parity tests of threads, and the others. ThreadSanitizer ends the process where it finds
-# something, hence no capture: what it says would be lost.
+# The tests of threads, in the parity suite and in OTHERS. ThreadSanitizer ends the process when it
+# finds something, and its message would be lost if pytest captured the output.
 THREADS_TESTS = ["--capture=no", "-m", "not thorough and not large", "-k", "threads"]
 OTHERS = ["tests/ops/test_path_stages.py", "tests/hace/test_module_life.py"]
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What is run, and with which sanitizers."""
+    """What is run under which sanitizers."""
 
     sanitizers: Sanitizers
-    folder: str  # of the library, in build/
+    folder: str  # where the library is, in build/
     commands: tuple[list[str], ...]
     environment: dict[str, str] = field(default_factory=dict)
 
 
 WATCHES = {
     "memory": Watch(MEMORY, "cpu-sanitized", (["-m", "hace.verify", "--quick"], SAMPLE)),
-    # Four threads whatever the processors, which MKL would not allow by itself.
+    # Four threads on any number of processors, which MKL would not use by itself.
     "threads": Watch(
         THREADS,
         "cpu-tsan",
@@ -56,7 +57,7 @@ WATCHES = {
 
 
 def library(watch: Watch) -> Path:
-    """The library with all ops; what has changed since it was made is compiled again, in build/."""
+    """The path of the library with all ops, in build/; what has changed is compiled again."""
     import torch
 
     from build_tools import cpp, ninja_build
@@ -71,7 +72,7 @@ def library(watch: Watch) -> Path:
 
 
 def main(watch: Watch) -> int:
-    """Returns the exit status."""
+    """Runs everything and returns the exit status."""
     with tempfile.TemporaryDirectory() as folder:
         lack = watch.sanitizers.lack(Path(folder))
     if lack is not None:

@@ -1,4 +1,4 @@
-"""What compiles a library with sanitizers, and lets them watch a Python process that loads it."""
+"""The settings that compile a library with sanitizers and make them watch a Python process."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["MEMORY", "THREADS", "Sanitizers"]
 
 @dataclass(frozen=True)
 class Sanitizers:
-    """Some that go together."""
+    """Some sanitizers that are used together."""
 
     name: str
-    flags: str  # the compiler's and the linker's
+    flags: str  # for the compiler and the linker
     libraries: tuple[str, ...]
     environment: dict[str, str]
 
     def preloaded(self) -> dict[str, str]:
-        """The environment in which they watch a process that was not compiled with them."""
+        """Environment variables that make them watch a process not compiled with them."""
         paths = " ".join(path_of(name) for name in self.libraries)
         return {"LD_PRELOAD": paths, **self.environment}
 
     def lack(self, folder: Path) -> str | None:
-        """Why they cannot be used, or None. With some kernels' address layouts they do not start.
+        """Why they cannot be used, or None. On some Linux kernels' address layouts they crash.
 
-        A program is compiled in `folder`.
+        To find out, a small program is compiled in `folder` and run.
         """
         for name in self.libraries:
             if not Path(path_of(name)).is_absolute():
@@ -37,12 +37,12 @@ class Sanitizers:
         for step in (command, [str(program)]):
             done = subprocess.run(step, capture_output=True, text=True, check=False, timeout=60)
             if done.returncode != 0:
-                return f"{self.name} does not run here: {done.stderr[-500:]}"
+                return f"{self.name} cannot run here: {done.stderr[-500:]}"
         return None
 
 
 def path_of(library: str) -> str:
-    """Where g++ has it; the bare name if it has not."""
+    """The path at which g++ finds the library, or its bare name if g++ does not find it."""
     command = ["g++", f"-print-file-name={library}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -54,7 +54,7 @@ MEMORY = Sanitizers(
     environment={"ASAN_OPTIONS": "detect_leaks=0"},
 )
 
-# PyTorch and Python are not compiled with it: what they do to memory is not looked at.
+# PyTorch and Python are not compiled with ThreadSanitizer, so their memory accesses are ignored.
 THREADS = Sanitizers(
     name="ThreadSanitizer",
     flags="-fsanitize=thread",

@@ -1,16 +1,17 @@
-"""Which tests a session runs: the markers `parity`, `on`, `not_on`, `sample` and `thorough`.
+"""Decides which tests a session runs: markers `parity`, `on`, `not_on`, `sample` and `thorough`.
 
-A test marked `parity` is what every backend must pass. It takes the argument `backend`, and runs
-once for each backend of the session (backend.py). A slow backend has time for a part:
+Every backend must pass the tests that are marked `parity`. Such a test takes the argument `backend`
+and runs once per backend of the session (backend.py). A slow backend has time for only a part:
 
     @pytest.mark.sample(dtype=[torch.float32], shape=["chain", "nodes"])
 
-beside a test says which of its parameters make a sample: those with one of the listed values for
-each name, and any value for the other names. Several such markers add up; without one the sample is
-the whole test. An instance in the sample gets the marker `sampled`, and the one that comes first by
-the order of the lists also `first`. `make test` runs the sample on the reference and the emulated
-CUDA kernels, and the first of each test on the interpreted Triton kernels: the others are marked
-`thorough` there, and so is what `thorough_on` names the backend for.
+beside a test says which of its instances form the sample: those that have one of the listed values
+for each listed name, and any value for the other names. Several such markers add up. Without any,
+the sample is the whole test. An instance in the sample gets the marker `sampled`, and the one that
+comes first by the order of the lists also gets `first`. `make test` runs the sample on the
+reference and the emulated CUDA kernels, and only the first instance of each test on the interpreted
+Triton kernels. All other instances are marked `thorough` there, and so are tests that are
+`thorough_on` the backend.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ __all__ = ["MARKERS", "backend_of", "check", "is_parity", "left_out", "mark", "m
 
 
 def left_out(place: str) -> str:
-    """The marker of what `not_on` names this place for, as `-m` can spell it."""
+    """The name of the marker of tests that are not on this place, in a form that `-m` can parse."""
     return f"not_on_{place.replace('-', '_')}"
 
 
 MARKERS = [
-    "parity: what every backend must pass; `--backend` says where it runs",
-    "on(place): runs in sessions with that --backend alone",
+    "parity: a test that every backend must pass; `--backend` says where it runs",
+    "on(place): runs only in sessions with that --backend",
     "not_on(place, reason): a parity test that this --backend leaves out, and why",
-    "thorough_on(backend): a parity test that is `thorough` on this backend, where it takes long",
-    "sample(name=[value, ...]): which parameters of a test slow backends run",
-    "sampled: in its test's sample (set by the test suite)",
-    "first: the first of its test's sample (set by the test suite)",
+    "thorough_on(backend): a parity test that takes long on this backend, so is `thorough` there",
+    "sample(name=[value, ...]): the parameters with which slow backends run a test",
+    "sampled: an instance in its test's sample (set by the test suite)",
+    "first: the first instance in its test's sample (set by the test suite)",
     "thorough: left out of `make test`; `make test-all` runs it",
     *(
-        f"{left_out(place)}: says not_on({place!r}, ...) (set by the test suite)"
+        f"{left_out(place)}: a test that is not_on({place!r}, ...) (set by the test suite)"
         for place in PLACES
     ),
 ]
 
-#: What of a test's instances `make test` runs on backends that cannot run everything quickly.
+#: Which instances of a test `make test` runs on backends that cannot run everything quickly.
 QUICK = {"reference": "sampled", "cuda": "sampled", "triton": "first"}
 
 
@@ -53,13 +54,17 @@ def parameters(item: pytest.Item) -> dict[str, Any]:
 
 
 def backend_of(item: pytest.Item) -> Backend | None:
-    """The session's backend that a test is given."""
+    """The backend that a test is given, if it takes one."""
     given = parameters(item).get("backend")
     return given if isinstance(given, Backend) else None
 
 
 def is_parity(item: pytest.Item) -> bool:
-    """Tests of a module marked `parity` that take no backend check what all backends share."""
+    """Whether a test runs once per backend.
+
+    A test without the argument `backend` does not, even in a module marked `parity`: it checks
+    what all backends share.
+    """
     return item.get_closest_marker("parity") is not None and backend_of(item) is not None
 
 
@@ -76,12 +81,12 @@ def runs(item: pytest.Item, place: str | None) -> bool:
 
 
 def may_run(source: str) -> bool:
-    """Whether the source of a module may have tests for a session with `--backend`."""
+    """Whether a module with this source may have tests for a session with `--backend`."""
     return "mark.parity" in source or "mark.on(" in source
 
 
 def check(item: pytest.Function) -> str | None:
-    """What is wrong with a test's markers, or None."""
+    """A complaint about a test's markers, or None if they are right."""
     markers = {name: list(item.iter_markers(name)) for name in ("on", "not_on", "sample")}
     for marker in (*markers["on"], *markers["not_on"]):
         unknown = set(marker.args) - set(PLACES)
@@ -93,14 +98,14 @@ def check(item: pytest.Function) -> str | None:
     if any(not marker.kwargs.get("reason") for marker in markers["not_on"]):
         return "not_on needs a reason"
     if backend_of(item) is not None and not is_parity(item) and not markers["on"]:
-        return "a test that takes `backend` is marked `parity`, or `on` the places that it is for"
+        return "a test that takes `backend` must be marked `parity`, or `on` with its places"
     if any(marker.args or not marker.kwargs for marker in markers["sample"]):
         return "sample takes lists of values by the names of parameters"
     return None
 
 
 def rank(item: pytest.Function, sample: pytest.Mark) -> tuple[int, ...] | None:
-    """The places of an instance's parameters in a sample's lists; None if it is not in it."""
+    """The indices of an instance's parameters in a sample's lists, or None if it is not sampled."""
     given, places = parameters(item), []
     for name, values in sample.kwargs.items():
         if given[name] not in values:
@@ -110,7 +115,7 @@ def rank(item: pytest.Function, sample: pytest.Mark) -> tuple[int, ...] | None:
 
 
 def mark(instances: Sequence[pytest.Function]) -> None:
-    """Marks what is sampled, first and thorough among all instances of one parity test.
+    """Adds the markers `sampled`, `first` and `thorough` to all instances of one parity test.
 
     Raises:
         ValueError: if a sample names a parameter or value that the test does not have.

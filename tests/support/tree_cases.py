@@ -24,18 +24,18 @@ from hace_kernels import TargetTable, TreeTable, tree_log_loss
 
 ONE_TARGET = torch.tensor([0])
 
-#: Numbers of rows around the blocks that kernels work on, of 4 to 16 rows.
+#: Numbers of rows around the sizes of the blocks that kernels work on, which are 4 to 16 rows.
 ROWS = [0, 1, 3, 15, 16, 17, 33]
 
 
 def without_classes(tree: trees.Tree, rng: np.random.Generator, share: float = 0.4) -> trees.Tree:
-    """The same nodes where a share of the classes are none: whole subtrees have no column."""
+    """The same nodes with a share of the classes removed, so that whole subtrees have no column."""
     kept = rng.random(tree.num_classes) >= share
     kept[0] = True
     return trees.Tree(tree.parents, tree.classes[kept])
 
 
-#: An inner class (1) whose children have no class, one (4) that is a root, and lonely nodes.
+#: A class at inner node 1, whose children have no class, one at the root 4, and nodes without any.
 STUBS = trees.Tree(np.array([-1, 0, 1, 1, -1, 4, 5, 4, -1, 8]), np.array([4, 1, 6]))
 
 SHAPES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
@@ -59,7 +59,7 @@ SHAPES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
     "stubs": lambda rng: STUBS,
 }
 
-#: One of each kind, for what need not be tried on every shape.
+#: One shape of each kind, for tests that need not try every shape.
 FEW = ["caterpillar", "balanced forest", "shuffled inner classes", "nodes without classes"]
 
 
@@ -69,7 +69,7 @@ def hierarchy_of(tree: trees.Tree) -> hace.Hierarchy:
 
 @dataclass(frozen=True)
 class TreeCase:
-    """A tree whose classes are the columns, as a table, and for the oracle as a matrix."""
+    """A tree whose classes are the columns: as a table, and as a matrix for the oracle."""
 
     tree: trees.Tree
 
@@ -113,14 +113,14 @@ class TreeCase:
         return (scale * torch.randn(rows, self.num_classes)).to(dtype)
 
     def targets(self, rows: int, space: str = "classes") -> torch.Tensor:
-        """Indices; among nodes those with a class at or below them, at every depth."""
+        """Random indices; of nodes only those with a class at or below them, at every depth."""
         if space == "classes":
             return torch.randint(self.num_classes, (rows,))
         valid = np.flatnonzero(self.reach.any(axis=1))
         return torch.from_numpy(np.resize(np.random.default_rng(1).permutation(valid), rows))
 
     def probabilities(self, rows: int, space: str = "classes") -> torch.Tensor:
-        """Over classes or nodes: mass on a few, none on most, none where no class is below."""
+        """Probabilities over classes or nodes, with mass on a few that have a class below them."""
         width = self.num_classes if space == "classes" else self.num_nodes
         raw = torch.rand(rows, width, dtype=torch.float64)
         raw[raw < 0.7] = 0
@@ -131,7 +131,7 @@ class TreeCase:
     def pairs(
         self, rows: int, count: int, space: str = "classes"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`count` weighted targets per row, with duplicates among them."""
+        """`count` weighted targets per row, which contain duplicates."""
         index = self.targets(rows * count, space).view(rows, count)
         if count > 2:
             index[::2, 1] = index[::2, 0]
@@ -144,7 +144,7 @@ class TreeCase:
         target: Any = ONE_TARGET,
         **options: Any,
     ) -> TargetTable:
-        """The table of a loss's targets; of pairs, where the target is one."""
+        """The table of the targets for a loss; for pairs, it is made for pairs."""
         tables, chosen = Tables.of(self.hierarchy), TargetOptions(**options)
         return tables.targets(HACEWeights(dilution), "classes", chosen).table_for(
             weight, isinstance(target, tuple)
@@ -171,7 +171,7 @@ def call(
     incoming: Any = 1.0,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`evaluate` of the op."""
+    """Loss and gradient (see `evaluate`) of the op."""
     device = backend.device
 
     def loss_fn(logits: torch.Tensor, target: Any) -> torch.Tensor:
@@ -216,7 +216,7 @@ def check(
     ignore_index: int = -100,
     **target_options: Any,
 ) -> None:
-    """HACE by the op, loss and gradient, next to the oracle; the logits stay as they were."""
+    """Compares the op's HACE and gradient with the oracle, and checks that logits are unchanged."""
     called = {"reduction": reduction, "incoming": incoming, "eps": eps}
     called["ignore_index"] = ignore_index
     before = logits.clone()
@@ -225,18 +225,20 @@ def check(
     torch.testing.assert_close(logits, before, rtol=0, atol=0, equal_nan=True)
     assert grad.dtype == logits.dtype
     answer = expected(case, logits, target, dilution, **called, **target_options)
-    # Mass is a product along a path, and so is rounded once a level.
+    # Mass is a product along a path, so it is rounded once per level.
     roundings += case.depth
     oracle.assert_loss_close(loss, answer, logits.dtype, roundings)
-    # A gradient kept from the forward and multiplied by what comes in is rounded twice.
+    # A gradient that the forward pass stored is rounded again when the incoming one multiplies it.
     plain = isinstance(incoming, float) and incoming == 1.0
     oracle.assert_grad_close(grad, answer, roundings=roundings, output_roundings=1 if plain else 2)
 
 
 def roundings_of_sums(dtype: torch.dtype, terms: int, backend: Backend) -> float:
-    """Kernels sum float32 numbers in a wider type; float64 has none, the reference takes none.
+    """The roundings to allow for a sum of equal terms.
 
-    There equal terms are added one by one, and half a rounding each time may go the same way.
+    Kernels sum float32 numbers in a wider type. Float64 has no wider type, and the reference does
+    not use one: there, equal terms are added one by one, and the rounding errors may all have the
+    same sign.
     """
     one_by_one = dtype == torch.float64 or backend.name == "reference"
     return 16 + (terms / 4 if one_by_one else 0)
@@ -244,15 +246,15 @@ def roundings_of_sums(dtype: torch.dtype, terms: int, backend: Backend) -> float
 
 @cache
 def wide_case() -> TreeCase:
-    """Under one root a node with 100,000 children and one with 50."""
+    """A root with two children, of which one has 100,000 children and the other 50."""
     parents = np.concatenate([[-1, 0, 0], np.full(100_000, 1), np.full(50, 2)])
     return TreeCase(trees.Tree(parents, np.arange(3, len(parents))))
 
 
 def deep_case(kind: str, backend: Backend) -> TreeCase:
-    """10,000 levels: one class at the end, one per level, or every node a class.
+    """A tree of 10,000 levels: with one class at the end, one per level, or every node a class.
 
-    Fewer where the backend has time for fewer.
+    It has fewer levels if the backend has no time for more.
     """
     return _deep_case(kind, backend.levels)
 
@@ -267,14 +269,14 @@ def _deep_case(kind: str, levels: int) -> TreeCase:
 
 @cache
 def large_case() -> TreeCase:
-    """100,000 nodes of every kind: inner classes, chains, several roots, columns in any order."""
+    """100,000 nodes of every kind: inner classes, chains, several roots, shuffled columns."""
     return TreeCase(
         trees.random_tree(np.random.default_rng(0), 60_000, roots=20, inner=0.1, shuffle=True)
     )
 
 
 def far_apart(x: torch.Tensor, directory: Path) -> torch.Tensor:
-    """Two rows 2^31 elements apart, in a sparse file: their offsets need 64 bits, no memory."""
+    """Puts two rows 2^31 elements apart, so that offsets need 64 bits, in a sparse file."""
     assert len(x) == 2
     size = 2**31 + x.shape[1]
     path = directory / f"{x.shape[1]} {x.dtype}"
@@ -288,19 +290,19 @@ def assert_rows_stand_alone(
     backend: Backend,
     single_row: float = 0.0,
 ) -> None:
-    """`run` gives each row of a batch the same bits, whatever rows are with it, on any threads.
+    """Asserts that a row gets the same bits whatever rows are with it, on any number of threads.
 
-    Kernels work on blocks of rows, and what they do for one that needs care, or at the end of the
-    batch, must not reach the others. PyTorch's matrix products, which the reference has, promise
-    the same number only to rounding.
+    Kernels work on blocks of rows. What they do for a row that needs care, or at the end of the
+    batch, must not affect other rows. The reference has PyTorch's matrix products, which promise
+    the same number only up to rounding.
 
     Args:
-        run: from the numbers of some of 33 rows to what is found for each.
-        threads: sets their number.
-        backend: that runs it.
-        single_row: how far a row on its own may lie from the same row in a batch, relative to it,
-            where a kernel works on few rows in another way; a twentieth of it absolutely, for the
-            parts of a gradient, which are at most 1, may cancel.
+        run: computes the results for some of 33 rows, given by their numbers.
+        threads: sets the number of threads.
+        backend: the backend that `run` uses.
+        single_row: how far, relative to its value, a row on its own may be from the same row in a
+            batch, for kernels that treat few rows in another way. A twentieth of it is allowed
+            absolutely, since the parts of a gradient, which are at most 1, may cancel.
     """
     rounding = 1e-5 if backend.name == "reference" else 0.0
     everything = run(torch.arange(33))

@@ -1,8 +1,7 @@
-"""Trees for tests: a plain description of a hierarchy, shapes that break things, and path tables.
+"""Trees for tests: a plain description of a tree, shapes that break things, and path tables.
 
-Nothing here shares code with the library: a `Tree` is two integer arrays, everything else is
-found by walking parents, and the path tables that the low-level op takes are written down from
-that walk.
+Nothing here shares code with the library: a `Tree` consists of two integer arrays, everything else
+is found by walking parents, and the path tables that the low-level op takes come from that walk.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from hace_kernels.path_table import PathTable
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree or forest: `parents[v]` is -1 at roots; class `c` sits at the node `classes[c]`."""
+    """A tree or forest: `parents[v]` is -1 at roots, and class `c` is at the node `classes[c]`."""
 
     parents: np.ndarray
     classes: np.ndarray
@@ -33,7 +32,7 @@ class Tree:
         return len(self.classes)
 
     def path(self, node: int) -> list[int]:
-        """The node, its parent, ... up to its root."""
+        """The node, its parent, and so on up to its root."""
         path = [int(node)]
         while self.parents[path[-1]] >= 0:
             path.append(int(self.parents[path[-1]]))
@@ -45,7 +44,7 @@ class Tree:
         return [self.path(node) for node in range(self.num_nodes)]
 
     def reach(self) -> np.ndarray:
-        """The reachability matrix: `reach[v, c]` where class `c` is at or below node `v`."""
+        """The reachability matrix: `reach[v, c]` says whether class `c` is at or below node `v`."""
         reach = np.zeros((self.num_nodes, self.num_classes), dtype=bool)
         for label, node in enumerate(self.classes):
             reach[self.path(node), label] = True
@@ -55,11 +54,11 @@ class Tree:
         return np.setdiff1d(np.arange(self.num_nodes), self.parents)
 
     def leaf_labels(self) -> np.ndarray:
-        """The labels of the classes that sit at leaves."""
+        """The labels of the classes that are at leaves."""
         return np.flatnonzero(np.isin(self.classes, self.leaves()))
 
     def in_node_mode(self) -> Tree:
-        """The same tree where every node is a class, labelled with its own id."""
+        """The same tree with every node as a class, whose label is the node's id."""
         return Tree(self.parents, np.arange(self.num_nodes))
 
     def labels(self) -> LabelTree:
@@ -75,7 +74,7 @@ class Tree:
         return LabelTree(parents, classes, self.num_nodes)
 
     def depth_first(self) -> list[int]:
-        """The nodes in an order where every subtree is contiguous, parents first."""
+        """The nodes in an order where every subtree is contiguous and parents come first."""
         children: dict[int, list[int]] = {}
         first = np.full(self.num_nodes, self.num_classes)
         for label in reversed(range(self.num_classes)):
@@ -91,53 +90,53 @@ class Tree:
 
 @dataclass(frozen=True)
 class LabelTree(Tree):
-    """A tree of `num_own` nodes, to which leaves were added for the classes at inner nodes."""
+    """A tree of `num_own` nodes, plus an added leaf for each class at an inner node."""
 
     num_own: int
 
     @property
     def node(self) -> np.ndarray:
-        """The node of the tree that each node here stands for: an added leaf's is above it."""
+        """The tree's node that each node here stands for; for an added leaf, its parent."""
         nodes = np.arange(self.num_nodes)
         return np.where(nodes < self.num_own, nodes, self.parents)
 
     @property
     def own_leaf(self) -> np.ndarray:
-        """The leaf that was added under each node of the tree, or the node."""
+        """The leaf that was added under each node of the tree, or the node itself."""
         leaf = np.arange(self.num_own)
         leaf[self.parents[self.num_own :]] = np.arange(self.num_own, self.num_nodes)
         return leaf
 
     def columns(self, logit_space: str) -> np.ndarray:
-        """The node of each column, where the logits are of the classes or of the tree's nodes."""
+        """The node of each column, for logits of the classes or of the tree's nodes."""
         return self.own_leaf if logit_space == "nodes" else self.classes
 
     def targets(self, target_space: str) -> np.ndarray:
-        """The node of each target."""
+        """The node of each target, for targets that are class labels or node ids."""
         return np.arange(self.num_own) if target_space == "nodes" else self.classes
 
 
 def flat(classes: int, rooted: bool = True) -> Tree:
-    """Leaves under one root, or leaves alone."""
+    """Leaves under one root, or leaves without a root."""
     if not rooted:
         return Tree(np.full(classes, -1), np.arange(classes))
     return Tree(np.array([-1] + [0] * classes), np.arange(1, classes + 1))
 
 
 def chain(length: int) -> Tree:
-    """A path of `length` nodes with one class at its end."""
+    """A path of `length` nodes with one class at its lower end."""
     return Tree(np.arange(-1, length - 1), np.array([length - 1]))
 
 
 def caterpillar(levels: int) -> Tree:
-    """A spine of `levels` inner nodes, each with one leaf, the last with two."""
+    """A path of `levels` inner nodes, each with one leaf, and the last one with two."""
     spine = np.arange(-1, levels - 1)
     leaves = np.append(np.arange(levels), levels - 1)
     return Tree(np.concatenate([spine, leaves]), np.arange(levels, 2 * levels + 1))
 
 
 def balanced(branching: Sequence[int], rooted: bool = False) -> Tree:
-    """`branching[0]` nodes at the top (under a root if `rooted`), each with `branching[1]`, ..."""
+    """`branching[0]` top nodes (under a root if `rooted`), each with `branching[1]` children, …"""
     parents, level = ([-1], [0]) if rooted else ([], [-1])
     for width in branching:
         first = len(parents)
@@ -153,10 +152,10 @@ def random_tree(
     inner: float = 0.0,
     shuffle: bool = False,
 ) -> Tree:
-    """Random shape with single-child chains and node ids in any order.
+    """A tree of random shape with single-child chains and node ids in any order.
 
-    Neighbouring nodes are joined under a new parent until `roots` are left, so the columns are
-    in depth-first order unless `shuffle`. `inner` is the share of inner nodes that are classes.
+    Neighbouring nodes are joined under a new parent until `roots` of them are left, so the columns
+    are in depth-first order unless `shuffle`. `inner` is the share of inner nodes that are classes.
     """
     parents = [-1] * leaves
     active = list(range(leaves))
@@ -187,7 +186,7 @@ def random_tree(
 
 
 def positions(tree: Tree) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
-    """The columns in depth-first order, and each node's interval of positions in it."""
+    """The columns in depth-first order, and each node's interval of positions in that order."""
     label = {int(node): c for c, node in enumerate(tree.classes)}
     order: list[int] = []
     start: dict[int, int] = {}
@@ -204,10 +203,11 @@ def positions(tree: Tree) -> tuple[np.ndarray, dict[int, tuple[int, int]]]:
 def path_table(
     tree: Tree, weights: np.ndarray, targets: Sequence[int] | np.ndarray, keep_full: bool = False
 ) -> PathTable:
-    """The table of the paths of `targets` (nodes), where `weights[t, v]` is node v's on path t.
+    """The table of the paths of `targets` (nodes); `weights[t, v]` is node v's weight on path t.
 
-    As the op wants it: entries of weight 0 go, equal intervals merge, and an interval that holds
-    every class goes too (log P = 0) unless `keep_full`, which an eps inside the logarithm needs.
+    As the op requires, entries of weight 0 are left out and equal intervals are merged. An interval
+    of all classes is left out too (log P = 0), unless `keep_full`: an eps inside the logarithm
+    needs it.
     """
     order, interval = positions(tree)
     rows = []
@@ -227,7 +227,7 @@ def interval_table(
     num_classes: int,
     order: np.ndarray | None = None,
 ) -> PathTable:
-    """The table of any nested intervals (start, stop, weight), innermost first."""
+    """The table of arbitrary nested intervals (start, stop, weight), innermost first."""
     lengths = [len(path) for path in paths]
     entries = np.array([entry for path in paths for entry in path]).reshape(-1, 3)
     return PathTable(
