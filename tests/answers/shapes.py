@@ -1,4 +1,4 @@
-"""The trees, forests and DAGs that decisions and metrics are tried on."""
+"""The trees, forests and DAGs on which decisions and metrics are tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decisions beside the same words said slowly: sums over all classes, row by row."""
+"""Decisions agree with their definitions, computed slowly by sums over all classes, row by row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = 30
 
 @dataclass(frozen=True)
 class Case:
-    """Logits, and the probabilities of all points as dictionaries."""
+    """Logits, and the probabilities of all points as one dictionary per row."""
 
     hierarchy: hace.Hierarchy
     picture: Picture
@@ -39,7 +39,7 @@ class Case:
         return math.log2(self.hierarchy.num_classes / len(p.below(node)))
 
     def answers(self, specificity: str) -> list[Point]:
-        """Nodes with classes; by information without those that a node below says better."""
+        """The nodes with classes; by information, only the lowest of nodes with equal classes."""
         p = self.picture
         nodes = [node for node in p.nodes if p.below(node)]
         if specificity == "depth":
@@ -53,7 +53,7 @@ class Case:
 
     @property
     def nothing(self) -> int:
-        """What is told where nothing is said."""
+        """The node id that stands for an answer that says nothing."""
         roots = self.picture.roots
         return int(roots[0]) if len(roots) == 1 else -1
 
@@ -79,11 +79,11 @@ def tree_case(request: pytest.FixtureRequest, rng: np.random.Generator) -> Case:
 @pytest.mark.parametrize("space", ["classes", "nodes"])
 @pytest.mark.parametrize("cost", ["height", "depth", "hops"])
 def test_expected_cost(tree_case: Case, cost: str, space: str) -> None:
-    """Of every answer: its distance from every class times the probability of the class."""
+    """An answer's expected cost sums its distance from each class times the probability."""
     p, size = tree_case.picture, num_targets(tree_case.hierarchy, space)
     answers = [p.of(index, space) for index in range(size)]
     costs = np.array([[p.distance(a, y, cost) for y in p.of_class] for a in answers])
-    if space == "nodes" and cost == "height":  # of a node that is right: what it leaves open
+    if space == "nodes" and cost == "height":  # a right node costs what it leaves open
         above = [[a in p.above(y) for y in p.of_class] for a in answers]
         costs = np.where(above, [[p.heights[a]] for a in answers], costs)
     expected = np.array([softmax(row) for row in tree_case.logits.tolist()]) @ costs.T
@@ -99,7 +99,7 @@ def test_expected_cost(tree_case: Case, cost: str, space: str) -> None:
 
 
 def test_least_cost_is_not_the_most_probable_class() -> None:
-    """Three siblings that share most of the mass beat a class that is alone."""
+    """One of three siblings that share most of the mass beats a class without siblings."""
     tree = hace.Hierarchy.from_paths(["a/1", "a/2", "a/3", "b/4"])
     logits = torch.tensor([0.22, 0.21, 0.20, 0.37]).log()
     assert hace.predict(logits, tree).item() == 3
@@ -108,7 +108,7 @@ def test_least_cost_is_not_the_most_probable_class() -> None:
 
 
 def test_cost_with_a_logit_for_each_node(rng: np.random.Generator) -> None:
-    """Where a node is not a class, its own logit is mass at the node itself."""
+    """If a node is not a class, its own logit is mass at the node itself."""
     shape = trees.random_tree(rng, 15, roots=2, inner=0.4, shuffle=True)
     hierarchy, picture = hierarchy_of(shape), Picture(shape)
     logits = torch.from_numpy(rng.standard_normal((9, hierarchy.num_nodes)))
@@ -174,7 +174,7 @@ def test_expected_information(case: Case, bonus: float, specificity: str) -> Non
         answers: list[Point] = ["top", *case.answers(specificity)]
         scores = {v: row[v] * (case.says(v, specificity) + bonus) for v in answers}
         chosen: Point = "top" if node == -1 else node
-        if node == case.nothing:  # a lone root says as much as nothing
+        if node == case.nothing:  # the only root says as much as no answer
             scores[chosen] = bonus
         assert scores[chosen] == pytest.approx(max(scores.values()))
 
@@ -189,7 +189,7 @@ def test_pareto_nodes(case: Case, specificity: str) -> None:
         answers = case.answers(specificity)
         assert set(nodes) <= set(answers)
         says = {v: case.says(v, specificity) for v in answers}
-        # A hair of probability is rounding.
+        # A tiny difference in probability is due to rounding.
         beaten = [
             v
             for v in answers
@@ -224,7 +224,7 @@ def test_top_k_per_level(tree_case: Case, k: int) -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 0.999, math.inf])
 def test_conformal_node(tree_case: Case, threshold: float) -> None:
-    """The first on the way up from the most probable class."""
+    """It is the first node above the threshold on the way up from the most probable class."""
     p = tree_case.picture
     found = decode.conformal_node(tree_case.logits, tree_case.hierarchy, threshold)
     best = hace.predict(tree_case.logits, tree_case.hierarchy)
@@ -238,7 +238,7 @@ def test_conformal_node(tree_case: Case, threshold: float) -> None:
 
 @pytest.mark.parametrize("target_space", ["classes", "nodes"])
 def test_conformal_threshold_on_its_own_rows(tree_case: Case, target_space: str) -> None:
-    """As many of these rows as were asked for are covered, and fewer at any lower threshold."""
+    """It covers as many rows as were asked for, and any lower threshold covers fewer."""
     h = tree_case.hierarchy
     target = torch.randint(num_targets(h, target_space), (ROWS,))
     place = math.ceil((ROWS + 1) * 0.8)
@@ -261,9 +261,10 @@ def test_conformal_threshold_on_its_own_rows(tree_case: Case, target_space: str)
 
 @pytest.mark.parametrize("shape", ["forest", "inner classes under a root"])
 def test_conformal_coverage(shape: str, rng: np.random.Generator) -> None:
-    """Of further rows, 80 times: 39 held-out rows, a threshold, and answers to 100 others.
+    """A threshold from 39 held-out rows covers 100 other rows as promised, in the mean of 80 draws.
 
-    The model is wrong: truths are not drawn from its probabilities, but sharper and shifted.
+    The model is wrong: truths are not drawn from its probabilities, but from sharper and shifted
+    ones.
     """
     hierarchy = hierarchy_of(TREES[shape](rng))
     held_out, others, trials, wanted = 39, 100, 80, 0.8
@@ -280,7 +281,8 @@ def test_conformal_coverage(shape: str, rng: np.random.Generator) -> None:
         shares.append(right.item())
     standard_error = np.std(shares) / math.sqrt(trials)
     assert np.mean(shares) >= wanted - 3 * standard_error
-    # And not by saying less than needed: ⌈(n + 1) · wanted⌉ / (n + 1) where no scores are equal.
+    # And answers do not say less than needed: without equal scores, the coverage is
+    # ⌈(n + 1) · wanted⌉ / (n + 1).
     assert np.mean(shares) <= wanted + 1 / (held_out + 1) + 3 * standard_error
     assert standard_error < 0.01
 
@@ -288,7 +290,7 @@ def test_conformal_coverage(shape: str, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("specificity", ["depth", "information"])
 @pytest.mark.parametrize("wanted", [0.0, 0.6, 1.0])
 def test_calibrated_threshold(case: Case, wanted: float, specificity: str) -> None:
-    """Accurate enough at this threshold and at higher ones, and at lower ones not always."""
+    """Answers are accurate enough at this threshold and above, but not always below it."""
     target_space = "nodes" if wanted == 0.6 else "classes"
     h, spaces = case.hierarchy, {"pred_space": "nodes", "target_space": target_space}
     target = torch.randint(num_targets(h, target_space), (ROWS,))
@@ -320,7 +322,7 @@ def test_calibrated_bonus(case: Case, wanted: float) -> None:
         node = decode.expected_information(case.logits, h, bonus)
         return metrics.coverage(node, target, h, pred_space="nodes").item()
 
-    if bonus < 2.0**50:  # beyond, nothing but the root would do, and rounding says which
+    if bonus < 2.0**50:  # beyond that, only the root is accurate enough, and rounding decides
         assert accuracy(bonus) >= wanted - 1e-6
     if bonus > 0:
         least = (bonus - 1e-3) / (1 + 1e-3)
@@ -328,7 +330,7 @@ def test_calibrated_bonus(case: Case, wanted: float) -> None:
 
 
 def test_a_calibrated_bonus_is_not_left_to_rounding() -> None:
-    """At the least bonus two answers are worth the same, and float32 took either."""
+    """At the least bonus two answers have the same value, and float32 chose either of them."""
     tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
@@ -340,7 +342,7 @@ def test_a_calibrated_bonus_is_not_left_to_rounding() -> None:
 
 
 def test_darts_says_most_for_its_accuracy() -> None:
-    """Truths drawn from the model: no threshold of the same accuracy says more."""
+    """With truths drawn from the model, no threshold with the same accuracy says more."""
     tree = hierarchy_of(trees.balanced([4, 4, 4]))
     logits = 2 * torch.randn(2_000, 64)
     target = torch.distributions.Categorical(logits=logits).sample()
@@ -384,7 +386,7 @@ def in_space(logits: Tensor, hierarchy: hace.Hierarchy, space: str) -> Tensor:
 @pytest.mark.parametrize("logit_space", ["classes", "depth_first", "nodes"])
 @pytest.mark.parametrize("name", [name for name in DECIDERS if name != "class"])
 def test_shapes_and_spaces(name: str, logit_space: str, rng: np.random.Generator) -> None:
-    """(C), (N, C), (N, C, d1, d2), no rows, columns in other orders, and other dtypes."""
+    """Accepts (C), (N, C), (N, C, d1, d2), no rows, other column orders and other dtypes."""
     tree = hierarchy_of(trees.random_tree(rng, 20, roots=2, inner=0.5, shuffle=True))
     decide = DECIDERS[name]
     logits = torch.randn(24, tree.num_classes).bfloat16().float()
@@ -406,7 +408,7 @@ def test_shapes_and_spaces(name: str, logit_space: str, rng: np.random.Generator
 
 @pytest.mark.parametrize("name", [name for name in DECIDERS if name != "class"])
 def test_chunks(name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    """Large inputs go through a few rows at a time."""
+    """Large inputs, which are processed a few rows at a time, give the same answers."""
     tree = hierarchy_of(TREES["inner classes"](rng))
     logits = torch.randn(50, tree.num_classes)
     whole = DECIDERS[name](logits, tree)
@@ -416,7 +418,7 @@ def test_chunks(name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Gener
 
 @pytest.mark.parametrize("name", [name for name in DECIDERS if name != "class"])
 def test_extreme_logits(name: str, rng: np.random.Generator) -> None:
-    """Masked classes, far apart ones, and equal ones give answers; the input stays as it was."""
+    """Masked, far apart and equal logits give answers, and the input is unchanged."""
     tree = hierarchy_of(TREES["inner classes"](rng))
     logits = torch.randn(6, tree.num_classes)
     logits[0], logits[1] = -torch.inf, 1e4
@@ -434,7 +436,7 @@ def test_extreme_logits(name: str, rng: np.random.Generator) -> None:
 
 
 def test_one_certain_class(case: Case) -> None:
-    """Every way to decide agrees where there is nothing to decide."""
+    """All decisions agree when one class is certain."""
     h, p = case.hierarchy, case.picture
     logits = torch.full((h.num_classes, h.num_classes), -torch.inf)
     logits.fill_diagonal_(0)

@@ -1,4 +1,4 @@
-"""The metrics of answers beside the same words said slowly, pair by pair."""
+"""Metrics of answers agree with their definitions, computed slowly, pair by pair."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = 60
 
 @dataclass(frozen=True)
 class Case:
-    """Answers and truths, also as pairs of points, and the keywords that say what they are."""
+    """Answers and truths, also as pairs of points, and the keywords for their spaces."""
 
     hierarchy: hace.Hierarchy
     picture: Picture
@@ -84,7 +84,7 @@ def tree_case(
 
 
 def test_rows(case: Case) -> None:
-    """Height of the lowest common ancestor and edges between."""
+    """The height of the lowest common ancestor, and the number of edges between the two."""
     p = case.picture
     heights = metrics.lca_height(*case.args, **case.spaces)
     assert heights.tolist() == [p.heights[p.lca(a, b)] for a, b in case.pairs]
@@ -103,7 +103,7 @@ def test_distances(case: Case, distance: str) -> None:
 
 
 def test_sets(case: Case) -> None:
-    """Precision, recall and F of the paths."""
+    """Precision, recall and F1 of the paths as sets."""
     sets = [(case.picture.counted(a), case.picture.counted(b)) for a, b in case.pairs]
     both = sum(len(a & b) for a, b in sets)
     answers, truths = sum(len(a) for a, _ in sets), sum(len(b) for _, b in sets)
@@ -126,7 +126,7 @@ def test_sets(case: Case) -> None:
 
 
 def test_answers(case: Case) -> None:
-    """Right, above, below, too deep and too shallow."""
+    """Accuracy, coverage, and by how much answers are too deep or too shallow."""
     p = case.picture
     expected = {
         "accuracy": [a == b for a, b in case.pairs],
@@ -143,7 +143,7 @@ def test_answers(case: Case) -> None:
 
 
 def test_nodes(case: Case) -> None:
-    """Who is where, node by node."""
+    """The numbers of truths, answers and hits at or below each node, and its accuracy."""
     p = case.picture
     counts = metrics.node_counts(metrics.compare(*case.args, **case.spaces))
     for node in range(case.hierarchy.num_nodes):
@@ -203,7 +203,7 @@ REDUCED = [
 
 @pytest.mark.parametrize("metric", REDUCED, ids=lambda metric: metric.__name__)
 def test_ignored_rows_and_any_shape(metric: Any, rng: np.random.Generator) -> None:
-    """Of images, say: (N, d1, d2), narrow integers, and rows that do not count."""
+    """Accepts (N, d1, d2), as for images, narrow integers, and ignored rows."""
     tree = hierarchy_of(TREES["inner classes"](rng))
     pred, target = torch.randint(tree.num_classes, (2, 3, 4, 5))
     expected = metric(pred.flatten()[10:], target.flatten()[10:], tree)
@@ -244,7 +244,7 @@ def test_worked_example() -> None:
 
 
 def test_an_inner_class_is_a_leaf_below_its_node() -> None:
-    """The label "animal" is that class alone; the node "animal" is all animals."""
+    """The label "animal" means that class alone; the node "animal" means all animals."""
     tree = hace.Hierarchy.from_paths(["animal", "animal/dog", "animal/cat/siamese", "car"])
     animal, dog = 0, 1
     label, other = torch.tensor([animal]), torch.tensor([dog])
@@ -259,7 +259,7 @@ def test_an_inner_class_is_a_leaf_below_its_node() -> None:
 
 
 def test_sums_of_batches_not_means() -> None:
-    """Batches differ in how many mistakes they have."""
+    """The mean over batches would be wrong, since batches have different numbers of mistakes."""
     tree = hace.Hierarchy.from_paths(["a/b", "a/c", "d/e"])
     pred, target = torch.tensor([0, 0, 0, 0]), torch.tensor([1, 0, 1, 2])
     halves = [(pred[:2], target[:2]), (pred[2:], target[2:])]

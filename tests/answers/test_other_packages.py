@@ -1,4 +1,4 @@
-"""The same figures from hiclass and hiereval, where they are installed, on paths from the root."""
+"""The packages hiclass and hiereval, if installed, give the same figures on paths from the root."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_hiclass(paths) -> None:
     ):
         for average in ("micro", "macro"):
             if average == "macro" and theirs is other.f1:
-                continue  # theirs warns and depends on zero_division where nothing is shared
+                continue  # hiclass warns, and depends on zero_division, if nothing is shared
             found = ours(pred, target, tree, average=average).item()
             assert found == pytest.approx(theirs(*padded, average=average))
 

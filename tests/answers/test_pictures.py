@@ -1,4 +1,4 @@
-"""The pictures: they are drawn, say what they show, and count what they should."""
+"""The pictures are drawn, have labels, and show the right counts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def drawn(rng: np.random.Generator) -> Any:
 
 
 def test_icicle(drawn: Any) -> None:
-    """Boxes of a level are as high together as the rows are many."""
+    """The heights of a level's boxes add up to the number of rows."""
     tree, _, answers, target = drawn
     axes = pictures.error_icicle(answers["one"], target, tree)
     boxes = [patch for patch in axes.patches if patch.get_x() == 0]

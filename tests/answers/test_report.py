@@ -1,4 +1,4 @@
-"""`hace.report` beside the single figures, and as a command."""
+"""`hace.report` agrees with the single metrics, and works as a command."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_answers_that_are_nodes(rng: np.random.Generator) -> None:
 
 
 def test_where_mistakes_begin(rng: np.random.Generator) -> None:
-    """At the highest node that is above the truth and not above the answer."""
+    """A mistake begins at the highest node that is above the truth and not above the answer."""
     shape = TREES["inner classes"](rng)
     tree, p = hierarchy_of(shape), Picture(shape)
     logits, target = rows(tree)

@@ -1,4 +1,4 @@
-"""The metrics of logits beside the same words said slowly, row by row."""
+"""Metrics of logits agree with their definitions, computed slowly, row by row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = 40
 
 @dataclass(frozen=True)
 class Case:
-    """Logits and truths; the truths also as points, and the probabilities as a dictionary."""
+    """Logits and truths, the truths also as points, and probabilities as one dictionary per row."""
 
     hierarchy: hace.Hierarchy
     picture: Picture
@@ -36,7 +36,7 @@ class Case:
         return self.logits, self.target, self.hierarchy
 
     def ranked(self, k: int) -> list[list[Point]]:
-        """The points of the k most probable classes of each row."""
+        """The points of the k most probable classes per row."""
         best = self.logits.numpy().argsort(1)[:, ::-1][:, :k].tolist()
         return [[self.picture.of_class[label] for label in row] for row in best]
 
@@ -93,7 +93,7 @@ def test_rankings(case: Case, k: int) -> None:
 
 @pytest.mark.parametrize("bins", [1, 10])
 def test_calibration(tree_case: Case, bins: int) -> None:
-    """Answers of each level in bins, and how far their confidence is from their accuracy."""
+    """The calibration error of each level: confidence against accuracy of the answers in bins."""
     p = tree_case.picture
     expected = []
     for level in range(tree_case.hierarchy.depth + 1):
@@ -101,7 +101,7 @@ def test_calibration(tree_case: Case, bins: int) -> None:
         for row, truth in zip(tree_case.probabilities(), tree_case.truths, strict=True):
             truth = p.at_level(truth, level)
             if truth not in p.level(level):
-                continue  # coarser than the level
+                continue  # the target is coarser than the level
             best = max(p.level(level), key=lambda point: row[point])
             place = min(max(math.ceil(row[best] * bins - 1e-12) - 1, 0), bins - 1)
             answers.setdefault(place, []).append((row[best], best == truth))
@@ -114,7 +114,7 @@ def test_calibration(tree_case: Case, bins: int) -> None:
 
 @pytest.mark.parametrize("specificity", ["information", "depth"])
 def test_operating_curve(case: Case, specificity: str) -> None:
-    """At thresholds between those of the curve: the most specific node that is as probable."""
+    """Between its thresholds, answers are the most specific nodes that are probable enough."""
     p = case.picture
     curve = metrics.operating_curve(*case.args, specificity=specificity, **case.keywords)
 
@@ -126,7 +126,7 @@ def test_operating_curve(case: Case, specificity: str) -> None:
         return math.log2(case.hierarchy.num_classes / len(p.below(node)))
 
     nodes = [node for node in p.nodes if p.below(node)]
-    if specificity == "information":  # of nodes with the same classes the lowest
+    if specificity == "information":  # only the lowest of nodes with the same classes
         nodes = [
             node
             for node in nodes
@@ -179,7 +179,7 @@ NAMES = ["best distance", "distance", "calibration", "top k", "operating curve"]
 @pytest.mark.parametrize("metric", REDUCED, ids=NAMES)
 @pytest.mark.parametrize("logit_space", ["classes", "depth_first", "nodes"])
 def test_shapes_and_ignored_rows(metric: Any, logit_space: str, rng: np.random.Generator) -> None:
-    """(C), (N, C, d1, d2); rows that do not count; columns in other orders and of all nodes."""
+    """Accepts (C), (N, C, d1, d2), ignored rows, other column orders, and logits of all nodes."""
     tree = hierarchy_of(trees.random_tree(rng, 20, roots=2, inner=0.5, shuffle=True))
     logits = torch.randn(24, tree.num_classes)
     target = torch.randint(tree.num_classes, (24,))
@@ -213,7 +213,7 @@ def test_no_rows_is_nan(metric: Any) -> None:
 def test_chunks_of_rows_add_up(
     metric: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    """Large inputs go through a few rows at a time."""
+    """Large inputs, which are processed a few rows at a time, give the same figures."""
     tree = hierarchy_of(TREES["inner classes"](rng))
     logits, target = torch.randn(50, tree.num_classes), torch.randint(tree.num_classes, (50,))
     whole = metric(logits, target, tree)

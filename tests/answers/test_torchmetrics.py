@@ -1,4 +1,4 @@
-"""The torchmetrics classes: batches and ranks add up to the figure of all rows."""
+"""The torchmetrics classes: batches and ranks combine to the figure of all rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torchmetrics
 import hace.torchmetrics as tm
 from hace import metrics
 
-#: Each class with its keywords, and the function of `hace.metrics` that it is.
+#: Each class with its keywords, and the function of `hace.metrics` that it corresponds to.
 OF_ANSWERS: dict[str, tuple[dict[str, Any], Any]] = {
     "Accuracy": ({}, metrics.accuracy),
     "AncestorOrDescendantAccuracy": ({}, metrics.ancestor_or_descendant_accuracy),
@@ -71,7 +71,7 @@ def test_batches_add_up(name: str, tree: Any) -> None:
     metric = getattr(tm, name)(tree, **keywords)
     x, y = rows_of(name, tree)
     for part in (slice(0, 7), slice(7, 30), slice(30, 50)):
-        of_batch = metric(x[part], y[part])  # also gives the batch's own figure
+        of_batch = metric(x[part], y[part])  # returns the figure of this batch
         torch.testing.assert_close(
             of_batch, function(x[part], y[part], tree, **keywords), equal_nan=True
         )
@@ -87,7 +87,7 @@ def test_batches_add_up(name: str, tree: Any) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_ranks_add_up(name: str, tree: Any) -> None:
-    """As `torch.distributed` would gather the states of two ranks."""
+    """The states of two ranks, gathered as `torch.distributed` would, give the whole figure."""
     keywords, function = ALL[name]
     x, y = rows_of(name, tree)
     ranks = [getattr(tm, name)(tree, **keywords) for _ in range(2)]

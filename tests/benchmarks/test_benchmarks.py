@@ -1,4 +1,4 @@
-"""The benchmark suite: its peers compute what they say, and it reports what it finds."""
+"""The benchmark suite: its peers compute what they claim to, and it reports what it measures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def problem_on(tree: Tree, kind: str = "index", rows: int = 7) -> Problem:
     return Problem(hierarchy, rows, torch.float64, kind)
 
 
-# ---- every contestant's answer, from the formulas ----
+# ---- every peer's answer agrees with the formulas ----
 
 
 def of_hace(tree: Tree, logits: torch.Tensor, labels: np.ndarray, eps: float) -> oracle.Answer:
@@ -65,7 +65,7 @@ def of_cross_entropy(tree: Tree, logits: torch.Tensor, labels: np.ndarray) -> or
 
 
 def of_hxe(tree: Tree, logits: torch.Tensor, labels: np.ndarray) -> oracle.Answer:
-    """λ_v at each node v of the path, and −λ_v at its parent, as weights of log P."""
+    """HXE as weights of log P: λ_v at each node v of the path, and −λ_v at its parent."""
     weights = np.zeros((len(labels), tree.num_nodes))
     for row, label in enumerate(labels):
         path = tree.path(tree.classes[label])
@@ -97,7 +97,7 @@ def test_answers_are_those_of_the_formulas(name: str, tree: Tree) -> None:
     problem = problem_on(tree)
     logits, target = problem.batch()
     columns = slice(None)
-    if name == "hace_ordered":  # its logits come in another order
+    if name == "hace_ordered":  # this peer's logits are in another order
         columns = torch.from_numpy(problem.tree.depth_first_classes.copy())
     given = logits.detach()[:, columns].clone().requires_grad_()
     loss = PEERS[name].make(problem)(given, target)
@@ -139,7 +139,7 @@ def test_a_wrong_answer_is_found_before_it_is_timed(name: str) -> None:
 
 
 def of_no_value(logits: torch.Tensor) -> torch.Tensor:
-    """0 with a gradient of 0.01 at each of the first row's logits."""
+    """A loss of 0 that has a gradient of 0.01 at each of the first row's logits."""
     return 0.01 * (logits - logits.detach())[0].sum()
 
 
@@ -191,8 +191,8 @@ def test_growth_is_the_exponent_of_a_power_law() -> None:
         )
         for classes in (100, 10_000, 100_000, 1_000_000)
     ]  # fmt: skip
-    assert growth(records[:3]) == {}, "two points over half a million logits"
-    records[0].median_s = 1.0  # too small a case to count
+    assert growth(records[:3]) == {}, "only two points have more than half a million logits"
+    records[0].median_s = 1.0  # a case that is too small to count
     fit = growth(records)["hace"]
     assert fit["exponent"] == pytest.approx(1.5)
     assert (fit["from"], fit["to"]) == (10_000, 1_000_000)
@@ -229,8 +229,9 @@ def test_memory_of_a_step_is_measured(name: str) -> None:
     assert found.step >= gradient
     if name == "hace":
         assert found.step < 1.3 * gradient
-    # The formula asks for what is taken: no more (to a page or two), and not much less. What a
-    # BLAS packs its matrices into is not in it: 10 to 30 MB by the machine, little beside 190.
+    # The formula predicts what is taken: no more, to a page or two, and not much less. It leaves
+    # out the buffers into which a BLAS packs its matrices: 10 to 30 MB depending on the machine,
+    # which is little beside 190 MB.
     needs = PEERS[name].needs(problem)
     assert needs <= 1.01 * (found.kept + found.step) < 1.3 * needs
 
@@ -242,7 +243,7 @@ def test_memory_that_cannot_be_measured_says_why() -> None:
         memory.measure(case, "hace", "cpu")
 
 
-# ---- who may take part ----
+# ---- which peers are measured ----
 
 
 def run_case(case: Case) -> dict[str, Record]:
@@ -251,7 +252,7 @@ def run_case(case: Case) -> dict[str, Record]:
 
 
 def test_what_would_not_fit_is_not_tried() -> None:
-    # R and T of a million classes would take 8.9 TB.
+    # The dense matrices R and T of a million classes would take 8.9 TB.
     case = Case("classes", "balanced:1000000:6", 1, ("dense", "masked", "hxe_masks"))
     for record in run_case(case).values():
         assert record.status == "too large"
@@ -311,7 +312,7 @@ def test_a_small_run_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert len(result.records) == sum(len(case.contestants) for case in cases)
     for record in result.records:
         if record.contestant == "compiled_cross_entropy" and record.status == "failed":
-            assert record.note, "without a compiler there is an error to report"
+            assert record.note, "without a compiler, an error must be reported"
             continue
         assert record.status == "ok", record.note
         assert record.median_s is not None
@@ -453,7 +454,7 @@ def test_a_limit_is_exceeded_after_three_races(ratios: list[float], exceeded: bo
     left = list(ratios)
     verdict = gate.judge(LIMIT, lambda limit: left.pop(0))
     assert verdict.exceeded is exceeded
-    assert verdict.ratios == tuple(ratios), "no race more than it takes"
+    assert verdict.ratios == tuple(ratios), "there were more races than needed"
     assert not left
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.heads`: every figure can be measured, and says when its goal is missed."""
+"""`python -m benchmarks.heads` can measure every figure, and says if a goal is missed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nvcc made of the CUDA kernels: for which GPUs, registers, spills, and load widths."""
+"""What nvcc compiles the CUDA kernels to: GPUs, registers, spills, and widths of loads."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ARCHS = ["80", "90", "100", "120"]
 
-# Per multiprocessor, on every one of these GPUs.
+# Per multiprocessor, the same on each of these GPUs.
 REGISTERS = 65536
 
 
 def find(tool: str) -> str | None:
-    """A tool of CUDA's; cuobjdump and nvdisasm come with Triton, too."""
+    """The path of a tool of CUDA; cuobjdump and nvdisasm come with Triton, too."""
     folders = ["/usr/local/cuda/bin"]
     triton = importlib.util.find_spec("triton")
     if triton is not None and triton.origin is not None:
@@ -41,7 +41,7 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel as it was compiled for one GPU; `name` is mangled."""
+    """A kernel as compiled for one GPU; `name` is mangled."""
 
     name: str
     registers: int
@@ -49,7 +49,7 @@ class Kernel:
 
     @property
     def short(self) -> str:
-        """The function's name and what its first template argument is."""
+        """The function's name and its first template argument."""
         found = re.match(r"_ZN4hace\d+([a-z_]+?)(I\S+?)?E", self.name)
         assert found, self.name
         return found[1]
@@ -59,7 +59,7 @@ class Kernel:
 def library() -> Path:
     """The library with CUDA kernels for `ARCHS`, compiled into a folder of its own.
 
-    What an earlier run has compiled is used again; workers of one run wait for each other.
+    Objects of an earlier run are used again. The workers of one run wait for each other.
     """
     folder = ROOT / "build" / "cuda-for-tests"
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def kernels(arch: str) -> list[Kernel]:
 
 @cache
 def memory_instructions(arch: str) -> dict[str, Counter[str]]:
-    """How often each kernel loads and stores, by the instruction with its width."""
+    """The number of loads and stores of each kernel, per instruction (whose name has the width)."""
     found: dict[str, Counter[str]] = {}
     here: Counter[str] = Counter()
     for line in cuobjdump("-sass", "-arch", f"sm_{arch}").splitlines():
@@ -107,17 +107,18 @@ def memory_instructions(arch: str) -> dict[str, Counter[str]]:
 
 
 def template(kernel: Kernel) -> str:
-    """Template arguments as the compiler spells them: f, d, 6__half or 13__nv_bfloat16, …"""
+    """The template arguments as the compiler spells them: f, d, 6__half, 13__nv_bfloat16, …"""
     found = re.search(rf"{kernel.short}I(\S*?)EEv", kernel.name)
     return found[1] if found else ""
 
 
-# Streams logits and gradient: must not spill, and move 16 bytes a thread at a time.
+# These kernels stream logits and gradient. They must not spill, and must move 16 bytes per thread
+# at a time.
 STREAMING = ("row_kernel", "measure_kernel", "write_kernel")
 
 
 def is_streaming(kernel: Kernel) -> bool:
-    """Of those, the ones in single and half precision without entropy: the hot path."""
+    """Whether a kernel is one of these in single or half precision, without entropy."""
     arguments = template(kernel)
     return (
         kernel.short in STREAMING and not arguments.startswith("d") and arguments.endswith("Lb0E")
@@ -135,7 +136,7 @@ def test_every_gpu_has_every_kernel(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_no_spills(arch: str) -> None:
-    """In no kernel but those of double precision, which are for checks of gradients."""
+    """Only kernels of double precision, which are for checks of gradients, may spill."""
     single = [kernel for kernel in kernels(arch) if not template(kernel).startswith("d")]
     assert sum(map(is_streaming, single)) == 3 * (3 + 1 + 1)
     assert [kernel for kernel in single if kernel.stack > 0] == []
@@ -143,7 +144,7 @@ def test_no_spills(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_blocks_fit_a_multiprocessor(arch: str) -> None:
-    """The largest block of every kernel has its registers; two blocks of the short rows' do."""
+    """The registers suffice for the largest block of every kernel, and for two of short rows."""
     threads = {"row_kernel": 256, "measure_kernel": 256, "resolve_kernel": 256, "write_kernel": 256}
     for kernel in kernels(arch):
         if kernel.short == "row_kernel" and "Li3" in template(kernel):
@@ -154,7 +155,7 @@ def test_blocks_fit_a_multiprocessor(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_streaming_loops_move_16_bytes(arch: str) -> None:
-    """The vectors of 16 elements per lane and strip are loaded, and stored, all unrolled."""
+    """Loads and stores of the vectors of 16 elements per lane and strip are all unrolled."""
     instructions = memory_instructions(arch)
     for kernel in filter(is_streaming, kernels(arch)):
         strips = int(template(kernel).split("Li")[1][0]) if "Li" in template(kernel) else 1

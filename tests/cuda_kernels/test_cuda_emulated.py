@@ -1,9 +1,9 @@
 """The CUDA kernels without a GPU: the parity suite on their own source, compiled for the CPU.
 
 `pytest --backend=cuda-emulated` runs it, with tests/cuda_kernels/emulation/ in CUDA's place. Here
-its sample runs again where threads come in other orders, where there is little shared memory, and
-under AddressSanitizer and UndefinedBehaviorSanitizer: in processes of their own, for a process has
-one native library.
+its sample runs again with other orders of threads, with little shared memory, and under
+AddressSanitizer and UndefinedBehaviorSanitizer. Each of these has a process of its own, since a
+process can load only one native library.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def run_sample(library: Path, **environment: str) -> None:
 
 
 def test_verify() -> None:
-    """`python -m hace.verify`, which knows every kind of target, takes it for a GPU's backend."""
+    """`python -m hace.verify`, which tests every kind of target, accepts it as a GPU's backend."""
     done = run(emulator.library(), "-m", "hace.verify")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\ncuda " in done.stdout
@@ -54,12 +54,12 @@ def test_verify() -> None:
 
 @pytest.mark.parametrize("order", ["backward", "random:1"])
 def test_any_order_of_threads_and_blocks(order: str) -> None:
-    """What a missing barrier spoils depends on who comes first."""
+    """What a missing barrier spoils depends on which thread comes first."""
     run_sample(emulator.library(), HACE_EMULATED_ORDER=order, HACE_EMULATED_BLOCK_ORDER=order)
 
 
 def test_trees_beyond_shared_memory() -> None:
-    """What of a row does not fit there is kept in memory, by few blocks that take rows in turn."""
+    """If a row does not fit, the rest is in global memory, and few blocks take rows in turn."""
     run_sample(
         emulator.library(),
         HACE_EMULATED_SHARED_BYTES="4200",
@@ -72,7 +72,7 @@ def test_trees_beyond_shared_memory() -> None:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a Python process that they watch, PyTorch's tensors in it included."""
+    """The environment of a Python process that they watch, including PyTorch's tensors."""
     lack = MEMORY.lack(tmp_path_factory.mktemp("sanitizers"))
     if lack is not None:
         pytest.skip(lack)
@@ -84,7 +84,7 @@ def test_nothing_is_out_of_bounds(watched: dict[str, str]) -> None:
 
 
 def test_the_sanitizer_watches_tensors(watched: dict[str, str]) -> None:
-    """A table that sends a kernel beyond its own end is found out."""
+    """A table that makes a kernel read beyond the table's end is detected."""
     code = """if True:
         import torch
         import hace

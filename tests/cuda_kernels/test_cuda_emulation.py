@@ -1,5 +1,7 @@
-"""The emulator that runs CUDA kernels on the CPU (tests/cuda_kernels/emulation) computes what a GPU
-would, and does not let mistakes pass."""
+"""Tests the emulator that runs CUDA kernels on the CPU (tests/cuda_kernels/emulation).
+
+It computes what a GPU would, and it detects mistakes.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no
 
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> Build:
-    """Compiles a program in build/, for each choice of options, unless it is there already."""
+    """Compiles a program with some options in build/, unless it is there already."""
     monkeypatch.chdir(ROOT)
 
     def build_once(name: str, *options: str) -> Path:
@@ -76,7 +78,7 @@ ORDERS = ["forward", "backward", "random:1", "random:2"]
 
 
 class TestCorrectPrograms:
-    """Correct in each order of threads and blocks, and clean under the sanitizers."""
+    """They are correct in every order of threads and blocks, and clean under the sanitizers."""
 
     @pytest.mark.parametrize("order", ORDERS)
     @pytest.mark.parametrize("name", ["softmax", "intrinsics"])
@@ -97,14 +99,14 @@ class TestCorrectPrograms:
 
     @pytest.mark.thorough
     def test_other_processors(self, build: Build) -> None:
-        """Where there is no switch of stacks in assembly, the C library's does."""
+        """Where stacks are not switched in assembly, the C library's function works."""
         done = run(build("softmax", "-DHACE_EMULATED_UCONTEXT"))
         assert done.stdout.startswith("cudaSuccess")
         assert (done.returncode, done.stderr) == (0, "")
 
 
 class TestConversions:
-    """Of half types, bit for bit as NumPy and PyTorch have them."""
+    """Conversions of half types agree with NumPy and PyTorch bit for bit."""
 
     @pytest.fixture
     def library(self, build: Build) -> ctypes.CDLL:
@@ -120,7 +122,7 @@ class TestConversions:
         getattr(library, name)(*map(ctypes.c_void_p, arguments))
         return result
 
-    #: Every half and every bfloat16.
+    #: The bits of every half and every bfloat16.
     PATTERNS = np.arange(1 << 16, dtype=np.uint16)
 
     def test_half_to_float(self, library: ctypes.CDLL) -> None:
@@ -151,7 +153,7 @@ class TestConversions:
         self.assert_same(ours, bits, nan, right.float().numpy())
 
     def test_double_to_half(self, library: ctypes.CDLL, rng: np.random.Generator) -> None:
-        """Rounded once: a float in between would be a tie that the double is not."""
+        """A double is rounded once: by way of float, some would become ties that they are not."""
         halves = self.PATTERNS.view(np.float16)
         ties = self.midpoints(halves[np.isfinite(halves)].astype(np.float64))
         doubles = np.concatenate(
@@ -180,7 +182,7 @@ class TestConversions:
     def around_ties(
         self, values: np.ndarray[Any, Any], rng: np.random.Generator
     ) -> np.ndarray[Any, Any]:
-        """What lies at and beside the boundaries of rounding, and floats of any kind."""
+        """Numbers at and beside the boundaries of rounding, and floats of all kinds."""
         ties = self.midpoints(values)
         largest = np.finfo(np.float32).max
         return np.concatenate(
@@ -202,14 +204,14 @@ class TestConversions:
         our_nan: np.ndarray[Any, Any],
         right_values: np.ndarray[Any, Any],
     ) -> None:
-        """The same bits, any NaN being as good as another."""
+        """Asserts equal bits, where any NaN equals any other NaN."""
         nan = np.isnan(right_values)
         np.testing.assert_array_equal(our_nan, nan)
         np.testing.assert_array_equal(ours[~nan], right[~nan])
 
 
 def line_of(kernel: str, text: str) -> str:
-    """Where `text` first stands in a kernel of mistakes.cu."""
+    """The file and line where `text` first occurs in a kernel of mistakes.cu."""
     lines = (ROOT / PROGRAMS / "mistakes.cu").read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if f"void {kernel}(" in line)
     line = next(i for i in range(start, len(lines)) if text in lines[i])
@@ -234,7 +236,7 @@ class TestMistakes:
             ("lanes_elsewhere", "0x00000000 exited and 0xaaaaaaaa wait elsewhere", "__ballot_sync"),
             ("warp_at_barrier", "0x00000000 exited and 0xffffff00 wait elsewhere", "__any_sync"),
             ("mask_without_caller", "lane 31 calls with mask 0x7fffffff", "__shfl_sync"),
-            ("width_of_five", "width 5 is no power of two", "__shfl_sync"),
+            ("width_of_five", "width 5 is not a power of two", "__shfl_sync"),
             ("trap", "__trap()", ""),
         ],
     )
@@ -256,7 +258,7 @@ class TestMistakes:
             ("static_out_of_bounds", "beyond the 256 bytes of the shared array values"),
             ("dynamic_out_of_bounds", "beyond the 256 bytes of the shared array (dynamic)"),
             ("too_much_shared", "49168 bytes of static and dynamic shared memory where 49152"),
-            ("lock_never_freed", "threads wait in a loop, in vain"),
+            ("lock_never_freed", "threads wait in a loop for something that does not happen"),
         ],
     )
     def test_is_told_apart(self, build: Build, kernel: str, message: str) -> None:
@@ -364,7 +366,7 @@ class TestLimits:
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / PROGRAMS).glob("*.cu")))
 def test_programs_are_cuda(tmp_path: Path, name: str) -> None:
-    """What the emulator takes, nvcc takes: the programs show no dialect."""
+    """Nvcc accepts the programs, too, so they are plain CUDA."""
     command = ["nvcc", "-arch=sm_90", "-std=c++17", "-Werror=all-warnings", "-I", "csrc/cuda", "-c"]
     source = PROGRAMS / f"{name}.cu"
     done = subprocess.run(

@@ -1,8 +1,8 @@
-"""`make test-gpu`: everything that needs a GPU, and a record of it in benchmarks/results.
+"""`make test-gpu`: runs everything that needs a GPU, with a record in benchmarks/results.
 
-The parity suite on the GPU's backends with the tests of `test_gpu.py`, and, where the CUDA toolkit
-is, a sample of it under compute-sanitizer's memcheck and racecheck. Exits with 1 if anything
-failed.
+This is the parity suite on the GPU's backends and the tests of `test_gpu.py`. With the CUDA
+toolkit, a sample of the suite also runs under compute-sanitizer's memcheck and racecheck. Exits
+with 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from benchmarks.machine import describe_machine, describe_versions
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-#: Processes that share the GPU; most of a test's time is the oracle's, on the CPU.
+#: Number of processes that share the GPU; most of a test's time is the oracle's, on the CPU.
 WORKERS = min(len(os.sched_getaffinity(0)), 12) if find_spec("xdist") else 0
-#: Every kernel of CUDA, in rows of a block and of several.
+#: Every CUDA kernel, for rows of one block and of several blocks.
 SANITIZED = ["--backend=gpu", "-m", "sampled", "-k", "cuda"]
 
 
 def main() -> int:
-    """Runs all steps; 1 if one failed, else 0."""
+    """Runs all steps and returns the exit status: 1 if a step failed, else 0."""
     outcomes = [run_step("parity and what only a GPU shows", [], ["--backend=gpu", "-m", ""])]
     sanitizer = shutil.which("compute-sanitizer")
     for tool in ("memcheck", "racecheck"):
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def run_step(name: str, prefix: list[str], arguments: list[str]) -> dict[str, Any]:
-    """Runs pytest, behind a prefix; its exit status, counts, and the names of what failed."""
+    """Runs pytest after a prefix; returns its exit status, counts, and names of failed tests."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [*prefix, sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]

@@ -1,6 +1,6 @@
-"""The Triton and CUDA kernels on a GPU: `make test-gpu`, where there is one.
+"""Tests of the Triton and CUDA kernels that need a GPU; `make test-gpu` runs them.
 
-The parity suite runs there too, with the same option `--backend=gpu`.
+The parity suite also runs on a GPU, with the same option `--backend=gpu`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROWS, WIDTH = 65_600, 32_768
 
 @pytest.fixture(autouse=True)
 def by_this_backend(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test leaves to `auto` is done by the backend that it is run for."""
+    """Makes `auto` choose the backend for which the test runs."""
     monkeypatch.setenv("HACE_BACKEND", backend.name)
 
 
@@ -51,7 +51,7 @@ def some_case(width: int) -> Case:
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])
 @pytest.mark.parametrize("width", [40, 1000, 4096, 10_007, 16_384, 16_388, 300_000, 1_000_000])
 def test_sizes(backend: Backend, width: int, order: str, dtype: torch.dtype) -> None:
-    """Whole rows and split ones, aligned and not, in chunks and not."""
+    """Rows are right whether whole or split, aligned or not, in chunks or not."""
     case = some_case(width)
     if order == "shuffled":
         case = in_column_order(case, torch.randperm(width).numpy())
@@ -113,7 +113,7 @@ def test_compiled(backend: Backend, width: int) -> None:
     loss = torch.compile(step, fullgraph=True)(logits)
     (grad,) = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(loss, eager, rtol=1e-5, atol=0)
-    # The slope of tanh loses digits where it is flat: beside the largest entry, which has its own.
+    # The slope of tanh loses digits where it is flat, so errors are relative to the largest entry.
     error = (grad - eager_grad).abs().amax(1)
     assert (error <= 1e-5 * eager_grad.abs().amax(1)).all()
 
@@ -121,7 +121,7 @@ def test_compiled(backend: Backend, width: int) -> None:
 @pytest.mark.parametrize("width", [1000, 200_000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_graph_capture(backend: Backend, width: int, dtype: torch.dtype) -> None:
-    """Nothing waits for the device or copies to it: a training step can be captured."""
+    """Nothing waits for the device or copies to it, so a training step can be captured."""
     case = some_case(width)
     table, target = case.table.to("cuda"), torch.arange(3, device="cuda")
     logits = case.logits(3, dtype).cuda().requires_grad_()
@@ -152,7 +152,7 @@ def test_no_synchronisation(backend: Backend) -> None:
     case = some_case(1000)
     table, target = case.table.to("cuda"), torch.tensor([0, 1, 10**6], device="cuda")
     logits = case.logits(3, torch.float32).cuda().requires_grad_()
-    path_log_loss(logits, target, table).backward()  # compiles
+    path_log_loss(logits, target, table).backward()  # compiles the kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
         loss = path_log_loss(logits, target, table)
@@ -178,7 +178,7 @@ def test_same_bits_again(backend: Backend, rows: int, width: int) -> None:
 
 @pytest.mark.parametrize(("rows", "width"), [(4096, 4096), (64, 262_144)])
 def test_memory(backend: Backend, rows: int, width: int) -> None:
-    """One gradient buffer, and little besides."""
+    """The op takes one buffer for the gradient and little else."""
     case = some_case(width)
     table, target = case.table.to("cuda"), torch.arange(rows, device="cuda") % 3
     logits = torch.randn(rows, width, device="cuda", requires_grad=True)
@@ -198,7 +198,7 @@ def test_more_than_two_to_the_31_logits(backend: Backend) -> None:
     needed = 10e9
     free = torch.cuda.mem_get_info()[0]
     if free < needed:
-        pytest.skip(f"needs {needed / 1e9:.0f} GB of free GPU memory and found {free / 1e9:.1f}")
+        pytest.skip(f"needs {needed / 1e9:.0f} GB of free GPU memory, found {free / 1e9:.1f}")
     case = some_case(WIDTH)
     crossing = 2**31 // WIDTH
     rows = torch.tensor([0, 1, crossing - 1, crossing, crossing + 1, ROWS - 2, ROWS - 1])
@@ -219,7 +219,7 @@ def test_more_than_two_to_the_31_logits(backend: Backend) -> None:
 
 
 def tree_case(leaves: int, roots: int = 3) -> TreeCase:
-    """Inner classes, columns in any order; of more than some 8,000 leaves rows are split."""
+    """A tree with inner classes and shuffled columns; above some 8,000 leaves, rows are split."""
     rng = np.random.default_rng(0)
     return TreeCase(trees.random_tree(rng, leaves, roots=roots, inner=0.1, shuffle=True))
 
@@ -227,7 +227,7 @@ def tree_case(leaves: int, roots: int = 3) -> TreeCase:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("leaves", [1, 40, 1000, 2500])
 def test_trees(backend: Backend, leaves: int, dtype: torch.dtype) -> None:
-    """Every op, one program per row; a few hundred rows need several programs on every core."""
+    """Every op is right with one program per row, and with several programs per multiprocessor."""
     case = tree_case(leaves, min(3, leaves))
     for rows in (1, 300 if leaves <= 40 else 5):
         for op in test_tree_sum.OPS:
@@ -243,7 +243,7 @@ def test_trees(backend: Backend, leaves: int, dtype: torch.dtype) -> None:
 
 
 def step_of(case: TreeCase, name: str) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
-    """An op and its gradient as a function of (rows, C), (rows, N) for sums down."""
+    """An op and its gradient as a function of (rows, C), or of (rows, N) for sums down."""
     table = case.table.to("cuda")
     if name in test_tree_log_loss.KINDS:
         target, options = test_tree_log_loss.targets_of(case, name, 3)
@@ -276,7 +276,7 @@ def input_of(case: TreeCase, name: str, dtype: torch.dtype = torch.float32) -> t
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("leaves", [300, 30_000])
 def test_graph_capture_of_tree_ops(backend: Backend, leaves: int, name: str) -> None:
-    """Nothing waits for the device or copies to it, in whole rows and in split ones."""
+    """Nothing waits for the device or copies to it, for whole rows and for split rows."""
     case = tree_case(leaves)
     step, x = step_of(case, name), input_of(case, name)
     stream = torch.cuda.Stream()
@@ -299,7 +299,7 @@ def test_graph_capture_of_tree_ops(backend: Backend, leaves: int, name: str) -> 
 def test_no_synchronisation_of_tree_ops(backend: Backend, name: str) -> None:
     case = tree_case(300)
     step, x = step_of(case, name), input_of(case, name)
-    step(x)  # compiles
+    step(x)  # compiles the kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
         step(x)
@@ -310,7 +310,7 @@ def test_no_synchronisation_of_tree_ops(backend: Backend, name: str) -> None:
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("leaves", [300, 30_000])
 def test_same_bits_again_of_tree_ops(backend: Backend, leaves: int, name: str) -> None:
-    """A missing barrier would show here, sooner or later."""
+    """A missing barrier would sooner or later show as different bits."""
     case = tree_case(leaves)
     step, x = step_of(case, name), input_of(case, name, torch.bfloat16)
     first = step(x)
@@ -321,7 +321,7 @@ def test_same_bits_again_of_tree_ops(backend: Backend, leaves: int, name: str) -
 
 @pytest.mark.parametrize("kind", ["smoothed", "soft by depth", "probabilities over others"])
 def test_split_rows_of_trees(backend: Backend, kind: str) -> None:
-    """The large tree, by sweeps in float64 on the CPU: the native kernels' own answer."""
+    """The large tree agrees with the CPU's kernels in float64."""
     case = tree_cases.large_case()
     logits = case.logits(3, torch.float64)
     target, options = test_tree_log_loss.targets_of(case, kind, 3)
@@ -338,7 +338,7 @@ def test_split_rows_of_trees(backend: Backend, kind: str) -> None:
 
 
 def test_memory_of_tree_log_loss(backend: Backend) -> None:
-    """One gradient buffer, and scratch memory that fits the L2 cache."""
+    """The op takes one buffer for the gradient, and scratch memory that fits the L2 cache."""
     case = tree_case(2000)
     table, targets = case.table.to("cuda"), case.target_table(label_smoothing=0.1).to("cuda")
     target = torch.randint(case.num_classes, (16_384,), device="cuda")

@@ -1,4 +1,4 @@
-"""The task of emoji, on styles of three made emoji each, and how its pictures become vectors."""
+"""The task `emoji` on made-up styles of three emoji each, and how pictures become vectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ EMOJI = [  # code, label, group, subgroup, colour
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What `npm install` makes; half of the styles have code points, and one lacks an emoji."""
+    """A folder as `npm install` makes it.
+
+    Half of the styles have code points, and one style lacks an emoji.
+    """
 
     def write(content: object, *parts: str) -> None:
         path = Path(tmp_path, "node_modules", *parts)
@@ -78,7 +81,7 @@ def test_pictures_are_of_their_class_and_a_style_is_in_one_part(
     np.testing.assert_array_equal(task.train_counts(), [6, 6, 5])
     np.testing.assert_array_equal(task.validation.label, [0, 1, 2])
     np.testing.assert_array_equal(task.test.label, [0, 1, 2])
-    # The last features are mean colours: red, green and blue, standardised by the same figures.
+    # The last features are mean colours (red, green, blue), standardised with the same figures.
     rows = np.arange(3)
     (test,), (validation,) = task.test.inputs(rows), task.validation.inputs(rows)
     np.testing.assert_array_equal(test, validation)
@@ -101,7 +104,7 @@ def test_edges_are_counted_by_orientation() -> None:
     cells = (8 // CELL) ** 2
     edges = vectors[:, : cells * ORIENTATIONS].reshape(2, cells, ORIENTATIONS).sum(1)
     assert (edges[0] > 0).nonzero()[0].tolist() == [0]
-    # 90° is half way between the middles of two of nine orientations, 80° and 100°.
+    # 90° is half-way between two of the nine orientations, 80° and 100°.
     assert (edges[1] > 0).nonzero()[0].tolist() == [4, 5]
     colours = vectors[:, cells * ORIENTATIONS :].reshape(2, 2, 2, 3)
     np.testing.assert_allclose(colours[0, :, 0], 0)

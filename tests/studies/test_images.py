@@ -1,4 +1,4 @@
-"""The recipes for data sets of images, on tiny made pictures laid out as the archives are."""
+"""The recipes for image data sets work on tiny made-up pictures in the archives' layout."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LOOK = Look(8, 1.0, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def tiny_network() -> nn.Module:
-    """Keeps a picture's colours in four squares, which is enough for made pictures."""
+    """A network that keeps a picture's colours in four squares, enough for made-up pictures."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(2), nn.Flatten()
     )
@@ -59,7 +59,7 @@ def write(path: Path, *lines: str) -> None:
 
 
 def make_cifar(folder: Path, rows_per_class: int = 3) -> None:
-    """Its hundred classes; class i is below group i mod 20."""
+    """Writes CIFAR-100's hundred classes, with class i below group i mod 20."""
     folder = folder / "cifar-100-python"
     folder.mkdir()
     names = {
@@ -92,12 +92,12 @@ def make_aircraft(folder: Path) -> None:
             write(folder / f"images_{level}_{part}.txt", *lines)
         for label, number in enumerate(numbers):
             pixels = coloured(label, (40, 30))
-            pixels[-20:] = 255  # the line of copyright
+            pixels[-20:] = 255  # the copyright line
             save(folder / "images" / f"{number}.jpg", pixels)
 
 
 def make_nabirds(folder: Path) -> None:
-    """Four kinds, of which two plumages have one name; node 0 is the root."""
+    """Writes four kinds, of which two plumages share a name; node 0 is the root."""
     folder = folder / "nabirds"
     write(folder / "classes.txt", "0 Birds", "2 Ducks", "5 Duck", "7 Mallard", "8 Mallard", "9 Owl")
     write(folder / "hierarchy.txt", "2 0", "5 2", "7 5", "8 5", "9 0")
@@ -112,7 +112,7 @@ def make_nabirds(folder: Path) -> None:
 
 
 def make_inat(folder: Path) -> None:
-    """Three species, whose numbers in the file are in no order."""
+    """Writes three species, whose numbers in the file are not sorted."""
     lineages = ["A/B/C/D/E/F/F a", "A/B/C/D/E/F/F b", "G/H/I/J/K/L/L a"]
     categories = [
         {"id": number, **dict(zip(inat21.RANKS, lineages[number].split("/"), strict=True))}
@@ -138,7 +138,7 @@ def of_class(label: int) -> npt.NDArray[np.int64]:
 
 
 def check_pictures(dataset: Dataset, colour_of_label: Callable[[int], int]) -> None:
-    """Each picture of each part has the colour of its label."""
+    """Asserts that each picture of each part has the colour of its label."""
     for part in (dataset.train, dataset.validation, dataset.test):
         assert len(part.pictures) == len(part.label) > 0
         for row, label in enumerate(part.label):
@@ -160,7 +160,7 @@ def test_cifar100(tmp_path: Path) -> None:
 def test_aircraft(tmp_path: Path) -> None:
     make_aircraft(tmp_path)
     found = aircraft.read(tmp_path)
-    check_pictures(found, int)  # without the white line, or the means would be far off
+    check_pictures(found, int)  # the white line must be cut off, or the means would differ
     names = found.tree.class_names
     assert names is not None
     assert names[0] == "McDonnell Douglas > F/A-18 > F/A-18"

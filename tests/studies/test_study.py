@@ -1,4 +1,4 @@
-"""The study: its splits, its wrong trees, its statistics, its file of results and its page."""
+"""The study's splits, wrong trees, statistics, file of results and page."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def task() -> Task:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """A few stages of the plan on the made-up task."""
+    """Results of a few stages of the plan on the made-up task."""
     folder = tmp_path_factory.mktemp("results")
     losses = ("ce", "hace")
     steps = [
@@ -53,7 +53,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     run_plan(steps, folder)
     before = (folder / "made-up.csv").read_bytes()
     run_plan(steps, folder)
-    assert (folder / "made-up.csv").read_bytes() == before, "a run that is there was made again"
+    assert (folder / "made-up.csv").read_bytes() == before, "a finished run was made again"
     return Results("made-up", folder)
 
 
@@ -125,12 +125,12 @@ def test_a_level_with_classes_keeps_them() -> None:
     tree = hace.Hierarchy.from_parents([-1, 0, 0, 1, 1, 2], classes=[1, 3, 4, 5])
     dropped = wrong_tree(tree, "drop 1", 0)
     assert dropped.num_classes == 4
-    assert dropped.num_nodes == 5  # node 2 goes, node 1 is a class
+    assert dropped.num_nodes == 5  # node 2 goes, and node 1 stays since it is a class
     np.testing.assert_array_equal(dropped.depths[dropped.classes], [1, 2, 2, 1])
 
 
 def test_holm() -> None:
-    # Holm 1979: the smallest times 4, the next times 3 and no smaller than it, …
+    # Holm 1979: 4 times the smallest, 3 times the next one but no less than that, and so on.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
@@ -139,8 +139,8 @@ def test_interval_of_a_paired_difference() -> None:
     a = rng.normal(0.5, 1, (5, 400))
     b = np.zeros_like(a)
     found = paired_difference(a, b)
-    # Seeds and rows are independent here: the variance is one over their product, and the
-    # resampled seeds add theirs once more, as the resampled rows do.
+    # Seeds and rows are independent here, so the true variance is one over their product.
+    # Resampling the seeds adds it once more, and so does resampling the rows.
     assert found.value == pytest.approx(a.mean())
     assert found.low < a.mean() < found.high
     error = (found.high - found.low) / (2 * 1.96)
@@ -232,7 +232,7 @@ def test_what_lies_far_beyond_the_others_is_an_arrow() -> None:
     assert [text.get_text() for text in ax.texts] == ["−56.2"]
 
 
-# The page quotes what the files hold.
+# ---- the page quotes what the files hold ----
 
 PAGE = report.PAGE.read_text(encoding="utf-8")
 README = (report.PAGE.parents[1] / "README.md").read_text(encoding="utf-8")
@@ -243,7 +243,7 @@ def tables_of_the_page() -> str:
 
 
 def quoted(text: str) -> set[str]:
-    """Numbers with a decimal point, without their signs."""
+    """The numbers with a decimal point in a text, without their signs."""
     return {number.lstrip("+−-") for number in NUMBER.findall(text)}
 
 
@@ -264,7 +264,7 @@ def test_tables_of_the_page_are_made_from_the_results() -> None:
 
 
 def test_means_of_the_page_are_those_of_the_results() -> None:
-    """Without the tables' own code: the first row of each table of differences."""
+    """The first row of tables of differences is right, computed without the tables' own code."""
     for task in ("soc", "hpo"):
         results = Results(task)
         run = choose(results, "ce")

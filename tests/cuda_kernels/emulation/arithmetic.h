@@ -1,4 +1,4 @@
-// Arithmetic on scalars: CUDA's names for it, its min and max, its views of a number's bits.
+// Arithmetic on scalars: CUDA's names, min and max, and views of a number's bits.
 #pragma once
 
 #include <math.h>
@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-// glibc declares some of these names for itself: macros, not functions. They are exact here.
+// These are macros because glibc declares functions of some of these names. Here they are exact.
 #define __expf(x) expf(x)
 #define __exp10f(x) exp10f(x)
 #define __logf(x) logf(x)
@@ -22,7 +22,7 @@ inline float __fdividef(float x, float y) { return x / y; }
 inline float __frcp_rn(float x) { return 1 / x; }
 inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
 
-// Of two types the wider, or the unsigned one.
+// The result has the wider of two types, or the unsigned one.
 #define HACE_EMULATED_MIN_MAX(type, a_type, b_type) \
   inline constexpr type min(a_type a, b_type b) {   \
     const type first = a, second = b;               \
@@ -41,7 +41,7 @@ HACE_EMULATED_MIN_MAX_OF_INTEGERS(int)
 HACE_EMULATED_MIN_MAX_OF_INTEGERS(long)
 HACE_EMULATED_MIN_MAX_OF_INTEGERS(long long)
 
-// A NaN loses against a number.
+// Of a NaN and a number, the result is the number.
 inline float min(float a, float b) { return fminf(a, b); }
 inline float max(float a, float b) { return fmaxf(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }
@@ -77,7 +77,7 @@ inline float __uint_as_float(unsigned x) { return hace_emulation::view<float>(x)
 inline long long __double_as_longlong(double x) { return hace_emulation::view<long long>(x); }
 inline double __longlong_as_double(long long x) { return hace_emulation::view<double>(x); }
 
-// Loads and stores with advice for the caches.
+// Loads and stores with hints for the caches, which have no effect here.
 template <typename T>
 T __ldg(const T* address) {
   return *address;

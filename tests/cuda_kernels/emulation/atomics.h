@@ -1,4 +1,4 @@
-// Atomics: CUDA's overloads, as plain code, since one thread runs at a time.
+// CUDA's overloads of atomics, as plain code, since only one thread runs at a time.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,7 @@ HACE_EMULATED_ATOMIC_OF_INTEGERS(atomicXor, old ^ value)
 HACE_EMULATED_ATOMIC_OF_INTEGERS(atomicExch, value)
 HACE_EMULATED_ATOMIC(atomicExch, float, value)
 
-// A swap that fails lets others run: whoever holds the lock may be waiting in the middle of it.
+// A failed swap lets other threads run, since the thread that holds the lock may be waiting.
 #define HACE_EMULATED_CAS(type)                                     \
   inline type atomicCAS(type* address, type expected, type value) { \
     const type old = *address;                                      \

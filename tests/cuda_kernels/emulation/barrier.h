@@ -1,4 +1,4 @@
-// The barrier of a block, alone and with a vote, and what needs no emulation among the fences.
+// The barrier of a block, with and without a vote, and fences, which have nothing to do here.
 #pragma once
 
 #include "block.h"

@@ -1,5 +1,5 @@
-// The block that runs: its threads, who runs next, the barrier they meet at, and the report where
-// they do not.
+// The running block: its threads, which of them runs next, the barrier at which they meet, and the
+// report if they do not.
 #pragma once
 
 #include <cstdarg>
@@ -49,10 +49,10 @@ class Block {
   unsigned current() const { return current_; }
   State state(unsigned thread) const { return state_[thread]; }
   Thread& thread(unsigned i) { return threads_[i]; }
-  // Of each warp, the lanes that wait in a call of the warp.
+  // The lanes of a warp that wait in a call of the warp.
   unsigned& waiting_lanes(unsigned warp) { return waiting_lanes_[warp]; }
 
-  // Waits for all threads of the block; the number of them that came with `vote`.
+  // Waits for all threads of the block. Returns how many of them came with `vote`.
   unsigned barrier(const char* name, Site site, bool vote) {
     const Call call{name, site, 0};
     if (arrived_ == 0) meeting_ = call;
@@ -69,7 +69,7 @@ class Block {
     return count_;
   }
 
-  // Lets others run until someone makes this thread ready.
+  // Lets other threads run until one of them makes this thread ready.
   void wait() {
     state_[current_] = State::kWaiting;
     idle_turns_ = 0;
@@ -77,10 +77,12 @@ class Block {
   }
   void make_ready(unsigned thread) { state_[thread] = State::kReady; }
 
-  // Lets others run. Fails where all that anyone does is that: what it is waited for is not going
-  // to happen, or in another block, which runs before this one or after it.
+  // Lets other threads run. Fails if all threads only do that: what they wait for is not going to
+  // happen, or would happen in another block, which runs before this one or after it.
   void yield() {
-    if (++idle_turns_ == kPatience) hace_emulation::fail("threads wait in a loop, in vain");
+    if (++idle_turns_ == kPatience) {
+      hace_emulation::fail("threads wait in a loop for something that does not happen");
+    }
     leave();
   }
 
@@ -102,7 +104,7 @@ class Block {
   }
 
  private:
-  // What runs on each fiber: one thread after another, from its beginning.
+  // Each fiber runs this: one thread after another, from the start of the kernel.
   static void work() noexcept;
 
   void work_on_threads() {
@@ -159,7 +161,7 @@ class Block {
     return fiber;
   }
 
-  // Threads run in turns, each in a turn as far as it gets.
+  // Threads run in passes; in a pass, each thread runs until it has to wait.
   void begin_pass() {
     left_in_pass_ = size_;
     sequence_ = Sequence(*order_, size_);
@@ -185,8 +187,8 @@ class Block {
         threads_[current_].call.site.line, meeting_.name, meeting_.site.file, meeting_.site.line);
   }
 
-  // No thread can go on. The call of a warp is named before the barrier of the block: waiting for a
-  // lane that is at the barrier, it is likelier the mistake.
+  // No thread can go on. The report names the call of a warp rather than the barrier of the block:
+  // if the warp waits for a lane that is at the barrier, the call is more likely the mistake.
   [[noreturn]] void fail_stuck() {
     for (unsigned i = 0; i < size_; ++i) {
       const Call& call = threads_[i].call;
@@ -212,7 +214,7 @@ class Block {
         arrived_, size_, meeting_.name, meeting_.site.file, meeting_.site.line);
   }
 
-  // A line for each place that threads are in.
+  // Prints a line for each place in the kernel where threads are.
   void describe_threads() const {
     const uint3 me = threads_[current_].index;
     std::fprintf(stderr, "  thread (%u, %u, %u) ran last\n", me.x, me.y, me.z);
@@ -273,9 +275,9 @@ class Block {
   static constexpr unsigned kPatience = 1 << 20;
   unsigned idle_turns_ = 0;
 
-  Call meeting_{};  // the barrier that threads wait at
+  Call meeting_{};  // the barrier at which threads wait
   unsigned arrived_ = 0, votes_ = 0;
-  unsigned count_ = 0;  // the votes of the last one
+  unsigned count_ = 0;  // the votes of the last barrier
 };
 
 // Each host thread runs its own kernels, one at a time.

@@ -1,20 +1,21 @@
 // CUDA C++ compiled by a C++17 compiler and run on the CPU, for tests of the kernels' logic.
 //
 // The threads of a block are fibers that run one at a time, up to the next barrier, shuffle or
-// vote; blocks run one after another. A mistake that a GPU would answer with a hang or with wrong
-// numbers ends the process with a message:
-//   - a barrier that some threads of the block do not come to,
-//   - a shuffle or vote whose mask names lanes that do not come to it, or lacks its caller,
+// vote. Blocks run one after another. A mistake that would make a GPU hang or compute wrong numbers
+// ends the process with a message:
+//   - a barrier that some threads of the block do not reach,
+//   - a shuffle or vote whose mask names lanes that do not reach it, or whose mask lacks its
+//   caller,
 //   - under AddressSanitizer, an access beyond global or shared memory.
-// Shared memory that nobody wrote is NaN, and so is what is shuffled from a lane outside the mask.
-// The lanes that the last warp of a block lacks are not waited for, whatever the mask says.
-// A kernel's own __launch_bounds__ is not looked at.
+// Shared memory that was not written is NaN, and so is a value shuffled from a lane outside the
+// mask. If the last warp of a block is incomplete, its missing lanes are not waited for, whatever
+// the mask says. A kernel's own __launch_bounds__ has no effect.
 //
-// Environment, read at each launch:
-//   HACE_EMULATED_ORDER            forward (default), backward or random:SEED, of threads
-//   HACE_EMULATED_BLOCK_ORDER      the same of blocks
-//   HACE_EMULATED_SHARED_BYTES     what a block may have by asking (232448)
-//   HACE_EMULATED_L2_BYTES, HACE_EMULATED_MULTIPROCESSORS    what the device says it has
+// Environment variables, read at each launch:
+//   HACE_EMULATED_ORDER            order of threads: forward (default), backward or random:SEED
+//   HACE_EMULATED_BLOCK_ORDER      order of blocks, likewise
+//   HACE_EMULATED_SHARED_BYTES     shared memory that a block may ask for (default 232448)
+//   HACE_EMULATED_L2_BYTES, HACE_EMULATED_MULTIPROCESSORS    what the device claims to have
 #pragma once
 
 #include "arithmetic.h"

@@ -1,4 +1,4 @@
-// Stacks that a host thread switches between: one for each CUDA thread that has to wait.
+// The stacks between which a host thread switches, one for each CUDA thread that has to wait.
 #pragma once
 
 #include <pthread.h>
@@ -9,7 +9,7 @@
 
 #include "sanitizers.h"
 
-// Elsewhere, or when told to: the C library's switch, which makes a system call.
+// On other processors, or if asked for, the C library switches, which takes a system call.
 #if defined(__x86_64__) && !defined(HACE_EMULATED_UCONTEXT)
 #define HACE_EMULATED_SWITCH
 #else
@@ -19,8 +19,8 @@
 namespace hace_emulation {
 
 #ifdef HACE_EMULATED_SWITCH
-// Leaves the callee-saved registers on the stack it came from and takes those of the other one.
-// The jump in place of `ret` spares the processor's prediction of returns.
+// Pushes the callee-saved registers on the current stack and pops those of the other one. It jumps
+// instead of using `ret`, so that the processor's prediction of returns stays right.
 [[gnu::naked, gnu::noinline, gnu::noipa]] inline void switch_stack(void** /*from*/, void* /*to*/) {
   asm volatile(
       "pushq %%rbp\n\tpushq %%rbx\n\tpushq %%r12\n\tpushq %%r13\n\tpushq %%r14\n\tpushq %%r15\n\t"
@@ -44,16 +44,16 @@ class Fiber {
   }
 
   // A stack on which `entry`, which must not return, starts at the first switch to it. `number`
-  // staggers the tops of the stacks: aligned alike, all would share a few cache lines.
+  // staggers the tops of the stacks, since equally aligned stacks would share a few cache lines.
   Fiber(void (*entry)(), unsigned number) : owns_(true) {
     bytes_ = kStackBytes + kPage;
     bottom_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (bottom_ == MAP_FAILED) abort();
-    mprotect(bottom_, kPage, PROT_NONE);  // an overflow faults
+    mprotect(bottom_, kPage, PROT_NONE);  // so that an overflow is a fault
     const size_t stagger = number % 16 * 192;
 #ifdef HACE_EMULATED_SWITCH
     auto* top = reinterpret_cast<void**>(static_cast<char*>(bottom_) + bytes_ - 64 - stagger);
-    *--top = nullptr;  // where entry would return to
+    *--top = nullptr;  // the address to which `entry` would return
     *--top = reinterpret_cast<void*>(entry);
     for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
     context_ = top;
@@ -75,7 +75,7 @@ class Fiber {
     munmap(bottom_, bytes_);
   }
 
-  // Runs `to` until something switches back.
+  // Runs `to` until it switches back.
   void switch_to(Fiber& to) {
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_start_switch_fiber(&fake_stack_, to.bottom_, to.bytes_);
@@ -88,7 +88,7 @@ class Fiber {
     arrived();
   }
 
-  // The first thing that `entry` has to call.
+  // `entry` has to call this first.
   void arrived() {
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(fake_stack_, nullptr, nullptr);

@@ -1,5 +1,5 @@
-// __half and __nv_bfloat16: conversions rounded to nearest, ties to even; arithmetic in float,
-// rounded after each operation. As in CUDA every NaN made by a conversion is 0x7fff.
+// __half and __nv_bfloat16. Conversions round to nearest, ties to even. Arithmetic is in float and
+// rounded after each operation. As in CUDA, every NaN that a conversion makes is 0x7fff.
 #pragma once
 
 #include <cmath>
@@ -22,8 +22,8 @@ inline float float_of(uint32_t bits) {
   return x;
 }
 
-// The float next to x, towards the odd one where x is none: rounding that to a narrower type gives
-// what rounding x to it would.
+// x as a float; if x lies between two floats, the one whose last bit is odd. Rounding the result to
+// a narrower type gives the same as rounding x to it.
 inline float round_to_odd(double x) {
   const float nearest = static_cast<float>(x);
   if (nearest == x || std::isnan(x)) return nearest;
@@ -40,7 +40,7 @@ struct HalfFormat {
       const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
       return sign | ((rounded >> 13) - (112 << 10));
     }
-    // Subnormal: at 0.5 a float's last place is 2^-24, as a subnormal half's.
+    // Subnormal: a float's last place at 0.5 is 2^-24, the same as a subnormal half's.
     return sign | (bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f));
   }
   static float widen(uint16_t bits) {

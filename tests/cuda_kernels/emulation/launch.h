@@ -1,4 +1,4 @@
-// A launch: refused where CUDA would, else run to its end, block by block.
+// A launch is refused if CUDA would refuse it; otherwise its blocks run one after another.
 #pragma once
 
 #include <cstdio>
@@ -10,10 +10,10 @@
 
 namespace hace_emulation {
 
-// The dynamic shared memory of the launch that runs.
+// The dynamic shared memory of the running launch.
 inline thread_local void* dynamic_shared = nullptr;
 
-// Why CUDA would refuse, or null.
+// The reason why CUDA would refuse a launch, or null.
 inline const char* refusal(dim3 grid, dim3 block, size_t shared_bytes, size_t allowance,
                            cudaError_t* error) {
   *error = cudaErrorInvalidConfiguration;
@@ -23,7 +23,7 @@ inline const char* refusal(dim3 grid, dim3 block, size_t shared_bytes, size_t al
   if (grid.y > 65535 || grid.z > 65535) return "more than 65535 blocks along y or z";
   if (block.x > 1024 || block.y > 1024 || block.z > 64 ||
       uint64_t{block.x} * block.y * block.z > kMaxThreads)
-    return "more than 1024 threads a block, or 64 along z";
+    return "more than 1024 threads per block, or 64 along z";
   *error = cudaErrorInvalidValue;
   if (shared_bytes > allowance)
     return "more dynamic shared memory than cudaFuncSetAttribute allowed for the kernel";
@@ -54,7 +54,7 @@ class Launcher {
       return;
     }
     if (running_block) fail("a launch from within a kernel");
-    // Each thread gets its own copy of the parameters, as by-value arguments are.
+    // Each thread gets its own copy of the parameters, since they are passed by value.
     using Bound = std::pair<Kernel, std::tuple<Parameters...>>;
     const Bound bound{kernel_, {parameters...}};
     launch_.parameters = &bound;
@@ -92,7 +92,7 @@ class Launcher {
   Launch launch_;
 };
 
-// One array for each block: `Tag` is another type at each declaration of each instantiation.
+// An array of the block. `Tag` is a different type for each declaration in each instantiation.
 template <typename Array, typename Tag>
 Array& shared_array(const char* name, Tag) {
   static thread_local uint64_t launch = 0;

@@ -1,4 +1,4 @@
-// What CUDA adds to the language of a declaration; on the CPU most of it means nothing.
+// CUDA's qualifiers of declarations, most of which have no meaning on the CPU.
 #pragma once
 
 #define __global__

@@ -1,4 +1,4 @@
-// The calls of the CUDA runtime that surround a kernel, for one small device.
+// The functions of the CUDA runtime that surround a launch, for one small device.
 #pragma once
 
 #include <algorithm>
@@ -52,12 +52,12 @@ inline cudaError_t remember(cudaError_t error) {
   return error;
 }
 
-// Of shared memory a block: by asking (an H200's, unless a test wants less) and without.
+// The most shared memory per block, with cudaFuncSetAttribute (by default an H200's) and without.
 inline size_t max_shared_bytes() { return setting("HACE_EMULATED_SHARED_BYTES", 232448); }
 inline size_t default_shared_bytes() { return std::min<size_t>(48 * 1024, max_shared_bytes()); }
 inline constexpr int kThreadsPerMultiprocessor = 2048;
 
-// What dynamic shared memory each kernel may be launched with: what cudaFuncSetAttribute asked for.
+// The dynamic shared memory that each kernel may have, as set by cudaFuncSetAttribute.
 class SharedAllowances {
  public:
   void set(const void* kernel, size_t bytes) {
@@ -126,7 +126,7 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 inline cudaError_t cudaSetDevice(int device) {
   return hace_emulation::remember(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
 }
-// Of any device: a CPU tensor's has no number.
+// The same for every device number, since a CPU tensor's device has none.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int /*device*/) {
   using hace_emulation::setting;
   const size_t shared = hace_emulation::max_shared_bytes();
@@ -210,6 +210,6 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cud
                                    cudaStream_t = nullptr) {
   return cudaMemcpy(to, from, bytes, kind);
 }
-// A launch is over when it returns.
+// There is nothing to wait for, since a launch has ended when it returns.
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }

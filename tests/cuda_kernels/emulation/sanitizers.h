@@ -1,4 +1,5 @@
-// Telling AddressSanitizer which memory is nobody's and which stack is in use; nothing without it.
+// Tells AddressSanitizer which memory is out of bounds and which stack is in use. Without it, these
+// functions do nothing.
 #pragma once
 
 #include <pthread.h>

@@ -1,4 +1,4 @@
-// What the environment decides. Read anew at each launch, so that a test can set it.
+// Settings from environment variables, read anew at each launch so that a test can change them.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@ inline size_t setting(const char* name, size_t otherwise) {
   return value ? std::strtoull(value, nullptr, 10) : otherwise;
 }
 
-// In which order threads, or blocks, run: forward, backward or random:SEED. What a missing barrier
-// or a race between blocks does depends on it.
+// The order in which threads or blocks run: forward, backward or random:SEED. The effect of a
+// missing barrier or of a race between blocks depends on it.
 struct Order {
   enum Kind { kForward, kBackward, kRandom } kind = kForward;
   uint64_t state = 0;
@@ -39,7 +39,7 @@ struct Order {
   }
 };
 
-// 0 … count - 1 in some order that needs no memory: steps of a stride that is coprime to count.
+// The numbers 0 … count - 1 in an order that needs no memory: steps of a stride coprime to count.
 class Sequence {
  public:
   Sequence() = default;

@@ -1,7 +1,8 @@
-// The shared memory of the block that runs: arrays laid out one after another with gaps between.
+// The shared memory of the running block: arrays laid out one after another with gaps between them.
 //
-// Each starts a block filled with 0xFF (NaN, -1), as real shared memory starts with anything. A gap
-// is poisoned under AddressSanitizer; elsewhere it holds a pattern, looked at when the block ends.
+// At the start of a block, each array is filled with 0xFF (NaN, -1), since real shared memory may
+// hold anything. A gap is poisoned under AddressSanitizer; otherwise it holds a pattern that is
+// checked when the block ends.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +26,7 @@ class Shared {
     std::free(memory_);
   }
 
-  // Forgets what the launch before had. `limit` is on the sum of all arrays.
+  // Forgets the arrays of the previous launch. `limit` is the most bytes that all arrays may take.
   void begin_launch(size_t limit) {
     ++launch_;
     limit_ = limit;
@@ -44,8 +45,8 @@ class Shared {
     total_ = 0;
   }
 
-  // Aligned no better than asked for, so that UndefinedBehaviorSanitizer sees wider loads; at 8
-  // bytes, the least that AddressSanitizer can tell apart.
+  // Aligned no better than asked for, so that UndefinedBehaviorSanitizer detects loads that are too
+  // wide, but at least to 8 bytes, the granularity of AddressSanitizer.
   void* allocate(const char* name, size_t bytes, size_t align) {
     if (arrays_ == kArrays) fail("a kernel with more than %u shared arrays", kArrays);
     total_ += bytes;

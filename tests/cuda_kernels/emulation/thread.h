@@ -1,4 +1,4 @@
-// A thread of a block as the emulator sees it, and where in its kernel it is.
+// The emulator's record of a thread of a block, and of where in its kernel the thread is.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ inline constexpr unsigned kMaxThreads = 1024;
 
 inline bool same_text(const char* a, const char* b) { return a == b || !std::strcmp(a, b); }
 
-// Where in the kernel something was called.
+// The place in the kernel where something was called.
 struct Site {
   const char* file;
   int line;
@@ -25,7 +25,8 @@ struct Site {
   friend bool operator==(Site a, Site b) { return a.line == b.line && same_text(a.file, b.file); }
 };
 
-// What a thread waits in. `mask` is of lanes; a barrier of the block has none.
+// The call in which a thread waits. `mask` is the mask of lanes; it is 0 for a barrier of the
+// block.
 struct Call {
   const char* name;
   Site site;
@@ -42,7 +43,7 @@ struct Thread {
   uint3 index;
   Fiber* fiber;
   Call call;
-  // What it gives to and gets from the other lanes of its warp.
+  // The values that it gives to and gets from the other lanes of its warp.
   uint64_t given, got;
   unsigned source;
 };

@@ -1,4 +1,4 @@
-// float4 and its kin, with CUDA's alignment, and dim3.
+// float4 and similar types, with CUDA's alignment, and dim3.
 #pragma once
 
 #define HACE_EMULATED_VECTOR2(name, type) \
@@ -11,7 +11,7 @@
     type x, y, z;                         \
   };                                      \
   inline constexpr name make_##name(type x, type y, type z) { return {x, y, z}; }
-// 16 bytes is as far as alignment goes: that is the widest load.
+// The alignment is at most 16 bytes, the width of the widest load.
 #define HACE_EMULATED_VECTOR4(name, type)                         \
   struct alignas(sizeof(type) < 4 ? 4 * sizeof(type) : 16) name { \
     type x, y, z, w;                                              \

@@ -1,5 +1,5 @@
-// What the lanes of a warp do together: each lane gives a value and waits; the last to come finds
-// for each lane what it gets.
+// Calls that the lanes of a warp make together: each lane gives a value and waits, and the last one
+// to come computes what each lane gets.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace hace_emulation {
 
-// Given the lanes of a mask, decides what each gets.
+// Computes what each lane of a mask gets.
 using Exchange = void (*)(Thread* lanes, unsigned mask);
 
 inline uint64_t meet_lanes(const char* name, Site site, unsigned mask, uint64_t given,
@@ -26,7 +26,7 @@ inline uint64_t meet_lanes(const char* name, Site site, unsigned mask, uint64_t 
     fail("%s at %s:%d: lane %u calls with mask 0x%08x, which lacks it", name, site.file, site.line,
          lane, mask);
   }
-  // The last warp may be a part of one: the lanes that it lacks are not waited for.
+  // The last warp may be incomplete; its missing lanes are not waited for.
   const unsigned there = block.size() - first < 32 ? (1u << (block.size() - first)) - 1 : ~0u;
   unsigned& waiting = block.waiting_lanes(me / warpSize);
   waiting |= 1u << lane;
@@ -46,7 +46,7 @@ inline uint64_t meet_lanes(const char* name, Site site, unsigned mask, uint64_t 
   return lanes[lane].got;
 }
 
-// What a lane gets from one that did not give anything: NaN, or -1.
+// What a lane gets from a lane that did not give a value: NaN, or -1.
 inline constexpr uint64_t kNothing = ~uint64_t{0};
 
 inline void exchange_nothing(Thread*, unsigned) {}
@@ -87,14 +87,15 @@ Value shuffle(const char* name, Site site, unsigned mask, Value value, unsigned 
   return value;
 }
 
-// A warp is dealt with in groups of `width` lanes.
+// A group of `width` lanes, within which a shuffle exchanges values.
 struct Group {
   unsigned lane, first, last;
 
   Group(const char* name, Site site, int width) {
     lane = block_of(name).current() % warpSize;
     if (width <= 0 || width > 32 || width & (width - 1)) {
-      fail("%s at %s:%d: width %d is no power of two up to 32", name, site.file, site.line, width);
+      fail("%s at %s:%d: width %d is not a power of two up to 32", name, site.file, site.line,
+           width);
     }
     first = lane & ~(width - 1);
     last = first + width - 1;
@@ -152,7 +153,7 @@ inline int __all_sync(unsigned mask, int predicate, const char* file = __builtin
   return votes.yes == votes.asked;
 }
 
-// The lanes that have not exited yet; on a GPU it may be fewer.
+// The lanes that have not exited yet; on a GPU it may be fewer of them.
 inline unsigned __activemask() {
   hace_emulation::Block& block = hace_emulation::block_of("__activemask");
   const unsigned first = block.current() / warpSize * warpSize;

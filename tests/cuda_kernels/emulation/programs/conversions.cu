@@ -1,4 +1,4 @@
-// The conversions of half types, for arrays that a test gives.
+// The conversions of half types, applied to arrays that a test passes.
 #include <cstdint>
 
 #include "launch.cuh"

@@ -1,4 +1,5 @@
-// What the intrinsics give, beside what they should; prints what is wrong. Right on a GPU too.
+// Compares the results of intrinsics with the right ones and prints what is wrong. It would also be
+// right on a GPU.
 #include <cstdio>
 #include <cstring>
 
@@ -37,7 +38,7 @@ __global__ void shuffles() {
       EXPECT(butterfly == of((lane ^ step) <= last ? lane ^ step : lane));
     }
   }
-  // The halves of the warp go separate ways, and not equally far.
+  // The two halves of the warp take different branches of different lengths.
   const unsigned half = lane < 16 ? 0xffffu : 0xffff0000u;
   T x = mine;
   for (int i = 0; i < (lane < 16 ? 3 : 5); ++i) x = __shfl_xor_sync(half, x, 1);
@@ -77,7 +78,7 @@ __global__ void indices(int* seen) {
   const int thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
   const int block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
   const int threads = blockDim.x * blockDim.y * blockDim.z;
-  // A warp is 32 threads in this order, whatever the block's shape.
+  // A warp has 32 threads in this order, whatever the block's shape.
   EXPECT(__shfl_sync(kAll, thread, 0) == thread / 32 * 32);
   atomicAdd(seen + block * threads + thread, 1);
 }

@@ -1,4 +1,5 @@
-// What the runtime says of launches that are too large, a line each, and what the device has.
+// Prints the runtime's answer to launches that are too large, one per line, and the device's
+// limits.
 #include <cstdio>
 
 #include "launch.cuh"

@@ -1,5 +1,5 @@
-// Kernels with a mistake each; the first argument says which to run. Exits with 3 where the
-// numbers came out wrong, with 4 where the launch was refused.
+// Kernels with one mistake each; the first argument says which one to run. Exits with 3 if the
+// numbers are wrong, and with 4 if the launch was refused.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -27,7 +27,7 @@ __global__ void missing_barrier(float* out) {
   out[threadIdx.x] = values[(threadIdx.x + 1) % kThreads];
 }
 
-// Right as long as each thread runs before the next one does.
+// This is right only if each thread runs before the next one.
 __global__ void missing_second_barrier(float* out) {
   HACE_SHARED(float, values, kThreads);
   const int thread = threadIdx.x;
@@ -38,7 +38,7 @@ __global__ void missing_second_barrier(float* out) {
   }
 }
 
-// Right as long as the blocks run in order.
+// This is right only if the blocks run in order.
 __global__ void race_of_blocks(float* out) {
   out[threadIdx.x] = blockIdx.x == 0 ? -1 : static_cast<int>(threadIdx.x + 1) % kThreads;
 }
@@ -86,7 +86,7 @@ __global__ void width_of_five(float* out) {
   out[threadIdx.x] = __shfl_sync(0xffffffffu, 1.0f, 0, 5);
 }
 
-// The lane that is read takes no part.
+// The lane whose value is read does not take part in the shuffle.
 __global__ void lane_outside_mask(float* out) {
   float x = (threadIdx.x + 1) % kThreads;
   if (threadIdx.x % 32 < 16) x += 0 * __shfl_down_sync(0xffffu, x, 16);
@@ -123,7 +123,7 @@ __global__ void misaligned_global(float* out) {
 }
 
 __global__ void misaligned_shared(float* out) {
-  HACE_SHARED(float, values, kThreads);  // declared as floats: float4 needs luck
+  HACE_SHARED(float, values, kThreads);  // an array of floats may be aligned too little for float4
   if (threadIdx.x == 0) *reinterpret_cast<float4*>(values) = float4{};
   __syncthreads();
   out[threadIdx.x] = values[0];
@@ -136,7 +136,7 @@ __global__ void uninitialised_shared(float* out) {
   out[threadIdx.x] = (threadIdx.x + 1) % kThreads + 0 * total[0];
 }
 
-// What one block left is not there for the next.
+// The next block does not find what one block wrote.
 __global__ void shared_of_another_block(float* out) {
   HACE_SHARED(float, total, 1);
   if (blockIdx.x == 0 && threadIdx.x == 0) total[0] = 0;

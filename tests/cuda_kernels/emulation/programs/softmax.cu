@@ -1,5 +1,5 @@
-// Softmax of rows with what the kernels use: dynamic and static shared memory, shuffles, votes,
-// a ragged row end.
+// Softmax of rows, with everything that the kernels use: dynamic and static shared memory,
+// shuffles, votes, and rows whose end is not aligned.
 #include <cmath>
 #include <cstdio>
 #include <vector>
