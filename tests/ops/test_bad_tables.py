@@ -1,4 +1,4 @@
-"""Invalid tables, and tensors elsewhere: refused before anything is read."""
+"""Invalid tables, and tensors on other devices, are refused before anything is read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tree_cases import TreeCase
 
 from hace_kernels import native, path_log_loss, tree_log_loss, tree_log_prob
 
-# A table on another device is not looked at, which would wait for the device.
-needs_native = pytest.mark.skipif(native.load_error is not None, reason="it is of the C++ kernels")
+# Only the CPU's kernels check tables: on another device, a check would have to wait for the device.
+needs_native = pytest.mark.skipif(native.load_error is not None, reason="needs the C++ kernels")
 
 
 @needs_native
@@ -23,7 +23,7 @@ needs_native = pytest.mark.skipif(native.load_error is not None, reason="it is o
 @pytest.mark.parametrize("columns", [6, 140_000])
 @pytest.mark.parametrize("value", [-1, None, 2**31 - 1, -(2**31)])
 def test_columns_out_of_range(value: int | None, columns: int, rows: int) -> None:
-    """A row that is split over threads looks at the columns that it gathers."""
+    """Rows that are split over threads check the columns that they gather, too."""
     paths = [[(1, 2, 0.5), (0, 3, 0.5)]]
     case = in_column_order(interval_case(columns, paths), np.arange(columns)[::-1].copy())
     order = case.table.order.clone()
@@ -36,7 +36,7 @@ def test_columns_out_of_range(value: int | None, columns: int, rows: int) -> Non
 @needs_native
 @pytest.mark.parametrize("columns", [6, 400, 70_000])
 def test_positions_that_are_no_permutation(columns: int) -> None:
-    """They are compared, and never followed: the loss is wrong, and nothing else is touched."""
+    """Positions are compared and never used as addresses, so only the loss is wrong."""
     paths = [[(1, 2, 0.5), (0, columns // 2, 0.5)]]
     case = in_column_order(interval_case(columns, paths), np.random.permutation(columns))
     target = torch.zeros(2, dtype=torch.long)

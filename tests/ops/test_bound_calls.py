@@ -1,4 +1,4 @@
-"""Bound losses take the calls that nearly all are, and leave the others alone."""
+"""Bound losses handle the usual calls and leave all others to the general path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hace.weights import HACEWeights
 from hace_kernels import BoundPathLogLoss, BoundTreeLogLoss, native, path_log_loss, tree_log_loss
 
 pytestmark = pytest.mark.skipif(
-    native.load_error is not None, reason="without kernels no call is bound"
+    native.load_error is not None, reason="without kernels, no call is bound"
 )
 
 TREE = hace.Hierarchy.from_parents([5, 6, 5, 6, 6, 7, 7, -1])
@@ -56,7 +56,7 @@ def test_bound_calls_give_the_same_bits(reduction: str, dtype: torch.dtype) -> N
     expected = path_log_loss(theirs, TARGET, TABLE, reduction=reduction)
     assert loss is not None
     assert torch.equal(loss, expected)
-    for _ in range(2):  # the second computes the gradient again
+    for _ in range(2):  # the second pass computes the gradient again
         (grad,) = torch.autograd.grad(loss.sum() * 3, ours, retain_graph=True)
         (expected_grad,) = torch.autograd.grad(expected.sum() * 3, theirs, retain_graph=True)
         assert torch.equal(grad, expected_grad)
@@ -110,7 +110,7 @@ def test_other_soft_targets_are_left_alone(target: Any, options: Any) -> None:
 
 
 def test_losses_bind_what_they_do_not_refuse() -> None:
-    """An index that is ignored goes with indices alone, bound or not."""
+    """ignore_index is accepted only with indices, whether the call is bound or not."""
     loss = hace.HACELoss(TREE, ignore_index=3)
     loss(logits_of(), TARGET.clamp(0))
     for target in (MASS, PAIR):

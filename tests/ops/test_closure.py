@@ -1,4 +1,4 @@
-"""The ops over DAGs against dense matrices: tables, sums, log-probabilities, rising mass."""
+"""The ops over DAGs agree with dense matrices: tables, sums, log-probabilities, rising mass."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def lists(ragged: Ragged) -> list[list[int]]:
 
 
 def assert_lists(ragged: Ragged, incidence: np.ndarray) -> None:
-    """The lists are the rows of `incidence`, and each is in one bucket, which is long enough."""
+    """Asserts that the lists are the rows of `incidence`, each in one bucket of its length."""
     assert lists(ragged) == [np.flatnonzero(row).tolist() for row in incidence]
     assert (ragged.ptr.dtype, ragged.item.dtype) == (torch.int64, torch.int32)
     length = ragged.ptr.diff()
@@ -96,7 +96,7 @@ def assert_table(dag: Dag, table: ClosureTable) -> None:
 
 
 def assert_spanning_tree(dag: Dag, table: ClosureTable) -> None:
-    """The parts of each node have its columns, each once; children come before their parents."""
+    """Asserts that each node's parts have its columns, each once, and the orders of the arrays."""
     spanning, reach = table.spanning, dag.reach()
     tree = spanning.tree
     columns: list[list[int]] = [[] for _ in range(tree.num_places)]
@@ -174,7 +174,7 @@ def test_cycles_are_seen() -> None:
 
 
 def chains(count: int, length: int, leaves: int) -> tuple[np.ndarray, int, np.ndarray]:
-    """Leaves that are all at the end of each of several long chains: few edges, many entries."""
+    """Several long chains, each of which ends at all leaves: few edges but many entries."""
     node = np.arange(count * length).reshape(length, count)
     leaf = np.arange(leaves) + count * length
     along = np.stack([node[:-1].ravel(), node[1:].ravel()], 1)
@@ -189,9 +189,9 @@ def chains(count: int, length: int, leaves: int) -> tuple[np.ndarray, int, np.nd
 def test_table_beyond_memory(
     count: int, length: int, classes: int, seen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One chain's entries are known from its length, those of several only once they are merged.
+    """A table that is too large is refused long before a table of that size exists.
 
-    In both cases it is noticed long before a table of that size is there.
+    The entries of one chain are known from its length, those of several chains only by merging.
     """
     edges, num_nodes, leaf = chains(count, length, classes)
     num_entries, capacity = classes * (count * length + 1), 400_000
@@ -229,7 +229,7 @@ def test_peak_of_building_is_as_promised(monkeypatch: pytest.MonkeyPatch) -> Non
 @every_dtype
 @pytest.mark.parametrize("op", ["up", "down"])
 def test_sums(shape: str, dtype: torch.dtype, op: str) -> None:
-    """Sums, and their gradients, which are those of the transposed matrix."""
+    """Sums are products with the matrix, and their gradients with the transposed matrix."""
     dag, table = SHAPES[shape], table_of(SHAPES[shape])
     matrix = dag.reach() if op == "up" else dag.reach().T
     function = dag_sum_up if op == "up" else dag_sum_down
@@ -275,7 +275,7 @@ def log_probs(dag: Dag, logits: torch.Tensor) -> np.ndarray:
 
 
 def gradient(dag: Dag, logits: torch.Tensor, incoming: torch.Tensor, spread: bool) -> Answer:
-    """The gradient of `sum(incoming * log_prob)`; only nodes with a column may have any."""
+    """The gradient of `sum(incoming * log_prob)`; incoming must be 0 at nodes without columns."""
     mass = -to_real(incoming)
     if not spread:
         mass = np.where(log_probs(dag, logits) == -np.inf, 0, mass)
@@ -283,7 +283,7 @@ def gradient(dag: Dag, logits: torch.Tensor, incoming: torch.Tensor, spread: boo
 
 
 def check(dag: Dag, logits: torch.Tensor, incoming: torch.Tensor | None = None) -> None:
-    """Values and both kinds of gradient; incoming gradients only where there is a column."""
+    """Checks values and both kinds of gradient; only nodes with columns get incoming gradients."""
     table, before = table_of(dag), logits.clone()
     if incoming is None:
         incoming = torch.randn(len(logits), dag.num_nodes)
@@ -309,7 +309,7 @@ def test_log_prob(shape: str, dtype: torch.dtype) -> None:
 @given(dags.dags(), st.integers(0, 1000), st.sampled_from([torch.float64, torch.float32]))
 @examples
 def test_log_prob_of_any_dag(dag: Dag, seed: int, dtype: torch.dtype) -> None:
-    """Some logits far apart, some -inf."""
+    """Any DAG is right, with some logits far apart and some -inf."""
     rng = np.random.default_rng(seed)
     scale = rng.choice([1.0, 30.0, 1e4], size=(3, 1))
     logits = scale * rng.normal(size=(3, dag.num_classes))
@@ -321,7 +321,7 @@ def test_log_prob_of_any_dag(dag: Dag, seed: int, dtype: torch.dtype) -> None:
 
 
 def test_worked_example() -> None:
-    """A class counts once above a diamond, and once under each of two roots."""
+    """A class counts once at the top of a diamond, and once under each of two roots."""
     p = torch.tensor([[0.125, 0.875]], dtype=torch.float64)
     found = dag_log_prob(p.log(), table_of(dags.diamond()), spread_dead=True).exp()
     np.testing.assert_allclose(found, [[1, 0.125, 1, 0.125, 0.875]], rtol=1e-15)
@@ -332,7 +332,7 @@ def test_worked_example() -> None:
 
 @pytest.mark.parametrize("tree", [trees.balanced([2, 3, 2]), trees.caterpillar(7)])
 def test_a_dag_without_shared_nodes_is_a_tree(tree: trees.Tree) -> None:
-    """HACE from the ops over DAGs is what the oracle gives for the tree."""
+    """HACE from the ops over DAGs agrees with the oracle's HACE on the tree."""
     dag, table = dags.from_tree(tree), table_of(dags.from_tree(tree))
     assert dag.reach().tolist() == tree.reach().tolist()
     z = torch.randn(6, tree.num_classes, dtype=torch.float64, requires_grad=True)
@@ -352,7 +352,7 @@ def test_a_dag_without_shared_nodes_is_a_tree(tree: trees.Tree) -> None:
 @pytest.mark.parametrize("spread", [False, True])
 @pytest.mark.parametrize("shape", ["shortcut", "small", "empty nodes"])
 def test_derivatives_of_all_orders(shape: str, spread: bool, dead: bool) -> None:
-    """Of the logits that are not -inf; where the others are, all is constant."""
+    """Derivatives by the finite logits are right; the loss does not depend on those of -inf."""
     small = dags.random_dag(np.random.default_rng(0), 12, extra=0.5, roots=2)
     table = table_of(small if shape == "small" else SHAPES[shape])
     alive = torch.ones(table.num_classes, dtype=torch.bool)
@@ -375,7 +375,7 @@ def test_derivatives_of_all_orders(shape: str, spread: bool, dead: bool) -> None
 
 
 def test_gradient_is_no_constant_where_what_comes_in_is() -> None:
-    """A gradient penalty on a plain sum of log-probabilities."""
+    """A gradient penalty works on a plain sum of log-probabilities."""
     table = table_of(SHAPES["nodes"])
     z = torch.randn(2, table.num_classes, dtype=torch.float64, requires_grad=True)
     (grad,) = torch.autograd.grad(dag_log_prob(z, table, True).sum(), z, create_graph=True)
@@ -433,7 +433,7 @@ GAPS = [10, 40, 87, 88, 104, 150, 745, 5000]
     ["diamonds", *(pytest.param(name, marks=THOROUGH) for name in ("two roots", "nodes"))],
 )
 def test_gaps_between_nested_nodes(shape: str, dtype: torch.dtype) -> None:
-    """Every node in turn far below, and far above, all that is not below it."""
+    """The logits below each node in turn are far below, and far above, all others."""
     dag = SHAPES[shape]
     offsets = [sign * gap * ~row for row in dag.reach() for gap in GAPS for sign in (1.0, -1.0)]
     logits = 0.7 * torch.randn(len(offsets), dag.num_classes) + torch.tensor(np.array(offsets))
@@ -442,7 +442,7 @@ def test_gaps_between_nested_nodes(shape: str, dtype: torch.dtype) -> None:
 
 @every_dtype
 def test_huge_logits(rng: np.random.Generator, dtype: torch.dtype) -> None:
-    """+-1e4 in every mix; in fp32 neighbouring numbers are 1e-3 apart there."""
+    """Rows mix logits of +-1e4, where neighbouring fp32 numbers are 1e-3 apart."""
     dag = SHAPES["two roots"]
     shape = (20, dag.num_classes)
     signs, noise = rng.choice([-1.0, 1.0], size=shape), rng.normal(size=shape)
@@ -451,7 +451,7 @@ def test_huge_logits(rng: np.random.Generator, dtype: torch.dtype) -> None:
 
 
 def test_lowest_logits() -> None:
-    """masked_fill(mask, finfo.min) is how many models leave classes out."""
+    """Many models leave classes out by masked_fill(mask, finfo.min)."""
     dag, lowest = SHAPES["random"], torch.finfo(torch.float32).min
     logits = torch.randn(3, dag.num_classes)
     logits[0, 1:] = lowest
@@ -468,7 +468,7 @@ def test_log_of_a_mass_that_no_float_holds() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_probabilities_near_one_keep_their_distance_from_it(dtype: torch.dtype) -> None:
-    """log P = -1e-6 has as many digits as log P = -1: confident predictions still learn."""
+    """log P = -1e-6 is as exact as log P = -1, so confident predictions still learn."""
     dag = SHAPES["random"]
     reach = dag.reach()
     node = int(np.argmin(np.where(reach.sum(1) > 3, reach.sum(1), 99)))
@@ -486,7 +486,7 @@ def test_probabilities_near_one_keep_their_distance_from_it(dtype: torch.dtype) 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_probabilities_are_at_most_one(dtype: torch.dtype) -> None:
-    """Also where a sum of all columns is taken in another order than the row's."""
+    """This holds even if a sum of all columns is taken in another order than the row's."""
     dag = dags.chain_of_diamonds(40)
     logits = torch.randn(50, dag.num_classes, dtype=dtype)
     with tiles(300, 30):
@@ -498,7 +498,7 @@ def test_probabilities_are_at_most_one(dtype: torch.dtype) -> None:
 @every_shape
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_minus_infinity(shape: str, dtype: torch.dtype) -> None:
-    """Each node in turn with nothing alive below it, and nothing alive but what is below it."""
+    """The logits below each node in turn, and then all others, are -inf."""
     dag = SHAPES[shape]
     for dead in (dag.reach(), ~dag.reach()):
         dead = dead[~dead.all(axis=1)]
@@ -509,7 +509,7 @@ def test_minus_infinity(shape: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("spread", [False, True])
 def test_gradient_of_dead_and_of_empty_nodes(spread: bool) -> None:
-    """Where P is 0 the gradient goes nowhere, or as that of a log-loss does."""
+    """Where P is 0, the gradient is dropped, or spread as a log-loss's gradient is."""
     dag, g = dags.shared_leaf(), 0.5
     z = torch.tensor([[-torch.inf, -torch.inf, 1.0]], requires_grad=True)  # of the nodes 4, 3, 2
     log_p = dag_log_prob(z, table_of(dag), spread)
@@ -527,7 +527,7 @@ def test_gradient_of_dead_and_of_empty_nodes(spread: bool) -> None:
 
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan, -torch.inf])
 def test_rows_without_a_softmax(bad: float) -> None:
-    """They are NaN, in the gradient too, unless nothing depends on them; the others are right."""
+    """They are NaN, also in the gradient unless nothing depends on them; other rows are right."""
     dag = SHAPES["empty nodes"]
     logits = torch.randn(3, dag.num_classes)
     logits[1, 0 if bad != -torch.inf else slice(None)] = bad
@@ -551,7 +551,7 @@ def test_rows_without_a_softmax(bad: float) -> None:
 
 
 class tiles:  # noqa: N801, a context manager
-    """Works in tiles of this many logits, of at most this many rows."""
+    """Within it, ops work in tiles of at most this many logits and at most this many rows."""
 
     def __init__(self, tile: int, rows: int):
         self.patch, self.tile, self.rows = pytest.MonkeyPatch(), tile, rows
@@ -577,7 +577,7 @@ def test_log_prob_in_small_tiles(shape: str, rows: int, tile: int) -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Sees how much memory the largest tensor takes that an operation makes."""
+    """Records the size of the largest tensor that an operation makes."""
 
     num_bytes = 0
 
@@ -634,7 +634,7 @@ def test_strided_rows() -> None:
 @every_shape
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_kept_mass(shape: str, dtype: torch.dtype, rng: np.random.Generator) -> None:
-    """Any mass and any shares; all terms are positive, so each entry has its digits."""
+    """Any mass and any shares: all terms are positive, so each entry has full precision."""
     dag = SHAPES[shape]
     mass = torch.from_numpy(rng.random((ROWS, dag.num_nodes))).to(dtype)
     keep = rng.random(dag.num_nodes).astype(np.float32)
@@ -646,7 +646,7 @@ def test_kept_mass(shape: str, dtype: torch.dtype, rng: np.random.Generator) -> 
 
 
 def test_kept_mass_worked_example() -> None:
-    """Node 3 keeps d, its two parents share the rest; node 4 has one parent."""
+    """Node 3 keeps d and its two parents share the rest; node 4 has one parent."""
     table, d = table_of(dags.diamond()), 0.75
     keep = torch.tensor([1, d, d, d, d])
     found = dag_kept_mass(torch.eye(5)[3:], keep, table)
@@ -735,8 +735,10 @@ def test_threads_do_not_matter(threads: Callable[[int], None]) -> None:
 
 
 def large_dag(num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Edges and leaves of a DAG about ten levels deep: each node has a parent a tenth of it, a few
-    have two."""
+    """Edges and leaves of a DAG about ten levels deep.
+
+    Each node has a parent whose number is about a tenth of its own; some nodes have two parents.
+    """
     rng = np.random.default_rng(0)
     child = np.arange(1, num_nodes)
     further = rng.choice(child[num_nodes // 2 :], num_nodes // 20, replace=False)
@@ -780,7 +782,7 @@ def test_twenty_thousand_nodes() -> None:
     log_p = dag_log_prob(z, table, True)
     (grad,) = torch.autograd.grad(log_p[:, table.column_node.long()].sum(), z)
     assert time.process_time() - started < 20
-    # On the leaves that is the log-softmax.
+    # On the leaves, this is the log-softmax.
     expected = to_real(z) - log_sum_exp(to_real(z))[:, None]
     found = log_p.detach()[:, table.column_node.long()]
     assert_log_probs_close(found, expected, z.dtype)
@@ -789,7 +791,7 @@ def test_twenty_thousand_nodes() -> None:
 
 
 def test_mass_up_a_long_chain() -> None:
-    """Twenty thousand levels, the leaf also directly below the root."""
+    """The chain has twenty thousand levels, and its leaf is also directly below the root."""
     nodes = np.arange(20_000)
     edges = np.concatenate([np.stack([nodes[:-1], nodes[1:]], 1), [[0, nodes[-1]]]])
     started = time.process_time()
@@ -802,4 +804,4 @@ def test_mass_up_a_long_chain() -> None:
     assert time.process_time() - started < 20
     rest = 1 - 1e-4
     assert float(kept[0, 0].detach()) == pytest.approx(rest / 2 + rest**19_999 / 2, rel=1e-10)
-    np.testing.assert_allclose(grad, 1, rtol=1e-10)  # all mass is kept somewhere
+    np.testing.assert_allclose(grad, 1, rtol=1e-10)  # all mass is kept at some node

@@ -1,7 +1,8 @@
-"""`path_log_loss` of columns in any order, at every width around those of vectors and groups.
+"""`path_log_loss` with columns in any order, at all widths around the sizes of vectors and groups.
 
-Rings are found by the columns' positions or gathered, by their sizes (csrc/cpu/path_plan.cpp): the
-paths here have rings of all sizes, far below and far above each other.
+Depending on their sizes, kernels find rings by the columns' positions or gather them
+(csrc/cpu/path_plan.cpp). The paths here have rings of all sizes, whose logits are far below and far
+above each other.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ of_processors = pytest.mark.not_on(
     "cuda-emulated",
     "triton-interpreted",
     "gpu",
-    reason="the widths are those of processors' vectors",
+    reason="the widths are those of CPU vectors",
 )
 
 Order = Callable[[int, np.random.Generator], np.ndarray]
 
-#: Entries of each path.
+#: Number of entries per path.
 MANY, FEW, ONE = (0, 1, 2, 3, 5, 12), (0, 1, 2, 3, 4, 2, 1), (1,)
 
 
 def nearly_ordered(columns: int, rng: np.random.Generator) -> np.ndarray:
-    """A few columns far from their place, the others in runs."""
+    """An order with a few columns far from their place, and the others in runs."""
     order = np.arange(columns)
     moved = rng.permutation(columns)[: max(2, columns // 20)]
     order[moved] = np.roll(order[moved], 1)
@@ -51,7 +52,7 @@ def in_order(case: Case, order: str, rng: np.random.Generator) -> Case:
 
 
 def nested(columns: int, depth: int, rng: np.random.Generator) -> list[tuple[int, int, float]]:
-    """A path of at most `depth` intervals that end anywhere."""
+    """A path of at most `depth` nested intervals with random ends."""
     ends = np.sort(rng.choice(columns + 1, size=min(2 * depth, columns + 1), replace=False))
     depth = len(ends) // 2
     starts, stops = ends[:depth][::-1], ends[len(ends) - depth :]
@@ -85,7 +86,7 @@ def test_every_width(
     depths: tuple[int, ...],
     dtype: torch.dtype,
 ) -> None:
-    """Few short paths let several rows go side by side."""
+    """Few short paths make kernels work on several rows side by side."""
     for columns in range(1, 71):
         paths = [nested(columns, depth, rng) for depth in depths]
         case = in_order(interval_case(columns, paths), order, rng)
@@ -96,7 +97,7 @@ def test_every_width(
 def rows_with_rings_apart(
     columns: int, order: str, rng: np.random.Generator
 ) -> tuple[Case, torch.Tensor]:
-    """A path, and rows whose rings in turn are far from the others, or hold nothing but -inf."""
+    """A path, and rows in which each ring in turn is far from the others or entirely -inf."""
     sizes = [1, 3, columns // 40, columns // 9, columns // 4]
     ends = np.cumsum(sizes)
     starts = np.array([0, 1, columns // 50, columns // 20, columns // 8])
@@ -105,7 +106,7 @@ def rows_with_rings_apart(
         (int(middle - start), int(middle - start + end), 0.3 - 0.05 * i)
         for i, (start, end) in enumerate(zip(starts, np.maximum(ends, starts + 1), strict=True))
     ]
-    if columns == 100:  # four intervals: rows go side by side
+    if columns == 100:  # with four intervals, kernels work on rows side by side
         path = path[1:]
     case = in_order(interval_case(columns, [path]), order, rng)
     base = case.logits(1, torch.float64)[0]
@@ -130,7 +131,7 @@ def rows_with_rings_apart(
 def test_rings_apart(
     backend: Backend, rng: np.random.Generator, columns: int, order: str, dtype: torch.dtype
 ) -> None:
-    """Every ring in turn is far from the others, or holds nothing but -inf."""
+    """Each ring in turn is far from the others or entirely -inf."""
     case, rows = rows_with_rings_apart(columns, order, rng)
     check(case, rows.to(dtype), torch.zeros(len(rows), dtype=torch.long), backend)
 
@@ -138,7 +139,7 @@ def test_rings_apart(
 @pytest.mark.sample(order=["random"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_entropy(backend: Backend, rng: np.random.Generator, order: str) -> None:
-    """Against the same in float64 and depth-first order; that one is compared with the oracle."""
+    """It agrees with float64 in depth-first order, which other tests compare with the oracle."""
     for columns in (23, 300, 1100):
         ordered = interval_case(columns, [nested(columns, depth, rng) for depth in (1, 3, 7)])
         case = in_order(ordered, order, rng)

@@ -1,8 +1,8 @@
-"""Parts of the suite again, in processes that have other kernels, or other memory.
+"""Runs parts of the suite again, in processes with other kernels or with other memory.
 
-The kernels are compiled for several instruction sets, of which the suite itself runs the best. And
-they store large results past the caches if these are in memory that was used before, which the
-system's malloc never does with as much.
+The kernels are compiled for several instruction sets, and the suite itself runs only the best one.
+They also store large results past the caches if their memory was used before, which never happens
+with the system's malloc for large results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FILES = [
     *("tree_sum", "tree_log_prob", "tree_log_loss", "pixels", "dag_log_loss"),
 ]
 PATHS = [*(f"tests/ops/test_{name}.py" for name in FILES), "tests/hace/test_soft_targets.py"]
-#: To torch.compile all kernels are the same, and to a vector the size of a tree.
+#: All kernels are the same to torch.compile, and the size of a tree does not matter to a vector.
 TAKES_LONG = "compiled or derivatives or large or deep"
 
 

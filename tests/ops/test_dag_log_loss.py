@@ -1,4 +1,4 @@
-"""`tree_log_loss` on DAGs beside the 80-bit oracle, on backends that have it."""
+"""`tree_log_loss` on DAGs agrees with the 80-bit oracle, on every backend."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from hace_kernels import TargetTable, build_closure_table
 
 pytestmark = [
     pytest.mark.parity,
-    pytest.mark.not_on("triton-interpreted", reason="test_interpreted.py has what it has time for"),
+    pytest.mark.not_on("triton-interpreted", reason="test_interpreted.py has some of the cases"),
 ]
 
 
 class Case:
-    """Every node with a class at or below it is a target; `options` are of the target table."""
+    """A loss whose targets are all nodes with a class; `options` are those of the target table."""
 
     def __init__(
         self,
@@ -67,14 +67,14 @@ class Case:
         return torch.from_numpy(self.rng.choice(self.nodes, shape))
 
     def probabilities(self, rows: int) -> torch.Tensor:
-        """Of nodes, most of them 0."""
+        """Probabilities of nodes, most of which are 0."""
         mass = self.rng.random((rows, self.dag.num_nodes)) * (self.rng.random(rows)[:, None] > 0.1)
         mass[self.rng.random(mass.shape) < 0.5] = 0
         mass[:, self.targets.place.numpy() < 0] = 0
         return torch.from_numpy(mass)
 
     def mass(self, target: Any, dtype: torch.dtype) -> np.ndarray:
-        """What the targets put on each node before it rises, (B, N)."""
+        """The mass of the targets on each node before it rises, (B, N)."""
         table = self.targets
         if isinstance(target, torch.Tensor) and target.is_floating_point():
             put = to_real(target.to(working_dtype(dtype)))
@@ -97,7 +97,7 @@ class Case:
         eps: float = 0.0,
         roundings: float = 24,
     ) -> None:
-        """Losses and gradients of each row, with incoming gradients of their own."""
+        """Checks the loss and the gradient of each row, with its own incoming gradient."""
         mass = self.mass(target, logits.dtype)
         if isinstance(target, torch.Tensor) and not target.is_floating_point():
             mass[target.numpy() == -100] = 0
@@ -121,8 +121,10 @@ class Case:
 
 
 def smoothing(dag: Dag, rng: np.random.Generator, kind: str) -> dict[str, Any]:
-    """Options of a target table: ε/C for every class, for every node, or for all but the target;
-    with weights of classes."""
+    """Options of a target table: smoothing of a kind, and class weights.
+
+    Smoothing adds ε/C to every class, to every node, or to all classes but the target.
+    """
     epsilon, unit = 0.1, np.zeros(dag.num_nodes)
     on = dag.reach().any(axis=1) if kind == "nodes" else np.isin(range(dag.num_nodes), dag.classes)
     unit[on] = rng.random(int(on.sum())) if kind == "weights" else 1
@@ -150,7 +152,7 @@ def test_every_shape(
 
 
 def test_any_dag(backend: Backend) -> None:
-    """Some logits far apart, some -inf."""
+    """Any DAG is right, with some logits far apart and some -inf."""
 
     @property_test
     @given(dags.dags(), SEEDS, st.sampled_from([torch.float32, torch.float64]))
@@ -168,7 +170,7 @@ def test_any_dag(backend: Backend) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_pairs(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
-    """Some entries ignored, in one row all; a target twice; weights of either sign."""
+    """Some entries are ignored, in one row all; a target occurs twice; weights have any sign."""
     case = Case(SHAPES["random"], rng)
     for rows in FEW_AND_MANY:
         index = case.indices(rows, 3)
@@ -179,7 +181,7 @@ def test_pairs(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -
         case.check(case.logits(rows, dtype), (index, weight), backend)
 
 
-#: Rows that fill a part of a block on the CPU, and more than one.
+#: Numbers of rows that fill a part of a block on the CPU, and more than one block.
 FEW_AND_MANY = [9, 20]
 
 SMOOTHING = ["uniform", "nodes", "others", "all on others", "weights"]
@@ -198,7 +200,7 @@ def test_smoothing(
     eps: float,
     dtype: torch.dtype,
 ) -> None:
-    """Of indices, of pairs, and of probabilities."""
+    """Indices, pairs and probabilities can be smoothed."""
     dag = SHAPES[shape]
     case = Case(dag, rng, **smoothing(dag, rng, kind))
     case.check(case.logits(9, dtype), case.indices(9), backend, eps)
@@ -228,7 +230,7 @@ def test_probabilities(
 
 @pytest.mark.parametrize("kind", [None, "uniform", "others"])
 def test_soft_targets_on_any_dag(backend: Backend, kind: str | None) -> None:
-    """Some logits far apart, some -inf."""
+    """Any DAG is right, with some logits far apart and some -inf."""
 
     @property_test
     @given(dags.dags(), SEEDS, st.sampled_from([torch.float32, torch.float64]))
@@ -246,12 +248,12 @@ def test_soft_targets_on_any_dag(backend: Backend, kind: str | None) -> None:
 
 
 def test_all_mass_on_others(backend: Backend) -> None:
-    """A class that smoothing leaves nothing adds nothing, even where its logit is -inf."""
+    """A class that smoothing leaves without mass adds nothing, even if its logit is -inf."""
     dag = SHAPES["shared leaf"]
     rng = np.random.default_rng(0)
     case = Case(dag, rng, 1.0, **smoothing(dag, rng, "all on others"))
     logits = case.logits(3, torch.float32)
-    logits[:, 2] = -torch.inf  # column 2 is node 2's
+    logits[:, 2] = -torch.inf  # column 2 is the class at node 2
     case.check(logits, torch.full((3,), 2), backend)
     case.check(logits, (torch.full((3, 1), 2), torch.full((3, 1), 0.7)), backend)
     one = torch.eye(dag.num_nodes)[[2, 2, 2]]
@@ -259,7 +261,7 @@ def test_all_mass_on_others(backend: Backend) -> None:
 
 
 def test_class_without_mass_alone(backend: Backend) -> None:
-    """All that smoothing puts on the only class is taken from it again: nothing is left."""
+    """With only one class, smoothing over the others leaves no mass at all."""
     dag = Dag([(0, 1), (2, 1)], 3, [1])
     case = Case(
         dag,
@@ -271,11 +273,11 @@ def test_class_without_mass_alone(backend: Backend) -> None:
 
 
 @pytest.mark.not_on(
-    "reference", "cuda-emulated", "gpu", reason="its exponentials have the rounding of a difference"
+    "reference", "cuda-emulated", "gpu", reason="exponents are rounded differences there"
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gaps_with_eps(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
-    """Gradients have no more roundings than P where nodes are 20 to 65 below the largest."""
+    """Gradients are as exact as P where nodes are 20 to 65 below the largest logit."""
     dag = dags.random_dag(rng, 60, extra=0.5, roots=2)
     case = Case(dag, rng, 1.0)
     logits = case.logits(len(case.nodes), dtype)
@@ -286,7 +288,7 @@ def test_gaps_with_eps(backend: Backend, rng: np.random.Generator, dtype: torch.
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gaps(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
-    """Columns below a node are far below all else, or far above."""
+    """The columns below a node are far below, or far above, all others."""
     dag = dags.random_dag(rng, 60, extra=0.5, roots=2)
     case = Case(dag, rng, 0.6)
     logits = case.logits(len(case.nodes), dtype)
@@ -300,7 +302,7 @@ def test_gaps(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("width", [1, 15, 16, 17, 31, 33, 17_000])
 def test_widths(backend: Backend, rng: np.random.Generator, width: int) -> None:
-    """A wide node, beside one that shares every third of its columns; columns in any order."""
+    """A wide node and another one that shares every third of its columns, in any column order."""
     leaves = 3 + rng.permutation(width)
     edges = [(0, 1), (0, 2), *((1, int(v)) for v in leaves), *((2, int(v)) for v in leaves[::3])]
     dag = _Wide(edges, width + 3, leaves.tolist())
@@ -312,7 +314,7 @@ def test_widths(backend: Backend, rng: np.random.Generator, width: int) -> None:
 
 
 class _Wide(Dag):
-    """`test_widths`' DAG, found without walking its edges."""
+    """The DAG of `test_widths`, whose properties are known without walking its edges."""
 
     @cached_property
     def parents(self) -> list[list[int]]:
@@ -371,7 +373,7 @@ def test_bad_targets(backend: Backend, rng: np.random.Generator) -> None:
 
 
 def assert_refused(case: Case, target: torch.Tensor, message: str, backend: Backend) -> None:
-    """By name, or with a loss of NaN for the last row."""
+    """Asserts an error that names the target or, on GPU backends, a NaN for the last row."""
     device = backend.device
     logits, tables = case.logits(len(target), torch.float32), (case.table, case.targets)
 
@@ -395,7 +397,7 @@ def assert_refused(case: Case, target: torch.Tensor, message: str, backend: Back
 def test_rows_do_not_depend_on_each_other(
     backend: Backend, rng: np.random.Generator, kind: str | None
 ) -> None:
-    """Some of them with masses so far apart that kernels may take another way for them."""
+    """Some rows have masses so far apart that kernels may treat them in another way."""
     dag = dags.random_dag(rng, 60, extra=0.5, roots=2)
     case = Case(dag, rng, 0.6, **(smoothing(dag, rng, kind) if kind else {}))
     logits, target = case.logits(40, torch.float32), case.indices(40)

@@ -1,4 +1,4 @@
-"""`tree_log_prob`, `tree_sum_up` and `tree_sum_down` on DAGs beside the 80-bit oracle."""
+"""`tree_log_prob`, `tree_sum_up` and `tree_sum_down` on DAGs agree with the 80-bit oracle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def logits_of(dag: Dag, rng: np.random.Generator, rows: int, scale: float = 2.0)
 def check_log_probs(
     dag: Dag, logits: torch.Tensor, rng: np.random.Generator, backend: Backend
 ) -> None:
-    """Values, and the gradient for an incoming one of each node's own."""
+    """Checks values, and the gradient for a different incoming gradient at each node."""
     incoming = torch.from_numpy(rng.normal(size=(len(logits), dag.num_nodes)))
     z = logits.to(backend.device, copy=True).requires_grad_()
     log_p = hace_kernels.tree_log_prob(z, table_of(dag, backend), backend=backend.name)
@@ -71,7 +71,7 @@ def test_numbers_of_rows(backend: Backend, rng: np.random.Generator, rows: int) 
 
 @pytest.mark.not_on("triton-interpreted", reason="it has no time for hundreds of DAGs")
 def test_log_probs_of_any_dag(backend: Backend) -> None:
-    """Some logits far apart, some -inf."""
+    """Any DAG is right, with some logits far apart and some -inf."""
 
     @property_test
     @given(dags.dags(), SEEDS, st.sampled_from([torch.float32, torch.float64]))
@@ -104,7 +104,7 @@ def test_rows_without_softmax_are_nan(backend: Backend, rng: np.random.Generator
 def test_sums(
     backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype, op: str
 ) -> None:
-    """Sums, and their gradients, which are those of the transposed matrix."""
+    """Sums are products with the matrix, and their gradients with the transposed matrix."""
     dag = SHAPES[shape]
     function = hace_kernels.tree_sum_up if op == "up" else hace_kernels.tree_sum_down
     matrix = (dag.reach() if op == "up" else dag.reach().T).astype(np.longdouble)
@@ -184,10 +184,10 @@ def test_second_derivatives(backend: Backend, rng: np.random.Generator, op: str)
     "cuda-emulated",
     "triton-interpreted",
     "gpu",
-    reason="the kernels of processors alone look",
+    reason="only the CPU's kernels check tables",
 )
 def test_bad_tables_are_refused(backend: Backend, rng: np.random.Generator) -> None:
-    """Arrays that lead out of the table."""
+    """Arrays that point out of the table are refused."""
     dag = SHAPES["random"]
     table = table_of(dag, backend)
     logits = logits_of(dag, rng, 2).float()

@@ -1,6 +1,6 @@
-"""Derivatives by every way in which PyTorch takes them, beside differences or eager gradients.
+"""All of PyTorch's ways to differentiate agree with finite differences or with eager gradients.
 
-The eager gradient itself is compared with the oracle in the tests of each op.
+The tests of each op compare the eager gradient itself with the oracle.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ LOSSES = [
 ]  # fmt: skip
 LINEAR = ["sum up", "sum down"]
 ALL = [*LOSSES, "log-probabilities", *LINEAR]
-#: One of each kind.
+#: One op of each kind.
 DIFFERENT = ["path mean", "index none smoothed", "log-probabilities"]
 
 
 def function(
     name: str, backend: Backend
 ) -> tuple[Function, torch.Tensor, tuple[torch.Tensor, ...]]:
-    """An op as a function of rows and of what else has an entry per row, with values of both."""
+    """An op as a function of logits and of other arguments with an entry per row, and values."""
     rng = np.random.default_rng(0)
     words = name.split()
     device, options = backend.device, {"backend": backend.name}
@@ -103,7 +103,7 @@ def function(
 
 
 def jacobian(f: Function, x: torch.Tensor) -> torch.Tensor:
-    """By one ordinary backward for each number."""
+    """The Jacobian, by one ordinary backward pass per number."""
     x = x.detach().requires_grad_()
     y = f(x)
     rows = [torch.autograd.grad(one, x, retain_graph=True)[0] for one in y.reshape(-1)]
@@ -118,7 +118,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
 @pytest.mark.sample(name=DIFFERENT)
 @pytest.mark.parametrize("name", ALL)
 def test_gradcheck(backend: Backend, name: str) -> None:
-    """Beside differences of values: both modes, and batches of directions in both."""
+    """Both modes, also with batches of directions, agree with finite differences."""
     f, x, rows = function(name, backend)
     assert torch.autograd.gradcheck(
         lambda x: f(x, *rows),
@@ -174,7 +174,7 @@ def test_first_derivatives(backend: Backend, name: str) -> None:
 @pytest.mark.sample(name=DIFFERENT)
 @pytest.mark.parametrize("name", ALL)
 def test_second_derivatives(backend: Backend, name: str) -> None:
-    """In any order of the modes. Differences vouch for one of them in `test_gradgradcheck`."""
+    """All orders of the modes agree; `test_gradgradcheck` checks one against differences."""
     f, x, rows = function(name, backend)
     of_x = lambda x: f(x, *rows).square().sum()  # noqa: E731
     wanted = torch.autograd.functional.hessian(of_x, x)
@@ -192,7 +192,7 @@ def test_second_derivatives(backend: Backend, name: str) -> None:
 @pytest.mark.sample(name=DIFFERENT)
 @pytest.mark.parametrize("name", ALL)
 def test_batches(backend: Backend, name: str) -> None:
-    """A batch of batches, with the batch in any dimension of any argument, or in none."""
+    """vmap works over any dimension of any argument."""
     f, x, rows = function(name, backend)
     xs = torch.stack([x, x.flip(1), x.flip(0)], 1)
     many = [torch.stack([row, row.flip(0), row], -1) for row in rows]
@@ -214,7 +214,7 @@ def test_batches(backend: Backend, name: str) -> None:
 @pytest.mark.sample(name=["path mean", "index none smoothed"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_of_each_sample(backend: Backend, name: str) -> None:
-    """`vmap(grad(…))` over a model's samples: the gradients of its parameters, one for each."""
+    """`vmap(grad(…))` over samples gives a model's gradients per sample."""
     f, x, rows = function(name, backend)
     model = torch.nn.Linear(5, x.shape[1], dtype=torch.float64).to(backend.device)
     features = torch.randn(ROWS, 5, dtype=torch.float64).to(backend.device)
@@ -235,7 +235,7 @@ def test_gradients_of_each_sample(backend: Backend, name: str) -> None:
 
 
 def test_forward_mode_of_a_module() -> None:
-    """log p of the first class goes up by 1 − p."""
+    """The derivative of log p of the first class by its own logit is 1 − p."""
     tree = hace.Hierarchy.from_paths(["a/x", "a/y", "b/z"])
     logits, target = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([0])
     for backend in ("auto", "reference"):
@@ -258,7 +258,7 @@ WAYS = ["forward", "batched", "reverse", "dual", "value"]
         pytest.param(
             name,
             way,
-            # A batch of gradients is of gradients, too.
+            # A batch of gradients contains gradients, too.
             marks=()
             if name == "path mean" and way in ("forward", "batched")
             else pytest.mark.thorough,
@@ -268,7 +268,7 @@ WAYS = ["forward", "batched", "reverse", "dual", "value"]
     ],
 )
 def test_compiled(backend: Backend, name: str, way: str) -> None:
-    """Transforms in a graph, and compiled functions in forward mode."""
+    """Transforms work inside a graph, and compiled functions work in forward mode."""
     f, x, rows = function(name, backend)
     of_x = lambda x: f(x, *rows)  # noqa: E731
     total = lambda x: of_x(x).sum()  # noqa: E731
@@ -304,7 +304,7 @@ def test_compiled(backend: Backend, name: str, way: str) -> None:
 )
 @pytest.mark.parametrize("name", ["path_log_loss", "tree_log_prob", "tree_sum_down"])
 def test_an_op_called_itself_drops_no_tangent(backend: Backend, name: str) -> None:
-    """A graph's op has reverse mode alone: others are refused, with x that requires grad or not."""
+    """The registered op has only reverse mode; others are refused, never silently dropped."""
     op = getattr(torch.ops.hace_kernels, name)
     if name == "path_log_loss":
         case = tree_case(trees.balanced((2, 2)))
@@ -327,15 +327,15 @@ def test_an_op_called_itself_drops_no_tangent(backend: Backend, name: str) -> No
         jvp(call, (x,), (x,))
     with pytest.raises(NotImplementedError, match=r"torch\.func"):
         grad(lambda x: call(x).sum())(x)
-    with forward_ad.dual_level():  # of something else
+    with forward_ad.dual_level():  # a level that has nothing to do with the op
         call(x)
 
 
 @pytest.mark.parametrize("name", ["path mean", "index mean", "probabilities mean"])
 def test_logits_may_change_before_the_first_backward(backend: Backend, name: str) -> None:
-    """What was made with the loss needs no logits; what has to be computed again needs them."""
+    """The first backward pass needs no logits; the second needs them to compute again."""
     if backend.name == "reference":
-        pytest.skip("autograd asks for them")
+        pytest.skip("autograd needs the logits here")
     f, x, rows = function(name, backend)
     wanted = jacobian(lambda x: f(x, *rows), x)
     logits = x.clone().requires_grad_()
@@ -395,14 +395,14 @@ def test_types_are_kept() -> None:
 
 
 def dag_function(name: str) -> tuple[Function, torch.Tensor]:
-    """An op over a DAG with a diamond, a class at an inner node, and a node without classes."""
+    """An op over a DAG that has a diamond, a class at an inner node, and a node without classes."""
     links = [[0, 1], [0, 2], [1, 3], [2, 3], [1, 4], [2, 5], [0, 6], [3, 7]]
     table = build_closure_table(np.array(links), 8, np.array([4, 3, 5, 7]))
     x = torch.randn(3, 8 if name == "sum down" else 4, dtype=torch.float64)
     if name in LINEAR:
         return partial(tree_sum_up if name == "sum up" else tree_sum_down, tree=table), x
     if name == "log-probabilities":
-        used = torch.tensor([0, 1, 2, 3, 4, 5, 7])  # the others have a log-probability of −inf
+        used = torch.tensor([0, 1, 2, 3, 4, 5, 7])  # the others have log P = −inf
         return lambda x: tree_log_prob(x, table)[:, used], x
     keep = torch.full((8,), 0.7, dtype=torch.float64)
     keep[0] = 1
@@ -436,7 +436,7 @@ def test_dags(name: str) -> None:
 
 
 def test_dags_without_mass() -> None:
-    """A node of −inf: the loss's gradient is spread evenly, that of the log-probability is none."""
+    """At a node with log P = −inf, a loss's gradient is spread evenly; that of log P is 0."""
     f, x = dag_function("loss")
     x[:, 1] = x[:, 3] = -torch.inf  # the classes at and below node 3
     close(grad(f)(x[:1].expand(3, -1)), jacobian(f, x[:1].expand(3, -1)))

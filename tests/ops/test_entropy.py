@@ -1,7 +1,7 @@
-"""`entropy=` of `path_log_loss`: lambda sum_c p_c log p_c beside the log-losses.
+"""The option `entropy` of `path_log_loss`, which adds lambda sum_c p_c log p_c to the loss.
 
-For one row, with E = sum_c p_c log p_c, the loss is lambda E more and dL/dz_j is
-lambda p_j (log p_j - E) more; 0 log 0 is 0.
+With E = sum_c p_c log p_c, a row's loss grows by lambda E and dL/dz_j by lambda p_j (log p_j - E),
+where 0 log 0 is 0.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ SHAPES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
 
 
 def negative_entropy(logits: torch.Tensor) -> oracle.Answer:
-    """E of each row with its gradient, in extended precision, from the formula.
+    """E and its gradient per row, in extended precision, from the formula.
 
-    In E all terms have one sign; log p_j has the rounding of z_j - max, which the gap measures.
+    All terms of E have the same sign. log p_j has the rounding error of z_j - max, which is
+    proportional to the gap.
     """
     z = oracle.below_largest(oracle.to_real(logits))
     with np.errstate(all="ignore"):
@@ -105,7 +106,7 @@ def check(
     roundings: float = 16,
     **options: Any,
 ) -> None:
-    """Calls the op and compares loss and gradient with the oracle; the logits stay as they were."""
+    """Compares the op's loss and gradient with the oracle, and checks that logits are unchanged."""
     options.setdefault("reduction", "sum")
     before = logits.clone()
     loss, grad = call(case, logits, target, backend, entropy=entropy, **options)
@@ -113,7 +114,7 @@ def check(
     assert grad.dtype == logits.dtype
     answer = expected(case, logits, target, entropy, **options)
     oracle.assert_loss_close(loss, answer, logits.dtype, roundings)
-    # A gradient kept from the forward and multiplied by what comes in is rounded twice.
+    # A gradient that the forward pass stored is rounded again when the incoming one multiplies it.
     plain = isinstance(options.get("incoming", 1.0), float) and options.get("incoming", 1.0) == 1.0
     oracle.assert_grad_close(grad, answer, roundings=roundings, output_roundings=1 if plain else 2)
 
@@ -132,7 +133,7 @@ def some_case(rng: np.random.Generator, leaves: int = 50, shuffle: bool = False)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_trees(backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype) -> None:
-    """Beside cross-entropy and beside whole paths."""
+    """The entropy is added to cross-entropy and to losses of whole paths."""
     tree = SHAPES[shape](rng)
     for dilution in (0.4, 1.0):
         case = tree_case(tree, dilution)
@@ -151,21 +152,21 @@ def test_strengths(
 
 
 @pytest.mark.thorough_on("triton")
-@pytest.mark.not_on("reference", reason="it leaves vectors to PyTorch")
+@pytest.mark.not_on("reference", reason="PyTorch vectorises its work")
 @pytest.mark.sample(dtype=[torch.bfloat16], shuffle=[True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
 def test_widths(
     backend: Backend, rng: np.random.Generator, shuffle: bool, dtype: torch.dtype
 ) -> None:
-    """Around every vector size and its remainders."""
+    """Widths are around every vector size and its remainders."""
     for width in [*range(1, 20), 31, 32, 33, 63, 64, 65, 129, 1000]:
         case = tree_case(trees.random_tree(rng, width, roots=min(2, width), shuffle=shuffle), 1.0)
         check(case, case.logits(3, dtype), case.targets(3), backend)
 
 
 def test_zero_is_the_default(backend: Backend, rng: np.random.Generator) -> None:
-    """Not only almost: without entropy nothing of it is computed."""
+    """With strength 0, all bits are those without entropy."""
     case = some_case(rng)
     logits, target = case.logits(9, torch.float32), case.targets(9)
     for with_zero, without in zip(
@@ -177,7 +178,7 @@ def test_zero_is_the_default(backend: Backend, rng: np.random.Generator) -> None
 
 
 def test_targets_without_an_entry(backend: Backend) -> None:
-    """log P = 0 on the whole path, as for a lone root: what is left is the entropy."""
+    """If log P = 0 on the whole path, as for a single root, only the entropy is left."""
     case = interval_case(5, [[], [(1, 3, 0.5)]])
     logits = case.logits(4, torch.float64)
     check(case, logits, torch.tensor([0, 1, 0, 1]), backend)
@@ -187,7 +188,7 @@ def test_targets_without_an_entry(backend: Backend) -> None:
 
 
 def test_even_rows(backend: Backend) -> None:
-    """Where all are as likely, E = -log C and its gradient is 0."""
+    """If all classes are equally likely, E = -log C and its gradient is 0."""
     case = interval_case(24, [[]])
     for value in (0.0, -3.5, 1024.0):
         logits = torch.full((2, 24), value)
@@ -246,7 +247,7 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_layouts(
     backend: Backend, rng: np.random.Generator, layout: str, shuffle: bool, dtype: torch.dtype
 ) -> None:
-    """The gradient looks at the logits again, so their strides count twice."""
+    """The gradient reads the logits again, so their strides matter twice."""
     for leaves in (7, 129):
         case = some_case(rng, leaves, shuffle)
         logits = LAYOUTS[layout](case.logits(6, dtype).to(backend.device))
@@ -259,7 +260,7 @@ GAPS = [0, 10, 38, 42, 60, 87, 88, 89, 104, 150, 599, 601, 709, 745, 1000, 5000]
 
 
 def rings(tree: trees.Tree, label: int) -> np.ndarray:
-    """For each class the number of nodes of the label's path that do not hold it."""
+    """For each class, the number of nodes on the label's path that do not contain it."""
     return (~tree.reach()[tree.path(tree.classes[label])]).sum(axis=0)
 
 
@@ -269,7 +270,7 @@ def rings(tree: trees.Tree, label: int) -> np.ndarray:
 def test_gaps_on_every_level(
     backend: Backend, rng: np.random.Generator, order: str, dtype: torch.dtype
 ) -> None:
-    """`gap` between neighbouring rings of a target's path, up, down, and up and down at random."""
+    """Neighbouring rings of a target's path are `gap` apart: up, down, or both at random."""
     tree = trees.balanced([2, 3, 2, 2])
     if order == "shuffled":
         tree = trees.Tree(tree.parents, rng.permutation(tree.classes))
@@ -293,7 +294,7 @@ def test_gaps_on_every_level(
 def test_shifted_rows(
     backend: Backend, rng: np.random.Generator, order: str, shift: float, dtype: torch.dtype
 ) -> None:
-    """log p_j - E is of the size of the gaps, whatever the size of the logits."""
+    """log p_j - E is as large as the gaps, whatever the size of the logits."""
     case = some_case(rng, 40, order == "shuffled")
     logits = (case.logits(40, torch.float64) + shift).to(dtype)
     check(case, logits, torch.arange(40), backend)
@@ -317,7 +318,7 @@ def test_huge_logits(
 @pytest.mark.sample(dtype=[torch.float32, torch.float16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_masking_with_the_lowest_number(backend: Backend, dtype: torch.dtype) -> None:
-    """masked_fill(mask, finfo.min) is how many models leave classes out."""
+    """Many models leave classes out by masked_fill(mask, finfo.min)."""
     case = tree_case(trees.balanced([3, 2, 3]))
     lowest = torch.finfo(dtype).min
     logits = case.logits(4, dtype)
@@ -332,7 +333,7 @@ def test_masking_with_the_lowest_number(backend: Backend, dtype: torch.dtype) ->
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])
 def test_lowest_and_highest_numbers(backend: Backend, order: str, dtype: torch.dtype) -> None:
-    """Gaps that are not finite: what is so far below has no part in the entropy."""
+    """Gaps overflow to infinity; classes that far below add nothing to the entropy."""
     case = interval_case(6, [[(3, 6, 1.0)], [(1, 2, 1.0)]])
     if order == "shuffled":
         case = in_column_order(case, np.array([3, 0, 1, 5, 2, 4]))
@@ -347,7 +348,7 @@ def test_lowest_and_highest_numbers(backend: Backend, order: str, dtype: torch.d
     check(case, logits, torch.tensor([0, 1]), backend)
 
 
-#: Masked columns of balanced([3, 2, 3]) for the target 7: siblings 6-8, cousins 9-11.
+#: Masked columns of balanced([3, 2, 3]) for the target 7, whose siblings are 6-8, cousins 9-11.
 MASKS = {
     "another class": [0],
     "another top": [*range(12, 18)],
@@ -373,7 +374,7 @@ MASKS = {
 def test_masked_classes(
     backend: Backend, rng: np.random.Generator, mask: str, order: str, dtype: torch.dtype
 ) -> None:
-    """0 log 0 = 0: a class of -inf has no part in E, and no gradient of it."""
+    """A class with logit -inf adds 0 log 0 = 0 to E, and gets no gradient from it."""
     case = tree_case(trees.balanced([3, 2, 3]), 0.7)
     if order == "shuffled":
         case = in_column_order(case, rng.permutation(18))
@@ -391,7 +392,7 @@ def test_masked_classes(
 def test_rows_without_a_softmax(
     backend: Backend, rng: np.random.Generator, bad: float, shuffle: bool
 ) -> None:
-    """NaN for themselves, whatever the target, and nothing to the rows beside them."""
+    """They are NaN, whatever the target, and other rows are not affected."""
     case = some_case(rng, shuffle=shuffle)
     logits, target = case.logits(4, torch.float32), case.targets(4)
     clean = logits.clone()
@@ -438,9 +439,9 @@ def long_case(width: int, shuffle: bool, rng: np.random.Generator) -> Case:
 def test_long_rows(
     backend: Backend, rng: np.random.Generator, width: int, shuffle: bool, dtype: torch.dtype
 ) -> None:
-    """Rows that are worked on in parts, some of which lie far below the others."""
+    """Kernels work on long rows in parts, some of which are far below the others."""
     if backend.name == "reference" and width > 16_383:
-        pytest.skip("the reference has no parts")
+        pytest.skip("the reference does not split rows")
     case = long_case(width, shuffle, rng)
     logits = case.logits(3, torch.float64)
     logits[1, : width // 3] -= 60
@@ -448,7 +449,7 @@ def test_long_rows(
     check(case, logits.to(dtype), torch.arange(3), backend, roundings=32)
 
 
-@pytest.mark.not_on("reference", reason="it leaves threads to PyTorch")
+@pytest.mark.not_on("reference", reason="PyTorch distributes its work over threads")
 @pytest.mark.sample(dtype=[torch.float32], shuffle=[False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["ordered", "shuffled"])
@@ -459,7 +460,7 @@ def test_rows_split_over_threads(
     shuffle: bool,
     dtype: torch.dtype,
 ) -> None:
-    """One row at a time on all threads, and the same bits for any number of them."""
+    """A row is split over all threads, and any number of threads gives the same bits."""
     case = long_case(140_000, shuffle, rng)
     logits, target = case.logits(1, dtype), torch.tensor([0])
     found = []
@@ -475,11 +476,11 @@ def test_rows_split_over_threads(
 
 
 @pytest.mark.thorough
-@pytest.mark.not_on("reference", reason="it leaves storing to PyTorch")
+@pytest.mark.not_on("reference", reason="PyTorch stores its results")
 @many_rows
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -> None:
-    """40 MB and more: without entropy, kernels store such a gradient in another way."""
+    """Without entropy, kernels store a gradient of 40 MB and more in another way."""
     width, distinct = 10_007, 5
     case = interval_case(width, [[(50, 51, 0.5), (8, 9999, 0.2)], [(9000, 9001, 1.0)]])
     copies = 42 * 2**20 // (distinct * width * dtype.itemsize)
@@ -496,7 +497,7 @@ def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -
     grad = grad.view(copies, distinct, width)
     oracle.assert_loss_close(loss[-distinct:], answer, dtype, roundings=32)
     oracle.assert_grad_close(grad[-1], answer, roundings=32)
-    # CUDA's order of summing follows a row's alignment, which 16 rows on is the same.
+    # CUDA's order of summing depends on a row's alignment, which repeats every 16 rows.
     alike = grad[:: 16 if backend.name == "cuda" else 1]
     assert torch.equal(alike, alike[:1].expand_as(alike)), "equal rows have different gradients"
 
@@ -510,7 +511,7 @@ def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -
 def test_second_backward(
     backend: Backend, rng: np.random.Generator, reduction: str, dtype: torch.dtype
 ) -> None:
-    """Each backward of one graph is right for its own incoming factor."""
+    """Each backward pass of one graph is right for its own incoming factor."""
     case = some_case(rng, shuffle=True)
     logits = case.logits(6, dtype).to(backend.device).requires_grad_()
     target = case.targets(6).to(backend.device)
@@ -536,7 +537,7 @@ def test_second_backward(
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("factor", [65536.0, 2.0**-10, 0.0])
 def test_scaled_loss(backend: Backend, reduction: str, factor: float, dtype: torch.dtype) -> None:
-    """A GradScaler's factor comes in before the gradient is rounded: small entries stay."""
+    """A GradScaler's factor applies before the gradient is rounded, so small entries survive."""
     case = tree_case(trees.balanced([4, 5]), 1.0)
     rows = 64
     logits = case.logits(rows, dtype, scale=1.0)
@@ -588,9 +589,9 @@ def test_gradcheck(backend: Backend, rng: np.random.Generator, reduction: str, e
 
 
 def test_gradient_penalty(backend: Backend, rng: np.random.Generator) -> None:
-    """The gradient of the squared gradient norm, next to that of the dense formula.
+    """The gradient of the squared gradient norm is that of the dense formula.
 
-    One class is -inf: what would be 0 log 0 has no second derivative either.
+    One class is -inf: its 0 log 0 has no second derivative either.
     """
     case = some_case(rng, 25, shuffle=True)
     target = torch.arange(1, 6)
@@ -668,7 +669,7 @@ def test_opcheck(rng: np.random.Generator, dtype: torch.dtype) -> None:
 
 
 def test_loss_is_the_same_without_a_gradient(backend: Backend, rng: np.random.Generator) -> None:
-    """Kernels may leave out what only the gradient needs; the loss keeps its bits."""
+    """Kernels may leave out what only the gradient needs, but the loss has the same bits."""
     for shuffle in (False, True):
         case = some_case(rng, 50, shuffle)
         logits, target = case.logits(6, torch.float32), case.targets(6)

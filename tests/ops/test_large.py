@@ -1,4 +1,4 @@
-"""More than 2^31 logits: every offset needs 64 bits. `make test-large` runs it."""
+"""More than 2^31 logits, so that offsets need 64 bits. `make test-large` runs this."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEEDED = 12e9  # logits 4.3 GB, gradient 4.3 GB and scratch
 
 
 def available_memory() -> int:
-    """In bytes, with what caches would give back."""
+    """The available memory in bytes, including what caches would give back."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return 1024 * int(line.split()[1])
@@ -27,7 +27,7 @@ def available_memory() -> int:
 @pytest.mark.large
 @pytest.mark.skipif(not backends()["cpu"].available, reason=backends()["cpu"].reason)
 def test_more_than_two_to_the_31_logits() -> None:
-    """Ordinary rows at both ends and where the offset passes 2^31, zeros between."""
+    """Ordinary rows are at both ends and where the offset passes 2^31, with zeros between them."""
     if available_memory() < NEEDED:
         pytest.skip(
             f"needs {NEEDED / 1e9:.0f} GB of free memory (logits 4.3, gradient 4.3, scratch) and "

@@ -1,4 +1,4 @@
-"""Tree layout, paths and path tables, against definitions written down node by node."""
+"""Tree layout, paths and path tables agree with definitions written down node by node."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ needs_native = pytest.mark.skipif(
 
 @pytest.fixture(params=["numpy", pytest.param("native", marks=needs_native)])
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both implementations in turn, behind the public functions."""
+    """Makes the public functions use each of the two implementations in turn."""
     if request.param == "numpy":
         monkeypatch.setattr(layout_module, "_native", None)
     return request.param
@@ -51,7 +51,7 @@ examples = settings(
 
 @st.composite
 def forests(draw: st.DrawFn, max_nodes: int = 14) -> Tree:
-    """Any forest with ids in any order; any non-empty set of classes in any order."""
+    """Any forest, with ids in any order and any non-empty set of classes in any order."""
     num_nodes = draw(st.integers(1, max_nodes))
     above = [draw(st.integers(-1, node - 1)) for node in range(num_nodes)]
     ids = draw(st.permutations(range(num_nodes)))
@@ -82,7 +82,7 @@ def test_topological_order_of_any_parents(implementation: str, parents: list[int
         steps, above = 0, node
         while above >= 0 and steps <= len(parents):
             above, steps = parents[above], steps + 1
-        if above < 0:  # else the node is on or below a cycle
+        if above < 0:  # otherwise the node is on or below a cycle
             depth[node] = steps - 1
     expected = sorted(depth, key=lambda node: (depth[node], node))
     order, level_ptr = topological_order(np.array(parents))
@@ -119,14 +119,14 @@ def test_layout_of_any_forest(implementation: str, tree: Tree) -> None:
         assert set(column[layout.start[node] : layout.stop[node]]) == labels[node]
         assert layout.stop[node] - layout.start[node] == len(labels[node])
         above = tree.parents[node]
-        if above >= 0:  # nested even where it is empty
+        if above >= 0:  # intervals are nested even if they are empty
             assert layout.start[above] <= layout.start[node] <= layout.stop[above]
 
         children = layout.child[layout.child_ptr[node] : layout.child_ptr[node + 1]]
         assert set(children) == set(np.flatnonzero(tree.parents == node))
         first_labels = [min(labels[child], default=math.inf) for child in children]
         assert first_labels == sorted(first_labels)
-        # A node's own class stands among its children by label, too.
+        # A node's own class is sorted by label among the node's children.
         groups = [labels[child] for child in children if labels[child]]
         own = labels[node].difference(*groups)
         in_order = sorted([*groups, own] if own else groups, key=min)
@@ -214,7 +214,7 @@ Entry = tuple[int, int, float]
 
 @st.composite
 def nested_paths(draw: st.DrawFn) -> tuple[list[list[Entry]], int]:
-    """Ragged paths of nested intervals in C columns, some of them empty, with awkward weights."""
+    """Paths of nested intervals of C columns, some of them empty, with weights hard to merge."""
     num_classes = draw(st.integers(1, 6))
     weights = st.sampled_from([0.0, 1.0, -1.0, 0.3, 1e-30, 2.0**-60, 2.0**-61, 1e300])
     ragged = []
@@ -314,7 +314,7 @@ TWO_PAIRS = Tree(np.array([-1, 0, 0, 1, 1, 2, 2]), np.array([3, 4, 5, 6]))
 
 
 def path_entries(length: int) -> PathEntries:
-    """The entries of one path that leads `length` edges up to its root."""
+    """The entries of one path from a node to its root, `length` edges above."""
     index = np.arange(length + 1)
     target = np.zeros_like(index)
     return PathEntries(
@@ -325,7 +325,7 @@ def path_entries(length: int) -> PathEntries:
 def test_worked_example(implementation: str) -> None:
     assert HACEWeights(0.7)(path_entries(2)).tolist() == pytest.approx([0.7, 0.21, 0.09])
 
-    # The root holds every class, so its 0.09 drops out, unless it is to be kept.
+    # The root contains every class, so its 0.09 is left out unless it is to be kept.
     table = hace_table(TWO_PAIRS, 0.7)
     assert entries_of(table, 0) == [(0, 1, pytest.approx(0.7)), (0, 2, pytest.approx(0.21))]
     assert entries_of(table, 3) == [(3, 4, pytest.approx(0.7)), (2, 4, pytest.approx(0.21))]
@@ -343,7 +343,7 @@ def test_forest_gives_the_rest_to_the_topmost_node(implementation: str) -> None:
 
 
 def test_chain_below_a_fork_merges(implementation: str) -> None:
-    # root - a - b - leaf, root - other leaf: the weights follow the depths before the merge.
+    # root - a - b - leaf, root - other leaf: weights are given by the depths before merging.
     tree = Tree(np.array([-1, 0, 1, 2, 0]), np.array([3, 4]))
     table = hace_table(tree, 0.5)
     assert entries_of(table, 0) == [(0, 1, pytest.approx(0.5 + 0.25 + 0.125))]
@@ -367,7 +367,7 @@ def test_target_without_a_class_below_is_marked(implementation: str) -> None:
 
 
 def test_inner_class_counts_for_itself_and_above(implementation: str) -> None:
-    # Node 1 is class 1 and parent of class 0: as a target it means both.
+    # Node 1 is class 1 and the parent of class 0; as a target it means both.
     tree = Tree(np.array([-1, 0, 1, 0]), np.array([2, 1, 3]))
     table = hace_table(tree, 0.7)
     assert entries_of(table, 1) == [(0, 2, pytest.approx(0.7))]
@@ -397,7 +397,7 @@ def test_table_of_any_forest(
             (int(layout.start[node]), int(layout.stop[node]), w)
             for node, w in zip(path, weight, strict=True)
         ]
-        # What max_entries leaves unseen is below the cut.
+        # The weights that max_entries leaves out are below the threshold.
         seen = [entry for entry in ragged if entry[2] >= 2.0**-60]
         expected = compact(seen, tree.num_classes, keep_full)
         found = entries_of(table, target)
@@ -420,7 +420,7 @@ def test_chunks_join_to_the_same_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True)
 class Recorded:
-    """Weights that keep what they were asked for."""
+    """Weights that record their arguments."""
 
     seen: list[PathEntries]
     max_entries: int | None = None
@@ -480,14 +480,14 @@ def test_table_beyond_memory_is_refused_with_its_size(monkeypatch: pytest.Monkey
     with pytest.raises(MemoryError, match=r"up to 80\.0 GB \(5,000,150,000 entries"):
         hace_table(caterpillar(100_000), 1e-6)
     assert time.process_time() - started < 5
-    # The same paths on a chain all merge, and so fit.
+    # On a chain, the same paths are merged, so the table fits.
     assert hace_table(chain(1_000), 1e-6, np.arange(1_000)).max_entries == 0
     assert hace_table(caterpillar(100), 0.5).max_entries == 60
 
 
 @pytest.mark.parametrize("keep_full", [False, True])
 def test_memory_is_counted_to_the_entry(monkeypatch: pytest.MonkeyPatch, keep_full: bool) -> None:
-    # Two trees: a root with two leaves, and a root with one leaf below a chain that merges.
+    # Two trees: a root with two leaves, and a chain with one leaf, whose entries merge.
     tree = Tree(np.array([-1, 0, 0, -1, 3, 4]), np.array([1, 2, 5]))
     entries = len(hace_table(tree, 1e-3, keep_full=keep_full).weight)
     assert entries == 5
@@ -506,7 +506,7 @@ def test_memory_is_counted_to_the_entry(monkeypatch: pytest.MonkeyPatch, keep_fu
 def test_max_entries_is_the_smallest_that_loses_nothing(dilution: float) -> None:
     entries = HACEWeights(dilution).max_entries
     assert entries is not None
-    # The largest later weight is that of a root right behind.
+    # The largest weight that is left out is that of a root right after the last entry.
     assert (1 - dilution) ** entries < 2.0**-60
     assert entries == 1 or (1 - dilution) ** (entries - 1) >= 2.0**-60
 
@@ -578,7 +578,7 @@ def test_depth_of_a_hundred_thousand(implementation: str, shape: Callable[[int],
     deepest = tree.num_nodes - len(tree.classes)
     assert layout.depth.max() == layout.height[0] == max(deepest, 99_999)
     table = hace_table(tree, 0.7)
-    # Beyond 34 levels the weights are below 2^-60: the table is linear, not quadratic.
+    # Beyond 34 levels, weights are below 2^-60, so the table's size is linear, not quadratic.
     assert table.weight.shape[0] <= 35 * tree.num_classes
     assert table.max_entries == (0 if shape is chain else 35)
     assert time.process_time() - started < 20

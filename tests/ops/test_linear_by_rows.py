@@ -1,4 +1,4 @@
-"""The loss of a linear layer some rows at a time is that of its logits."""
+"""The loss of a linear layer, computed some rows at a time, is the loss of its logits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def case() -> cases.Case:
 
 @pytest.fixture(autouse=True)
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each loss by rows had at once; few are enough here."""
+    """The numbers of rows that were computed at once, with a limit that makes them small."""
     seen: list[int] = []
     apply = by_rows._Rows.apply
 
@@ -136,7 +136,7 @@ def test_batches_without_rows_that_count(case: cases.Case) -> None:
     loss = by_some_rows(parts, torch.full((ROWS,), -100), case)
     assert loss.isnan()
     target = case.targets(ROWS)
-    target[1:] = -100  # one row is left, whose logits are whole
+    target[1:] = -100  # one row counts, which is computed at once
     found = torch.autograd.grad(by_some_rows(parts, target, case), parts)
     wanted = torch.autograd.grad(path_log_loss(linear(*parts), target, case.table), parts)
     for one, two in zip(found, wanted, strict=True):

@@ -1,4 +1,4 @@
-"""A linear layer's loss by tiles of classes, against 80 bits and against whole logits."""
+"""A linear layer's loss by tiles of classes agrees with the oracle and with whole logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hace_kernels.ops import path_log_loss
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    """Tiles of this many classes."""
+    """Sets the number of classes per tile."""
     monkeypatch.setattr(columns, "tile_width", lambda *shape: width)
 
 
@@ -102,7 +102,7 @@ def test_every_backend(
     repeats: int,
     monkeypatch: Any,
 ) -> None:
-    """The stages between products, on logits that no dtype rounds."""
+    """The stages between the products are right, on logits that no dtype rounds."""
     narrow(monkeypatch, 16)
     shapes = [(3, 6), (case.num_classes, 6), (case.num_classes,)]
     wide = [torch.randint(-4, 5, shape).double().div(4).requires_grad_() for shape in shapes]
@@ -231,7 +231,7 @@ def test_a_changed_weight_is_noticed(case: cases.Case) -> None:
 
 
 class Sizes(TorchDispatchMode):
-    """Notes the sizes of all tensors that ops make, and how many matrix products there are."""
+    """Records the sizes of all tensors that ops make, and the number of matrix products."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -266,7 +266,7 @@ def test_no_tensor_is_as_large_as_the_logits(
             torch.autograd.grad(loss, [parts[i] for i in needed])
     assert sizes.largest < 32 * 64 // 2
     assert forward == 4
-    # Frozen inputs and frozen weights have no product of their own.
+    # Frozen inputs and frozen weights save the product for their gradient.
     assert sizes.products == (4 + 4 * (1 + (0 in needed) + (1 in needed)) if needed else 4)
 
 
@@ -353,7 +353,7 @@ print(forward, backward - 64)
 
 
 def test_memory_of_a_process() -> None:
-    """Logits of 256 MiB, a weight and its gradient of 64 MiB each, which is not counted."""
+    """Memory stays far below the logits' 256 MiB, not counting weight and gradient of 64 MiB."""
     run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     forward, backward = map(float, run.stdout.split())
     assert forward < 64

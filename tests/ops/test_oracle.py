@@ -1,4 +1,4 @@
-"""The tests' own oracle: right by another route, and strict enough to see a wrong gradient."""
+"""The tests' oracle agrees with another formula, and is strict enough to reject wrong gradients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOREST: dict[str, Any] = {"leaves": 30, "roots": 4, "inner": 0.3, "shuffle": Tru
 def naive(
     logits: torch.Tensor, reach: np.ndarray, mass: np.ndarray, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The published dense formulation: softmax, P = p R^T, -T log(P + eps), with autograd."""
+    """The published dense formula with autograd: softmax, P = p R^T, -T log(P + eps)."""
     logits = logits.double().requires_grad_()
     prob = logits.softmax(1) @ torch.from_numpy(reach.T.astype(float))
     log_prob = (prob + eps).log()
@@ -110,7 +110,7 @@ def test_comparison_accepts_the_rounded_answer(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("fault", ["relative", "flushed", "offset", "ring", "neighbour", "nan"])
 def test_comparison_rejects_a_wrong_gradient(dtype: torch.dtype, fault: str) -> None:
-    """Faults of a size that an absolute tolerance of 1e-5 does not see at 4,000 classes."""
+    """Rejects errors that an absolute tolerance of 1e-5 would accept for 4,000 classes."""
     tree = trees.balanced([40, 100])
     logits = torch.randn(2, 4000).to(dtype)
     answer = answer_for(logits, tree, tree.classes[[7, 3777]])
@@ -142,7 +142,7 @@ def test_comparison_rejects_a_wrong_loss() -> None:
 
 
 def test_path_table_describes_the_same_tree(rng: np.random.Generator) -> None:
-    """Summing the table's intervals gives back the weights of the nodes on each path."""
+    """The sums of the table's intervals are the weights of the nodes on each path."""
     for shuffle in (False, True):
         tree = trees.random_tree(rng, leaves=40, roots=3, inner=0.4, shuffle=shuffle)
         weights = oracle.dilution_weights(tree, 0.6)[tree.classes]

@@ -1,4 +1,4 @@
-"""`path_log_loss` against the oracle: every kind of tree, input, option and memory layout."""
+"""`path_log_loss` agrees with the oracle for all kinds of trees, inputs, options and layouts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_trees(backend: Backend, rng: np.random.Generator, shape: str, dtype: to
 def test_coarse_targets(
     backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype
 ) -> None:
-    """Every node is a target: leaves, inner nodes and the roots, whose log P may be 0."""
+    """Every node is a target: leaves, inner nodes, and roots, whose log P may be 0."""
     tree = TREES[shape](rng)
     case = tree_case(tree, nodes=np.arange(tree.num_nodes))
     check(case, case.logits(tree.num_nodes, dtype), torch.arange(tree.num_nodes), backend)
@@ -61,7 +61,7 @@ def test_coarse_targets(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_any_weights(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
-    """A table is a loss: weights of any size and sign, not only those of HACE."""
+    """Any table defines a loss, with weights of any size and sign, not only HACE's."""
     paths = []
     for leaf in range(60):
         widths = np.unique(rng.integers(1, 59, size=4))
@@ -82,7 +82,7 @@ def test_any_weights(backend: Backend, rng: np.random.Generator, dtype: torch.dt
 def test_widths(
     backend: Backend, rng: np.random.Generator, shuffle: bool, dtype: torch.dtype
 ) -> None:
-    """Around every vector size and its remainders."""
+    """Widths are around every vector size and its remainders."""
     for width in [*range(1, 71), *range(127, 132), 1000]:
         tree = trees.random_tree(rng, width, roots=min(2, width), shuffle=shuffle)
         case = tree_case(tree)
@@ -92,7 +92,7 @@ def test_widths(
 @pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_interval(backend: Backend, dtype: torch.dtype) -> None:
-    """Ends of the inner interval at every offset from those of the outer and of the row."""
+    """The inner interval's ends are at every offset from those of the outer one and the row."""
     width = 40
     paths = [
         [(start, stop, 0.6), (min(start, 5), max(stop, 37), 0.4)]
@@ -158,7 +158,7 @@ def test_mean_is_the_default(rng: np.random.Generator) -> None:
 
 
 def eps_rows(case: Case, gaps: list[float], dtype: torch.dtype) -> torch.Tensor:
-    """Row y puts the target y, and from the middle on its top-level subtree too, a gap below."""
+    """Rows where the target y, and in the second half its top-level subtree, is a gap below."""
     logits = case.logits(24, dtype)
     gap = torch.tensor(gaps).repeat(24 // len(gaps))
     logits[torch.arange(24), torch.arange(24)] -= gap.to(dtype)
@@ -169,7 +169,7 @@ def eps_rows(case: Case, gaps: list[float], dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("eps", [1e-6, 1e-2])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_eps_where_it_decides(backend: Backend, dtype: torch.dtype, eps: float) -> None:
-    """Subtrees far below eps: the loss stops at -log(eps) and the gradient fades."""
+    """For subtrees far below eps, the loss is at most -log(eps) and the gradient fades."""
     case = tree_case(trees.balanced([2, 3, 4]), keep_full=True)
     check(case, eps_rows(case, [0, 5, 14, 30], dtype), torch.arange(24), backend, eps=eps)
     logits = eps_rows(case, [60, 100, 1000], dtype)
@@ -208,7 +208,7 @@ def test_ignored_rows_may_hold_anything(
 def test_nothing_to_average(
     backend: Backend, rng: np.random.Generator, dtype: torch.dtype, rows: int, reduction: str
 ) -> None:
-    """As F.cross_entropy: the mean is NaN, the sum 0, the gradient of ignored rows 0."""
+    """As in F.cross_entropy, the mean is NaN, the sum 0, and the gradient of ignored rows 0."""
     case = some_case(rng)
     logits, target = case.logits(rows, dtype), torch.full((rows,), -100)
     check(case, logits, target, backend, reduction=reduction)
@@ -221,7 +221,7 @@ def test_nothing_to_average(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("tree", [trees.chain(1), trees.chain(5), trees.flat(1, rooted=False)])
 def test_one_class(backend: Backend, tree: trees.Tree, dtype: torch.dtype) -> None:
-    """log P = 0 whatever the logit: an empty path in the table, a loss and gradient of 0."""
+    """log P = 0 whatever the logit, so the path is empty and loss and gradient are 0."""
     case = tree_case(tree)
     check(case, case.logits(3, dtype), torch.zeros(3, dtype=torch.long), backend)
 
@@ -274,11 +274,11 @@ def test_many_rows_of_few_classes(
 
 
 @pytest.mark.thorough
-@pytest.mark.not_on("reference", reason="it leaves storing to PyTorch")
+@pytest.mark.not_on("reference", reason="PyTorch stores its results")
 @many_rows
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -> None:
-    """40 MB and more, in rows that begin at every offset: kernels may store it in another way."""
+    """Kernels may store gradients of 40 MB and more, with rows at every offset, in another way."""
     width, distinct = 10_007, 7
     paths = [
         [(leaf, leaf + 1, 0.5), (leaf - 3, leaf + 2, 0.3), (8, 9999, 0.2)] for leaf in (50, 9000)
@@ -292,7 +292,7 @@ def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -
     for copy in (0, 1, copies - 1):
         assert_loss_close(loss.view(copies, distinct)[copy], answer, dtype)
         assert_grad_close(grad[copy], answer)
-    # CUDA's order of summing follows a row's alignment, which 16 rows on is the same.
+    # CUDA's order of summing depends on a row's alignment, which repeats every 16 rows.
     alike = grad[:: 16 if backend.name == "cuda" else 1]
     assert torch.equal(alike, alike[:1].expand_as(alike)), "equal rows have different gradients"
 
@@ -325,7 +325,7 @@ def test_target_out_of_range(
 def test_out_of_range_target_beside_ignored_ones(
     backend: Backend, rng: np.random.Generator
 ) -> None:
-    """-1 is fine where it is the ignore_index, and -100 is not."""
+    """-1 is accepted if it is the ignore_index, and then -100 is not."""
     case = some_case(rng)
     logits, target = case.logits(4, torch.float32), case.targets(4)
     target[1] = -1
@@ -338,7 +338,7 @@ def test_out_of_range_target_beside_ignored_ones(
 
 @kernels_give_nan
 def test_target_with_no_class_below_it(backend: Backend) -> None:
-    """Such a target keeps one empty interval in the table, which the op refuses."""
+    """Such a target has one empty interval in the table, which the op refuses."""
     case = interval_case(2, [[(0, 1, 0.7)], [(1, 2, 0.7)], [(1, 1, 1.0)]])
     logits = torch.randn(2, 2)
     with pytest.raises(IndexError, match=r"\b2\b"):

@@ -33,7 +33,7 @@ def case(rng: np.random.Generator) -> Case:
 
 
 def bound(case: Case, backend: Backend, **options: Any) -> Callable[..., torch.Tensor]:
-    """The op as a function of logits and target alone."""
+    """The op as a function of only logits and target."""
     table = case.table.to(backend.device)
 
     def loss_of(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -54,9 +54,9 @@ def inputs(case: Case, backend: Backend, rows: int, dtype: torch.dtype) -> tuple
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_second_backward(backend: Backend, case: Case, reduction: str, dtype: torch.dtype) -> None:
-    """Each backward of one graph is right for its own incoming factor.
+    """Each backward pass of one graph is right for its own incoming factor.
 
-    The gradient handed out is the caller's: changing it in place must not reach the next one.
+    The returned gradient belongs to the caller: changing it in place must not affect the next one.
     """
     logits, target = inputs(case, backend, 6, dtype)
     loss = bound(case, backend, reduction=reduction)(logits, target)
@@ -90,7 +90,7 @@ def test_incoming_gradients_differ_by_row(backend: Backend, case: Case, dtype: t
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("factor", [65536.0, 2.0**-10, 0.0])
 def test_scaled_loss(backend: Backend, reduction: str, factor: float, dtype: torch.dtype) -> None:
-    """A GradScaler's factor comes in before the gradient is rounded: small entries stay."""
+    """A GradScaler's factor applies before the gradient is rounded, so small entries survive."""
     case = tree_case(trees.balanced([4, 5]))
     rows = 64
     logits = case.logits(rows, dtype, scale=1.0)
@@ -130,7 +130,7 @@ def test_expanded_logits_sum_their_gradient(backend: Backend, case: Case) -> Non
 
 
 class Watch(TorchDispatchMode):
-    """Keeps the sizes of what this library's ops return."""
+    """Records the sizes of the results of this library's ops."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ def test_gradcheck(
 
 @pytest.mark.thorough_on("triton")
 def test_gradgradcheck_across_an_underflowing_path(backend: Backend) -> None:
-    """Double backward stays exact in log space too: the target is 1,000 below the rest."""
+    """Double backward stays exact in log space: the target's logit is 1,000 below the others."""
     case = interval_case(6, [[(1, 2, 0.5), (0, 3, 0.5)]])
     logits = torch.randn(2, 6, dtype=torch.float64, device=backend.device)
     logits[:, :3] -= 1000
@@ -201,7 +201,7 @@ def test_gradgradcheck_across_an_underflowing_path(backend: Backend) -> None:
 
 
 def test_gradient_penalty(backend: Backend, case: Case) -> None:
-    """The gradient of the squared gradient norm, next to that of the dense formula."""
+    """The gradient of the squared gradient norm is that of the dense formula."""
     logits, target = inputs(case, backend, 5, torch.float64)
     mass = torch.from_numpy(case.weights[target.cpu().numpy()]).to(backend.device)
     reach = torch.from_numpy(case.reach.T.astype(float)).to(backend.device)
@@ -294,7 +294,7 @@ def test_compiled(backend: Backend, case: Case, reduction: str, dtype: torch.dty
 
 @pytest.mark.thorough_on("reference", "triton")
 def test_compiled_with_inductor(backend: Backend, case: Case) -> None:
-    """In the middle of a graph: the layer before and the arithmetic after are fused around it."""
+    """The op works inside a graph, where the operations before and after it are fused."""
     torch._dynamo.reset()
     features = torch.randn(6, 8, device=backend.device)
     layer = torch.randn(8, case.num_classes, device=backend.device).requires_grad_()
@@ -334,7 +334,7 @@ def test_compiled_target_out_of_range(backend: Backend, case: Case, bad: int) ->
     compiled = torch.compile(bound(case, backend), fullgraph=True, backend="aot_eager")
     logits, target = inputs(case, backend, 4, torch.float32)
     target[3] = bad
-    if backend.name == "reference":  # PyTorch's own operations cannot raise without a sync
+    if backend.name == "reference":  # compiled PyTorch operations cannot raise
         assert compiled(logits, target).isnan()
     else:
         with pytest.raises((RuntimeError, IndexError), match=str(bad)):
@@ -357,7 +357,7 @@ def test_threads(
     width: int,
     dtype: torch.dtype,
 ) -> None:
-    """The same bits from run to run; from the C++ kernel, for any number of threads too."""
+    """Bits are the same from run to run and, from the C++ kernel, for any number of threads."""
     middle = width // 2
     paths = [
         [(middle, middle + 1, 0.5), (middle - 7, middle + 9, 0.3), (3, width - 5, 0.2)],

@@ -1,4 +1,4 @@
-"""`path_log_loss` where exponentials underflow, overflow or are zero, and how exact it is."""
+"""`path_log_loss` is exact, also where exponentials underflow, overflow or are zero."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def shuffled(tree: trees.Tree, rng: np.random.Generator) -> trees.Tree:
 
 
 def rings(tree: trees.Tree, label: int) -> np.ndarray:
-    """For each class the number of intervals of the label's path that do not hold it."""
+    """For each class, the number of intervals on the label's path that do not contain it."""
     path = tree.path(tree.classes[label])
     return (~tree.reach()[path]).sum(axis=0)
 
 
 def levels_apart(tree: trees.Tree, gap: float, rng: np.random.Generator) -> tuple[list, list]:
-    """Rows of offsets that put `gap` between neighbouring rings of a target's path.
+    """Rows of offsets, with `gap` between neighbouring rings of a target's path.
 
-    Each level alone (everything outside of it is higher), all levels at once as a staircase, the
-    staircase the other way up (a confident prediction), and up and down at random.
+    There is a gap at each level alone (everything outside is higher), at all levels in steps, in
+    the other direction (a confident prediction), and in random directions.
     """
     offsets, targets = [], []
     for label in (0, tree.num_classes // 2, tree.num_classes - 1):
@@ -76,7 +76,7 @@ def test_gaps_on_every_level(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_gap_in_a_wide_row(backend: Backend, dtype: torch.dtype) -> None:
-    """The far-away interval spans many vectors, and begins and ends inside one."""
+    """The far-away interval spans many vectors, and starts and ends inside a vector."""
     paths = [[(200, 201, 0.4), (150, 420, 0.3), (101, 777, 0.2), (3, 999, 0.1)]] * len(GAPS)
     case = interval_case(1000, paths)
     for inner, outer in ((150, 420), (101, 777)):
@@ -90,7 +90,7 @@ def test_gap_in_a_wide_row(backend: Backend, dtype: torch.dtype) -> None:
 def test_huge_logits(
     backend: Backend, rng: np.random.Generator, order: str, dtype: torch.dtype
 ) -> None:
-    """+-1e4 in every mix; in fp32 neighbouring numbers are 1e-3 apart there."""
+    """Rows mix logits of +-1e4, where neighbouring fp32 numbers are 1e-3 apart."""
     tree = trees.random_tree(rng, 40, roots=3, shuffle=order == "shuffled")
     case = tree_case(tree)
     signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=(40, 40)))
@@ -104,7 +104,7 @@ def test_huge_logits(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_masking_with_the_lowest_number(backend: Backend, dtype: torch.dtype) -> None:
-    """masked_fill(mask, finfo.min) is how many models leave classes out."""
+    """Many models leave classes out by masked_fill(mask, finfo.min)."""
     case = tree_case(trees.balanced([3, 2, 3]))
     lowest = torch.finfo(dtype).min
     logits = case.logits(4, dtype)
@@ -117,7 +117,7 @@ def test_masking_with_the_lowest_number(backend: Backend, dtype: torch.dtype) ->
 
 # --- infinities -----------------------------------------------------------------------------------
 
-#: Masked columns of balanced([3, 2, 3]) for the target 7: siblings 6-8, cousins 9-11.
+#: Masked columns of balanced([3, 2, 3]) for the target 7, whose siblings are 6-8, cousins 9-11.
 MASKS = {
     "another class": [0],
     "the last class": [17],
@@ -144,7 +144,7 @@ MASKS = {
 def test_minus_infinity(
     backend: Backend, rng: np.random.Generator, order: str, eps: float, dtype: torch.dtype
 ) -> None:
-    """Every mask between two ordinary rows, which it must not touch."""
+    """Each masked row is between two ordinary rows, which it must not affect."""
     tree = trees.balanced([3, 2, 3])
     columns = np.arange(18) if order == "ordered" else rng.permutation(18)
     tree = trees.Tree(tree.parents, tree.classes[np.argsort(columns)])
@@ -162,7 +162,7 @@ def test_minus_infinity(
 @pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_leading_and_trailing_columns_masked(backend: Backend, dtype: torch.dtype) -> None:
-    """Whole vectors and blocks of -inf before the first finite logit, and after the last."""
+    """Whole vectors and blocks are -inf before the first finite logit and after the last."""
     width = 1000
     counts = [1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 512, 990]
     case = interval_case(width, [[(995, 996, 0.7), (991, 998, 0.3)], [(4, 5, 0.7), (2, 9, 0.3)]])
@@ -180,9 +180,9 @@ def test_leading_and_trailing_columns_masked(backend: Backend, dtype: torch.dtyp
 def test_minus_infinity_inside_a_far_away_interval(
     backend: Backend, dtype: torch.dtype, base: int
 ) -> None:
-    """Masks meet underflow: the path is 500 below the rest and some or all of it is -inf.
+    """The path is 500 below the other logits, and some or all of it is -inf.
 
-    What the logits have in common costs no digits.
+    A constant that is added to all logits costs no precision.
     """
     case = interval_case(64, [[(20, 21, 0.4), (18, 23, 0.3), (10, 40, 0.3)]])
     logits = case.logits(6, dtype) + base
@@ -203,7 +203,7 @@ def test_minus_infinity_inside_a_far_away_interval(
 def test_infinity_and_nan(
     backend: Backend, rng: np.random.Generator, order: str, bad: float, dtype: torch.dtype
 ) -> None:
-    """As F.cross_entropy: the row is NaN throughout, in the loss and the gradient; no other is."""
+    """As in F.cross_entropy, loss and gradient of the row are NaN, and no other row is affected."""
     tree = trees.random_tree(rng, 37, roots=2, shuffle=order == "shuffled")
     case = tree_case(tree)
     logits = case.logits(2 * 37, dtype)
@@ -221,7 +221,7 @@ def test_infinity_and_nan(
 def test_a_row_without_a_softmax_is_nan_even_at_the_root(
     backend: Backend, bad: float, dtype: torch.dtype
 ) -> None:
-    """The root's log P is 0 for any softmax, and so its target has an empty path."""
+    """The root's log P is 0 for any softmax, so as a target it has an empty path."""
     tree = trees.flat(9)
     case = tree_case(tree, nodes=[0])
     logits = case.logits(3, dtype)
@@ -242,7 +242,7 @@ def call_cross_entropy(
 
 
 def cross_entropy_case(width: int, labels: torch.Tensor) -> Case:
-    """dilution = 1: the target's own column alone."""
+    """The case of dilution 1, in which only the target's own column counts."""
     return interval_case(width, [[(label, label + 1, 1.0)] for label in labels.tolist()])
 
 
@@ -253,7 +253,7 @@ def cross_entropy_case(width: int, labels: torch.Tensor) -> Case:
 def test_as_exact_as_cross_entropy(
     backend: Backend, width: int, scale: float, dtype: torch.dtype
 ) -> None:
-    """Largest errors over 16 rows, against float64, next to those of F.cross_entropy."""
+    """The largest errors over 16 rows, against float64, are like those of F.cross_entropy."""
     labels = torch.randint(width, (16,))
     case = cross_entropy_case(width, labels)
     logits = case.logits(16, dtype, scale).to(backend.device)
@@ -288,7 +288,7 @@ def test_a_few_huge_rows(
     order: str,
     dtype: torch.dtype,
 ) -> None:
-    """Rows that are split over threads: ends, far-away intervals and -inf in every part."""
+    """Rows that are split over threads have ends, far-away intervals and -inf in every part."""
     threads(count)
     width = 150_000  # a little more than the CPU splits among threads
     columns = rng.permutation(width) if order == "shuffled" else np.arange(width)

@@ -1,4 +1,4 @@
-"""The stages of `path_log_loss` on tiles of columns give what the whole rows give."""
+"""The stages of `path_log_loss` on tiles of columns give the same as whole rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hace_kernels.backends import backends
 from hace_kernels.ops.path_stages import path_measure, path_resolve, path_write, select_paths
 from hace_kernels.row_paths import empty_rings
 
-# tests/triton_kernels/test_interpreted.py has a few rows.
+# tests/triton_kernels/test_interpreted.py tests a few rows there.
 pytestmark = [pytest.mark.parity, many_rows]
 
 
@@ -31,7 +31,10 @@ def by_tiles(
     entropy: float = 0.0,
     again: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Loss, log P of the innermost interval, and gradient; `again` are the logits when written."""
+    """Loss, log P of the innermost interval, and gradient.
+
+    The pass that writes the gradient gets the logits `again`.
+    """
     device = backend.device
     table, logits, target = case.table.to(device), logits.to(device), target.to(device)
     z = logits if table.order is None else logits[:, table.order.long()].contiguous()
@@ -106,7 +109,7 @@ def test_wide_tiles_use_whole_vectors(backend: Backend) -> None:
 
 @pytest.mark.skipif(not backends()["cpu"].available, reason="the cpu backend is not built")
 def test_threads_do_not_matter(threads: Callable[[int], None]) -> None:
-    """The same bits, of tiles that are large enough for their rows to be shared out."""
+    """Bits are the same for tiles that are large enough to distribute their rows over threads."""
     case = cases.interval_case(20011, [[(9000, 9001, 0.5), (8000, 17000, 0.3)], []])
     logits, target = case.logits(15, torch.float32), torch.arange(15) % 2
     backend = Backend("cpu", torch.device("cpu"))
@@ -148,10 +151,10 @@ def test_minus_infinity(backend: Backend) -> None:
     case = cases.tree_case(trees.balanced([4, 4]))
     logits = case.logits(16, torch.float32)
     for row in range(16):
-        logits[row, row] = -torch.inf  # the target itself
+        logits[row, row] = -torch.inf  # only the target
         if row % 2:
-            logits[row, row // 4 * 4 : row // 4 * 4 + 4] = -torch.inf  # its whole subtree
-    logits[3, 8:12] = -torch.inf  # mass outside the path
+            logits[row, row // 4 * 4 : row // 4 * 4 + 4] = -torch.inf  # the target's whole subtree
+    logits[3, 8:12] = -torch.inf  # columns outside the path
     logits[7] = -torch.inf
     for width in (1, 3, 4, 16):
         check(case, logits, torch.arange(16), backend, every(width, 16))

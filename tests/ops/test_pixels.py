@@ -1,4 +1,4 @@
-"""Logits (N, C, S), whose pixels are rows: the losses against the oracle, and their derivatives."""
+"""Losses of logits (N, C, S), whose pixels are rows, agree with the oracle, also in derivatives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hace_kernels import path_log_loss, tree_log_loss
 
 pytestmark = pytest.mark.parity
 
-#: From contiguous (N, C, S), of the same values.
+#: Other layouts with the same values, made from contiguous (N, C, S).
 LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "contiguous": lambda x: x,
     "channels last": lambda x: x.movedim(1, 2).contiguous().movedim(2, 1),
@@ -80,7 +80,7 @@ def test_layouts(
 def test_sizes(
     backend: Backend, rng: np.random.Generator, shuffle: bool, dtype: torch.dtype
 ) -> None:
-    """Around every vector size, and around the patches that the pixels are worked on in."""
+    """Sizes are around every vector size, and around the patches of pixels that kernels work on."""
     sizes = [(1, 1), (7, 5), (15, 16), (16, 17), (17, 31), (33, 33), (129, 8), (300, 90)]
     for classes, size in sizes:
         case = tree_case(trees.random_tree(rng, classes, roots=min(2, classes), shuffle=shuffle))
@@ -165,7 +165,7 @@ def test_no_pixels(backend: Backend, rng: np.random.Generator) -> None:
 @many_rows
 @pytest.mark.not_on("reference", reason="it takes pixels as rows")
 def test_rows_stand_alone(backend: Backend, rng: np.random.Generator) -> None:
-    """Pixels that are NaN, dead in part, far apart or ignored: all as they are as rows."""
+    """Pixels that are NaN, partly -inf, far apart or ignored give the same as rows."""
     case = tree_case(trees.random_tree(rng, 40, roots=2, shuffle=True))
     rows = case.logits(2 * 24, torch.float32)
     rows[3] = torch.nan
@@ -183,7 +183,7 @@ def test_rows_stand_alone(backend: Backend, rng: np.random.Generator) -> None:
     there = rows.to(backend.device)
     loss, grad = evaluate(loss_fn, there, target.to(backend.device))
     found, found_grad = evaluate(loss_fn, to_pixels(there, 2), target.to(backend.device))
-    # The same to a few roundings: which rows go side by side may differ.
+    # The same to a few roundings, since kernels may work on other rows side by side.
     torch.testing.assert_close(found, loss, rtol=1e-6, atol=0, equal_nan=True)
     torch.testing.assert_close(to_rows(found_grad), grad, rtol=3e-6, atol=1e-9, equal_nan=True)
 
@@ -236,7 +236,7 @@ def test_bad_targets(backend: Backend, rng: np.random.Generator) -> None:
 )
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_derivatives(backend: Backend, rng: np.random.Generator, reduction: str) -> None:
-    """First and second, in both modes, batched, and of a compiled graph."""
+    """First and second derivatives are right, in both modes, batched and compiled."""
     case = tree_case(trees.random_tree(rng, 5))
     target = case.targets(2 * 3)
     target[1] = -100
@@ -267,7 +267,7 @@ def test_derivatives(backend: Backend, rng: np.random.Generator, reduction: str)
 def test_losses_of_images(
     backend: Backend, rng: np.random.Generator, kind: str, layout: str
 ) -> None:
-    """(N, C, H, W) is the same as its rows; the CPU's gradient is laid out as the logits are."""
+    """(N, C, H, W) gives the same as its rows; the CPU's gradient has the layout of the logits."""
     hierarchy = tree_cases.hierarchy_of(trees.random_tree(rng, 12, roots=2, shuffle=True))
     x = torch.randn(2, 12, 5, 8, device=backend.device)
     if layout == "channels last":

@@ -1,6 +1,6 @@
-"""The columns of rings as words: what is listed, and `path_log_loss` where it is.
+"""The columns of rings as words: which are listed, and `path_log_loss` with such lists.
 
-`path_log_loss` of tables without words, by position, is in test_column_orders.py.
+test_column_orders.py tests `path_log_loss` of tables without words, which works by position.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ of_processors = pytest.mark.not_on(
     "cuda-emulated",
     "triton-interpreted",
     "gpu",
-    reason="the kernels of processors alone take words",
+    reason="only the CPU's kernels use words",
 )
 
 
 def listed(case: Case) -> Case:
-    """The same with the rings' words, whether or not they pay."""
+    """The same case with a list of its rings' words, whether or not that is worth it."""
     table = case.table
     order = None if table.order is None else table.order.numpy()
     path = table.ptr.numpy(), table.start.numpy(), table.stop.numpy()
@@ -73,7 +73,7 @@ def test_words_are_the_columns_of_each_ring(order: str, rng: np.random.Generator
 
 
 def test_a_ring_is_listed_once() -> None:
-    """All leaves below a node have the same rings from there on."""
+    """All leaves below a node share the rings from that node upwards."""
     tree = trees.balanced([4, 5, 6])
     weights = np.ones((tree.num_classes, len(tree.parents)))
     case = listed(Case(trees.path_table(tree, weights, tree.classes), tree.reach(), weights))
@@ -82,7 +82,7 @@ def test_a_ring_is_listed_once() -> None:
 
 
 def test_no_more_than_a_table_may_take() -> None:
-    """The ring of all others of 3,000 children in any order is 188 words, for each child."""
+    """With 3,000 shuffled children, each child has a ring of 188 words, which is too much."""
     order = np.random.default_rng(0).permutation(3000).astype(np.int32)
     path = np.arange(3001), np.arange(3000, dtype=np.int32), np.arange(1, 3001, dtype=np.int32)
     assert list_rings(*path, order, 3000) is None
@@ -90,7 +90,7 @@ def test_no_more_than_a_table_may_take() -> None:
 
 @pytest.mark.parametrize(("run", "pays"), [(1024, True), (16, True), (1, False)])
 def test_rings_that_pay(run: int, pays: bool) -> None:
-    """Those of columns in runs, of a deep tree with few columns; not those in any order."""
+    """Words are worth it in a deep tree if columns come in runs, but not in a random order."""
     table = tree_case(trees.balanced([4] * 5)).table
     runs = np.random.default_rng(0).permutation(np.arange(1024, dtype=np.int32).reshape(-1, run))
     path = table.ptr.numpy(), table.start.numpy(), table.stop.numpy()
@@ -128,15 +128,15 @@ def test_every_width(
 @pytest.mark.parametrize("columns", [300, 17000])
 @pytest.mark.parametrize("order", ["random"])
 def test_rings_apart(backend: Backend, rng: np.random.Generator, columns: int, order: str) -> None:
-    """Rows with rings far from each other go without words."""
+    """Rows with rings far from each other are computed without words."""
     case, rows = rows_with_rings_apart(columns, order, rng)
     check(listed(case), rows.float(), torch.zeros(len(rows), dtype=torch.long), backend)
 
 
-@pytest.mark.skipif(native.load_error is not None, reason="it is of the C++ kernels")
+@pytest.mark.skipif(native.load_error is not None, reason="this needs the C++ kernels")
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_words_that_are_none_of_the_row(shuffled: bool) -> None:
-    """The row goes without them; a list that is not there is an error."""
+    """Words that do not fit the row are not used; a missing list is an error."""
     case = interval_case(40, [[(1, 2, 0.5), (0, 30, 0.5)]])
     if shuffled:
         case = in_column_order(case, np.random.default_rng(0).permutation(40))

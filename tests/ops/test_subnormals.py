@@ -1,4 +1,4 @@
-"""Kernels take subnormal numbers for 0 while they run, which costs nothing and changes nothing."""
+"""Kernels flush subnormal numbers to 0 while they run, and callers do not notice it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_caller_keeps_subnormal_numbers() -> None:
 
 
 def test_subnormal_halves_are_numbers() -> None:
-    """float16 has few exponents; what is subnormal there is an ordinary float32."""
+    """float16 has few exponents, and its subnormal numbers are ordinary float32 numbers."""
     target = torch.arange(8)
     logits = torch.zeros(8, 40, dtype=torch.float16)
     logits[:, ::3] = 2.0**-24

@@ -1,4 +1,4 @@
-"""`tree_log_loss` against the oracle: every kind of tree, target, option and number; autograd."""
+"""`tree_log_loss` agrees with the oracle for all kinds of trees, targets, options and numbers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from hace_kernels import SoftLabels, TargetTable, native, path_log_loss, tree_lo
 
 pytestmark = pytest.mark.parity
 
-#: Targets of one kind, with the options of the table that they go with.
+#: The kinds of targets, each with the options of its table.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "index": ("index", {}),
     "smoothed": ("index", {"label_smoothing": 0.1}),
@@ -70,7 +70,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "soft pairs": ("pairs", {"soft_label_beta": 5.0, "soft_label_distance": "depth"}),
 }
 
-#: One of each way through the kernels.
+#: One kind for each path through the kernels.
 FEW_KINDS = ["index", "smoothed", "soft by depth", "probabilities over others", "soft pairs"]
 
 needs_native = pytest.mark.skipif(
@@ -80,7 +80,7 @@ needs_native = pytest.mark.skipif(
 
 
 def targets_of(case: TreeCase, kind: str, rows: int, space: str = "classes") -> Any:
-    """Targets of a kind for some rows, and the options of their table."""
+    """Targets of a kind for `rows` rows, and the options of their table."""
     form, options = KINDS[kind]
     options = {**options, "target_space": space}
     if form == "index":
@@ -109,11 +109,11 @@ def test_trees(backend: Backend, rng: np.random.Generator, shape: str, kind: str
 
 
 @many_rows
-@pytest.mark.not_on("reference", reason="it takes few rows as it takes many")
+@pytest.mark.not_on("reference", reason="it treats few rows like many")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", ["in runs", "scattered", "inner classes", "nodes"])
 def test_few_rows(backend: Backend, rng: np.random.Generator, shape: str, kind: str) -> None:
-    """Kernels take few rows one by one, and children that are side by side in one go."""
+    """Kernels treat few rows one by one, and sum neighbouring children at once."""
     tree = {
         "in runs": lambda: trees.balanced([3, 71]),
         "scattered": lambda: trees.random_tree(rng, 300, roots=2, shuffle=True),
@@ -133,7 +133,7 @@ def test_few_rows(backend: Backend, rng: np.random.Generator, shape: str, kind: 
 def test_what_has_risen_is_found_where_the_table_has_none(
     backend: Backend, rng: np.random.Generator, alike: bool, rows: int, kind: str
 ) -> None:
-    # A class that is a root keeps all that reaches it.
+    # A class that is a root keeps all mass that reaches it.
     unlike = trees.random_tree(rng, 80, roots=60, inner=0.5, shuffle=True)
     case = TreeCase(trees.balanced([4, 11]) if alike else unlike)
     target, options = targets_of(case, kind, rows)
@@ -218,7 +218,7 @@ def test_ignore_index(
 @property_test
 @given(hierarchies(), SEEDS, DILUTIONS)
 def test_random_trees(tree: trees.Tree, seed: int, dilution: float) -> None:
-    """With the backend that `auto` takes."""
+    """Random trees are right on the backend that `auto` chooses."""
     case = TreeCase(tree)
     torch.manual_seed(seed)
     auto = Backend("auto", torch.device("cpu"))
@@ -233,11 +233,11 @@ def test_random_trees(tree: trees.Tree, seed: int, dilution: float) -> None:
 def any_table(
     case: TreeCase, rng: np.random.Generator, soft: bool, roots_hand_on: bool
 ) -> tuple[TargetTable, trees.Tree, np.ndarray, np.ndarray]:
-    """A table of random numbers, the tree of its places, and what targets put on them.
+    """A table of random numbers, the tree of its places, and the mass of targets on the places.
 
     Returns:
-        The table; the places as a tree whose root is the virtual one; (T, P) what a target of
-        weight 1 puts on each; (P) what every row puts on each.
+        The table; the places as a tree whose root is the virtual root; (T, P) the mass that a
+        target of weight 1 puts on each place; (P) the mass that every row puts on each place.
     """
     parent = case.table.parent.numpy().astype(np.int64)
     places, width = len(parent), case.num_classes
@@ -250,7 +250,7 @@ def any_table(
     is_class[rng.permutation(places - 1)[: places // 2]] = 1
     unit = is_class * rng.random(places)
     share, spread = rng.random(len(place)), rng.random(len(place))
-    # Similarity falls towards the root, as for any distance.
+    # Similarity decreases towards the root, as for any distance.
     log_similarity = -np.cumsum(rng.random(places))
 
     puts = spread[:, None] * unit
@@ -302,9 +302,9 @@ def test_any_table(
     eps: float,
     dtype: torch.dtype,
 ) -> None:
-    """A table is a loss: shares of any size, at any place, and not only those of HACE.
+    """Any table defines a loss, with shares of any size at any place, not only HACE's.
 
-    What the roots hand on lies on the virtual root, which is not a node: it changes nothing.
+    The mass that roots hand on is at the virtual root, which is not a node, so it has no effect.
     """
     case = TreeCase(SHAPES[shape](rng))
     table, tree, puts, every_row = any_table(case, rng, soft, roots_hand_on=eps == 0)
@@ -329,7 +329,7 @@ def test_any_table(
 
 
 def test_places_in_any_order_within_a_level(backend: Backend, rng: np.random.Generator) -> None:
-    """All that the arrays promise is that children come before their parents, level by level."""
+    """Kernels rely only on children coming before their parents, level by level."""
     case = TreeCase(SHAPES["shuffled inner classes"](rng))
     tree, width = case.table, case.num_classes
     new = np.arange(tree.num_places)
@@ -359,7 +359,7 @@ def test_places_in_any_order_within_a_level(backend: Backend, rng: np.random.Gen
 
 
 def test_two_targets_at_one_place(backend: Backend) -> None:
-    """Their masses add, as those of one index given twice in a pair do."""
+    """Their masses add up, like those of an index that occurs twice in a row's pairs."""
     case = TreeCase(trees.balanced([2, 2]))
     table = case.target_table()
     twice = torch.tensor([0, 0, 1, 3])
@@ -383,7 +383,7 @@ def test_two_targets_at_one_place(backend: Backend) -> None:
 def test_numbers_of_pairs(
     backend: Backend, rng: np.random.Generator, kind: str, count: int, dtype: torch.dtype
 ) -> None:
-    """None leave what smoothing puts on all classes; many hold each target several times."""
+    """Without pairs, only smoothing is left; many pairs contain each target several times."""
     case = some_case(rng, 12, shuffle=True)
     for space in ("classes", "nodes"):
         target = case.pairs(9, count, space)
@@ -395,7 +395,7 @@ def test_numbers_of_pairs(
                 target,
                 backend,
                 reduction=reduction,
-                roundings=16 + count / 8,  # as many terms on one place
+                roundings=16 + count / 8,  # up to `count` terms at one place
                 **options,
             )
 
@@ -407,7 +407,7 @@ def test_numbers_of_pairs(
 def test_forms_of_one_target(
     backend: Backend, rng: np.random.Generator, options: dict[str, Any]
 ) -> None:
-    """An index, that index in a pair, twice with half the weight, and one-hot probabilities."""
+    """An index, a pair, two pairs of half the weight and one-hot probabilities are the same."""
     case = some_case(rng, shuffle=True)
     logits, index = case.logits(9, torch.float64), case.targets(9)
     table, one = case.target_table(**options), torch.ones(9, 1, dtype=torch.float64)
@@ -450,7 +450,7 @@ def test_pairs_are_sparse_probabilities(backend: Backend, rng: np.random.Generat
 def test_gaps(
     backend: Backend, rng: np.random.Generator, shape: str, kind: str, dtype: torch.dtype
 ) -> None:
-    """Each subtree in turn lies far below the rest, then each below the one that it hangs in."""
+    """Each subtree in turn is far below the rest, then far below the subtree around it."""
     tree = trees.caterpillar(9) if shape == "caterpillar" else SHAPES[shape](rng)
     case = TreeCase(tree)
     nodes = np.flatnonzero(case.reach.any(axis=1) & ~case.reach.all(axis=1))
@@ -472,7 +472,7 @@ def test_gaps(
 def test_dilutions_near_their_ends(
     backend: Backend, rng: np.random.Generator, kind: str, gap: float, dilution: float
 ) -> None:
-    """1 - d is not a difference of float32 numbers: far below, what it hands on decides."""
+    """1 - d is computed exactly, since far below it decides how much mass is handed on."""
     case = TreeCase(trees.balanced([2, 3, 2, 2]))
     logits = case.logits(24, torch.float32)
     for row in range(24):
@@ -496,7 +496,7 @@ def test_sharp_soft_labels(
     gap: float,
     dtype: torch.dtype,
 ) -> None:
-    """Shares of e^-beta, which decide about columns that far below."""
+    """Shares are as small as e^-beta, and matter for columns that far below."""
     case = some_case(rng, 24, shuffle=True)
     for space in ("classes", "nodes"):
         target = case.targets(24, space)
@@ -512,7 +512,7 @@ def test_sharp_soft_labels(
 def test_huge_logits(
     backend: Backend, rng: np.random.Generator, kind: str, dtype: torch.dtype
 ) -> None:
-    """+-1e4 in every mix; in fp32 neighbouring numbers are 1e-3 apart there."""
+    """Rows mix logits of +-1e4, where neighbouring fp32 numbers are 1e-3 apart."""
     case = TreeCase(trees.random_tree(rng, 20, roots=3, inner=0.3, shuffle=True))
     width = case.num_classes
     signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=(width, width)))
@@ -537,10 +537,10 @@ def test_minus_infinity(
     eps: float,
     dtype: torch.dtype,
 ) -> None:
-    """Every mask between two ordinary rows, which it must not touch.
+    """Each masked row is between two ordinary rows, which it must not affect.
 
-    A dead subtree with mass: the loss is infinite, its mass goes evenly to its columns. One
-    without: 0 log 0 is 0.
+    If a subtree whose logits are all -inf has mass, the loss is infinite and the gradient goes
+    evenly to its columns. If it has no mass, it adds 0 log 0 = 0.
     """
     tree = trees.balanced([3, 2, 3])
     columns = np.arange(18) if order == "ordered" else rng.permutation(18)
@@ -565,7 +565,7 @@ def test_minus_infinity(
 
 
 def test_minus_infinity_and_a_gap(backend: Backend) -> None:
-    """Dead subtrees at every height in one that is 500 below the rest."""
+    """A subtree 500 below the rest contains subtrees of only -inf at every height."""
     case = TreeCase(trees.balanced([2, 2, 2, 3]))
     logits = case.logits(6, torch.float32)
     logits[:, :12] -= 500
@@ -594,10 +594,11 @@ def test_minus_infinity_and_a_gap(backend: Backend) -> None:
 def test_smoothing_that_leaves_the_target_little(
     backend: Backend, tree: trees.Tree, label_smoothing: float, dtype: torch.dtype
 ) -> None:
-    """Over the others, with more than an even share: what is left to the target may be nothing.
+    """Smoothing over the other classes may leave the target little mass or none.
 
-    Its log P may then be anything, -inf included, and is not multiplied by a rounding error. With
-    nothing left at all, an ancestor that holds no other class may keep one: there d is 1.
+    Without mass, its log P may be anything, even -inf, and must not be multiplied by a rounding
+    error. With no mass at all, an ancestor without other classes may keep a rounding error; there
+    d is 1.
     """
     case, classes = TreeCase(tree), tree.num_classes
     lonely = (case.reach.sum(axis=1) == 1).sum() > classes
@@ -629,7 +630,7 @@ def test_smoothing_that_leaves_the_target_little(
 def test_infinity_and_nan(
     backend: Backend, rng: np.random.Generator, bad: float, kind: str, dtype: torch.dtype
 ) -> None:
-    """The row is NaN throughout, in the loss and the gradient; no other is, by a bit."""
+    """Loss and gradient of the row are NaN, and no bit of another row changes."""
     case = TreeCase(trees.random_tree(rng, 37, roots=2, inner=0.2, shuffle=True))
     width = case.num_classes
     logits = case.logits(2 * width, dtype)
@@ -661,7 +662,7 @@ def test_a_row_without_a_softmax_is_nan_even_without_mass(backend: Backend, bad:
         assert loss[[0, 2]].tolist() == [0, 0]
         assert (grad[[0, 2]] == 0).all()
         assert loss[1].isnan()
-    # Rows without an entry that is not ignored do not count, whatever they hold.
+    # Rows whose entries are all ignored do not count, whatever they contain.
     for size in (0, 2):
         ignored = (torch.full((3, size), -100), torch.ones(3, size))
         loss, grad = call(case, logits, ignored, table, backend, reduction="none")
@@ -672,7 +673,7 @@ def test_a_row_without_a_softmax_is_nan_even_without_mass(backend: Backend, bad:
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf], ids=str)
 @pytest.mark.parametrize("form", ["probabilities", "pairs", "soft pairs", "weighted index"])
 def test_targets_that_are_no_number(backend: Backend, form: str, bad: float) -> None:
-    """NaN or infinite mass is never a silent zero, and stays in its row."""
+    """NaN or infinite mass is never silently 0, and affects only its own row."""
     case = TreeCase(trees.balanced([2, 3]))
     logits, target = case.logits(3, torch.float32), torch.tensor([0, 1, 2])
     options: dict[str, Any] = {}
@@ -691,7 +692,7 @@ def test_targets_that_are_no_number(backend: Backend, form: str, bad: float) -> 
     loss, grad = call(case, logits, mixed, table, backend, reduction="none")
     assert not loss[1].isfinite()
     assert not grad[1].isfinite().all()
-    if form != "weighted index":  # a class weight is everyone's
+    if form != "weighted index":  # a class weight belongs to all rows
         assert loss[[0, 2]].isfinite().all()
         assert grad[[0, 2]].isfinite().all()
 
@@ -703,9 +704,9 @@ def test_targets_that_are_no_number(backend: Backend, form: str, bad: float) -> 
 def test_ignored_rows_may_hold_anything(
     backend: Backend, rng: np.random.Generator, kind: str, dtype: torch.dtype
 ) -> None:
-    """In the middle of blocks: the other rows are the same by a bit without them.
+    """Ignored rows in the middle of blocks change no bit of the other rows.
 
-    On a GPU rows are added up by their number, and the sum of their losses may differ in a bit.
+    On a GPU, rows are added up by their number, so the sum of the losses may differ in a bit.
     """
     case = some_case(rng)
     target, options = targets_of(case, kind, 33)
@@ -733,7 +734,7 @@ def test_ignored_rows_may_hold_anything(
 def test_rows_of_ignored_pairs_may_hold_anything(
     backend: Backend, rng: np.random.Generator, kind: str
 ) -> None:
-    """Their loss and gradient are 0; the mean divides by all rows."""
+    """Their loss and gradient are 0, and the mean divides by the number of all rows."""
     case = some_case(rng)
     target, options = targets_of(case, kind, 33)
     logits = case.logits(33, torch.float32)
@@ -756,7 +757,7 @@ def test_nothing_to_average(
     reduction: str,
     dtype: torch.dtype,
 ) -> None:
-    """As F.cross_entropy: the mean is NaN, the sum 0, the gradient of ignored rows 0."""
+    """As in F.cross_entropy, the mean is NaN, the sum 0, and the gradient of ignored rows 0."""
     case = some_case(rng)
     target, options = torch.full((rows,), -100), KINDS[kind][1]
     check(case, case.logits(rows, dtype), target, backend, reduction=reduction, **options)
@@ -769,7 +770,7 @@ def test_nothing_to_average(
 def test_eps_where_it_decides(
     backend: Backend, rng: np.random.Generator, kind: str, eps: float, dtype: torch.dtype
 ) -> None:
-    """Subtrees far below eps: the loss stops at -log(eps) and the gradient fades."""
+    """For subtrees far below eps, the loss is at most -log(eps) and the gradient fades."""
     case = TreeCase(trees.balanced([2, 3, 4]))
     logits = case.logits(24, dtype)
     below = torch.tensor([0.0, 14, 60, 100, 1000]).repeat(5)[:24].to(dtype)
@@ -780,8 +781,8 @@ def test_eps_where_it_decides(
     loss, grad = call(case, logits, target, table, backend, reduction="none", eps=eps)
     answer = expected(case, logits, target, reduction="none", eps=eps, **options)
     assert_loss_close(loss, answer, dtype, 20)
-    # A gap multiplies the rounding of its exponent, and where all P fade it is a factor of every
-    # entry; a P below the smallest normal number may be flushed, and is divided by eps.
+    # The error of an exponent is proportional to its gap, and where all P fade it is a factor of
+    # every entry. A P below the smallest normal number may be flushed, and is divided by eps.
     working, gap = working_dtype(dtype), answer.gap.max(axis=1, keepdims=True)
     relative = 2 * ROUNDOFF[dtype] + ROUNDOFF[working] * (20 + gap)
     flushed = UNDERFLOW[working] / eps + 2.0**-60 * answer.grad_scale.max(axis=1, keepdims=True)
@@ -796,7 +797,7 @@ def test_eps_where_it_decides(
     "kind", ["index", "smoothed", "soft pairs", "probabilities", "probabilities over others"]
 )
 def test_wide_node(backend: Backend, kind: str, dtype: torch.dtype) -> None:
-    """100,000 children, where errors of sums one by one would add up."""
+    """With 100,000 children, the errors of adding one by one would be too large."""
     case = wide_case()
     logits = case.logits(2, dtype)
     options = KINDS[kind][1]
@@ -804,7 +805,7 @@ def test_wide_node(backend: Backend, kind: str, dtype: torch.dtype) -> None:
     if KINDS[kind][0] == "pairs":
         target = (torch.tensor([[77, 5], [100_020, 9]]), torch.rand(2, 2, dtype=torch.float64))
     elif KINDS[kind][0] == "probabilities":
-        # Equal terms are rounded alike, so that errors do not cancel.
+        # Equal terms are rounded alike, so their errors do not cancel.
         target = torch.full((2, case.num_classes), 1 / case.num_classes, dtype=torch.float64)
     mass = wide_mass(case, target, options)
     table = case.target_table(0.7, **options)
@@ -818,7 +819,7 @@ def test_wide_node(backend: Backend, kind: str, dtype: torch.dtype) -> None:
 
 
 def wide_mass(case: TreeCase, target: Any, options: dict[str, Any]) -> np.ndarray:
-    """The targets' mass on the nodes, where shares of soft labels come from three heights."""
+    """The targets' mass on the nodes; soft labels have only three different shares here."""
     count, epsilon = case.num_classes, oracle.REAL(options.get("label_smoothing", 0.0))
     if isinstance(target, torch.Tensor) and target.is_floating_point():
         mass = to_real(target)
@@ -877,10 +878,10 @@ def test_deep_tree(backend: Backend, shape: str, dilution: float) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("distance", ["height", "depth"])
 def test_deep_soft_labels(backend: Backend, distance: str) -> None:
-    """A distance for each of thousands of levels: on a caterpillar they are known by hand."""
+    """There is a distance for each of thousands of levels; on a caterpillar they are known."""
     case = deep_case("caterpillar", backend)
     count, label = case.num_classes, case.num_classes // 3
-    # Level i has leaf i and node i; all leaves from i on are below it.
+    # Level i has leaf i and node i, and all leaves from i on are below node i.
     lca = np.minimum(np.arange(count), label).astype(float)
     far = 1 - lca / (count - 1)
     if distance == "height":
@@ -921,7 +922,7 @@ def test_large_tree(backend: Backend) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("width", [10, 1000, 30_000])
 def test_as_exact_as_cross_entropy(backend: Backend, width: int, dtype: torch.dtype) -> None:
-    """Largest errors over 16 rows, against float64, next to those of F.cross_entropy."""
+    """The largest errors over 16 rows, against float64, are like those of F.cross_entropy."""
     case = TreeCase(trees.flat(width, rooted=False))
     logits, target = case.logits(16, dtype), torch.randint(width, (16,))
     sweep = Sweep(case.tree)
@@ -992,7 +993,7 @@ def test_layouts(
 def test_layouts_of_targets(
     backend: Backend, rng: np.random.Generator, kind: str, layout: str
 ) -> None:
-    """Indices and weights with strides of any kind, 0 included."""
+    """Indices and weights may have any strides, including 0."""
     case = some_case(rng)
     laid_out = LAYOUTS[layout]
     if kind == "probabilities":
@@ -1030,7 +1031,7 @@ def test_rows_stand_alone(
     eps: float,
     dtype: torch.dtype,
 ) -> None:
-    """Among rows that are NaN, dead in part, far apart, ignored, or ordinary."""
+    """Rows are NaN, partly -inf, far apart, ignored, or ordinary."""
     case = TreeCase(SHAPES["nodes without classes"](rng))
     logits = case.logits(33, dtype)
     logits[::5] = torch.nan
@@ -1063,7 +1064,7 @@ def test_threads(
     reduction: str,
     rows: int,
 ) -> None:
-    """The same bits from run to run; from the kernels, for any number of threads too."""
+    """Bits are the same from run to run and, from the kernels, for any number of threads."""
     case = large_case() if rows == 1 and backend.name != "reference" else some_case(rng)
     logits = case.logits(rows, torch.float32)
     target, options = targets_of(case, kind, rows)
@@ -1082,7 +1083,7 @@ def test_threads(
     "triton-interpreted", reason="the interpreter patches triton.language, for all threads"
 )
 def test_calls_from_several_python_threads(backend: Backend) -> None:
-    """As data loaders and servers make them: scratch memory is nobody else's."""
+    """Calls from several threads, as in servers, do not share scratch memory."""
     jobs = []
     for shape in FEW:
         case = TreeCase(SHAPES[shape](np.random.default_rng(0)))
@@ -1099,10 +1100,10 @@ def test_calls_from_several_python_threads(backend: Backend) -> None:
 @pytest.mark.thorough
 @many_rows
 def test_gradient_larger_than_the_caches(backend: Backend) -> None:
-    """40 MB in rows that begin at every offset: kernels may store it in another way."""
+    """Kernels may store a gradient of 40 MB, with rows at every offset, in another way."""
     case = TreeCase(trees.random_tree(np.random.default_rng(0), 10_007, roots=3))
     rows = 1056 if backend.name != "reference" else 24
-    distinct = 12  # the CPU's kernels work on fewer in another way
+    distinct = 12  # the CPU's kernels treat fewer rows in another way
     logits = case.logits(distinct, torch.float32)
     target = torch.arange(distinct)
     table = case.target_table(label_smoothing=0.1)
@@ -1129,7 +1130,7 @@ def test_target_dtypes(
     logits_dtype: torch.dtype,
     target_dtype: torch.dtype,
 ) -> None:
-    """Any goes with any; the loss is in the logits' working dtype."""
+    """All combinations of dtypes work, and the loss has the logits' working dtype."""
     case = some_case(rng)
     target, options = targets_of(case, kind, 7)
     *index, soft = target if isinstance(target, tuple) else (target,)
@@ -1142,7 +1143,7 @@ def test_target_dtypes(
 @pytest.mark.sample(kind=["smoothed"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast(backend: Backend, rng: np.random.Generator, kind: str) -> None:
-    """It changes nothing: losses are worked out in the precision that they promise."""
+    """Autocast changes nothing: losses are computed in the precision that they promise."""
     case = some_case(rng)
     target, options = targets_of(case, kind, 9)
     logits, table = case.logits(9, torch.float32), case.target_table(**options)
@@ -1170,7 +1171,7 @@ def test_half_precision_loss_is_not_rounded_to_half(
 def bound(
     case: TreeCase, backend: Backend, table: TargetTable, **options: Any
 ) -> Callable[..., torch.Tensor]:
-    """The op as a function of logits and target alone."""
+    """The op as a function of only logits and target."""
     tree, on_device = case.table.to(backend.device), table.to(backend.device)
 
     def loss_of(logits: torch.Tensor, target: Any) -> torch.Tensor:
@@ -1187,9 +1188,9 @@ def bound(
 def test_second_backward(
     backend: Backend, rng: np.random.Generator, kind: str, reduction: str, dtype: torch.dtype
 ) -> None:
-    """Each backward of one graph is right for its own incoming factor.
+    """Each backward pass of one graph is right for its own incoming factor.
 
-    The gradient handed out is the caller's: changing it in place must not reach the next one.
+    The returned gradient belongs to the caller: changing it in place must not affect the next one.
     """
     case = some_case(rng, 20)
     target, options = targets_of(case, kind, 6)
@@ -1219,7 +1220,7 @@ def test_incoming_gradients_differ_by_row(
     incoming = torch.tensor([1.0, 0.0, -2.0, 1e-3, 100.0, 1.0])
     logits = case.logits(6, dtype)
     check(case, logits, target, backend, reduction="none", incoming=incoming, **options)
-    # .sum() hands back one number for all rows, with a stride of 0.
+    # The gradient of .sum() is one number for all rows, with a stride of 0.
     check(case, logits, target, backend, reduction="none", incoming=2.0, **options)
 
 
@@ -1228,7 +1229,7 @@ def test_incoming_gradients_differ_by_row(
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("factor", [65536.0, 2.0**-10, 0.0])
 def test_scaled_loss(backend: Backend, reduction: str, factor: float, dtype: torch.dtype) -> None:
-    """A GradScaler's factor comes in before the gradient is rounded: small entries stay."""
+    """A GradScaler's factor applies before the gradient is rounded, so small entries survive."""
     case = TreeCase(trees.balanced([4, 5]))
     rows = 64
     logits = case.logits(rows, dtype, scale=1.0)
@@ -1298,7 +1299,7 @@ def test_no_gradient_work_without_a_gradient(
 @pytest.mark.parametrize("eps", [0.0, 1e-2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradcheck(backend: Backend, rng: np.random.Generator, kind: str, eps: float) -> None:
-    """First and second derivatives, with one reduction or another."""
+    """First and second derivatives agree with finite differences, for different reductions."""
     reduction = REDUCTIONS[list(KINDS).index(kind) % 3]
     case = TreeCase(trees.random_tree(rng, 6, roots=2, inner=0.4, shuffle=True))
     target, options = targets_of(case, kind, 3, "nodes")
@@ -1312,7 +1313,7 @@ def test_gradcheck(backend: Backend, rng: np.random.Generator, kind: str, eps: f
 
 @pytest.mark.thorough_on("triton")
 def test_gradgradcheck_across_an_underflowing_subtree(backend: Backend) -> None:
-    """Double backward stays exact in log space too: the target is 1,000 below the rest."""
+    """Double backward stays exact in log space: the target's logit is 1,000 below the others."""
     case = TreeCase(trees.balanced([2, 3]))
     logits = torch.randn(2, 6, dtype=torch.float64, device=backend.device)
     logits[:, :3] -= 1000
@@ -1322,7 +1323,7 @@ def test_gradgradcheck_across_an_underflowing_subtree(backend: Backend) -> None:
 
 
 def test_gradient_penalty(backend: Backend, rng: np.random.Generator) -> None:
-    """The gradient of the squared gradient norm, next to that of the dense formula."""
+    """The gradient of the squared gradient norm is that of the dense formula."""
     case = some_case(rng, 15, shuffle=True)
     logits = case.logits(5, torch.float64).to(backend.device).requires_grad_()
     target = case.probabilities(5)
@@ -1346,7 +1347,7 @@ def test_gradient_penalty(backend: Backend, rng: np.random.Generator) -> None:
 def test_gradient_of_a_target(
     backend: Backend, rng: np.random.Generator, kind: str, reduction: str
 ) -> None:
-    """A target that requires grad gets one, together with the logits and alone."""
+    """A target that requires a gradient gets one, together with the logits and alone."""
     case = TreeCase(trees.random_tree(rng, 6, roots=2, inner=0.4, shuffle=True))
     target, options = targets_of(case, kind, 3)
     index = target[0].to(backend.device) if isinstance(target, tuple) else None
@@ -1423,7 +1424,7 @@ def test_opcheck(
     [("smoothed", "mean"), ("probabilities over others", "none"), ("smoothed pairs", "sum")],
 )
 def test_compiled(backend: Backend, rng: np.random.Generator, kind: str, reduction: str) -> None:
-    """Once for all batch sizes, forward and backward in one graph."""
+    """It is compiled once for all batch sizes, forward and backward in one graph."""
     torch._dynamo.reset()
     case = some_case(rng, 12)
     options = KINDS[kind][1]
@@ -1450,9 +1451,9 @@ def test_compiled(backend: Backend, rng: np.random.Generator, kind: str, reducti
 
 
 def test_compiled_with_inductor(rng: np.random.Generator) -> None:
-    """In the middle of a graph: the layer before and the arithmetic after are fused around it.
+    """The op works inside a graph, where the operations before and after it are fused.
 
-    By the backend of `auto`; test_tree_log_prob.py has the reference compiled, which is slow.
+    The backend is that of `auto`. Compiling the reference is slow; test_tree_log_prob.py does it.
     """
     torch._dynamo.reset()
     case = some_case(rng, 12)
@@ -1483,7 +1484,7 @@ def test_compiled_target_out_of_range(backend: Backend, rng: np.random.Generator
     compiled = torch.compile(loss_of, fullgraph=True, backend="aot_eager")
     logits, target = case.logits(4, torch.float32), case.targets(4)
     target[3] = bad
-    if backend.name == "reference":  # PyTorch's own operations cannot raise without a sync
+    if backend.name == "reference":  # compiled PyTorch operations cannot raise
         assert compiled(logits, target).isnan()
     else:
         with pytest.raises((RuntimeError, IndexError), match=str(bad)):
@@ -1498,7 +1499,7 @@ def test_compiled_target_out_of_range(backend: Backend, rng: np.random.Generator
 @pytest.mark.parametrize("form", ["index", "soft", "pairs", "soft pairs", "weightless pairs"])
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_target_out_of_range(backend: Backend, form: str, bad: int, requires_grad: bool) -> None:
-    """Named with its row and the range, in pairs too, even where its weight is 0."""
+    """The error names the row and the range, also for pairs, even if the weight is 0."""
     case = TreeCase(trees.balanced([5, 10]))
     options = {"soft_label_beta": 2.0} if "soft" in form else {"label_smoothing": 0.1}
     logits = case.logits(4, torch.float32).to(backend.device).requires_grad_(requires_grad)
@@ -1522,7 +1523,7 @@ def test_target_out_of_range(backend: Backend, form: str, bad: int, requires_gra
 @pytest.mark.parametrize("form", ["index", "soft", "pairs", "probabilities"])
 @pytest.mark.parametrize("row", [0, 20])
 def test_target_with_no_class_below_it(backend: Backend, form: str, row: int) -> None:
-    """Refused by name wherever it is in the batch; without mass it is no matter."""
+    """The error names the target wherever it is in the batch; without mass there is no error."""
     tree = trees.Tree(np.array([-1, 0, 0, 2, -1]), np.array([1, 4]))
     case = TreeCase(tree)
     options = {"soft_label_beta": 2.0} if form == "soft" else {}

@@ -1,4 +1,4 @@
-"""`tree_log_prob` and `hace.functional.node_log_probs`: values, gradients and numerics."""
+"""Values, gradients and numerics of `tree_log_prob` and `hace.functional.node_log_probs`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ needs_native = pytest.mark.skipif(
 
 
 def bound(case: TreeCase, backend: Backend) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The op as a function of the logits alone."""
+    """The op as a function of only the logits."""
     table = case.table.to(backend.device)
     return lambda x: tree_log_prob(x, table, backend=backend.name)
 
@@ -54,7 +54,7 @@ def bound(case: TreeCase, backend: Backend) -> Callable[[torch.Tensor], torch.Te
 def run(
     case: TreeCase, logits: torch.Tensor, incoming: torch.Tensor, backend: Backend
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """log P, and the gradient of `(incoming * log P).sum()` as autograd hands it back."""
+    """log P, and autograd's gradient of `(incoming * log P).sum()`."""
     x = logits.detach().to(backend.device).requires_grad_()
     log_p = bound(case, backend)(x)
     (grad,) = torch.autograd.grad(log_p, x, incoming.to(log_p))
@@ -70,14 +70,14 @@ def check(
     roundings: float = 16,
     incoming: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and gradient next to the oracle; what is given stays as it was."""
+    """Compares values and gradient with the oracle, and checks that inputs are unchanged."""
     before = logits.clone()
     if incoming is None:
         incoming = torch.randn(len(logits), case.num_nodes)
     log_p, grad = run(case, logits, incoming, backend)
     torch.testing.assert_close(logits, before, rtol=0, atol=0, equal_nan=True)
     assert grad.dtype == logits.dtype
-    # Every level adds a rounding.
+    # Each level adds one rounding.
     roundings += len(case.table.level_ptr)
     exact = oracle.node_log_probs(logits, case.reach)
     assert_log_probs_close(log_p, exact, logits.dtype, roundings=roundings)
@@ -93,7 +93,7 @@ def check_large(
     roundings: float,
     dtypes: Sequence[torch.dtype] = (),
 ) -> None:
-    """The same by sweeps; the logits in each of the dtypes, or as they are."""
+    """The same with the oracle's sweeps, for the logits in each of the dtypes."""
     incoming = torch.rand(len(logits), case.num_nodes)
     exact = case.sweep.log_probs(logits)
     answer = case.sweep.log_loss(logits, -to_real(incoming))
@@ -140,7 +140,7 @@ def test_flat_classes_are_log_softmax(backend: Backend, dtype: torch.dtype) -> N
 @property_test
 @given(hierarchies(), SEEDS)
 def test_random_trees(tree: trees.Tree, seed: int) -> None:
-    """With the backend that `auto` takes."""
+    """Random trees are right on the backend that `auto` chooses."""
     case = TreeCase(tree)
     generator = torch.Generator().manual_seed(seed)
     logits = 5 * torch.randn(5, case.num_classes, dtype=torch.float64, generator=generator)
@@ -153,7 +153,7 @@ def test_random_trees(tree: trees.Tree, seed: int) -> None:
     assert_grad_close(grad, answer, roundings=40)
     assert (log_p <= 0).all()
     for node, parent in enumerate(tree.parents):
-        if parent >= 0:  # to a rounding, for ancestors with the same columns may be summed apart
+        if parent >= 0:  # to a rounding, since an ancestor's equal columns may be summed separately
             assert (log_p[:, node] <= log_p[:, parent] + 1e-14).all()
 
 
@@ -164,7 +164,7 @@ def test_random_trees(tree: trees.Tree, seed: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", FEW)
 def test_gaps(backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype) -> None:
-    """Each subtree in turn lies far below the rest, then each below the one that it hangs in."""
+    """Each subtree in turn is far below the rest, then far below the subtree around it."""
     tree = trees.caterpillar(12) if shape == "caterpillar" else SHAPES[shape](rng)
     case = TreeCase(tree)
     nodes = np.flatnonzero(case.reach.any(axis=1) & ~case.reach.all(axis=1))
@@ -178,7 +178,7 @@ def test_gaps(backend: Backend, rng: np.random.Generator, shape: str, dtype: tor
 
 
 def test_masses_below_the_smallest_float(backend: Backend) -> None:
-    """Subtrees of 1e-50 in float32 and 1e-400 in float64 have their logarithm and its gradient."""
+    """log P and its gradient are right for subtrees of 1e-50 (float32) or 1e-400 (float64)."""
     case = TreeCase(trees.balanced([2, 3, 2]))
     for dtype, gap in ((torch.float32, 115.0), (torch.float64, 921.0)):
         logits = torch.zeros(1, 12, dtype=dtype)
@@ -196,7 +196,7 @@ def test_masses_below_the_smallest_float(backend: Backend) -> None:
 @pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_huge_logits(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
-    """+-1e4 in every mix; in fp32 neighbouring numbers are 1e-3 apart there."""
+    """Rows mix logits of +-1e4, where neighbouring fp32 numbers are 1e-3 apart."""
     case = TreeCase(trees.random_tree(rng, 40, roots=3, inner=0.3, shuffle=True))
     width = case.num_classes
     signs = torch.from_numpy(rng.choice([-1.0, 1.0], size=(width, width)))
@@ -210,7 +210,7 @@ def test_huge_logits(backend: Backend, rng: np.random.Generator, dtype: torch.dt
 @pytest.mark.sample(dtype=[torch.bfloat16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_lowest_number_is_no_mask(backend: Backend, dtype: torch.dtype) -> None:
-    """masked_fill(mask, finfo.min) is how many models leave classes out: log P is finite."""
+    """Many models leave classes out by masked_fill(mask, finfo.min), where log P is finite."""
     case = TreeCase(trees.balanced([3, 2, 3]))
     logits = case.logits(4, dtype)
     for row, columns in enumerate([slice(9, 18), slice(0, 6), slice(7, 8), slice(0, 18)]):
@@ -226,7 +226,7 @@ def test_lowest_number_is_no_mask(backend: Backend, dtype: torch.dtype) -> None:
 def test_minus_infinity(
     backend: Backend, rng: np.random.Generator, order: str, dtype: torch.dtype
 ) -> None:
-    """Every mask between two ordinary rows: -inf at dead nodes, which pass no gradient on."""
+    """log P is -inf at nodes of only -inf, which pass no gradient on; other rows are right."""
     tree = trees.balanced([3, 2, 3])
     columns = np.arange(18) if order == "ordered" else rng.permutation(18)
     case = TreeCase(trees.Tree(tree.parents, tree.classes[np.argsort(columns)]))
@@ -239,7 +239,7 @@ def test_minus_infinity(
 
 
 def test_minus_infinity_and_a_gap(backend: Backend) -> None:
-    """A subtree 500 below the rest, some or all of which is -inf."""
+    """A subtree is 500 below the rest, and some or all of it is -inf."""
     case = TreeCase(trees.balanced([2, 2, 3]))
     logits = case.logits(5, torch.float32)
     logits[:, :6] -= 500
@@ -255,7 +255,7 @@ def test_minus_infinity_and_a_gap(backend: Backend) -> None:
 def test_what_comes_in_at_a_dead_node_is_dropped(
     backend: Backend, rng: np.random.Generator, coming: float
 ) -> None:
-    """(P log P).sum() has NaN there, and a where() that picks other nodes still sends 0 * inf."""
+    """(P log P).sum() sends NaN there, and a where() that chooses other nodes sends 0 * inf."""
     case = TreeCase(SHAPES["nodes without classes"](rng))
     logits = case.logits(17, torch.float32)
     logits[::2, :4] = -torch.inf
@@ -275,7 +275,7 @@ def test_what_comes_in_at_a_dead_node_is_dropped(
 def test_infinity_and_nan(
     backend: Backend, rng: np.random.Generator, bad: float, dtype: torch.dtype
 ) -> None:
-    """The row is NaN at each of its nodes with a class and in its gradient; no other row is."""
+    """log P at nodes with a class, and the gradient, are NaN in this row and in no other."""
     case = TreeCase(SHAPES["nodes without classes"](rng))
     width = case.num_classes
     logits = case.logits(2 * width, dtype)
@@ -297,7 +297,7 @@ def test_infinity_and_nan(
     ids=str,
 )
 def test_wide_node(backend: Backend, dtype: torch.dtype, scale: float) -> None:
-    """100,000 children, where errors of a sum one by one would add up."""
+    """With 100,000 children, the errors of adding one by one would be too large."""
     case = wide_case()
     roundings = roundings_of_sums(dtype, case.num_classes, backend)
     check_large(case, case.logits(2, dtype, scale), backend, roundings)
@@ -306,7 +306,7 @@ def test_wide_node(backend: Backend, dtype: torch.dtype, scale: float) -> None:
 @pytest.mark.sample(kind=["ever lower"])
 @pytest.mark.parametrize("kind", ["chain", "chain of classes", "caterpillar", "ever lower"])
 def test_deep_tree(backend: Backend, kind: str) -> None:
-    """Thousands of levels; ever lower, each is 1 below the one above: e^-10,000 at the end."""
+    """In thousands of levels, each is 1 below the one above, down to e^-10,000."""
     case = deep_case("caterpillar" if kind == "ever lower" else kind, backend)
     logits = case.logits(2, torch.float32)
     if kind == "ever lower":
@@ -361,7 +361,7 @@ def test_rows_stand_alone(
     shape: str,
     dtype: torch.dtype,
 ) -> None:
-    """Among rows that are NaN, dead in part, far apart, or ordinary."""
+    """Rows are NaN, partly -inf, far apart, or ordinary."""
     case = TreeCase(SHAPES[shape](rng))
     logits, incoming = case.logits(33, dtype), torch.randn(33, case.num_nodes)
     logits[::5] = torch.nan
@@ -380,7 +380,7 @@ def test_rows_stand_alone(
 def test_threads(
     backend: Backend, rng: np.random.Generator, threads: Callable[[int], None], rows: int
 ) -> None:
-    """The same bits from run to run; from the kernels, for any number of threads too."""
+    """Bits are the same from run to run and, from the kernels, for any number of threads."""
     case = large_case() if rows == 1 and backend.name != "reference" else some_case(rng)
     logits, incoming = case.logits(rows, torch.float32), torch.randn(rows, case.num_nodes)
     first = None
@@ -411,7 +411,7 @@ def test_gradcheck(backend: Backend, rng: np.random.Generator, shape: str) -> No
 
 
 def test_gradient_penalty(backend: Backend, rng: np.random.Generator) -> None:
-    """The gradient of the squared gradient norm, next to that of the dense formula."""
+    """The gradient of the squared gradient norm is that of the dense formula."""
     case = some_case(rng, 15, shuffle=True)
     logits = case.logits(4, torch.float64).to(backend.device).requires_grad_()
     factor = torch.randn(4, case.num_nodes, dtype=torch.float64, device=backend.device)
@@ -428,7 +428,7 @@ def test_gradient_penalty(backend: Backend, rng: np.random.Generator) -> None:
 @pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_second_backward(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
-    """What is handed out is the caller's: changing it must not reach the next one."""
+    """The returned gradient belongs to the caller: changing it does not affect the next one."""
     case = some_case(rng)
     logits = case.logits(4, dtype).to(backend.device).requires_grad_()
     log_p = bound(case, backend)(logits)
@@ -469,7 +469,7 @@ def test_opcheck(rng: np.random.Generator, shape: str, dtype: torch.dtype) -> No
 
 @pytest.mark.thorough_on("reference", "triton")
 def test_compiled(backend: Backend, rng: np.random.Generator) -> None:
-    """Once for all batch sizes, forward and backward in one graph."""
+    """It is compiled once for all batch sizes, forward and backward in one graph."""
     torch._dynamo.reset()
     case, dtype = some_case(rng), torch.bfloat16
     counter = CompileCounterWithBackend("aot_eager")
@@ -489,7 +489,7 @@ def test_compiled(backend: Backend, rng: np.random.Generator) -> None:
 
 @pytest.mark.thorough_on("reference", "triton")
 def test_compiled_with_inductor(backend: Backend, rng: np.random.Generator) -> None:
-    """In the middle of a graph: the layer before and the arithmetic after are fused around it."""
+    """The op works inside a graph, where the operations before and after it are fused."""
     torch._dynamo.reset()
     case = some_case(rng, 12)
     features = torch.randn(6, 8, device=backend.device)
@@ -516,7 +516,7 @@ def test_compiled_with_inductor(backend: Backend, rng: np.random.Generator) -> N
 def test_node_log_probs_of_every_shape(
     backend: Backend, rng: np.random.Generator, space: str, size: tuple[int, ...]
 ) -> None:
-    """(C), (N, C) and (N, C, d1, ...) are their rows; nodes come where classes were."""
+    """It accepts (C), (N, C) and (N, C, d1, ...); the nodes replace the dimension of classes."""
     tree = SHAPES["nodes without classes"](rng)
     columns = tree if space == "classes" else tree.in_node_mode()
     width = columns.num_classes

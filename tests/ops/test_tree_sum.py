@@ -1,4 +1,4 @@
-"""`tree_sum_up` and `tree_sum_down` against the oracle, each other, and PyTorch's machinery."""
+"""`tree_sum_up` and `tree_sum_down` agree with the oracle, each other, and PyTorch's machinery."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def assert_right(
 def check(
     case: TreeCase, op: str, values: torch.Tensor, backend: Backend, roundings: float = 16
 ) -> None:
-    """Sums and gradient next to the oracle; what is given stays as it was."""
+    """Compares sums and gradient with the oracle, and checks that inputs are unchanged."""
     before = values.clone()
     other = "down" if op == "up" else "up"
     incoming = values_for(case, other, len(values), values.dtype)
     sums, grad = run(case, op, values, backend, incoming)
     torch.testing.assert_close(values, before, rtol=0, atol=0, equal_nan=True)
-    # Every level adds a rounding.
+    # Each level adds one rounding.
     sweep, roundings = case.sweep, roundings + len(case.table.level_ptr)
     assert_right(sweep, op, sums, values, roundings)
     assert_right(sweep, other, grad, incoming, roundings)
@@ -131,7 +131,7 @@ def test_numbers_of_rows(
 @property_test
 @given(hierarchies(), SEEDS)
 def test_random_trees(tree: trees.Tree, seed: int) -> None:
-    """With the backend that `auto` takes."""
+    """Random trees are right on the backend that `auto` chooses."""
     case = TreeCase(tree)
     generator = torch.Generator().manual_seed(seed)
     down = torch.randn(5, case.num_nodes, dtype=torch.float64, generator=generator)
@@ -150,7 +150,7 @@ def test_random_trees(tree: trees.Tree, seed: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_half_precision_is_summed_in_single(backend: Backend, op: str, dtype: torch.dtype) -> None:
-    """4,000 ones: sums of ones end at 2,048 in float16 and at 256 in bfloat16."""
+    """4,000 ones sum to 4,000, although float16 alone would stop at 2,048 and bfloat16 at 256."""
     case = TreeCase(trees.flat(4000) if op == "up" else trees.chain(4000))
     values = torch.ones(2, case.num_classes if op == "up" else case.num_nodes, dtype=dtype)
     sums, _ = run(case, op, values, backend)
@@ -159,7 +159,7 @@ def test_half_precision_is_summed_in_single(backend: Backend, op: str, dtype: to
 
 @pytest.mark.parametrize("op", OPS)
 def test_too_large_for_float16(backend: Backend, op: str) -> None:
-    """Infinite where the sum is, as PyTorch rounds, and only there: not where a part of it is."""
+    """A sum is infinite if it is too large as a whole, as PyTorch rounds, not if a part is."""
     case = TreeCase(trees.flat(4) if op == "up" else trees.chain(4))
     big = torch.tensor([[6e4, 6e4, -6e4, -6e4], [6e4, 6e4, 0, 0]], dtype=torch.float16)
     sums, _ = run(case, op, big, backend)
@@ -179,7 +179,7 @@ def test_infinity_and_nan_go_where_they_belong(
     bad: float,
     dtype: torch.dtype,
 ) -> None:
-    """To the sums they are part of: not to siblings, not to other rows."""
+    """They affect only the sums that contain them, not siblings or other rows."""
     case = TreeCase(SHAPES[shape](rng))
     values = values_for(case, op, 33, dtype)
     columns = torch.from_numpy(rng.integers(0, values.shape[1], 17))
@@ -188,7 +188,7 @@ def test_infinity_and_nan_go_where_they_belong(
 
 
 def test_nodes_without_a_class_are_out_of_it(backend: Backend, rng: np.random.Generator) -> None:
-    """They sum to 0, and what is at them, or comes in for them, reaches nobody."""
+    """They sum to 0, and their values or incoming gradients do not affect other nodes."""
     case = TreeCase(SHAPES["nodes without classes"](rng))
     empty = torch.from_numpy(~case.reach.any(axis=1))
     assert empty.any()
@@ -207,9 +207,9 @@ def test_nodes_without_a_class_are_out_of_it(backend: Backend, rng: np.random.Ge
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("op", OPS)
 def test_wide_node(backend: Backend, op: str, dtype: torch.dtype) -> None:
-    """100,000 numbers of one sign, where errors of a sum one by one would add up."""
+    """With 100,000 numbers of one sign, the errors of adding one by one would be too large."""
     case = wide_case()
-    values = values_for(case, op, 2, dtype).abs() / 4  # whose sum float16 can hold
+    values = values_for(case, op, 2, dtype).abs() / 4  # small enough for a float16 sum
     other = values_for(case, "down" if op == "up" else "up", 2, dtype).abs() / 4
     sums, grad = run(case, op, values, backend, other)
     roundings = roundings_of_sums(dtype, case.num_classes, backend)
@@ -310,7 +310,7 @@ def test_threads(
     op: str,
     rows: int,
 ) -> None:
-    """The same bits from run to run; from the kernels, for any number of threads too."""
+    """Bits are the same from run to run and, from the kernels, for any number of threads."""
     case = large_case() if rows == 1 and backend.name != "reference" else some_case(rng)
     values = values_for(case, op, rows, torch.float32)
     first = None
@@ -344,7 +344,7 @@ def test_gradcheck(backend: Backend, rng: np.random.Generator, shape: str, op: s
 
 @pytest.mark.parametrize("op", OPS)
 def test_second_backward(backend: Backend, rng: np.random.Generator, op: str) -> None:
-    """What is handed out is the caller's: changing it must not reach the next one."""
+    """The returned gradient belongs to the caller: changing it does not affect the next one."""
     case, other = some_case(rng), "down" if op == "up" else "up"
     values = values_for(case, op, 4, torch.float32).to(backend.device).requires_grad_()
     sums = OPS[op](values, case.table.to(backend.device), backend=backend.name)
@@ -389,7 +389,7 @@ def test_opcheck(rng: np.random.Generator, shape: str, op: str, dtype: torch.dty
 @pytest.mark.sample(op=["up"])
 @pytest.mark.parametrize("op", OPS)
 def test_compiled(backend: Backend, rng: np.random.Generator, op: str) -> None:
-    """Once for all batch sizes, forward and backward in one graph."""
+    """It is compiled once for all batch sizes, forward and backward in one graph."""
     torch._dynamo.reset()
     case, other = some_case(rng), "down" if op == "up" else "up"
     table = case.table.to(backend.device)
@@ -455,7 +455,7 @@ def test_wrong_arguments(
 )
 @pytest.mark.parametrize("op", OPS)
 def test_tables_that_are_none(op: str, array: str, at: int, value: int) -> None:
-    """The kernels follow the table's links, and so look at them first."""
+    """The kernels follow the table's links, so they check them first."""
     case = TreeCase(trees.balanced([3, 4]))
     native = getattr(torch.ops.hace_kernels, f"tree_sum_{op}").default
     values = values_for(case, op, 2, torch.float32)
