@@ -1,4 +1,4 @@
-"""Arguments as people give them: NumPy's numbers, bytes as labels, one-hot rows, lists."""
+"""Arguments as users pass them: NumPy's numbers, bytes as labels, one-hot rows, lists."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_numbers_out_of_range_are_named(tree: hace.Hierarchy, value: float) -> N
 
 
 def test_bytes_as_targets(tree: hace.Hierarchy, logits: torch.Tensor) -> None:
-    """As segmentation masks are kept, with 255 for what does not count; torch takes them too."""
+    """Segmentation masks are often bytes with 255 for ignored pixels; torch accepts them, too."""
     target = torch.tensor([0, 255, 1], dtype=torch.uint8)
     loss = hace.HACELoss(tree, 1.0, ignore_index=255)(logits, target)
     torch.testing.assert_close(loss, cross_entropy(logits, target.long(), ignore_index=255))
@@ -143,7 +143,7 @@ def test_what_is_no_tensor_is_named(
 def test_a_pair_of_ignored_entries_has_no_loss(
     tree: hace.Hierarchy, logits: torch.Tensor, smoothing: Any
 ) -> None:
-    """And where some count, smoothing is of those."""
+    """If only some entries are ignored, smoothing applies to the others."""
     options: dict[str, Any] = {"label_smoothing": 0.3, "smoothing": smoothing}
     index = torch.tensor([[0, 1], [-100, -100], [2, -100]])
     share = torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.0, 7.0]])
@@ -164,8 +164,8 @@ def test_a_pair_of_ignored_entries_has_no_loss(
 @pytest.mark.parametrize("distance", ["height", "depth"])
 @pytest.mark.parametrize("beta", [1.0, 500.0, 1e5, 1e300])
 def test_soft_labels_of_a_node_without_a_class_below(beta: float, distance: Any) -> None:
-    """Where every node has a logit, it may be a target; the nearest classes are its ancestors'."""
-    # 0 above 1 and 2; the classes 3 and 4 are below 1, and 5, 6, which are none, below 2.
+    """With a logit per node, such a node may be a target; its nearest classes share ancestors."""
+    # Node 0 is above 1 and 2. Below 1 are the classes 3 and 4; below 2 are 5 and 6, not classes.
     parents = [-1, 0, 0, 1, 1, 2, 2]
     tree = hace.Hierarchy.from_parents(parents, classes=[3, 4])
     logits = torch.randn(3, 7, dtype=torch.float64)
@@ -180,7 +180,7 @@ def test_soft_labels_of_a_node_without_a_class_below(beta: float, distance: Any)
         soft_label_distance=distance,
         reduction="none",
     )
-    # Both classes are as far.
+    # Both classes are equally far away.
     expected = -logits.log_softmax(1)[:, 3:5].mean(1)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 

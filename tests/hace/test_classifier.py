@@ -1,6 +1,6 @@
-"""`hace.nn.HierarchicalClassifier`: inside in depth-first order, outside the hierarchy's labels.
+"""`hace.nn.HierarchicalClassifier`, which keeps depth-first order inside and labels outside.
 
-Each test compares with the parts put together by hand: `to_linear()`, whose rows are in label
+Each test compares it with its parts put together by hand: `to_linear()`, whose rows are in label
 order, and the loss that was passed in.
 """
 
@@ -23,7 +23,7 @@ from hace.nn import HierarchicalClassifier, Prediction
 
 PATHS = ["animal/dog/husky", "animal/dog/pug", "animal/cat/siamese", "vehicle/car", "vehicle/bus"]
 
-#: Every loss of the family, and options of each kind.
+#: Every loss over paths, and options of each kind.
 LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
     "HACE": hace.HACELoss,
     "HACE, smoothed": lambda h, **o: hace.HACELoss(h, 0.4, label_smoothing=0.1, **o),
@@ -40,7 +40,7 @@ LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
 
 @pytest.fixture
 def tree(rng: np.random.Generator) -> hace.Hierarchy:
-    """A forest with inner classes whose labels are in no order."""
+    """A forest with inner classes and shuffled labels."""
     hierarchy = hierarchy_of(trees.random_tree(rng, 20, roots=3, inner=0.3, shuffle=True))
     assert (np.diff(hierarchy.depth_first_classes) < 0).any()
     return hierarchy
@@ -58,7 +58,7 @@ def classifier_of(
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """To float64's rounding of the largest entry: sums are taken in another order."""
+    """Asserts equality up to float64's rounding, since sums are taken in another order."""
     size = max(expected.abs().flatten().tolist(), default=0.0)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13 * size, equal_nan=True)
 
@@ -66,7 +66,7 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
 def check(
     classifier: HierarchicalClassifier, loss_fn: torch.nn.Module, x: torch.Tensor, target: Any
 ) -> Prediction:
-    """Loss and gradients next to the loss of label-order logits."""
+    """Compares loss and gradients with the loss of logits in label order."""
     prediction = classifier(x, target)
     weight = classifier.linear.weight
     incoming = torch.randn(prediction.loss.shape, dtype=prediction.loss.dtype)
@@ -123,7 +123,7 @@ def test_coarse_targets(tree: hace.Hierarchy, name: str) -> None:
 @pytest.mark.parametrize("name", ["HACE", "HACE, smoothed", "CE"])
 @pytest.mark.parametrize("kind", ["probabilities", "pairs"])
 def test_soft_targets(tree: hace.Hierarchy, name: str, kind: str) -> None:
-    """In label order; there is not one target whose log-probability could be given."""
+    """Soft targets are in label order, and have no single target whose log P could be returned."""
     loss_fn = LOSSES[name](tree)
     target: Any = torch.rand(6, tree.num_classes, dtype=torch.float64)
     if kind == "pairs":
@@ -138,7 +138,7 @@ def test_default_loss(tree: hace.Hierarchy) -> None:
 
 
 def test_one_row(tree: hace.Hierarchy) -> None:
-    """(F) and a target of no dimension."""
+    """It accepts an input (F) and a target without dimensions."""
     classifier, x = classifier_of(tree), torch.randn(7, dtype=torch.float64).requires_grad_()
     prediction = check(classifier, hace.HACELoss(tree), x, torch.tensor(4))
     assert prediction.output.shape == prediction.loss.shape == ()
@@ -151,7 +151,7 @@ def test_no_rows(tree: hace.Hierarchy) -> None:
     classifier, x = classifier_of(tree), torch.randn(0, 7, dtype=torch.float64)
     prediction = classifier(x, torch.zeros(0, dtype=torch.long))
     assert prediction.output.shape == (0,)
-    assert prediction.loss.isnan(), "the mean of nothing, as nn.CrossEntropyLoss has it"
+    assert prediction.loss.isnan(), "the mean of nothing is NaN, as in nn.CrossEntropyLoss"
     assert classifier.predict(x).shape == (0,)
     assert classifier.log_prob(x).shape == (0, tree.num_classes)
 
@@ -168,7 +168,7 @@ def test_without_a_bias(tree: hace.Hierarchy) -> None:
 
 
 def test_output_is_the_targets_log_probability(tree: hace.Hierarchy) -> None:
-    """Like nn.AdaptiveLogSoftmaxWithLoss's; it can be differentiated too."""
+    """The output is like that of nn.AdaptiveLogSoftmaxWithLoss, and can be differentiated too."""
     classifier = classifier_of(tree)
     x = torch.randn(tree.num_classes, 7, dtype=torch.float64)
     target = torch.arange(tree.num_classes)
@@ -199,7 +199,7 @@ def test_more_dimensions(tree: hace.Hierarchy) -> None:
 
 
 def test_to_linear_is_a_copy(animals: hace.Hierarchy) -> None:
-    """Also where the labels are in depth-first order already."""
+    """It is a copy even if the labels are in depth-first order already."""
     classifier = classifier_of(animals)
     assert animals.depth_first_classes.tolist() == list(range(5))
     linear = classifier.to_linear()
@@ -226,7 +226,7 @@ def test_rows_lie_in_depth_first_order(tree: hace.Hierarchy) -> None:
 
 
 def test_callers_loss_stays_as_it_was(tree: hace.Hierarchy) -> None:
-    """What happens to the classifier does not reach the loss that was passed in, nor back."""
+    """Changes of the classifier do not affect the loss that was passed in, nor the reverse."""
     weight = torch.rand(tree.num_classes)
     loss_fn = hace.HACELoss(tree, weight=weight)
     before = repr(loss_fn)
@@ -241,7 +241,7 @@ def test_callers_loss_stays_as_it_was(tree: hace.Hierarchy) -> None:
 
 
 def test_state_dict(tree: hace.Hierarchy) -> None:
-    """The layer's parameters, the class weights, and the hierarchy's digests."""
+    """The state has the layer's parameters, the class weights, and the hierarchy's digests."""
     weight = torch.rand(tree.num_classes, dtype=torch.float64)
     classifier = classifier_of(tree, hace.HACELoss(tree, weight=weight))
     assert set(classifier.state_dict()) == {
@@ -276,7 +276,7 @@ def test_copies(tree: hace.Hierarchy, name: str, duplicate: Callable[[Any], Any]
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision(tree: hace.Hierarchy, dtype: torch.dtype) -> None:
-    """Logits in half, losses and log-probabilities in float32."""
+    """Logits are in half precision, losses and log-probabilities in float32."""
     classifier = HierarchicalClassifier(7, tree, dtype=dtype)
     x, target = torch.randn(5, 7).to(dtype), torch.arange(5)
     output, loss = classifier(x, target)
@@ -375,7 +375,7 @@ def test_not_a_hierarchy() -> None:
 
 
 def test_dag() -> None:
-    """It has no depth-first order."""
+    """A DAG is refused, since it has no depth-first order."""
     dag = dags.diamond()
     with pytest.raises(
         (TypeError, ValueError), match="HierarchicalClassifier needs a tree; node 3 has 2 parents"

@@ -36,7 +36,7 @@ def method(request: pytest.FixtureRequest) -> Method:
 
 @st.composite
 def point_sets(draw: st.DrawFn) -> np.ndarray:
-    """Vectors that are spread, in groups within groups, on a line, and partly equal."""
+    """Vectors that are spread out, in nested groups, on a line, or partly equal."""
     num, dim = draw(st.integers(1, 40)), draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     points = rng.normal(size=(num, dim))
@@ -51,7 +51,7 @@ def squared_distances(points: np.ndarray) -> np.ndarray:
 
 
 def leaf_sets(parents: np.ndarray, num_classes: int) -> list[frozenset[int]]:
-    """Of each inner node, the classes below it."""
+    """The classes below each inner node."""
     below: list[set[int]] = [set() for _ in parents]
     for leaf in range(num_classes):
         node = leaf
@@ -62,7 +62,7 @@ def leaf_sets(parents: np.ndarray, num_classes: int) -> list[frozenset[int]]:
 
 
 def assert_is_tree_of_classes(parents: np.ndarray, num_classes: int) -> None:
-    """One root, the classes are the leaves and come first, and every inner node is a branching."""
+    """Asserts one root, the classes as leaves with the first ids, and inner nodes that branch."""
     tree = Hierarchy.from_parents(parents)
     assert tree.classes.tolist() == list(range(num_classes))
     assert len(tree.roots) == 1
@@ -85,7 +85,8 @@ def assert_nets_hold(nets: clustering.Nets, square: np.ndarray, base: float) -> 
         others = np.flatnonzero(level < at)
         apart = square[np.ix_(centres, centres)][np.triu_indices(len(centres), 1)]
         assert (apart > radius_squared - ROUNDING).all()
-        # Filled in class order: others are close to a centre of the net above, or to one before.
+        # Nets are filled in class order: every other class is close to a centre of the net above
+        # or to an earlier one.
         before = (centres[None] < others[:, None]) | (level[centres] > at)
         close = square[np.ix_(others, centres)] <= radius_squared + ROUNDING
         assert (close & before).any(axis=1).all()
@@ -150,14 +151,14 @@ def test_tree_has_a_node_for_every_set_below_a_centre(points: np.ndarray, base: 
             below = np.flatnonzero(centre == own)
             assert (square[own, below] <= (base ** (at + 1) / (base - 1)) ** 2 + ROUNDING).all()
             if len(below) > 1:
-                # The finest level with these classes below is where the node gains children.
+                # The node gets its children at the finest level that has these classes below it.
                 expected[frozenset(below.tolist())] = (-at, int(own))
     assert leaf_sets(parents, num_classes) == sorted(expected, key=lambda key: expected[key])
 
 
 def test_a_tree_written_out() -> None:
-    # Angles on a circle, base 2. Level 1 (radius 2) is class 0, level 0 (1) adds class 1, level -1
-    # (1/2) class 3, level -2 (1/4) class 2, and level -4 (1/16) class 4.
+    # Angles on a circle, base 2. Level 1 (radius 2) has class 0, level 0 (radius 1) adds class 1,
+    # level -1 (1/2) adds class 3, level -2 (1/4) class 2, and level -4 (1/16) class 4.
     angles = np.array([0.0, 2.0, 0.3, 2.6, 2.1])
     points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     parents = cover_tree(points, base=2)
@@ -171,8 +172,8 @@ def test_a_tree_written_out() -> None:
 
 
 def test_depth_is_bounded_by_the_resolution() -> None:
-    # Each vector adds a direction of its own to the first, 1.3 times smaller than the one before:
-    # one more child of the first at every level, until directions count as equal.
+    # Each vector adds its own direction to the first vector, 1.3 times smaller than the previous
+    # one. So the first gets one more child at every level, until directions count as equal.
     added = 1.3 ** -np.arange(80.0)
     vectors = np.vstack([np.zeros(80), np.diag(added)])
     parents = cover_tree(np.hstack([np.ones((81, 1)), vectors]))
@@ -194,7 +195,7 @@ def test_clusters_that_are_far_apart_stay_whole(name: Method, seed: int, sizes: 
         pytest.importorskip("scipy")
     rng = np.random.default_rng(seed)
     group = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
-    # Each group in two halves, at distances of about 1, 0.02 and 0.0004.
+    # Each group has two halves; the distances are about 1, 0.02 and 0.0004.
     half = rng.integers(0, 2, len(group))
     points = rng.normal(size=(len(sizes), 12))[group]
     points += 0.01 * rng.normal(size=(len(sizes), 2, 12))[group, half]
@@ -236,7 +237,7 @@ def test_all_equal(method: Method) -> None:
 
 
 def merged_sets(points: np.ndarray, of_pairs: Callable[[np.ndarray], float]) -> set[frozenset[int]]:
-    """The clusters that arise where the two with the smallest distance are merged every time."""
+    """The clusters that arise if the two with the smallest distance are merged each time."""
     cosine_distances = squared_distances(points) / 2
     clusters = [frozenset([label]) for label in range(len(points))]
     merged = set()
@@ -443,7 +444,7 @@ def test_same_vectors_give_the_same_tree(method: Method, rng: np.random.Generato
 
 
 def test_twenty_thousand_vectors(rng: np.random.Generator) -> None:
-    # Groups of 20 in groups of 50; the outer ones are no further apart than random directions are.
+    # Groups of 20 in groups of 50, where outer groups are as far apart as random directions.
     group = rng.permutation(20_000) // 20
     points = rng.normal(size=(20, 64))[group // 50] + 0.4 * rng.normal(size=(1_000, 64))[group]
     points += 0.01 * rng.normal(size=points.shape)
@@ -454,7 +455,7 @@ def test_twenty_thousand_vectors(rng: np.random.Generator) -> None:
     assert_is_tree_of_classes(tree.parents, 20_000)
     assert tree.depth < 20
 
-    # Each group of 20 is a subtree: 20 classes below the common ancestor of its classes.
+    # Each group of 20 is a subtree: the common ancestor of its classes has 20 classes below it.
     by_group = np.argsort(group, kind="stable").reshape(1_000, 20)
     top = by_group[:, 0]
     for column in by_group.T[1:]:

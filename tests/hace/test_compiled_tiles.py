@@ -1,4 +1,4 @@
-"""torch.compile of what goes by tiles of classes: the same numbers, with tiles left as they are."""
+"""torch.compile of models that work by tiles of classes gives the same, and leaves tiles eager."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ TREE = hace.Hierarchy.from_paths(
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of a few classes, and nothing compiled before."""
+    """Makes tiles of a few classes, and forgets what was compiled before."""
     for module in ("columns", "topk", "interval_log_prob"):
         monkeypatch.setattr(f"hace_kernels.linear.{module}.tile_width", lambda *shape: 5)
     torch._dynamo.reset()
 
 
 class Model(nn.Module):
-    """A body, which is compiled, and a head by tiles."""
+    """A body, which is compiled, and a head that works by tiles."""
 
     def __init__(self, head: nn.Module, of_head: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def test_losses_and_gradients(name: str) -> None:
     for one, two in zip(*found, strict=True):
         if one is not None:
             torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
-    assert counter.op_count < 15  # those before the tiles, and after
+    assert counter.op_count < 15  # the ops before and after the tiles
 
 
 @pytest.mark.parametrize("name", ANSWERS)

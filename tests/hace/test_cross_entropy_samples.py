@@ -1,7 +1,7 @@
-"""PyTorch's own samples for `cross_entropy` and `nn.CrossEntropyLoss`, given to HACE with d = 1.
+"""HACE with d = 1 passes PyTorch's own samples for `cross_entropy` and `nn.CrossEntropyLoss`.
 
-What `torch.testing` tries on the losses themselves, over a flat hierarchy and over a deep one with
-classes at inner nodes, on every backend.
+These are the samples with which `torch.testing` tests the losses themselves. They run over a flat
+hierarchy and over a deep one with classes at inner nodes, on every backend.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def hierarchy(kind: str, input: torch.Tensor) -> hace.Hierarchy:
     return hierarchy_over(kind, input.shape[min(1, input.dim() - 1)])
 
 
-@cache  # with its tables
+@cache  # keeps the hierarchy's tables, too
 def hierarchy_over(kind: str, classes: int) -> hace.Hierarchy:
     leaves, found = classes, None
-    while found is None or found.num_classes > classes:  # inner classes come on top of the leaves
+    while found is None or found.num_classes > classes:  # inner classes add to the leaves
         found = HIERARCHIES[kind](np.random.default_rng(0), leaves)
         leaves -= 1
     missing = classes - found.num_classes
@@ -54,7 +54,7 @@ def hierarchy_over(kind: str, classes: int) -> hace.Hierarchy:
 def assert_same(
     ours: torch.Tensor, input: torch.Tensor, target: torch.Tensor, options: dict[str, Any]
 ) -> None:
-    """Loss and gradient as of F.cross_entropy in float64, which rounds no half-precision loss."""
+    """Compares with F.cross_entropy in float64, since its half-precision losses are rounded."""
     exact = input.detach().double().requires_grad_()
     double = {
         name: value.double() if isinstance(value, torch.Tensor) else value

@@ -1,4 +1,4 @@
-"""`hace.Hierarchy` of a DAG: what becomes one, what it answers, and what only trees have."""
+"""`hace.Hierarchy` as a DAG: how it is made, its queries, and the queries that need a tree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hace.tables import Tables
 examples = settings(max_examples=100, deadline=None)
 chains_may_be = pytest.mark.filterwarnings("ignore:no node of this hierarchy has two children")
 
-# Two kinds of animal that are also pets.
+# Two of the animals are also pets.
 PETS = [
     ("animal", "dog"),
     ("animal", "cat"),
@@ -122,10 +122,10 @@ def test_edges_refused(more: list[tuple[str, str]], message: str) -> None:
 
 
 def test_a_cycle_names_its_nodes_and_no_other() -> None:
-    """Of two ways up from a node behind the cycle, one leads to the cycle and one to the root."""
+    """A node behind the cycle, with a way up to the cycle and one to the root, is not named."""
     edges = [("root", "x"), ("c", "x"), ("root", "a"), ("c", "a"), ("a", "b"), ("b", "c")]
     edges += [("x", "below"), ("c", "end"), ("root", "below")]
-    for order in (edges, edges[::-1]):  # the root has the smallest id, or the largest
+    for order in (edges, edges[::-1]):  # the root has the smallest or the largest id
         with pytest.raises(ValueError, match="the parents of 3 nodes form a cycle") as caught:
             Hierarchy.from_edges(order, allow_multiple_parents=True)
         for name in "abc":
@@ -280,7 +280,7 @@ def test_nodes_are_checked() -> None:
     ],
 )
 def test_what_only_trees_have(ask: Callable[[Hierarchy], object]) -> None:
-    """The message names what was asked for, and a node."""
+    """The message names the query and a node with two parents."""
     with pytest.raises(ValueError, match=r"needs a tree; node 1 \('dog'\) has 2 parents"):
         ask(pets())
 
@@ -383,7 +383,7 @@ def test_save_and_load(tmp_path: Path, names: list[str] | None) -> None:
 
 
 def test_wordnet_with_further_parents() -> None:
-    """Of a deep taxonomy with as many further parents as WordNet's nouns have."""
+    """A deep taxonomy gets as many additional parents as WordNet's nouns have."""
     file = TAXONOMIES / "wordnet_noun.npz"
     if not file.exists():
         pytest.skip("the taxonomy wordnet_noun.npz is not in ../shared/taxonomies")

@@ -1,4 +1,4 @@
-"""`Hierarchy.load` of damaged, foreign and hostile files: a ValueError names the file."""
+"""`Hierarchy.load` of damaged, foreign or hostile files raises a ValueError that names the file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def saved(tree: hace.Hierarchy, folder: Path) -> Path:
 
 
 def loaded(path: Path) -> hace.Hierarchy | None:
-    """What is in the file, or None if it is refused as it should be."""
+    """The hierarchy in the file, or None if the file is refused in the right way."""
     try:
         return hace.Hierarchy.load(path)
     except ValueError as error:
@@ -48,7 +48,7 @@ def loaded(path: Path) -> hace.Hierarchy | None:
 
 
 def assert_usable(tree: hace.Hierarchy, folder: Path) -> None:
-    """Nothing in it points beyond its end."""
+    """Asserts that nothing in the hierarchy points beyond its end."""
     assert ((tree.classes >= 0) & (tree.classes < tree.num_nodes)).all()
     assert ((tree.edges >= 0) & (tree.edges < tree.num_nodes)).all()
     assert tree.names is None or len(tree.names) == tree.num_nodes
@@ -60,7 +60,7 @@ def assert_usable(tree: hace.Hierarchy, folder: Path) -> None:
 @some
 @given(st.sampled_from(sorted(TREES)), st.data())
 def test_changed_bytes(tmp_path: Path, kind: str, data: st.DataObject) -> None:
-    """Cut off, doubled, swapped and flipped, anywhere in the file."""
+    """Bytes are cut off, doubled, swapped or flipped anywhere in the file."""
     path = saved(TREES[kind], tmp_path)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -87,7 +87,7 @@ NUMBERS = st.sampled_from([-(2**63), -(2**31), -2, -1, 0, 1, 2, 3, 7, 8, 2**31, 
 @some
 @given(st.sampled_from(sorted(TREES)), st.data())
 def test_changed_numbers(tmp_path: Path, kind: str, data: st.DataObject) -> None:
-    """In files whose checksums are right: ids out of range, cycles, wrong lengths."""
+    """Files with right checksums have ids out of range, cycles or wrong lengths."""
     path = saved(TREES[kind], tmp_path)
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
@@ -120,7 +120,7 @@ def npy(array: Any) -> bytes:
 
 
 def declaring(length: int) -> bytes:
-    """A file of a few bytes whose array says that it is long."""
+    """A file of a few bytes whose array claims to be long."""
     header = npy(np.zeros(7, dtype=np.int64)).replace(b"(7,), ", f"({length},), ".encode())
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -130,7 +130,7 @@ def declaring(length: int) -> bytes:
 
 
 def packed() -> bytes:
-    """Gigabytes of zeros in a few kilobytes."""
+    """A file of a few kilobytes that unpacks to gigabytes of zeros."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("parent_ptr.npy", b"\0" * 10**8)

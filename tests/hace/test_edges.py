@@ -1,4 +1,4 @@
-"""What comes up once in a training: an empty last batch, sharp soft labels, weights below zero."""
+"""Rare cases of a training: an empty last batch, sharp soft labels, negative weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [
 PATHS = ["a/x", "a/y", "b/z", "b/c/w"]
 CLASSES, FEATURES = 4, 5
 
-#: Empty batches (0, width) as slicing, transposing and expanding leave them.
+#: Empty batches (0, width), as made by slicing, transposing and expanding.
 EMPTIES: dict[str, Callable[[int], torch.Tensor]] = {
     "made": lambda width: torch.zeros(0, width),
     "sliced": lambda width: torch.zeros(3, 2 * width)[3:, ::2],
@@ -116,7 +116,7 @@ def test_classifiers_take_an_empty_batch(backend: Backend, empty: str, fused: bo
 def test_soft_labels_as_sharp_as_they_get(
     backend: Backend, tree: trees.Tree, beta: float, distance: str, dtype: torch.dtype
 ) -> None:
-    """exp(−β d) of all other classes is 0: the nearest classes share the target."""
+    """If exp(−β d) is 0 for all other classes, the nearest classes share the target."""
     loss = hace.HACELoss(
         hierarchy_of(tree),
         0.7,
@@ -146,7 +146,7 @@ def test_soft_labels_as_sharp_as_they_get(
 def test_hxe_with_a_negative_alpha_on_a_deep_tree(
     backend: Backend, every: int, dtype: torch.dtype
 ) -> None:
-    """Its weights are negative above the target, and grow with depth."""
+    """HXE's weights are then negative above the target and grow with depth."""
     tree = trees.caterpillar(120)
     alpha, labels = -0.05, tree.labels()
     loss = hace.HXELoss(
@@ -167,7 +167,7 @@ def test_hxe_with_a_negative_alpha_on_a_deep_tree(
 
 
 def test_targets_as_kernels_do_not_take_them(backend: Backend) -> None:
-    """Every second one of a tensor is as good as any; too few, or of another type, are refused."""
+    """Strided targets work; too few targets, or targets of another type, are refused."""
     loss = hace.HACELoss(hace.Hierarchy.from_paths(PATHS), backend=backend.name)
     logits = torch.randn(3, CLASSES).requires_grad_()
     target = torch.tensor([0, 2, 1, 0, 2])

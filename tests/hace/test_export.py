@@ -1,4 +1,4 @@
-"""Models that leave eager mode: `torch.export`, AOTInductor, ONNX, tracing, checkpointing."""
+"""Models outside eager mode: `torch.export`, AOTInductor, ONNX, tracing, checkpointing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DAG_EDGES = [("a", "x"), ("b", "x"), ("a", "y"), ("b", "z"), ("c", "z"), ("x", "
 
 
 class Model(nn.Module):
-    """A layer, and what is made of its output."""
+    """A layer, followed by a function of its output."""
 
     def __init__(self, layer: nn.Module, last: Callable[[Tensor], Tensor] = lambda x: x) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Model(nn.Module):
 
 
 class Calls(nn.Module):
-    """One of a layer's methods as a model."""
+    """A method of a layer as a model."""
 
     def __init__(self, layer: nn.Module, method: str, *args: Any) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Calls(nn.Module):
 
 
 class All(nn.ModuleList):
-    """The outputs of several models."""
+    """A model that returns the outputs of several models."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
         outputs: list[Tensor] = []
@@ -59,7 +59,7 @@ class All(nn.ModuleList):
 
 
 def model(name: str) -> nn.Module:
-    """Over a hierarchy of its own, of which no table has been made."""
+    """A model over a new hierarchy, for which no table has been made."""
     torch.manual_seed(0)
     tree = hace.Hierarchy.from_paths(PATHS)
     linear = nn.Linear(FEATURES, tree.num_classes)
@@ -111,7 +111,7 @@ OPS = ["node log-probabilities", "tree linear", "loss", "smoothed loss", "DAG's 
 
 
 def quick(*names: str, among: list[str]) -> list[Any]:
-    """The names, of which all but some are thorough: a graph takes its time."""
+    """Parameters from all names; only some are quick, since making a graph takes long."""
     rest = [name for name in among if name not in names]
     return [*names, *(pytest.param(name, marks=pytest.mark.thorough) for name in rest)]
 
@@ -136,7 +136,7 @@ def ops_of(program: torch.export.ExportedProgram) -> list[str]:
 
 @pytest.mark.parametrize("name", quick("tree linear", "predict", among=MODELS))
 def test_exported_for_batches_of_any_size(name: str) -> None:
-    """Before anything was called: the eager model is right afterwards, too."""
+    """A model can be exported before its first call, and the eager model is right afterwards."""
     module = model(name)
     program = exported(module)
     for rows in (2, 7, 300):
@@ -163,7 +163,7 @@ def test_every_op_of_a_graph_has_a_decomposition() -> None:
 
 
 def test_the_gradient_of_a_loss_is_decomposed() -> None:
-    """As a training graph has it: with the gradient that comes with the loss."""
+    """This is a training graph, in which the loss comes with its gradient."""
     tree = hace.Hierarchy.from_paths(PATHS)
     logits, target = torch.randn(4, tree.num_classes, requires_grad=True), torch.arange(4)
     loss = hace.HACELoss(tree)(logits, target)
@@ -179,7 +179,7 @@ def test_the_gradient_of_a_loss_is_decomposed() -> None:
 
 @pytest.mark.thorough
 def test_aot_inductor(tmp_path: Path) -> None:
-    """A package that another process loads, which imports hace for its ops."""
+    """Another process, which imports hace for its ops, can load the compiled package."""
     module = model("node log-probabilities")
     package = torch._inductor.aoti_compile_and_package(
         exported(module), package_path=str(tmp_path / "model.pt2")
@@ -197,7 +197,7 @@ def test_aot_inductor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", quick("tree linear", among=["loss", "answers", "DAG"]))
 def test_onnx(name: str, tmp_path: Path) -> None:
-    """In ONNX Runtime, which knows nothing of this package, for batches of any size."""
+    """ONNX Runtime, which does not know this package, gives the same for any batch size."""
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     module, path = model(name), tmp_path / "model.onnx"
@@ -247,7 +247,7 @@ def test_scripting_is_refused() -> None:
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("name", ["node log-probabilities", "tree linear", "loss", "classifier"])
 def test_activation_checkpointing(name: str, reentrant: bool) -> None:
-    """Recomputed in the backward, a part of a model has the same gradients, to the bit."""
+    """If the backward pass recomputes a part of a model, gradients have the same bits."""
 
     def gradients(call: Callable[..., Tensor]) -> list[Tensor | None]:
         module, x = model(name), batch(6).requires_grad_()

@@ -1,8 +1,8 @@
-"""HACE with any options that go together, on any hierarchy, dtype and shape, beside the oracle.
+"""HACE agrees with the oracle for any valid options, on any hierarchy, dtype and shape.
 
-A few dozen examples in `make test`, 1,500 per backend in `make test-all`, the same ones every time;
-and random ones for an hour by `make fuzz`, which sets HACE_FUZZ_SECONDS. What Hypothesis finds it
-makes as small as it can.
+`make test` tries a few dozen examples and `make test-all` 1,500 per backend, always the same ones.
+`make fuzz`, which sets HACE_FUZZ_SECONDS, tries random ones for an hour. Hypothesis makes failing
+examples as small as it can.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SHAPES: list[tuple[int, ...]] = [(), (1,), (5,), (17,), (0,), (3, 2), (2, 0), (2
 
 @dataclass(frozen=True)
 class Case:
-    """Arguments of one call; `shape` is that of the rows, the batch first."""
+    """The arguments of a call; `shape` is the shape of the rows, starting with the batch."""
 
     tree: trees.Tree
     dilution: float
@@ -76,7 +76,8 @@ def cases(draw: st.DrawFn) -> Case:
         shape=draw(st.sampled_from(SHAPES)),
         form=form,
         dtype=draw(st.sampled_from(DTYPES)),
-        # With eps a far gap multiplies the rounding of its exponent; the ops' own tests have those.
+        # With eps, an exponent's error is proportional to its gap; the ops' own tests try large
+        # gaps.
         scale=draw(st.sampled_from([0.0, 2.0] if options["eps"] else [0.0, 2.0, 30.0, 300.0])),
         masked=draw(st.booleans()),
         seed=draw(SEEDS),
@@ -85,7 +86,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def targets(case: Case, rows: int, generator: np.random.Generator) -> Any:
-    """On rows: indices (B), pairs of (B, 3) or probabilities (B, T)."""
+    """Targets of rows: indices (B), pairs of shape (B, 3) each, or probabilities (B, T)."""
     space = case.options["target_space"]
     labels = np.arange(case.tree.num_classes)
     width = case.tree.num_classes
@@ -105,7 +106,7 @@ def targets(case: Case, rows: int, generator: np.random.Generator) -> Any:
 
 
 def in_shape(rows: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """(rows, …) as (N, …, d1, …): what was last stands after the batch."""
+    """Reshapes (rows, …) to (N, …, d1, …), with the last dimension of rows after the batch."""
     together = rows.reshape((*shape, *rows.shape[1:]))
     return together.movedim(-1, min(1, len(shape))) if rows.dim() > 1 else together
 
@@ -141,8 +142,8 @@ def check(case: Case, backend: str) -> None:
     factor = incoming.reshape(-1).numpy() if reduction == "none" else float(incoming)
     answer = oracle.reduce(answers, reduction, divisor, factor)
     roundings = 24 + 2 * max(len(case.tree.path(node)) for node in range(nodes))
-    # Soft labels are exp(-beta * distance), in float64, relative to the largest: a mass is as wrong
-    # as its exponent, and may be all that a row's gradient consists of.
+    # Soft labels are exp(-beta * distance) in float64, relative to the largest one. So the relative
+    # error of a mass is its exponent's error, and a row's gradient may consist of just one mass.
     exponent = options.get("soft_label_beta", 0.0)
     roundings += exponent * oracle.ROUNDOFF[torch.float64] / oracle.ROUNDOFF[loss.dtype]
     found = loss.detach().reshape(-1) if reduction == "none" else loss.detach()

@@ -1,4 +1,4 @@
-"""`hace.HACELoss` and `hace.functional.hace_loss`: the values and gradients of every option."""
+"""Values and gradients of `hace.HACELoss` and `hace.functional.hace_loss` for every option."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check(
     logit_space: str = "classes",
     **options: Any,
 ) -> None:
-    """Module and function, on rows, against the oracle."""
+    """Compares module and function with the oracle, on rows."""
     incoming = torch.randn(len(input)) if reduction == "none" else 1.0
     chosen = {"reduction": reduction, "backend": backend, "logit_space": logit_space, **options}
     module = hace.HACELoss(hierarchy_of(tree), dilution, **chosen)
@@ -61,7 +61,7 @@ def logits_for(
 
 
 def indices_for(tree: trees.Tree, rows: int, space: str = "classes") -> torch.Tensor:
-    """Targets; among nodes those with a class at or below them, at every depth."""
+    """Random targets; of nodes only those with a class at or below them, at every depth."""
     if space == "classes":
         return torch.randint(tree.num_classes, (rows,))
     valid = np.flatnonzero(tree.reach().any(axis=1))
@@ -74,7 +74,7 @@ def indices_for(tree: trees.Tree, rows: int, space: str = "classes") -> torch.Te
 def assert_like_cross_entropy(
     tree: trees.Tree, logits: torch.Tensor, target: torch.Tensor, backend: str, **options: Any
 ) -> None:
-    """With dilution 1 the loss is nn.CrossEntropyLoss, of the same arguments, to rounding."""
+    """Asserts that HACE with dilution 1 equals nn.CrossEntropyLoss, up to rounding."""
     module = hace.HACELoss(hierarchy_of(tree), 1.0, backend=backend, **options)
     plain = torch.nn.CrossEntropyLoss(**options)
     incoming = torch.randn(plain(logits, target).shape, dtype=logits.dtype)
@@ -188,7 +188,7 @@ def test_cross_entropy_with_all_ignored(
 def test_cross_entropy_in_low_precision(
     backend: Backend, leafy: trees.Tree, dtype: torch.dtype
 ) -> None:
-    """The stated difference: half-precision logits have a float32 loss."""
+    """A documented difference: the loss of half-precision logits is float32."""
     logits = logits_for(leafy, 9, dtype=dtype)
     target = indices_for(leafy, 9)
     loss, grad = evaluate(
@@ -208,7 +208,7 @@ def test_cross_entropy_in_low_precision(
 
 
 def test_worked_example(backend: Backend) -> None:
-    """Depth 2 and dilution 0.7: 0.7 at the leaf, 0.21 at its parent, 0.09 at the root."""
+    """At depth 2 with dilution 0.7, the leaf has weight 0.7, its parent 0.21, the root 0.09."""
     tree = hace.Hierarchy.from_paths(["thing/animal/dog", "thing/animal/cat", "thing/car/coupe"])
     logits = torch.tensor([[0.3, -1.0, 0.5]], dtype=torch.float64)
     prob = logits.softmax(1)[0]
@@ -218,7 +218,7 @@ def test_worked_example(backend: Backend) -> None:
 
 
 def test_top_node_of_a_forest_takes_the_remainder(backend: Backend) -> None:
-    """CIFAR-100 in the paper: a leaf under a top-level superclass gets d and 1 - d."""
+    """As for CIFAR-100 in the paper, a leaf gets d and its top-level superclass 1 - d."""
     forest = hace.Hierarchy.from_paths(["animal/dog", "animal/cat", "vehicle/car"])
     logits = torch.tensor([[0.3, -1.0, 0.5]], dtype=torch.float64)
     prob = logits.softmax(1)[0]
@@ -241,7 +241,7 @@ def test_root_over_flat_classes(backend: Backend, dilution: float) -> None:
 @pytest.mark.parametrize("rooted", [False, True])
 @pytest.mark.parametrize("dilution", [0.2, 0.5, 0.7])
 def test_published_dense_code(backend: Backend, rooted: bool, dilution: float) -> None:
-    """Logits over all nodes, softmax, P = p R^T, T, log(P + 1e-6): eps=1e-6 in node mode."""
+    """The published code (softmax over all nodes, P = p R^T, log(P + 1e-6)) gives the same."""
     tree = trees.balanced([4, 3], rooted=rooted)
     reach = torch.from_numpy(tree.in_node_mode().reach().astype(float))
     dilution_matrix = torch.from_numpy(oracle.dilution_weights(tree, dilution))
@@ -272,7 +272,7 @@ def test_published_dense_code(backend: Backend, rooted: bool, dilution: float) -
 def test_index_targets(
     backend: Backend, tree: trees.Tree, logit_space: str, targets: str, dtype: torch.dtype
 ) -> None:
-    """Coarse and fine labels mix with target_space="nodes"."""
+    """With target_space="nodes", coarse and fine labels can be mixed."""
     count = tree.num_classes if targets == "classes" else tree.num_nodes
     weight = torch.rand(count).to(oracle.working_dtype(dtype))
     logits = logits_for(tree, 60, logit_space, dtype)
@@ -298,14 +298,14 @@ def test_index_targets(
 def test_label_smoothing(
     tree: trees.Tree, logit_space: str, targets: str, smoothing: str, label_smoothing: float
 ) -> None:
-    """Spread over the classes or the nodes, whatever the logits and the targets are."""
+    """Mass is spread over classes or nodes, independent of the spaces of logits and targets."""
     count = tree.num_classes if targets == "classes" else tree.num_nodes
     weight = torch.rand(count, dtype=torch.float64)
     target = indices_for(tree, 60, targets)
     target[::9] = -100
     for reduction, weighted in itertools.product(REDUCTIONS, (None, weight)):
         if weighted is not None and smoothing == "nodes" and targets == "classes":
-            continue  # refused: there is no weight for a node that is not a class
+            continue  # refused, since a node that is not a class has no class weight
         check(
             tree,
             logits_for(tree, 60, logit_space),
@@ -329,7 +329,7 @@ def test_probability_targets(
     targets: str,
     label_smoothing: float,
 ) -> None:
-    """Probabilities over T, whose size may differ from that of the logits."""
+    """Probabilities over T targets, where T may differ from the number of logits."""
     count = tree.num_classes if targets == "classes" else tree.num_nodes
     target = torch.from_numpy(rng.dirichlet(np.full(count, 0.3), size=10))
     weight = torch.rand(count, dtype=torch.float64)
@@ -380,7 +380,7 @@ def test_one_hot_probabilities_are_indices(tree: trees.Tree) -> None:
 
 
 def test_no_mass_on_a_masked_class_is_no_loss(tree: trees.Tree) -> None:
-    """0 log 0 = 0: the other stated difference from nn.CrossEntropyLoss, which gives NaN."""
+    """0 log 0 = 0, the other documented difference from nn.CrossEntropyLoss, which gives NaN."""
     logits = logits_for(tree, 4)
     leaf = int(tree.leaf_labels()[0])
     logits[:, leaf] = -torch.inf
@@ -404,7 +404,7 @@ def test_soft_targets_far_below_the_maximum(gap: float, dtype: torch.dtype) -> N
 @pytest.mark.parametrize("shape", ["C", "N C d1 d2"])
 @pytest.mark.parametrize("kind", ["index", "smoothed", "probability"])
 def test_dimensions_are_rows(leafy: trees.Tree, shape: str, kind: str) -> None:
-    """(N, C, d1, d2) is the same as its rows one by one."""
+    """(N, C, d1, d2) gives the same as its rows one by one."""
     size = shapes_of(leafy.num_classes)[shape]
     logits = torch.randn(size, dtype=torch.float64)
     batch = size[:1] + size[2:] if len(size) > 1 else ()
@@ -440,7 +440,7 @@ def test_gradcheck(rng: np.random.Generator, kind: str) -> None:
 
 
 def test_gradient_of_a_target(tree: trees.Tree) -> None:
-    """A target that requires grad goes through the reference; for indices there is none."""
+    """Probabilities that require a gradient get one, by way of the reference."""
     logits = logits_for(tree, 3)
     target = torch.rand(3, tree.num_classes, dtype=torch.float64, requires_grad=True)
     module = hace.HACELoss(hierarchy_of(tree))

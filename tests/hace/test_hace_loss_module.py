@@ -67,7 +67,7 @@ def test_copies(
 
 
 def test_state_dict(tree: hace.Hierarchy, logits: torch.Tensor, target: torch.Tensor) -> None:
-    """The weight is state, as in nn.CrossEntropyLoss; the hierarchy's tables are not."""
+    """The class weight is in the state, as in nn.CrossEntropyLoss; the tables are not."""
     weight = torch.rand(5)
     module = hace.HACELoss(tree, weight=weight)
     state = module.state_dict()
@@ -90,7 +90,7 @@ def test_weight_moves_with_the_module(tree: hace.Hierarchy) -> None:
 
 
 def test_one_module_serves_every_dtype(tree: hace.Hierarchy, target: torch.Tensor) -> None:
-    """A float32 weight goes with half-precision logits: models change precision, losses do not."""
+    """A float32 weight works with half-precision logits, since only models change precision."""
     module = hace.HACELoss(tree, weight=torch.rand(5))
     exact = torch.randn(4, 5, dtype=torch.float64).to(torch.bfloat16).double()
     expected = module(exact, target)
@@ -105,13 +105,13 @@ def test_repr_shows_what_was_asked_for(tree: hace.Hierarchy) -> None:
     assert text.startswith("HACELoss(")
     for part in ("0.35", "sum", "0.05"):
         assert part in text
-    assert len(text) < 500, "a repr is not the place for the whole hierarchy"
+    assert len(text) < 500, "the repr contains the whole hierarchy"
 
 
 def test_caller_may_change_the_weight_afterwards(
     tree: hace.Hierarchy, logits: torch.Tensor, target: torch.Tensor
 ) -> None:
-    """Nothing derived from the weight is kept: loading or moving it has an effect at once."""
+    """Nothing derived from the weight is stored, so loading or moving it has an effect at once."""
     module = hace.HACELoss(tree, weight=torch.ones(5), reduction="sum")
     before = module(logits, target)
     module.weight.mul_(2)
@@ -120,7 +120,7 @@ def test_caller_may_change_the_weight_afterwards(
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}], ids=["hard", "smoothed"])
 def test_autocast(tree: hace.Hierarchy, target: torch.Tensor, options: dict[str, Any]) -> None:
-    """Layers give bfloat16, the loss is float32, and gradients reach float32 parameters."""
+    """Layers return bfloat16, the loss is float32, and gradients reach float32 parameters."""
     layer = torch.nn.Linear(8, 5)
     features = torch.randn(4, 8)
     loss_fn = hace.HACELoss(tree, **options)
@@ -182,7 +182,7 @@ def test_named_backend_runs_or_says_why_not(
     if name in ("triton", "cuda") or not backend.available:  # the logits are on the CPU
         with pytest.raises(hace.BackendError, match=name) as caught:
             module(logits, target)
-        assert len(str(caught.value)) > len(name) + 30, "says neither why nor what to do"
+        assert len(str(caught.value)) > len(name) + 30, "the error says neither why nor what to do"
     else:
         torch.testing.assert_close(
             module(logits, target), hace.HACELoss(tree, backend="reference")(logits, target)
@@ -224,7 +224,7 @@ def test_environment_chooses_the_reference(
     logits: torch.Tensor,
     target: torch.Tensor,
 ) -> None:
-    """Seen from outside: only the kernel is an op of this library's."""
+    """This shows in the ops that are called, of which only the kernel belongs to this library."""
     if not hace.backends()["cpu"].available:
         pytest.skip(hace.backends()["cpu"].reason)
 
@@ -269,7 +269,7 @@ def test_option_out_of_range(
     options: dict[str, Any],
     message: str,
 ) -> None:
-    """Names the option, the value and what would do; in the constructor where it can be known."""
+    """The error names option, value and allowed values, in the constructor if possible."""
     (name,) = options
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         hace.HACELoss(tree, **options)(logits, target)
@@ -347,7 +347,7 @@ def test_target_out_of_range(
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}], ids=["hard", "smoothed"])
 def test_target_with_no_class_below_it(options: dict[str, Any]) -> None:
-    """A node above classes is a fine target; one beside them all is not."""
+    """A node with classes below it is a valid target, and a node without any is not."""
     tree = hace.Hierarchy.from_parents([-1, 0, 0, 2], classes=[1])
     logits = torch.randn(1, 1)
     assert hace_loss(logits, torch.tensor([0]), tree, target_space="nodes", **options) == 0
@@ -366,7 +366,7 @@ def test_probability_on_a_node_with_no_class_below_it() -> None:
 
 
 def test_probabilities_have_no_ignore_index(tree: hace.Hierarchy, logits: torch.Tensor) -> None:
-    """As in nn.CrossEntropyLoss: an index to ignore means nothing among probabilities."""
+    """As in nn.CrossEntropyLoss, an index to ignore has no meaning for probabilities."""
     with pytest.raises(ValueError, match="ignore_index"):
         hace_loss(logits, torch.rand(4, 5), tree, ignore_index=2)
 
@@ -379,7 +379,7 @@ def test_not_a_hierarchy(logits: torch.Tensor, target: torch.Tensor) -> None:
 
 
 def test_default_hierarchy_of_leaves() -> None:
-    """Without `classes` the leaves are the classes, in ascending node id."""
+    """Without `classes`, the classes are the leaves in the order of their node ids."""
     tree = hace.Hierarchy.from_parents(np.array([2, 2, -1, 2]))
     loss = hace_loss(torch.tensor([0.0, 1.0, 2.0]), torch.tensor(2), tree, 1.0)
     torch.testing.assert_close(loss, -torch.tensor([0.0, 1, 2]).log_softmax(0)[2])

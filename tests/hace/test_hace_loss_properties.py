@@ -1,4 +1,4 @@
-"""What holds of HACE on every hierarchy, over random ones."""
+"""Properties that HACE has on every hierarchy, tested on random hierarchies."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_does_not_depend_on_the_order_of_columns(
 def test_lies_between_its_leaf_term_and_cross_entropy(
     tree: trees.Tree, seed: int, dilution: float
 ) -> None:
-    """For leaf targets: P grows along the path, so d CE <= HACE <= CE; and d = 1 is CE."""
+    """P grows along the path of a leaf, so d CE <= HACE <= CE, with equality for d = 1."""
     logits, target = sample(tree, seed)
     leaves = torch.from_numpy(tree.leaf_labels())
     target = leaves[target % len(leaves)]
@@ -165,7 +165,7 @@ def test_low_precision(tree: trees.Tree, seed: int, dilution: float, dtype: torc
 def test_single_child_chains_keep_the_user_s_depths(
     tree: trees.Tree, seed: int, dilution: float
 ) -> None:
-    """A node put between a leaf and its parent changes the weights as the formula says."""
+    """A node inserted between a leaf and its parent changes the weights by the formula."""
     logits, target = sample(tree, seed)
     leaf = int(np.flatnonzero(np.isin(tree.classes, tree.leaves()))[0])
     parents = np.append(tree.parents, tree.parents[tree.classes[leaf]])
@@ -177,7 +177,7 @@ def test_single_child_chains_keep_the_user_s_depths(
 
 
 def test_properties_see_every_kind_of_tree() -> None:
-    """The strategy does draw forests, shuffled columns and inner classes."""
+    """The strategy really draws forests, shuffled columns and inner classes."""
     seen: set[str] = set()
 
     @settings(max_examples=50, deadline=None, derandomize=True, database=None)

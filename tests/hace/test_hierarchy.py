@@ -1,4 +1,4 @@
-"""`hace.Hierarchy`: what it accepts, keeps, answers and refuses."""
+"""`hace.Hierarchy`: valid and invalid inputs, queries, and copies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_from_paths_numbers_classes_first_then_others_by_appearance() -> None:
 
 
 def test_prefix_path_makes_an_inner_class_and_appearance_counts_through_it() -> None:
-    # "a" appears in path 0, though the class "a/b" that is known already stands between.
+    # "a" appears first in path 0, although the known class "a/b" is between it and the leaf.
     tree = Hierarchy.from_paths(["a/b/c", "x/y", "a/b"])
     assert tree.names == ("a/b/c", "x/y", "a/b", "a", "x")
     assert tree.parents.tolist() == [2, 4, 3, -1, -1]
@@ -241,7 +241,7 @@ def test_parents_refused(parents: object, error: type[Exception], message: str) 
 
 
 def test_cycle_is_shown_with_names_and_ids() -> None:
-    # Node 4 hangs below the cycle and is not part of it.
+    # Node 4 is below the cycle and not part of it.
     with pytest.raises(ValueError, match="the parents of 3 nodes form a cycle") as caught:
         Hierarchy.from_parents([-1, 2, 3, 1, 1], names=["r", "a", "b", "c", "d"])
     cycle = "node 1 ('a') -> node 2 ('b') -> node 3 ('c') -> node 1 ('a')"
@@ -488,7 +488,7 @@ def test_depth_of_a_hundred_thousand(shape: Callable[[int], Tree]) -> None:
 
 
 def test_deep_paths_share_their_prefixes() -> None:
-    # Each prefix is made once: 2,000 classes 2,000 deep do not take 4,000,000 nodes.
+    # Each prefix is made once, so 2,000 classes at depth 2,000 do not need 4,000,000 nodes.
     spine = "/".join(["s"] * 2_000)
     started = time.process_time()
     tree = Hierarchy.from_paths([f"{spine}/{leaf}" for leaf in range(2_000)])
@@ -496,7 +496,7 @@ def test_deep_paths_share_their_prefixes() -> None:
     assert (tree.num_nodes, tree.depth) == (4_000, 2_000)
 
 
-# Real taxonomies, where they lie beside the checkout
+# Real taxonomies, if they are in a folder beside the checkout
 
 
 def taxonomy(name: str) -> Path:
@@ -539,7 +539,8 @@ def test_npz_taxonomy(name: str, nodes: int, classes: int | None, inner_classes:
     assert tree.num_classes == (classes or tree.num_leaves)
     assert np.count_nonzero(tree.heights[tree.classes]) == inner_classes
 
-    # Every class is inside its own path, each interval inside the next, the weights at most 1.
+    # Every class is inside its path's intervals, each interval is inside the next one, and the
+    # weights sum to at most 1.
     table = Tables.of(tree).paths(HACEWeights(0.7))
     length = table.ptr.diff()
     assert int(length.max()) == table.max_entries <= tree.depth + 1

@@ -1,4 +1,4 @@
-"""Files of hierarchies: damaged, foreign and hostile ones are one kind of error, with the name."""
+"""Damaged, foreign and hostile hierarchy files all raise one kind of error that names the file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def array_bytes(array: Any) -> bytes:
 
 
 def members_of(**changes: Any) -> dict[str, bytes]:
-    """Those of a tree of two nodes, with other arrays or bytes in the place of some."""
+    """The members of a file of a tree of two nodes, some of them replaced."""
     arrays: dict[str, Any] = {
         "parent_ptr": np.array([0, 0, 1]),
         "parent": np.array([0]),
@@ -71,7 +71,7 @@ def test_every_truncation_is_refused(file: Path) -> None:
 
 
 def test_changed_bytes_are_refused_or_harmless(file: Path) -> None:
-    """Every byte, changed in two ways: the same tree, or an error with the file's name."""
+    """Changing any byte in two ways gives the same tree or an error that names the file."""
     whole = file.read_bytes()
     num_refused = 0
     for place in range(len(whole)):
@@ -134,7 +134,7 @@ def test_other_arrays(tmp_path: Path, changes: dict[str, Any], message: str | No
 
 
 def test_a_header_that_claims_more_than_there_is(tmp_path: Path) -> None:
-    """Nothing is allocated for what a header declares."""
+    """No memory is allocated for the size that a header claims."""
     path = tmp_path / "claims.npz"
     honest = array_bytes(np.array([1]))
     for claim in ("(300000000000,)", "(-1,)", "(2,)", "(0,)"):
@@ -151,7 +151,7 @@ def test_a_header_that_claims_more_than_there_is(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
-    """200 MB of zeros in 200 kB, which `save` never writes."""
+    """`save` never writes 200 MB of zeros in 200 kB, so `load` refuses to unpack them."""
     path = tmp_path / "bomb.npz"
     zeros = members_of(parent=np.zeros(25_000_000, np.int64))
     archive(path, zeros, zipfile.ZIP_DEFLATED)
@@ -192,7 +192,7 @@ def test_a_failed_save_leaves_the_old_file(file: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="no space left"):
         Hierarchy.from_parents([-1]).save(file)
     assert file.read_bytes() == before
-    assert [path.name for path in file.parent.iterdir()] == [file.name], "and nothing beside it"
+    assert [path.name for path in file.parent.iterdir()] == [file.name], "a file was left"
 
 
 def test_a_save_keeps_the_mode_and_follows_links(file: Path) -> None:

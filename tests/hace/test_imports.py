@@ -1,4 +1,4 @@
-"""Nothing imports upwards: `hace_kernels` never `hace`, and no two modules each other."""
+"""No import runs upwards: `hace_kernels` never imports `hace`, and there are no import cycles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = {"hace_kernels": ROOT / "hace_kernels", "hace": ROOT / "python" / "ha
 
 
 def modules() -> dict[str, Path]:
-    """Every module by its dotted name; a package is its `__init__`."""
+    """The file of every module, by its dotted name; a package's file is its `__init__`."""
     found = {}
     for package, folder in PACKAGES.items():
         for file in folder.rglob("*.py"):
@@ -25,7 +25,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports_of(name: str, file: Path, known: dict[str, Path]) -> set[str]:
-    """The modules of this project that a module names, whether at run time or for types alone."""
+    """The modules of this project that a module imports, at run time or only for types."""
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -54,7 +54,7 @@ def cycle_in(edges: dict[str, set[str]]) -> list[str] | None:
 
 
 def test_the_graph_is_read() -> None:
-    """A test over no edges would pass."""
+    """If the graph had no edges, the other tests would pass without testing anything."""
     edges = graph()
     assert "hace.hierarchy" in edges["hace.spaces"]
     assert any(name.startswith("hace_kernels") for name in edges["hace.tables"])
@@ -84,7 +84,7 @@ def test_kernels_know_nothing_of_hace() -> None:
     assert not upwards
 
 
-#: From the bottom up; each may import what stands before it.
+#: The modules from the bottom up; each may import only those before it.
 FLOORS = [
     "hace.checks",
     "hace.tree_checks",
@@ -102,7 +102,7 @@ FLOORS = [
 
 
 def test_the_floors_stand_on_each_other() -> None:
-    """What each reaches, by any way, is below it."""
+    """Everything that a module imports, directly or not, is below it."""
     edges = graph()
     for floor, name in enumerate(FLOORS):
         reached, new = set(), {name}
@@ -113,7 +113,7 @@ def test_the_floors_stand_on_each_other() -> None:
 
 
 def test_a_hierarchy_is_data() -> None:
-    """It imports no torch, no loss and no table by itself."""
+    """The hierarchy's module imports neither torch nor losses nor tables."""
     known = modules()
     for name in ("hierarchy", "links", "hierarchy_file"):
         tree = ast.parse(known[f"hace.{name}"].read_text(encoding="utf-8"))

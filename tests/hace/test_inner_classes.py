@@ -1,7 +1,7 @@
-"""A class label means that class alone, also where the class is at an inner node.
+"""A class label means that class alone, even if the class is at an inner node.
 
-There it counts as a leaf under its node, so every loss must be that of the hierarchy in which it
-really is one. A node id means the node's subtree.
+Such a class counts as a leaf under its node, so every loss must equal that of the hierarchy in
+which it really is such a leaf. A node id means the node's subtree.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LOSSES: dict[str, Callable[..., torch.nn.Module]] = {
     "lazy": lambda h, **options: hace.PathLogLoss(h, "lazy", **options),
 }
 
-#: Those with weights that fall to nothing but the target, which is `nn.CrossEntropyLoss`.
+#: The losses whose only weight is at the target, which equal `nn.CrossEntropyLoss`.
 PLAIN: dict[str, Callable[..., torch.nn.Module]] = {
     "HACE": lambda h, **options: hace.HACELoss(h, 1.0, **options),
     "CE": hace.CrossEntropyLoss,
@@ -103,7 +103,7 @@ def test_other_kinds_of_targets(kind: str) -> None:
 
 @pytest.mark.parametrize("smoothing", [None, "uniform", "others", "nodes"])
 def test_in_a_dag(smoothing: str | None) -> None:
-    """A leaf of its own there too, below the one node."""
+    """In a DAG, too, the class is a leaf of its own below its node."""
     for shape in ("shortcut", "diamonds", "random", "two roots", "nodes"):
         dag = dags.SHAPES[shape]
         edges, classes = list(dag.edges), list(dag.classes)
@@ -141,7 +141,7 @@ def test_dilution_1_is_cross_entropy_for_every_class(name: str) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_dilution_1_is_cross_entropy_among_node_logits(name: str) -> None:
-    """The logit of the class's node, not the mass of its subtree."""
+    """The class has the logit of its node, not the mass of its subtree."""
     tree = some_tree()
     target = torch.arange(tree.num_classes)
     logits = torch.randn(len(target), tree.num_nodes, dtype=torch.float64)
@@ -168,7 +168,7 @@ def test_a_node_id_means_the_subtree() -> None:
 @pytest.mark.parametrize("logit_space", ["classes", "nodes"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_linear_model_learns_every_class(name: str, logit_space: str) -> None:
-    """Five classes that can be told apart. Those at inner nodes are predicted too."""
+    """Five separable classes are learnt, including those at inner nodes."""
     tree = hace.Hierarchy.from_paths(WASPS)
     model = torch.nn.Linear(5, 5)  # as many nodes as classes
     x, labels = torch.eye(5), torch.arange(5)
@@ -183,7 +183,7 @@ def test_a_linear_model_learns_every_class(name: str, logit_space: str) -> None:
 
 
 def test_smoothing_over_nodes_by_hand() -> None:
-    """ε/(N−1) on each other node as a target of its own, which rises from there."""
+    """Each other node gets ε/(N−1) as a target of its own, whose mass rises from there."""
     tree = hace.Hierarchy.from_paths(["a/x", "a/y", "b"])  # nodes x, y, b, a
     logits = torch.randn(1, 3, dtype=torch.float64)
     x, y, b = logits.softmax(1)[0].log()
@@ -200,7 +200,7 @@ def test_smoothing_over_nodes_by_hand() -> None:
 
 
 def test_smoothing_over_nodes_leaves_out_those_without_a_class() -> None:
-    """Node 4 has none below it, and no probability."""
+    """Node 4 has no class at or below it, so it has no probability."""
     tree = hace.Hierarchy.from_parents([-1, 0, 0, -1, 3], classes=[1, 2])
     found = hace_loss(
         torch.zeros(1, 2), torch.tensor([0]), tree, 1.0, label_smoothing=0.2, smoothing="nodes"
@@ -210,7 +210,7 @@ def test_smoothing_over_nodes_leaves_out_those_without_a_class() -> None:
 
 
 def test_class_weights_of_smoothing_over_nodes() -> None:
-    """They are of nodes, then: what is spread is on nodes."""
+    """Class weights are then per node, since the mass is spread over nodes."""
     tree = hace.Hierarchy.from_paths(["a/x", "a/y", "b"])
     options: dict[str, Any] = {"label_smoothing": 0.3, "smoothing": "nodes"}
     with pytest.raises(ValueError, match=r"smoothing='nodes' .* target_space='nodes'"):
@@ -227,7 +227,7 @@ def test_class_weights_of_smoothing_over_nodes() -> None:
 
 
 def test_metrics_of_an_inner_class() -> None:
-    """At height 0 from itself, and at its node's height from what is below."""
+    """It is at distance 0 from itself, and at its node's height from classes below the node."""
     tree = hace.Hierarchy.from_paths(WASPS)
     labels = torch.arange(5)
     found = [hace.metrics.lca_height(labels, labels.roll(-k), tree).tolist() for k in range(3)]

@@ -1,4 +1,4 @@
-"""A label that is out of range, and what is said of it."""
+"""The error of a label that is out of range, and its hint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_node_id_in_place_of_a_label(options: dict[str, Any]) -> None:
     with pytest.raises(IndexError, match=r"target 3 of row 1 is out of range") as caught:
         loss(logits, torch.tensor([0, 3]))
     assert "(3 is the node 'dog'), give target_space='nodes'" in str(caught.value)
-    for label in (4, -1):  # no node either
+    for label in (4, -1):  # not a node id either
         with pytest.raises(IndexError, match=rf"target {label} of row 1 is out of range") as caught:
             loss(logits, torch.tensor([0, label]))
         assert "node" not in str(caught.value)

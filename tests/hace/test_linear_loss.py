@@ -1,4 +1,4 @@
-"""The losses of a linear layer by tiles of classes are those of its logits."""
+"""The losses of a linear layer, computed by tiles of classes, are those of its logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEATURES = 6
 
 @pytest.fixture
 def tree() -> hace.Hierarchy:
-    """60 classes whose label order is not that of the tree."""
+    """60 classes whose label order is not the tree's depth-first order."""
     return hace.Hierarchy.from_paths(
         [f"{a}/{b}/{c}" for c in range(3) for a in range(4) for b in range(5)]
     )
@@ -29,7 +29,7 @@ def tree() -> hace.Hierarchy:
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of a few classes."""
+    """Makes tiles of a few classes."""
     monkeypatch.setattr(columns, "tile_width", lambda *shape: 7)
     monkeypatch.setattr("hace_kernels.linear.topk.tile_width", lambda *shape: 7)
 
@@ -43,7 +43,7 @@ def layer(rows: int, num_columns: int) -> list[torch.Tensor]:
 def assert_same(
     one: Callable[..., torch.Tensor], two: Callable[..., torch.Tensor], parts: list[torch.Tensor]
 ) -> None:
-    """Of both calls on input, weight and bias, losses and gradients."""
+    """Asserts that two functions of input, weight and bias have equal losses and gradients."""
     losses = [call(*parts) for call in (one, two)]
     torch.testing.assert_close(*losses)
     incoming = torch.rand_like(losses[0])
@@ -152,7 +152,7 @@ def test_shapes_are_checked(tree: hace.Hierarchy) -> None:
 def twins(
     tree: hace.Hierarchy, make: Any = hace.HACELoss, **options: Any
 ) -> list[HierarchicalClassifier]:
-    """The same classifier by tiles and of whole logits."""
+    """The same classifier twice: by tiles, and with whole logits."""
     loss = make(tree, **options)
     made = [HierarchicalClassifier(FEATURES, tree, loss, fused=fused) for fused in (True, False)]
     made[1].load_state_dict(made[0].state_dict())
@@ -160,7 +160,7 @@ def twins(
 
 
 def of_inner_nodes(tree: hace.Hierarchy, **options: Any) -> hace.PathLogLoss:
-    """A loss whose paths do not begin with the target."""
+    """A loss whose paths do not start at the target."""
     weights = np.where(tree.heights > 0, 0.5, 0.0)
     return hace.PathLogLoss(tree, lambda target, node, depth, height: weights[node], **options)
 
@@ -202,7 +202,7 @@ def test_the_classifier_predicts_the_same_by_tiles(tree: hace.Hierarchy) -> None
 
 
 class Largest(TorchDispatchMode):
-    """Notes the size of the largest tensor that an op makes."""
+    """Records the size of the largest tensor that an op makes."""
 
     largest = 0
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen nodes by tiles are those of whole logits."""
+"""Log-probabilities of chosen nodes, computed by tiles, are those of whole logits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_same_as_of_whole_logits(
     options: dict[str, Any] = {"linear_bias": bias, "logit_space": space, "backend": backend}
 
     nodes = torch.arange(tree.num_nodes)[::2].flip(0)
-    nodes = torch.cat([nodes, nodes[:3]])  # in any order, and some of them twice
+    nodes = torch.cat([nodes, nodes[:3]])  # in any order, some of them twice
     found = linear_node_log_probs(x, weight, nodes, tree, **options)
     torch.testing.assert_close(found, of_all_nodes[:, nodes])
 
@@ -97,7 +97,7 @@ def test_under_autocast(tree: hace.Hierarchy) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Notes the size of the largest tensor that an op makes."""
+    """Records the size of the largest tensor that an op makes."""
 
     largest = 0
 

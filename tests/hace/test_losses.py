@@ -1,7 +1,7 @@
-"""The losses beside HACE: each against its literal formula, and as a module.
+"""The losses other than HACE agree with their literal formulas, and work as modules.
 
-A loss of the family is what it puts on the nodes for each target, `weights[y, v]` of -log P_v. That
-is written down here by walking parents; the oracle does the rest.
+A loss over paths is defined by its weights `weights[y, v]` of -log P_v for each target y and node
+v. These are written down here by walking parents; the oracle does the rest.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ REAL = oracle.REAL
 
 
 def depths_of(tree: trees.Tree) -> np.ndarray:
-    """Edges from each node to its root."""
+    """The number of edges from each node to its root."""
     return np.array([len(tree.path(node)) - 1 for node in range(tree.num_nodes)])
 
 
 def heights_of(tree: trees.Tree) -> np.ndarray:
-    """Edges from each node to the deepest leaf below."""
+    """The number of edges from each node to the deepest leaf below it."""
     heights = np.zeros(tree.num_nodes, dtype=int)
     for node in range(tree.num_nodes):
         for steps, above in enumerate(tree.path(node)):
@@ -61,7 +61,7 @@ def own_node(tree: trees.Tree) -> np.ndarray:
 def steps_down(
     tree: trees.Tree, alpha: float, depth: str = "node", normalize: bool = False
 ) -> np.ndarray:
-    """-sum_v lambda_v (log P_v - log P_parent(v)) over y's path, the step to a root from 1."""
+    """-sum_v lambda_v (log P_v - log P_parent(v)) over y's path, with 1 above a root."""
     step = np.exp(-REAL(alpha) * (depths_of(tree) - int(depth == "parent")))
     if normalize:
         step = step / step.sum()
@@ -75,7 +75,7 @@ def steps_down(
 
 
 def handed_down(tree: trees.Tree, share: Callable[[REAL, int], REAL]) -> np.ndarray:
-    """A mass of 1 from below the root down to y, which takes what the nodes on the way leave."""
+    """Mass 1 goes down the path to y; each node takes a share, and y takes what is left."""
     height = heights_of(tree)
     weights = np.zeros((tree.num_nodes, tree.num_nodes), dtype=REAL)
     for target in range(tree.num_nodes):
@@ -98,14 +98,14 @@ def power(q: float) -> Callable[[REAL, int], REAL]:
 
 
 def lazy(tree: trees.Tree) -> np.ndarray:
-    """1/H to each inner node below the root, H being the tree's height."""
+    """1/H at each inner node below the root, where H is the tree's height."""
     whole = depths_of(tree).max() + is_forest(tree)
     return handed_down(tree, lambda mass, height: REAL(1) / whole)
 
 
 def soft_labels(tree: trees.Tree, beta: float, distance: str = "height") -> np.ndarray:
     """-sum_c q_c log P_c with q_c proportional to exp(-beta dist(c, y))."""
-    root = -1  # the virtual one of a forest
+    root = -1  # the virtual root of a forest
     depth, height = depths_of(tree), heights_of(tree)
     whole = max(1, depth.max() + is_forest(tree))
     paths = [tree.path(node) for node in range(tree.num_nodes)]
@@ -126,12 +126,12 @@ def soft_labels(tree: trees.Tree, beta: float, distance: str = "height") -> np.n
 
 
 def of_nodes(num_nodes: int) -> np.ndarray:
-    """One weight per node, of both signs."""
+    """One weight per node, with both signs."""
     return np.cos(np.arange(num_nodes)) + 0.3
 
 
 def on_paths(tree: trees.Tree) -> np.ndarray:
-    """Whether v is on the path of y."""
+    """Whether node v is on the path of y: (T, V)."""
     on_path = np.zeros((tree.num_nodes, tree.num_nodes), dtype=bool)
     for target in range(tree.num_nodes):
         on_path[target, tree.path(target)] = True
@@ -143,7 +143,7 @@ def some_function(target: Any, node: Any, depth: Any, height: Any) -> Any:
 
 
 def by_function(tree: trees.LabelTree, targets: np.ndarray) -> np.ndarray:
-    """The function above, where target y of the loss is the node `targets[y]`."""
+    """The weights of `some_function`, where target y of the loss is the node `targets[y]`."""
     depth, height = depths_of(tree), heights_of(tree)
     weights = np.zeros((tree.num_nodes, tree.num_nodes), dtype=REAL)
     for label, target in enumerate(targets):
@@ -155,10 +155,10 @@ def by_function(tree: trees.LabelTree, targets: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of the family: the module, what it puts on the nodes, and lambda of its entropy.
+    """A loss over paths: the module, its weights at the nodes, and lambda of its entropy.
 
-    `takes_targets`: what it puts there depends on the targets' indices. `spreads`: a target stands
-    for several, whose class weights multiply what each of them gets.
+    `takes_targets` says whether the weights depend on the targets' indices. `spreads` says whether
+    a target is spread over several ones, each of which is multiplied by its own class weight.
     """
 
     make: Callable[..., torch.nn.Module]
@@ -226,15 +226,15 @@ LOSSES = {
     ),
 }
 
-#: One of each module and kind of weights, for what need not be tried on every one.
+#: One loss per module and kind of weights, for tests that need not try every loss.
 FEW = ["CE", "r-CE", "HXE", "balanced", "node weights", "function", "soft labels"]
 
-#: Those that take target indices on trees only.
+#: The losses that accept only target indices, and only trees.
 INDEX_ONLY = ["r-CE", "HXE", "balanced", "node weights", "function"]
 
 
 def columns_of(tree: trees.Tree, logits: str) -> np.ndarray:
-    """The node of each column."""
+    """The node that each column belongs to."""
     if logits == "nodes":
         return np.arange(tree.num_nodes)
     if logits == "depth_first":
@@ -243,7 +243,7 @@ def columns_of(tree: trees.Tree, logits: str) -> np.ndarray:
 
 
 def targets_of(tree: trees.Tree, targets: str) -> np.ndarray:
-    """The node of each target."""
+    """The node that each target stands for."""
     return tree.classes if targets == "classes" else np.arange(tree.num_nodes)
 
 
@@ -288,7 +288,7 @@ def expected(
 
 
 def with_entropy(rows: oracle.Answer, input: torch.Tensor, strength: np.ndarray) -> oracle.Answer:
-    """strength * sum_c p_c log p_c more in each row."""
+    """Adds strength * sum_c p_c log p_c to each row."""
     z = oracle.below_largest(oracle.to_real(input))
     log_p = z - oracle.log_sum_exp(z)[:, None]
     p = np.exp(log_p)
@@ -313,14 +313,14 @@ def check(
     backend: str = "auto",
     **options: Any,
 ) -> None:
-    """The module, on rows, against its formula; the input stays as it was."""
+    """Compares the module with its formula on rows, and checks that the input is unchanged."""
     incoming = torch.randn(len(target)) if reduction == "none" else 1.0
     module = loss.make(hierarchy_of(tree), reduction=reduction, backend=backend, **options)
     before = input.clone()
     found, grad = evaluate(module, input, target, incoming)
     assert torch.equal(input, before)
     answer = expected(loss, tree, input, target, reduction=reduction, incoming=incoming, **options)
-    # Weights are sums and products along a path, rounded once a level.
+    # Weights are sums and products along a path, rounded once per level.
     roundings = 16 + depths_of(tree).max()
     oracle.assert_loss_close(found, answer, input.dtype, roundings)
     oracle.assert_grad_close(
@@ -347,7 +347,7 @@ def indices_for(
 
 @pytest.fixture(params=[pytest.param("reference", marks=pytest.mark.thorough), "cpu"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Those that run on the CPU: a loss is the same code on all, and the ops' tests try all."""
+    """The backends that run on the CPU. Losses are the same on all; the ops' tests try all."""
     found = hace.backends()[request.param]
     if not found.available:
         pytest.skip(found.reason)
@@ -360,7 +360,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_trees(rng: np.random.Generator, name: str, shape: str) -> None:
-    """Every class of every shape, and with `target_space="nodes"` every node."""
+    """Every class of every shape is right and, with `target_space="nodes"`, every node."""
     tree = SHAPES[shape](rng)
     check(
         LOSSES[name],
@@ -383,7 +383,7 @@ def test_trees(rng: np.random.Generator, name: str, shape: str) -> None:
 @pytest.mark.parametrize("logits", ["classes", "nodes", "depth_first"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_options(tree: trees.Tree, name: str, logits: str, targets: str) -> None:
-    """Class weights, ignored rows and reductions, for every kind of columns and targets."""
+    """Class weights, ignored rows and reductions work for all kinds of columns and targets."""
     weight = torch.rand(len(targets_of(tree, targets)), dtype=torch.float64)
     weight[::5] = 0
     target = indices_for(tree, 20, targets, logits)
@@ -432,7 +432,7 @@ def test_eps(backend: str, tree: trees.Tree, name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", FEW)
 def test_far_below_the_maximum(name: str, dtype: torch.dtype, gap: float) -> None:
-    """Log space throughout: conditional probabilities are ratios of what no float holds."""
+    """The loss stays in log space, since no float can hold these conditional probabilities."""
     tree = trees.balanced([2, 3, 2])
     input = input_for(tree, 12)
     input[:4, :6] -= gap
@@ -444,7 +444,7 @@ def test_far_below_the_maximum(name: str, dtype: torch.dtype, gap: float) -> Non
 @pytest.mark.parametrize("shape", ["C", "N C d1", "N C d1 d2", "0 C", "N C 0"])
 @pytest.mark.parametrize("name", [*LOSSES, "h-CE"])
 def test_dimensions_are_rows(leafy: trees.Tree, name: str, shape: str) -> None:
-    """(N, C, d1, …) is the same as its rows one by one."""
+    """(N, C, d1, …) gives the same as its rows one by one."""
     hierarchy = hierarchy_of(leafy)
     width = leafy.num_nodes if name == "h-CE" else leafy.num_classes
     size = tuple({"C": width, "N": 3, "0": 0, "d1": 4, "d2": 2}[part] for part in shape.split())
@@ -467,7 +467,7 @@ def test_dimensions_are_rows(leafy: trees.Tree, name: str, shape: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_depth_first_columns(rng: np.random.Generator, name: str) -> None:
-    """The same numbers from the columns in another order, and subtrees are runs of columns."""
+    """Columns in depth-first order give the same numbers, without a table of their order."""
     tree = trees.random_tree(rng, 30, roots=2, inner=0.4, shuffle=True)
     hierarchy = hierarchy_of(tree)
     order = torch.from_numpy(hierarchy.depth_first_classes.copy())
@@ -476,7 +476,7 @@ def test_depth_first_columns(rng: np.random.Generator, name: str) -> None:
         columns = np.flatnonzero(row)
         assert len(columns) == 0 or len(columns) == columns[-1] - columns[0] + 1
     assert Tables.of(hierarchy).layout("depth_first").column is None, (
-        "they would be gathered all the same"
+        "the columns would be gathered nevertheless"
     )
     input, target = input_for(tree, 8), indices_for(tree, 8)
     loss, grad = evaluate(LOSSES[name].make(hierarchy), input, target)
@@ -507,7 +507,7 @@ def along_path_loss(
     nodes: np.ndarray,
     factor: np.ndarray,
 ) -> oracle.Answer:
-    """-sum_{j in path(y)} log p_j + sum_{i internal} prod_{j in path(i)} p_j, row by row.
+    """-sum_{j in path(y)} log p_j + sum_{i internal} prod_{j in path(i)} p_j, per row.
 
     With S_i = sum_{j in path(i)} log p_j, dS_i/dz_k is [k in path(i)] - |path(i)| p_k.
 
@@ -515,7 +515,7 @@ def along_path_loss(
         ancestors: (N, N), whether j is on the path of i.
         is_internal: (N), whether i has children.
         nodes: (B), the target of each row.
-        factor: (B), what each row counts.
+        factor: (B), the weight of each row.
     """
     z = oracle.below_largest(oracle.to_real(input))
     path = ancestors.astype(REAL)
@@ -527,7 +527,7 @@ def along_path_loss(
     weight = factor[:, None]
     length = path.sum(1)
     steps = length[nodes][:, None]
-    # A product has the roundings of its logarithm, times itself.
+    # The relative error of a product is the absolute error of its logarithm.
     of_product = product * (1 + length - log_path)
     return oracle.Answer(
         factor * (product.sum(1) - log_path[rows, nodes]),
@@ -585,7 +585,7 @@ def has_children(tree: trees.Tree) -> np.ndarray:
 def test_along_paths(
     backend: str, rng: np.random.Generator, shape: str, dtype: torch.dtype
 ) -> None:
-    """Every node is a target, also one that has no class: each has a logit of its own."""
+    """Every node can be a target, even without a class, since each has a logit of its own."""
     tree = SHAPES[shape](rng)
     hierarchy, arguments = hierarchy_of(tree), (on_paths(tree), has_children(tree))
     input = input_for(tree, tree.num_nodes, "nodes", dtype)
@@ -633,7 +633,7 @@ def ancestors_in(dag: dags.Dag) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", dags.SHAPES)
 def test_along_paths_of_a_dag(shape: str) -> None:
-    """path(i) is i and every node above it, each once."""
+    """path(i) contains i and every node above it, each once."""
     dag = dags.SHAPES[shape]
     check_along_path(
         dags.hierarchy_of(dag),
@@ -663,7 +663,7 @@ def test_along_paths_far_below_the_maximum(dtype: torch.dtype, gap: float) -> No
 
 
 def test_along_paths_with_masked_nodes(backend: str) -> None:
-    """A node of -inf: its products are 0, and the loss of a target below it is infinite."""
+    """If a node's logit is -inf, its products are 0 and targets below have an infinite loss."""
     tree = trees.balanced([2, 2], rooted=True)
     input = input_for(tree, 3, "nodes")
     masked = int(tree.parents[tree.classes[0]])
@@ -702,7 +702,7 @@ def assert_same(
     expected: tuple[torch.Tensor, torch.Tensor],
     factor: float = 1.0,
 ) -> None:
-    """Loss and gradient agree to float64's rounding of the largest entry."""
+    """Asserts that losses and gradients agree up to float64's rounding of the largest entry."""
     torch.testing.assert_close(found[0], factor * expected[0], rtol=1e-13, atol=0)
     largest = abs(factor) * float(expected[1].abs().max())
     torch.testing.assert_close(found[1], factor * expected[1], rtol=0, atol=1e-13 * largest)
@@ -746,7 +746,7 @@ def test_leaves_give_cross_entropy(
 
 
 def test_cross_entropy_of_a_node_is_that_of_its_subtree(backend: str, tree: trees.Tree) -> None:
-    """-log of the summed softmax, by hand."""
+    """The loss is -log of the softmax summed over the subtree, computed by hand."""
     module = hace.CrossEntropyLoss(
         hierarchy_of(tree), target_space="nodes", reduction="none", backend=backend
     )
@@ -758,7 +758,7 @@ def test_cross_entropy_of_a_node_is_that_of_its_subtree(backend: str, tree: tree
 
 @pytest.mark.parametrize("kind", ["smoothed", "probabilities", "pairs"])
 def test_cross_entropy_is_hace_with_dilution_1(tree: trees.Tree, kind: str) -> None:
-    """It takes whatever HACE takes, and to the bit."""
+    """They accept the same targets and give the same bits."""
     options: dict[str, Any] = {"weight": torch.rand(tree.num_classes, dtype=torch.float64)}
     target: Any = indices_for(tree, 8)
     if kind == "smoothed":
@@ -774,7 +774,7 @@ def test_cross_entropy_is_hace_with_dilution_1(tree: trees.Tree, kind: str) -> N
 
 
 def test_cross_entropy_of_a_dag(rng: np.random.Generator) -> None:
-    """log P_y of every node that has a class, each class counting once."""
+    """The loss is -log P_y for every node with a class, where each class counts once."""
     for dag in dags.SHAPES.values():
         reach = dag.reach()
         valid = np.flatnonzero(reach.any(axis=1))
@@ -789,7 +789,7 @@ def test_cross_entropy_of_a_dag(rng: np.random.Generator) -> None:
 
 
 def test_hxe_telescopes(backend: str, leafy: trees.Tree) -> None:
-    """The conditional probabilities of a path multiply to that of its leaf, by hand."""
+    """The conditional probabilities of a path multiply to the leaf's, computed by hand."""
     hierarchy, alpha, depth = hierarchy_of(leafy), 0.35, depths_of(leafy)
     input, target = input_for(leafy, 10), indices_for(leafy, 10)
     prob = input.softmax(1) @ torch.from_numpy(leafy.reach().T.astype(float))
@@ -803,7 +803,7 @@ def test_hxe_telescopes(backend: str, leafy: trees.Tree) -> None:
 
 
 def test_hxe_conventions(tree: trees.Tree) -> None:
-    """`depth="parent"` is a factor of exp(alpha), which `normalize` takes out again."""
+    """`depth="parent"` means a factor of exp(alpha), which `normalize` removes again."""
     hierarchy, input, target = hierarchy_of(tree), input_for(tree, 9), indices_for(tree, 9)
     plain = evaluate(hace.HXELoss(hierarchy, 0.5), input, target)
     later = evaluate(hace.HXELoss(hierarchy, 0.5, depth="parent"), input, target)
@@ -815,7 +815,7 @@ def test_hxe_conventions(tree: trees.Tree) -> None:
 
 
 def test_hxe_far_out(leafy: trees.Tree) -> None:
-    """A large alpha leaves the topmost step, a small one cross-entropy."""
+    """With a large alpha only the topmost step counts; a very negative one gives cross-entropy."""
     hierarchy, input, target = hierarchy_of(leafy), input_for(leafy, 9), indices_for(leafy, 9)
     plain = evaluate(cross_entropy, input, target)
     assert_same(evaluate(hace.HXELoss(hierarchy, 1e-300), input, target), plain)
@@ -829,7 +829,7 @@ def test_hxe_far_out(leafy: trees.Tree) -> None:
 
 
 def test_soft_labels_from_even_to_hard(leafy: trees.Tree) -> None:
-    """With beta = 0 all classes are as good; with a large one only the target is."""
+    """With beta = 0 all classes are equally right; with a large beta only the target is."""
     hierarchy, input, target = hierarchy_of(leafy), input_for(leafy, 9), indices_for(leafy, 9)
     even = torch.full((9, leafy.num_classes), 1 / leafy.num_classes, dtype=torch.float64)
     assert_same(
@@ -843,7 +843,7 @@ def test_soft_labels_from_even_to_hard(leafy: trees.Tree) -> None:
 
 
 def test_soft_labels_are_haces(tree: trees.Tree) -> None:
-    """It is HACE with dilution 1 and soft_labels, to the bit."""
+    """The loss has the same bits as HACE with dilution 1 and soft_label_beta."""
     options: dict[str, Any] = {
         "label_smoothing": 0.1,
         "smoothing": "others",
@@ -859,7 +859,7 @@ def test_soft_labels_are_haces(tree: trees.Tree) -> None:
 
 
 def test_entropy_of_a_confident_and_of_an_even_row() -> None:
-    """r-CE takes lambda log C off an even row's loss, and nothing off a certain one's."""
+    """r-CE subtracts lambda log C from the loss of an even row, and nothing for a certain row."""
     hierarchy = hace.Hierarchy.from_parents([-1] * 8)
     module = hace.RegularizedCrossEntropyLoss(hierarchy, 0.3, reduction="none")
     rows = torch.zeros(2, 8, dtype=torch.float64)
@@ -873,7 +873,7 @@ def test_entropy_of_a_confident_and_of_an_even_row() -> None:
 
 
 def every_path(tree: trees.Tree) -> PathEntries:
-    """The paths of all nodes as targets, one after another."""
+    """The paths of all nodes as targets, concatenated."""
     entries = [
         (target, node, index)
         for target in range(tree.num_nodes)
@@ -885,7 +885,7 @@ def every_path(tree: trees.Tree) -> PathEntries:
 
 
 def superclass_weights(tree: trees.Tree, scheme: Any, q: float = 2.0) -> np.ndarray:
-    """`weights[y, v]` as the library has them."""
+    """The library's weights as a matrix `weights[y, v]`."""
     entries = every_path(tree)
     weights = np.zeros((tree.num_nodes, tree.num_nodes))
     links = hierarchy_of(tree)
@@ -909,7 +909,7 @@ def many_trees() -> list[trees.Tree]:
 
 @pytest.mark.parametrize("scheme", ["balanced", "power", "lazy"])
 def test_superclass_weights_sum_to_1(scheme: str) -> None:
-    """For every target of every tree, leaf or not, and none is negative."""
+    """This holds for every target of every tree, and no weight is negative."""
     for tree in many_trees():
         for q in (0.5, 1.0, 3.0) if scheme == "power" else (2.0,):
             weights = superclass_weights(tree, scheme, q)
@@ -920,7 +920,7 @@ def test_superclass_weights_sum_to_1(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["balanced", "power", "lazy"])
 def test_a_root_takes_nothing_of_what_passes_to_its_leaves(scheme: str) -> None:
-    """Below the root of a tree; a forest's roots are below a virtual one, and take their share."""
+    """A tree's root has weight 0; a forest's roots are below a virtual root and take a share."""
     tree = trees.balanced([3, 2], rooted=True)
     weights = superclass_weights(tree, scheme)
     root = int(np.flatnonzero(tree.parents < 0)[0])
@@ -942,7 +942,7 @@ def test_power_with_q_1_is_balanced() -> None:
 
 @pytest.mark.parametrize("q", [5e-324, 1e-300, 1e-10, 1e10, 1e300, 1.7e308])
 def test_power_far_out(q: float) -> None:
-    """q to 0 leaves all to the topmost superclass, q to infinity all to the target."""
+    """For q near 0 the topmost superclass gets all weight, for a large q the target does."""
     for tree in many_trees():
         weights = superclass_weights(tree, "power", q)
         assert np.isfinite(weights).all()
@@ -957,7 +957,7 @@ def test_power_far_out(q: float) -> None:
 
 
 def test_lazy_gives_a_deepest_leaf_what_its_superclasses_have() -> None:
-    """1/H each, H levels below the root."""
+    """H levels below the root, each has 1/H."""
     weights = superclass_weights(trees.balanced([2, 2, 2], rooted=True), "lazy")
     assert set(np.round(weights[weights > 0], 12)) >= {round(1 / 3, 12)}
     leaf = trees.balanced([2, 2, 2], rooted=True)
@@ -970,7 +970,7 @@ def test_lazy_gives_a_deepest_leaf_what_its_superclasses_have() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_kinds_of_node_weights(leafy: trees.Tree) -> None:
-    """Whatever holds one number per node; what the caller changes afterwards has no effect."""
+    """Anything with one number per node is accepted, and later changes to it have no effect."""
     hierarchy, weights = hierarchy_of(leafy), of_nodes(leafy.num_nodes)
     input, target = input_for(leafy, 5), indices_for(leafy, 5)
     modules = [
@@ -994,7 +994,7 @@ def test_kinds_of_node_weights(leafy: trees.Tree) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_integers_as_node_weights(leafy: trees.Tree) -> None:
-    """The hierarchy's own arrays too, which are read-only."""
+    """The hierarchy's own arrays, which are read-only, are accepted too."""
     hierarchy = hierarchy_of(leafy)
     input, target = input_for(leafy, 5), indices_for(leafy, 5)
     expected = hace.PathLogLoss(hierarchy, heights_of(leafy) * 1.0)(input, target)
@@ -1003,7 +1003,7 @@ def test_integers_as_node_weights(leafy: trees.Tree) -> None:
 
 
 def test_function_sees_every_entry_of_every_path(leafy: trees.Tree) -> None:
-    """int64 arrays of one length, (target, node, depth, height), for the labels as targets."""
+    """It gets int64 arrays of equal length (target, node, depth, height) for all labels."""
     seen: set[tuple[int, ...]] = set()
 
     def function(*entries: np.ndarray) -> np.ndarray:
@@ -1021,7 +1021,7 @@ def test_function_sees_every_entry_of_every_path(leafy: trees.Tree) -> None:
 
 
 def test_negative_weights_reward(backend: str) -> None:
-    """A loss may fall below 0; the gradient turns round."""
+    """A loss may be negative, and the gradient's sign changes."""
     hierarchy = hace.Hierarchy.from_parents([-1] * 4)
     input, target = torch.randn(5, 4, dtype=torch.float64), torch.randint(4, (5,))
     module = hace.PathLogLoss(hierarchy, [-1.0] * 4, backend=backend)
@@ -1080,7 +1080,7 @@ def test_copies(
 
 @pytest.mark.parametrize("name", MODULES)
 def test_state_dict(animals: hace.Hierarchy, name: str) -> None:
-    """The weight is state, as in nn.CrossEntropyLoss; tables and options are not."""
+    """The class weight is in the state, as in nn.CrossEntropyLoss; tables and options are not."""
     input = rows_for(name, animals)
     module = MODULES[name](animals, weight=torch.rand(5) + 0.1)
     state = module.state_dict()
@@ -1095,7 +1095,7 @@ def test_state_dict(animals: hace.Hierarchy, name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_moved_modules(animals: hace.Hierarchy, name: str) -> None:
-    """One module serves every dtype of logits, before and after its own is changed."""
+    """A module accepts every dtype of logits, before and after its own dtype is changed."""
     module = MODULES[name](animals, weight=torch.tensor([1, 0.5, 0.25, 2, 1]))
     exact = rows_for(name, animals).to(torch.bfloat16).double()
     expected = module(exact, TARGET)
@@ -1121,7 +1121,7 @@ def test_compiled(animals: hace.Hierarchy, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "function"])
 def test_compiled_after_pickling(animals: hace.Hierarchy, name: str) -> None:
-    """As in a worker process, which compiles before it calls."""
+    """This happens in a worker process, which compiles before its first call."""
     torch._dynamo.reset()
     module = MODULES[name](animals)
     input = rows_for(name, animals)
@@ -1131,7 +1131,7 @@ def test_compiled_after_pickling(animals: hace.Hierarchy, name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_autocast(animals: hace.Hierarchy, name: str) -> None:
-    """Layers give bfloat16, the loss is float32, and gradients reach float32 parameters."""
+    """Layers return bfloat16, the loss is float32, and gradients reach float32 parameters."""
     layer = torch.nn.Linear(8, rows_for(name, animals).shape[1])
     loss_fn = MODULES[name](animals)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -1171,7 +1171,7 @@ def test_repr_shows_what_was_asked_for(
     assert "400 nodes" in text
     for part in parts:
         assert part in text
-    assert len(text) < 300, "a repr is not the place for one number per node"
+    assert len(text) < 300, "the repr contains one number per node"
 
 
 def test_attributes(animals: hace.Hierarchy) -> None:
@@ -1181,7 +1181,7 @@ def test_attributes(animals: hace.Hierarchy) -> None:
 
 
 def test_schedule_of_losses(animals: hace.Hierarchy) -> None:
-    """More losses over one hierarchy than it keeps tables for: each stays itself."""
+    """With more losses than a hierarchy caches tables for, each loss stays right."""
     input = rows_for("HXE", animals)
     modules = [hace.HXELoss(animals, 0.1 * i) for i in range(20)]
     modules += [hace.PathLogLoss(animals, "power", q=0.5 + i) for i in range(20)]
@@ -1198,7 +1198,7 @@ def test_schedule_of_losses(animals: hace.Hierarchy) -> None:
 def test_losses_of_indices_refuse_other_targets(
     animals: hace.Hierarchy, name: str, kind: str
 ) -> None:
-    """And say what is wanted, without the insides of the loss."""
+    """The error says what is expected, without internals of the loss."""
     module = MODULES[name](animals)
     target: Any = torch.rand(4, 5)
     if kind == "pair":
@@ -1217,7 +1217,7 @@ def test_target_that_is_no_tensor(animals: hace.Hierarchy, name: str) -> None:
 
 @pytest.mark.parametrize("name", [*INDEX_ONLY, "soft labels"])
 def test_dag_where_a_tree_is_needed(name: str) -> None:
-    """Refused at once, and with the word: what the loss needs only a tree has."""
+    """The constructor refuses a DAG and says that the loss needs a tree."""
     dag = dags.hierarchy_of(dags.diamond())
     with pytest.raises((ValueError, TypeError), match="DAG"):
         MODULES[name](dag)
@@ -1277,7 +1277,7 @@ def test_not_a_hierarchy(name: str, hierarchy: Any) -> None:
 def test_option_out_of_range(
     animals: hace.Hierarchy, make: Callable[[hace.Hierarchy], Any], message: str
 ) -> None:
-    """At construction; names the argument as the caller knows it, or the value."""
+    """The constructor raises an error that names the caller's argument or the value."""
     assert animals.num_nodes == 9
     with np.errstate(all="ignore"), pytest.raises(ValueError, match=re.escape(message)) as caught:
         make(animals)
@@ -1327,7 +1327,7 @@ def test_shapes_and_dtypes_that_do_not_fit(animals: hace.Hierarchy, name: str) -
 
 
 def test_target_with_no_class_below_it() -> None:
-    """h-CE alone has a logit for it."""
+    """Only h-CE accepts it, since it has a logit for the node."""
     hierarchy = hace.Hierarchy.from_parents([-1, 0, 0, 2], classes=[1])
     for name, make in MODULES.items():
         module = make(hierarchy, target_space="nodes")

@@ -1,4 +1,4 @@
-"""What becomes of a module between its construction and its use: devices, checkpoints, options."""
+"""Modules between construction and use: devices, checkpoints, options, workers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def answers(layer: Layer, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
 def test_from_meta(name: str, assign: bool) -> None:
-    """As FSDP and accelerate make a model: without memory, then with that of a checkpoint."""
+    """FSDP and accelerate make models without memory and then load a checkpoint."""
     tree, x = animals(), torch.randn(9, 7)
     trained = LAYERS[name](7, tree)
     model = LAYERS[name](7, tree, device="meta")
@@ -67,7 +67,7 @@ def test_from_meta(name: str, assign: bool) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_to_empty_leaves_nothing_that_decides(name: str) -> None:
     layer = LAYERS[name](7, animals())
-    assert not list(layer.buffers()), "a buffer may be wiped, averaged or moved"
+    assert not list(layer.buffers()), "a buffer may be erased, averaged or moved"
     parameters = dict(layer.named_parameters())
     assert {key.rpartition(".")[2] for key in parameters} == {"weight", "bias"}
     kept = copy.deepcopy(layer.state_dict())
@@ -80,7 +80,7 @@ def test_to_empty_leaves_nothing_that_decides(name: str) -> None:
 
 
 def test_averaged_model() -> None:
-    """Averages of labels would not be labels."""
+    """Averaging a model must not average labels."""
     model, x = HierarchicalClassifier(7, animals()), torch.randn(50, 7)
     averaged = AveragedModel(model, use_buffers=True)
     for _ in range(3):
@@ -106,7 +106,7 @@ def test_loss_modules_from_meta() -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_state_of_the_same_hierarchy(name: str) -> None:
-    """An equal one that is built again, also from a file."""
+    """An equal hierarchy that was built again, also from a file, is accepted."""
     layer, again = LAYERS[name](7, animals()), LAYERS[name](7, animals())
     file = io.BytesIO()
     torch.save(layer.state_dict(), file)
@@ -148,12 +148,12 @@ def test_state_of_another_hierarchy_is_refused(
     with pytest.raises(RuntimeError, match="another hierarchy"):
         other.load_state_dict(layer.state_dict(), strict=False)
     for key, value in other.state_dict().items():
-        assert torch.equal(value, before[key]), "and nothing was loaded"
+        assert torch.equal(value, before[key]), "a part of the state was loaded"
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_edges_in_another_order_are_refused(name: str) -> None:
-    """The same tree by its names, whose rows would belong to other nodes."""
+    """The tree is the same by its names, but rows would belong to other nodes."""
     edges = [("r", "a"), ("r", "b"), ("a", "x"), ("a", "y"), ("b", "z"), ("b", "w")]
     layer = LAYERS[name](5, hace.Hierarchy.from_edges(edges))
     other = LAYERS[name](5, hace.Hierarchy.from_edges(edges[::-1]))
@@ -170,7 +170,7 @@ def test_edges_in_another_order_are_refused(name: str) -> None:
 
 
 def test_digest() -> None:
-    """Of links, names and class order; the same in every process."""
+    """The digest depends on links, names and class order, and is the same in every process."""
     assert animals().digest == animals().digest
     assert len(animals().digest) == 64
     trees = [
@@ -192,11 +192,11 @@ def test_carrying_over_a_classifier() -> None:
     revised = [
         "vehicle/bus",
         "animal/dog/husky",
-        "animal/dog/poodle",  # new, beside dogs
-        "plant/rose",  # new, with nothing above that was there
+        "animal/dog/poodle",  # new, beside other dogs
+        "plant/rose",  # new, with no known node above it
         "animal/dog",
-        "pet/siamese",  # moved, with its name
-        "animal/cat/persian",  # new, where the one cat was
+        "pet/siamese",  # moved, with the same name
+        "animal/cat/persian",  # new, where the only cat was
     ]
     new = HierarchicalClassifier(7, hace.Hierarchy.from_paths(revised))
     drawn = new.to_linear().weight[3].clone()
@@ -219,7 +219,7 @@ def test_carrying_over_a_classifier() -> None:
 
 
 def test_carrying_over_tree_linear() -> None:
-    """A class of both gives the same logit; a new one that of its parent."""
+    """A class of both trees has the same logit; a new class has that of its parent."""
     edges = [("root", "a"), ("root", "b"), ("a", "x"), ("a", "y"), ("b", "z")]
     old = TreeLinear(5, hace.Hierarchy.from_edges(edges), dtype=torch.float64)
     revised = [("root", "b"), ("b", "x"), ("b", "new"), ("b", "z"), ("root", "a"), ("a", "y")]
@@ -250,7 +250,7 @@ def test_carrying_over_refused() -> None:
         carry_over(TreeLinear(3, tree), TreeLinear(3, nameless))
 
 
-# What torch.load makes by default
+# What torch.load accepts by default
 
 MODULES: dict[str, Callable[[hace.Hierarchy], torch.nn.Module]] = {
     "HACE": lambda h: hace.HACELoss(h, 0.4, label_smoothing=0.1, weight=torch.rand(6)),
@@ -273,7 +273,7 @@ def loaded(value: Any) -> Any:
 
 @pytest.mark.parametrize("names", [None, ["ä", "b", ""]])
 def test_a_hierarchy_in_a_checkpoint(names: list[str] | None) -> None:
-    """As Lightning's `save_hyperparameters` puts it there."""
+    """Lightning's `save_hyperparameters` puts hierarchies into checkpoints."""
     tree = hace.Hierarchy.from_parents([-1, 0, 0], names, classes=[2, 1])
     found = loaded({"hyper_parameters": {"tree": tree, "dag": dags.hierarchy_of(dags.diamond())}})
     assert found["hyper_parameters"]["tree"] == tree
@@ -291,7 +291,7 @@ def test_a_module_in_a_checkpoint(name: str) -> None:
 
 
 def test_a_hierarchy_of_a_hostile_checkpoint() -> None:
-    """Its state is checked like what a caller gives."""
+    """Its state is checked like a caller's arguments."""
     good = animals().__getstate__()
     bad = [
         {**good, "parent": np.array([99] * 8).tobytes()},
@@ -362,7 +362,7 @@ def test_options_of_layered_cross_entropy() -> None:
 
 
 def test_options_of_a_classifiers_loss() -> None:
-    """The log-probabilities leave out the same rows."""
+    """The log-probabilities leave out the rows that the loss ignores."""
     model, x = HierarchicalClassifier(7, animals()), torch.randn(4, 7)
     model.loss.ignore_index = 5
     output, _ = model(x, TARGET)
@@ -402,7 +402,7 @@ def test_workers(method: str) -> None:
 
 
 def test_threads_share_a_hierarchy() -> None:
-    """Each thread asks for tables that are not there yet."""
+    """Each thread asks for tables that have not been made yet."""
     tree, logits = animals(), torch.randn(4, 6)
     dilutions = [random.Random(0).choice([0.2, 0.5, 0.9]) for _ in range(64)]
     with ThreadPoolExecutor(8) as pool:

@@ -1,4 +1,4 @@
-"""Optimisers by tiles make the steps of torch.optim on the gradients of whole logits."""
+"""Optimisers by tiles make the same steps as torch.optim on the gradients of whole logits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEATURES, CLASSES = 5, 24
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiles of a few classes."""
+    """Makes tiles of a few classes."""
     monkeypatch.setattr(columns, "tile_width", lambda *shape: 7)
 
 
@@ -42,19 +42,19 @@ OPTIMISERS: list[tuple[type[TileOptimizer], type[torch.optim.Optimizer], dict[st
 def made(
     cls: type[TileOptimizer], twin: type[torch.optim.Optimizer], weight: Tensor, options: Any
 ) -> TileOptimizer:
-    """The optimiser by tiles with the options of its twin in torch."""
+    """The optimiser by tiles with the options of its counterpart in torch."""
     if twin is torch.optim.AdamW:
         options = {**options, "decoupled_weight_decay": True}
     return cls(weight, **options)
 
 
 def loss_of(ordered: bool) -> hace.HACELoss:
-    """With tiles that are slices, or gathered rows."""
+    """A loss whose tiles are slices (if `ordered`) or gathered rows."""
     return hace.HACELoss(TREE, 0.5, logit_space="depth_first" if ordered else "classes")
 
 
 def tile_step(loss_fn: hace.HACELoss, weight: Tensor, x: Tensor, y: Tensor, tile: Any) -> None:
-    """One backward that updates the weight."""
+    """One backward pass that updates the weight."""
     loss_fn.linear(x, weight, y, logit_bytes=0, on_weight_grad=tile).backward()
     tile.step()
 
@@ -76,8 +76,8 @@ def test_steps_are_those_of_torch(
     schedules = [torch.optim.lr_scheduler.ExponentialLR(each, 0.8) for each in (tile, whole)]
     for step in range(4):
         x, y = torch.randn(9, FEATURES, dtype=dtype), torch.randint(CLASSES, (9,))
-        # Adam divides by |gradient|: both must see the same one, not one that a step's rounding
-        # has moved.
+        # Adam divides by |gradient|, so both optimisers must see the same gradient, not one that
+        # the rounding of an earlier step has changed.
         with torch.no_grad():
             start = weight.clone()
             other.copy_(weight)
@@ -154,7 +154,7 @@ def test_states_are_allocated_once_and_have_the_layout_of_the_weight() -> None:
     state = tile.state[weight]
     assert state["exp_avg"].shape == weight.shape
     assert state["exp_avg"].dtype == torch.bfloat16
-    # Rows count by themselves, beyond what bfloat16 could count.
+    # Each row counts its steps, to more than bfloat16 can count to.
     tile.load_state_dict(tile.state_dict())
     assert tile.state[weight]["step"][:, 0].tolist() == [300] * 3 + [0] * (CLASSES - 3)
 
@@ -178,7 +178,7 @@ def test_accumulation_is_refused() -> None:
 
 @pytest.mark.parametrize("cls", [TileSGD, TileAdagrad, TileAdam])
 def test_a_second_backward_before_a_step_is_refused(cls: type[TileOptimizer]) -> None:
-    """Each backward would be a step, and not a part of one, as users of accumulation expect."""
+    """Each backward pass would be a step, but users of accumulation expect a part of a step."""
     loss_fn, weight = loss_of(True), nn.Parameter(torch.randn(CLASSES, FEATURES))
     tile, x, y = cls(weight, 0.1), torch.randn(9, FEATURES), torch.randint(CLASSES, (9,))
 

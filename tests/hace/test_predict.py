@@ -15,7 +15,7 @@ import hace
 
 
 def columns_of(hierarchy: hace.Hierarchy, logits: str) -> np.ndarray:
-    """The node of each column."""
+    """The node that each column belongs to."""
     if logits == "nodes":
         return np.arange(hierarchy.num_nodes)
     if logits == "depth_first":
@@ -32,7 +32,7 @@ def by_hand(hierarchy: hace.Hierarchy, row: torch.Tensor, logits: str) -> int:
 @pytest.mark.parametrize("logits", ["classes", "nodes", "depth_first"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_trees(rng: np.random.Generator, shape: str, logits: str) -> None:
-    """With a logit for each node only the classes are compared, whatever the others have."""
+    """With a logit per node, only classes are compared, whatever the other logits are."""
     hierarchy = hierarchy_of(SHAPES[shape](rng))
     rows = torch.randn(20, len(columns_of(hierarchy, logits)))
     expected = [by_hand(hierarchy, row, logits) for row in rows]
@@ -56,7 +56,7 @@ def test_dags(logits: str) -> None:
 @pytest.mark.parametrize("logits", ["classes", "nodes", "depth_first"])
 @pytest.mark.parametrize("size", [(), (3,), (0,), (2, 4), (2, 0, 3), (2, 3, 4)], ids=str)
 def test_shapes(rng: np.random.Generator, size: tuple[int, ...], logits: str) -> None:
-    """(C), (N, C) and (N, C, d1, …) lose their class dimension, the second of several."""
+    """(C), (N, C) and (N, C, d1, …) lose their class dimension, which is the second of several."""
     hierarchy = hierarchy_of(trees.random_tree(rng, 12, roots=2, inner=0.4, shuffle=True))
     width = len(columns_of(hierarchy, logits))
     rows = torch.randn(*size, width)
@@ -83,7 +83,7 @@ def test_masked_classes_are_not_predicted() -> None:
 
 
 def test_an_inner_class_is_compared_by_its_own_logit() -> None:
-    """Not by the mass of its subtree, which no class below it could beat."""
+    """It is not compared by the mass of its subtree, which no class below it could exceed."""
     hierarchy = hace.Hierarchy.from_paths(["animal/dog", "animal", "car"])
     rows = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 0.5]])
     assert hace.predict(rows, hierarchy).tolist() == [0, 1]
@@ -113,7 +113,7 @@ def test_unknown_options(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("size", [(2, 4), (4,), (), (2, 1, 3)], ids=str)
 def test_shapes_that_do_not_fit(size: tuple[int, ...]) -> None:
-    """Names what would; the nodes' number where logits are the nodes'."""
+    """The error names the right size: the number of nodes if the logits are the nodes'."""
     hierarchy = hace.Hierarchy.from_parents([-1, 0, 0, 0])
     with pytest.raises(ValueError, match="C = 3"):
         hace.predict(torch.randn(size), hierarchy)
@@ -131,7 +131,7 @@ def test_wrong_types() -> None:
 
 @pytest.mark.parametrize("logits", ["classes", "nodes", "depth_first"])
 def test_compiled(rng: np.random.Generator, logits: str) -> None:
-    """Once the hierarchy has its tables, as beside a loss."""
+    """It compiles into one graph once the hierarchy has its tables."""
     torch._dynamo.reset()
     hierarchy = hierarchy_of(trees.random_tree(rng, 12, inner=0.4, shuffle=True))
     rows = torch.randn(5, len(columns_of(hierarchy, logits)))
@@ -146,7 +146,7 @@ def test_compiled(rng: np.random.Generator, logits: str) -> None:
 
 @pytest.mark.parametrize("logits", ["classes", "nodes", "depth_first"])
 def test_agrees_with_the_losses(rng: np.random.Generator, logits: str) -> None:
-    """The predicted leaf is the class of the least loss, by the same reading of the columns."""
+    """The predicted leaf is the class with the least loss, for all kinds of columns."""
     tree = trees.random_tree(rng, 12, roots=2, shuffle=True)
     hierarchy = hierarchy_of(tree)
     rows = torch.randn(6, len(columns_of(hierarchy, logits)), dtype=torch.float64)

@@ -76,7 +76,7 @@ def test_weights_of_one_s_own_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_files_of_different_models_are_refused(tmp_path: Path) -> None:
-    """A hierarchy of as many classes in another order would scramble the answers."""
+    """A hierarchy with the same number of classes in another order would permute the answers."""
     HierarchicalClassifier(5, tree()).save_pretrained(tmp_path / "one")
     HierarchicalClassifier(5, tree(PATHS[::-1])).save_pretrained(tmp_path / "other")
     other = (tmp_path / "other" / "hierarchy.npz").read_bytes()

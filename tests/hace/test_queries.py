@@ -1,4 +1,4 @@
-"""What people ask of a tree: names, neighbours, a summary, a drawing, a graph."""
+"""Queries of a hierarchy: names, neighbours, a summary, drawings, a graph."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_large_tree_is_a_screen_of_text() -> None:
 
 
 class Balanced(HTMLParser):
-    """Counts tags that are open, and keeps the text."""
+    """Checks that tags are closed, and collects the text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

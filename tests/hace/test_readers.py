@@ -1,4 +1,4 @@
-"""What people have, as they have it: each input is read right or refused with what would help."""
+"""Files as users have them: each is read right, or refused with a hint at what would help."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def from_text(folder: Path, text: str | bytes, options: CSV, name: str = "tree.c
 
 
 def shape(tree: Hierarchy) -> dict[str, list[str]]:
-    """Each inner node's children by name, and the classes: the whole of a small tree."""
+    """A small tree as text: the children of each inner node by name, and the classes."""
     names = tree.names
     assert names is not None
     found = {
@@ -37,7 +37,7 @@ def shape(tree: Hierarchy) -> dict[str, list[str]]:
 
 @pytest.fixture(autouse=True)
 def no_warning() -> Iterator[None]:
-    """Whatever is read without a word is read without a warning too."""
+    """Turns warnings into errors for inputs that must be read without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -80,7 +80,7 @@ def test_tables_of_other_kinds(tmp_path: Path) -> None:
         tmp_path, "parent,child\na,b\u00e4r\na,c\n".encode("latin-1"), {"encoding": "latin-1"}
     )
     assert tree.class_names == ("b\u00e4r", "c")
-    # NA is Namibia or North America where the file shows it, or the user says it.
+    # NA is a name (Namibia, North America) if the file shows it or the user says so.
     assert from_text(tmp_path, "parent,child\n,NA\nNA,US\nNA,CA\n", {}).names == ("NA", "US", "CA")
     tree = from_text(tmp_path, "parent,child\nNA,US\nNA,CA\n", {"missing": []})
     assert tree.names == ("NA", "US", "CA")
@@ -235,7 +235,7 @@ def test_csv_of_wrong_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("several", [False, True])
 def test_a_reversed_file_is_suspected_aloud(tmp_path: Path, several: bool) -> None:
-    # With one child each, both directions are forests of the same shape.
+    # If every node has one child, both directions are forests of the same shape.
     text = "parent,child\ndog,animal\ncar,vehicle\n"
     with pytest.warns(UserWarning, match="no node of this hierarchy has two children") as caught:
         from_text(tmp_path, text, {"allow_multiple_parents": several})
@@ -405,7 +405,7 @@ def test_parts_that_say_nothing() -> None:
     tree = Hierarchy.from_paths(paths, missing=["c__"])
     assert tree.names == ("k__B/p__P", "k__B/p__Q/c__C", "k__B", "k__B/p__Q")
     assert Hierarchy.from_paths([("NA", "US"), ("NA", "CA")], missing=[]).num_nodes == 3
-    # A class may be called None: what is below one node only is left alone.
+    # A class may be called None; names that occur below only one node are accepted.
     assert Hierarchy.from_paths(["illness/flu", "illness/None"]).num_classes == 2
 
 
@@ -618,7 +618,7 @@ def test_codes_refused(codes: Any, error: type[Exception], message: str) -> None
 
 def test_pandas() -> None:
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
-    frame = pandas.DataFrame({"up": [None, 1, 1], "id": [1, 2, 3]})  # up is of floats
+    frame = pandas.DataFrame({"up": [None, 1, 1], "id": [1, 2, 3]})  # pandas makes `up` floats
     assert shape(Hierarchy.from_edges(frame)) == {"1": ["2", "3"], "classes": ["2", "3"]}
     turned = frame.rename(columns={"up": "parent", "id": "child"})[["child", "parent"]]
     with pytest.raises(ValueError, match=r"\(child, parent\); give child_first=True"):

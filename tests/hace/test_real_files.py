@@ -1,7 +1,7 @@
-"""Hierarchy files as they are found: real ones beside the checkout, and the same shapes invented.
+"""Real hierarchy files from a folder beside the checkout, and made-up files of the same formats.
 
-The real files are not part of the repository; where they lie in ../shared/formats, each is held to
-the counts and class paths that were worked out by hand (expected.json).
+The real files are not part of the repository. If they are in ../shared/formats, each is compared
+with counts and class paths that were worked out by hand (expected.json).
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def test_names_in_a_second_file(name: str) -> None:
     assert first == told["names_of_first_class_path"]
 
 
-# The same shapes from rows made up here, so that nothing above depends on files outside.
+# The same formats with made-up rows, so that they are tested without the real files, too.
 
 
 def write(folder: Path, name: str, text: str, encoding: str = "utf-8") -> Path:
@@ -208,7 +208,7 @@ def write(folder: Path, name: str, text: str, encoding: str = "utf-8") -> Path:
 
 
 def invented(folder: Path) -> Iterator[tuple[Hierarchy, list[list[str]], str]]:
-    """Each tree with the path of each class, root first."""
+    """Each tree with the path of each of its classes, root first, and the separator."""
     file = write(folder, "child_first.txt", "2 1\n3 1\n10 2\n9 2\n11 3\n")
     tree = Hierarchy.from_csv(file, parent=1, child=0, delimiter=" ")
     by_number = tree.subset(sorted(tree.class_names or (), key=int))

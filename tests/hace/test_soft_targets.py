@@ -1,4 +1,4 @@
-"""`hace.HACELoss` with soft targets: smoothing, soft labels, probabilities, pairs; identities."""
+"""`hace.HACELoss` with soft targets: smoothing, soft labels, probabilities and pairs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def probabilities_for(tree: trees.Tree, rows: int, space: str = "classes") -> to
 def check(
     tree: trees.Tree, input: torch.Tensor, target: Any, dilution: float = 0.7, **options: Any
 ) -> None:
-    """As for any target, but mass is a product along a path, and so is rounded once a level."""
+    """Compares with the oracle; mass is a product along a path, so it is rounded once per level."""
     roundings = 16 + max(len(tree.path(node)) for node in range(tree.num_nodes))
     test_hace_loss.check(tree, input, target, dilution, roundings=roundings, **options)
 
@@ -96,7 +96,7 @@ def test_soft_labels(
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_soft_labels_on_every_shape(backend: Backend, shape: str, distance: str) -> None:
-    """Heights and depths count nodes without classes too; forests have a virtual root."""
+    """Heights and depths also count nodes without classes; forests have a virtual root."""
     tree = SHAPES[shape](np.random.default_rng(1))
     for targets, dtype in zip(SPACES, (torch.float64, torch.float32), strict=True):
         target = indices_for(tree, 40, targets)
@@ -112,7 +112,7 @@ def test_soft_labels_on_every_shape(backend: Backend, shape: str, distance: str)
 
 
 def test_soft_labels_by_hand(backend: Backend) -> None:
-    """A forest of heights 2 and 0, under a virtual root of height 3 and depth 0."""
+    """The forest has trees of heights 2 and 0 under a virtual root of height 3 and depth 0."""
     paths = ["animal/dog/husky", "animal/dog/pug", "animal/cat", "car"]
     forest = hace.Hierarchy.from_paths(paths)
     shares = {
@@ -136,7 +136,7 @@ def test_soft_labels_by_hand(backend: Backend) -> None:
 
 
 def test_soft_labels_of_an_inner_class(backend: Backend) -> None:
-    """It is at distance 0 from itself, and at its node's from what is below the node."""
+    """It is at distance 0 from itself, and at its node's height from classes below the node."""
     tree = hace.Hierarchy.from_paths(["a/b", "a/b/c", "a/b/d", "a/e"])  # depths 1, 2, 2, 1
     logits = torch.randn(1, 4, dtype=torch.float64)
     far = {"height": [0.0, 0.5, 0.5, 1.0], "depth": [0.0, 0.5, 0.5, 1.0]}
@@ -155,7 +155,7 @@ def test_soft_labels_of_an_inner_class(backend: Backend) -> None:
 def test_smoothed_soft_labels(
     backend: Backend, tree: trees.Tree, form: str, smoothing: str, distance: str
 ) -> None:
-    """Smoothing is of the distribution that soft labels are."""
+    """Smoothing applies to the distribution of the soft labels."""
     weight = torch.rand(tree.num_classes, dtype=torch.float64)
     target = indices_for(tree, 30) if form == "index" else pairs_for(tree, 30)
     for epsilon, weighted in ((0.1, None), (0.6, weight)):
@@ -177,7 +177,7 @@ def test_smoothed_soft_labels(
 def test_smoothed_soft_labels_of_coarse_targets(
     backend: Backend, tree: trees.Tree, smoothing: str
 ) -> None:
-    """The same for a target that is not a class: its distribution is all on classes."""
+    """The same holds for a target that is not a class, whose soft labels are all classes."""
     check(
         tree,
         logits_for(tree, 60),
@@ -233,7 +233,7 @@ def test_pairs_and_probabilities(
 def test_dtypes(
     backend: Backend, tree: trees.Tree, form: str, eps: float, dtype: torch.dtype
 ) -> None:
-    """A float32 weight and target go with any logits."""
+    """A float32 weight and target work with logits of any dtype."""
     target: Any = indices_for(tree, 20)
     options: dict[str, Any] = {"weight": torch.rand(tree.num_classes)}
     if form == "pair":
@@ -263,7 +263,7 @@ def test_dtypes(
     DILUTIONS,
     st.one_of(st.none(), st.floats(0, 50)),
     st.sampled_from(DISTANCES),
-    st.floats(0, 0.5),  # beyond an even share, what others get cancels what the target has
+    st.floats(0, 0.5),  # above an even share, the others' mass cancels the target's
     st.sampled_from(["uniform", "others"]),
 )
 def test_random_trees(
@@ -290,7 +290,7 @@ def test_random_trees(
 def test_a_target_that_is_spared_all_mass_has_none(
     backend: Backend, tree: trees.Tree, smoothing: str, dilution: float, kind: str
 ) -> None:
-    """So its logit may be −inf, and so may those of all classes below a node without mass."""
+    """So its logit may be −inf, and also the logits of all classes below a node without mass."""
     classes = tree.num_classes
     logits = logits_for(tree, classes).masked_fill(torch.eye(classes, dtype=torch.bool), -np.inf)
     index = torch.arange(classes)
@@ -302,7 +302,7 @@ def test_a_target_that_is_spared_all_mass_has_none(
         elif kind == "probabilities":
             check(tree, z, one_hot(index, classes).to(dtype), dilution, **options)
         else:
-            # 0.1 + 0.2 + 0.7 is 1 up to rounding, which must not be left as mass.
+            # 0.1 + 0.2 + 0.7 is 1 up to rounding, and the rounding error must not remain as mass.
             loss = hace.HACELoss(hierarchy_of(tree), dilution, reduction="none", **options)
             weights = torch.tensor([0.1, 0.2, 0.7], dtype=dtype).expand(classes, 3)
             found = loss(z, (index[:, None].expand(classes, 3), weights))
@@ -318,7 +318,7 @@ def test_a_target_that_is_spared_all_mass_has_none(
 def test_mixup_is_the_mix_of_its_losses(
     backend: Backend, tree: trees.Tree, reduction: str, targets: str
 ) -> None:
-    """With the share in the pair's weights, one for each row."""
+    """The share of each row is in the weights of its pair."""
     module = hace.HACELoss(
         hierarchy_of(tree), target_space=targets, reduction=reduction, backend=backend.name
     )
@@ -343,7 +343,7 @@ def test_mixup_is_the_mix_of_its_losses(
 def test_smoothing_is_linear(
     backend: Backend, tree: trees.Tree, smoothing: str, beta: float | None
 ) -> None:
-    """L(ε) = (1 − ε) L(0) + ε L(1), down to ε = 1e-9, where it is the hard loss."""
+    """L(ε) = (1 − ε) L(0) + ε L(1), down to ε = 1e-9, where it equals the hard loss."""
     logits, target = logits_for(tree, 12), indices_for(tree, 12)
 
     def rows(epsilon: float) -> torch.Tensor:
@@ -368,7 +368,7 @@ def test_smoothing_is_linear(
 @many_rows
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_sharp_soft_labels_are_hard(backend: Backend, tree: trees.Tree, distance: str) -> None:
-    """For leaves; by depth for every class."""
+    """This holds for leaves and, with distances by depth, for every class."""
     logits, target = logits_for(tree, 40), indices_for(tree, 40)
     if distance == "height":
         leaves = torch.from_numpy(tree.leaf_labels())
@@ -388,7 +388,7 @@ def test_sharp_soft_labels_are_hard(backend: Backend, tree: trees.Tree, distance
 def test_flat_soft_labels_are_full_smoothing(
     backend: Backend, tree: trees.Tree, targets: str, distance: str
 ) -> None:
-    """β = 0: every target is 1/C on every class, as ε = 1 is."""
+    """With β = 0, every target is 1/C on every class, as with ε = 1."""
     logits, target = logits_for(tree, 20), indices_for(tree, 20, targets)
     options: dict[str, Any] = {"target_space": targets, "backend": backend.name}
     flat = hace.HACELoss(
@@ -439,7 +439,7 @@ def test_is_cross_entropy_at_dilution_one(
     reduction: str,
     weighted: bool,
 ) -> None:
-    """Of the same indices, smoothed, and of a pair as the probabilities that it stands for."""
+    """This holds for smoothed indices, and for a pair compared with the same probabilities."""
     count = leafy.num_classes
     logits = torch.randn((*shape[:1], count, *shape[1:]), dtype=torch.float64)
     dim = min(1, len(shape))
@@ -472,7 +472,7 @@ def test_is_cross_entropy_at_dilution_one(
 def test_soft_labels_do_not_depend_on_names_or_columns(
     tree: trees.Tree, seed: int, dilution: float, beta: float, distance: str
 ) -> None:
-    """Nor on a constant in the logits; the loss is not negative, a row's gradient sums to 0."""
+    """Nor on a constant in the logits. Losses are not negative; a row's gradient sums to 0."""
     torch.manual_seed(seed)
     logits, target = logits_for(tree, 5), indices_for(tree, 5)
     generator = np.random.default_rng(seed)
@@ -505,7 +505,7 @@ def test_soft_labels_do_not_depend_on_names_or_columns(
 def test_dimensions_are_rows(
     backend: Backend, tree: trees.Tree, form: str, shape: tuple[int, ...]
 ) -> None:
-    """(C) and (N, C, d1, d2) are the same as their rows one by one."""
+    """(C) and (N, C, d1, d2) give the same as their rows one by one."""
     dim = min(1, len(shape))
     logits = torch.randn((*shape[:1], tree.num_classes, *shape[1:]), dtype=torch.float64)
     options: dict[str, Any] = (
@@ -546,7 +546,7 @@ def test_dimensions_are_rows(
 
 
 class LargestTensor(TorchDispatchMode):
-    """Keeps the largest number of elements that any operation returned."""
+    """Records the largest number of elements that any operation returned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -563,7 +563,7 @@ class LargestTensor(TorchDispatchMode):
 @many_rows
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_soft_labels_of_100_000_classes(backend: Backend, distance: str) -> None:
-    """In memory of a few numbers per node, not C × C; shares known from the digits."""
+    """Memory is a few numbers per node, not C × C; the shares are known from the digits."""
     tree = trees.balanced([10] * 5, rooted=True)
     classes, nodes = tree.num_classes, tree.num_nodes
     hierarchy = hierarchy_of(tree)
@@ -585,7 +585,7 @@ def test_soft_labels_of_100_000_classes(backend: Backend, distance: str) -> None
         loss, grad = evaluate(module, logits, labels)
     assert largest.elements <= 4 * len(labels) * nodes
 
-    # Five digits name a class; classes that share the first k meet at height 5 - k.
+    # A class is named by five digits; classes that share the first k digits meet at height 5 - k.
     digits = np.arange(classes)[:, None] // 10 ** np.arange(4, -1, -1) % 10
     shared = (digits[labels.numpy()][:, None] == digits).cumprod(axis=2).sum(axis=2)
     near = np.exp(-oracle.REAL(8) * (5 - shared) / 5)
@@ -601,7 +601,7 @@ def test_soft_labels_of_100_000_classes(backend: Backend, distance: str) -> None
 
 
 def soft_modules(tree: trees.Tree, **options: Any) -> dict[str, tuple[torch.nn.Module, Any]]:
-    """A module of each kind with a target for 6 rows."""
+    """A module of each kind, with a target for 6 rows."""
     hierarchy = hierarchy_of(tree)
     weight = torch.rand(tree.num_classes)
     return {
@@ -620,7 +620,7 @@ def soft_modules(tree: trees.Tree, **options: Any) -> dict[str, tuple[torch.nn.M
 
 @pytest.mark.parametrize("kind", ["smoothed", "soft", "pair", "probabilities"])
 def test_compiled(tree: trees.Tree, kind: str) -> None:
-    """The module in one graph, forward and backward, with the backend of `auto`."""
+    """Forward and backward of the module are one graph, with the backend that `auto` chooses."""
     torch._dynamo.reset()
     module, target = soft_modules(tree)[kind]
     logits = logits_for(tree, 6, dtype=torch.float32)
@@ -645,7 +645,7 @@ def test_repr_names_soft_labels(tree: trees.Tree) -> None:
 
 @many_rows
 def test_weight_may_change_afterwards(backend: Backend, tree: trees.Tree) -> None:
-    """Nothing derived from the weight is kept: loading or moving it has an effect at once."""
+    """Nothing derived from the weight is stored, so loading or moving it has an effect at once."""
     for kind, (module, target) in soft_modules(tree, backend=backend.name, reduction="sum").items():
         if module.weight is None:
             assert kind in ("soft", "probabilities")
@@ -658,7 +658,7 @@ def test_weight_may_change_afterwards(backend: Backend, tree: trees.Tree) -> Non
 
 @pytest.mark.parametrize("kind", ["smoothed", "soft", "pair", "probabilities"])
 def test_autocast(tree: trees.Tree, kind: str) -> None:
-    """Layers give bfloat16, the loss is float32, and gradients reach float32 parameters."""
+    """Layers return bfloat16, the loss is float32, and gradients reach float32 parameters."""
     module, target = soft_modules(tree)[kind]
     layer = torch.nn.Linear(8, tree.num_classes)
     features = torch.randn(6, 8)
@@ -676,7 +676,7 @@ def test_autocast(tree: trees.Tree, kind: str) -> None:
 
 @many_rows
 def test_gradient_of_a_pair_s_weights(backend: Backend, rng: np.random.Generator) -> None:
-    """Learnt or differentiable mixing: through the reference, with logits that need one or not."""
+    """Mixing weights can be learnt, by way of the reference, whatever the logits require."""
     tree = trees.random_tree(rng, 6, roots=2, inner=0.3, shuffle=True)
     index, weight = pairs_for(tree, 4)
     module = hace.HACELoss(hierarchy_of(tree), label_smoothing=0.1, backend=backend.name)
@@ -691,7 +691,7 @@ def test_gradient_of_a_pair_s_weights(backend: Backend, rng: np.random.Generator
 def test_gradient_of_probabilities_is_that_of_cross_entropy(
     backend: Backend, leafy: trees.Tree
 ) -> None:
-    """Where they are 0 too: there it says what mass on that class would cost."""
+    """This holds also where they are 0; there it says what mass on that class would cost."""
     logits = logits_for(leafy, 4)
     target = one_hot(indices_for(leafy, 4), leafy.num_classes).double().requires_grad_()
     ours = hace.HACELoss(hierarchy_of(leafy), 1.0, backend=backend.name)(logits, target)

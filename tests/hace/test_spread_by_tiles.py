@@ -1,4 +1,4 @@
-"""Targets that are spread over all classes, by tiles: against 80 bits and against whole logits."""
+"""Targets spread over all classes, by tiles, agree with the oracle and with whole logits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hace_kernels.linear import columns
 
 FEATURES = 5
 
-#: Targets of one kind, with the options that they go with.
+#: The kinds of targets, each with its options.
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "smoothed": ("index", {"label_smoothing": 0.1}),
     "smoothed alone": ("index", {"label_smoothing": 1.0}),
@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    """Tiles of this many classes."""
+    """Sets the number of classes per tile."""
     monkeypatch.setattr(columns, "tile_width", lambda *shape: width)
 
 
@@ -79,7 +79,7 @@ def check(
     rows: int = 7,
     backend: Backend | None = None,
 ) -> None:
-    """Loss and gradients by tiles against 80 bits."""
+    """Compares loss and gradients by tiles with the 80-bit oracle."""
     how, of_kind = KINDS[kind]
     parts = layer(rows, case.num_classes, dtype, scale)
     if bias is not None:
@@ -114,7 +114,7 @@ def check(
         assert right.all(), (value[~right], true[~right], bound[~right])
 
 
-#: One of each way to have mass.
+#: One kind for each way in which classes get mass.
 WAYS = ["smoothed over nodes", "soft and smoothed", "smoothed probabilities"]
 
 
@@ -162,7 +162,7 @@ def test_large_logits(
 def test_classes_without_mass(
     kind: str, dtype: torch.dtype, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole tiles, whole subtrees, all but one class and all of them are −inf, or far below."""
+    """Whole tiles, whole subtrees, all classes, or all but one are −inf or far below."""
     case = tree_cases.TreeCase(tree_cases.SHAPES["balanced forest"](rng))
     for first, last, low in (
         (4, 12, -torch.inf),
@@ -178,7 +178,7 @@ def test_classes_without_mass(
 
 
 def test_classes_that_get_nothing_may_be_without_mass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """0 log 0 is 0: of classes whose weight is 0, and of nodes that keep nothing."""
+    """0 log 0 is 0 for classes whose weight is 0 and for nodes that keep no mass."""
     narrow(monkeypatch, 3)
     tree = tree_cases.hierarchy_of(trees.balanced([4, 4]))
     weight = torch.ones(16)
@@ -247,12 +247,12 @@ def test_half_precision_is_no_worse_than_with_whole_logits(
     unfused = torch.autograd.grad(loss_fn(linear(*parts), target), parts)
     for name, one, two, true in zip("xWb", found, unfused, wanted, strict=True):
         errors = [float((each.double() - true).norm() / true.norm()) for each in (one, two)]
-        # The input's gradient is added up from tiles' parts, each rounded.
+        # The input's gradient is a sum over tiles, each part of which is rounded.
         assert errors[0] <= (1.5 if name == "x" else 1.05) * errors[1], (name, errors)
 
 
 class Sizes(TorchDispatchMode):
-    """Notes the size of the largest floating tensor that ops make."""
+    """Records the size of the largest floating-point tensor that ops make."""
 
     largest = 0
 
@@ -421,7 +421,7 @@ def test_what_does_not_go_by_tiles_says_what_does(
     loss_fn, given = hace.HACELoss(case.hierarchy, **options), target(case)
     with pytest.raises(ValueError, match=rf"{why}.*{instead}.*F\.linear\(input, weight, bias\)"):
         loss_fn.linear(x, weight, given, bias, logit_bytes=0)
-    # What it says goes, and is what happens by itself while the logits fit.
+    # The suggested call works, and is what happens by itself while the logits are small.
     whole = loss_fn(linear(x, weight, bias), given)
     torch.testing.assert_close(loss_fn.linear(x, weight, given, bias), whole)
 

@@ -1,4 +1,4 @@
-"""A data set's labels: which node each one is, and the hierarchy cut down to them."""
+"""A data set's labels: the node that each label names, and the hierarchy cut down to them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_numbers_as_names() -> None:
     tree = Hierarchy.from_edges([(100, 1), (100, 2), (100, 3)])
     assert tree.subset([3, 1]).class_names == ("3", "1")
     assert tree.subset([3.0, "1"]).class_names == ("3", "1")
-    # Text that reads as a number is a name where the other side holds true numbers.
+    # Text that looks like a number is a name if the other side has real numbers.
     assert tree.subset({"1": 1, "3": 0}).class_names == ("3", "1")
     assert tree.subset({0: "3", 1: "1"}).class_names == ("3", "1")
 
@@ -187,7 +187,7 @@ def test_single_parent_keeps_the_deepest() -> None:
     found = dag.subset(["husky", "cow"], single_parent=True)
     assert found.is_tree
     assert [found.short_name(node) for node in found.path(0)] == ["husky", "dog", "pet", "thing"]
-    # Of two parents at the same depth the first by name.
+    # Of two parents at the same depth, the first by name is kept.
     diamond = [("b", "x"), ("a", "x"), ("r", "b"), ("r", "a"), ("b", "y"), ("a", "z")]
     tree = Hierarchy.from_edges(diamond, allow_multiple_parents=True)
     found = tree.subset(["x", "y", "z"], single_parent=True)
@@ -200,7 +200,7 @@ def test_single_parent_keeps_the_deepest() -> None:
 @examples
 @pytest.mark.filterwarnings("ignore:no node of this hierarchy has two")
 def test_a_subset_is_what_is_above_its_labels(seed: int, single_parent: bool) -> None:
-    """Held to sets of names; and whatever the order of the edges, it is the same to the bit."""
+    """It agrees with sets of names, and has the same bits whatever the order of the edges."""
     rng = random.Random(seed)
     number = rng.randrange(2, 14)
     edges = [

@@ -1,4 +1,4 @@
-"""`hace.tables`: what is compiled of a hierarchy, in which mode, and how long it is kept."""
+"""`hace.tables`: what is compiled from a hierarchy, in which mode, and how long it is cached."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_layout_for_classes_and_for_nodes() -> None:
 @pytest.mark.parametrize("logit_space", ["classes", "nodes"])
 @pytest.mark.parametrize("target_space", ["classes", "nodes"])
 def test_path_table_of_each_space(logit_space: LogitSpace, target_space: TargetSpace) -> None:
-    """With a class at an inner node, and a node that has no class below it."""
+    """The tree has a class at an inner node, and a node without a class at or below it."""
     tree = Tree(np.array([-1, 0, 1, 0, -1]), np.array([3, 2, 1]))
     labels = tree.labels()
     hierarchy = Hierarchy.from_parents(tree.parents, classes=tree.classes)
@@ -59,7 +59,7 @@ def test_path_table_of_each_space(logit_space: LogitSpace, target_space: TargetS
     assert table.num_classes == len(columns)
     order = np.arange(len(columns)) if table.order is None else table.order.numpy()
     for target, node in enumerate(labels.targets(target_space)):
-        # Each interval, as the set of nodes whose columns it holds, with its weight.
+        # Each interval as the set of nodes whose columns it contains, with its weight.
         found = {}
         for i in range(int(table.ptr[target]), int(table.ptr[target + 1])):
             held = columns[order[int(table.start[i]) : int(table.stop[i])]]
@@ -89,7 +89,7 @@ def test_closure_table_of_each_space() -> None:
 
 
 def test_labels_of_inner_classes_are_leaves() -> None:
-    """Nodes: the classes 0 to 3, "bee" 4. Two leaves are added, under "wasp" and under "bee"."""
+    """The nodes are the classes 0 to 3 and "bee", 4. A leaf is added under "wasp" and "bee"."""
     labels = Tables.of(Hierarchy.from_paths(WASPS)).labels
     assert labels.links.parents.tolist() == [-1, 0, 0, 4, -1, 0, 4]
     assert labels.classes.tolist() == [5, 1, 2, 3, 6]
@@ -104,7 +104,7 @@ def test_nodes_of_targets() -> None:
     assert tables.nodes_of_targets().tolist() == [2, 1]
     assert tables.nodes_of_targets("nodes").tolist() == [0, 1, 2]
     assert tables.nodes_of_targets().dtype == torch.int64
-    tables.nodes_of_targets()[0] = 9  # a caller's mistake stays out of the hierarchy
+    tables.nodes_of_targets()[0] = 9  # a caller's change does not affect the hierarchy
     assert tree.classes.tolist() == [2, 1]
 
 
@@ -140,7 +140,7 @@ def test_a_dag_has_no_intervals(ask: Callable[[Tables], object]) -> None:
         ask(Tables.of(dags.hierarchy_of(dags.diamond())))
 
 
-# How long it is kept
+# How long it is cached
 
 
 def test_tables_are_cached_by_what_they_depend_on() -> None:
@@ -159,7 +159,7 @@ def test_tables_are_cached_by_what_they_depend_on() -> None:
     assert {tensor.device.type for tensor in on_meta[:4]} == {"meta"}
     assert on_meta.position is None
     assert (on_meta.num_classes, on_meta.max_entries) == (table.num_classes, table.max_entries)
-    assert on_meta.rings is None  # only kernels of the CPU read them
+    assert on_meta.rings is None  # only the CPU's kernels use them
     assert tables.paths(WEIGHTS, device="meta") is on_meta
     assert tables.paths(WEIGHTS) is table
     assert tables.nodes_of_targets() is tables.nodes_of_targets(device="cpu")
@@ -178,7 +178,7 @@ def test_closure_tables_are_cached_by_what_they_depend_on() -> None:
 
 
 def test_every_option_of_a_target_makes_a_table_of_its_own() -> None:
-    """The options themselves are the key, so a new one cannot be forgotten."""
+    """The options themselves are the cache's key, so a new option cannot be forgotten."""
     tables = Tables.of(animals())
     some = [
         TargetOptions(),
@@ -197,7 +197,7 @@ def test_every_option_of_a_target_makes_a_table_of_its_own() -> None:
 
 
 def test_integers_and_floats_are_one_key() -> None:
-    """An integer option made a table of integers, which the floats' losses then found."""
+    """An integer option once made a table of integers, which losses with floats then used."""
     tree, logits = animals(), torch.randn(2, 3)
     probabilities = torch.rand(2, 3)
     for zero in (0, 0.0, np.float32(0), np.int64(0)):
@@ -219,7 +219,7 @@ def test_cache_does_not_grow_with_a_schedule() -> None:
 
 
 def test_a_module_keeps_its_tables() -> None:
-    """Compiled or not, it lives through the cache's letting them go."""
+    """Compiled or not, a module still works when the cache has dropped its tables."""
     tree, logits, target = animals(), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     loss_fn = hace.HACELoss(tree, 0.3)
     expected = loss_fn(logits, target)
@@ -262,7 +262,7 @@ def test_tables_go_with_their_hierarchy() -> None:
 
 
 def losses_of(tree: Hierarchy, logits: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:
-    """What needs each kind of table, by functions, which find the tables when they are called."""
+    """Losses that need each kind of table, as functions, which look up the tables when called."""
     return [
         hace.functional.hace_loss(logits, target, tree),
         hace.functional.hace_loss(logits, target, tree, label_smoothing=0.1),
@@ -273,7 +273,7 @@ def losses_of(tree: Hierarchy, logits: torch.Tensor, target: torch.Tensor) -> li
 
 
 def assert_trains(tree: Hierarchy) -> None:
-    """Right losses and a backward, over tables that were made before."""
+    """Asserts right losses and a backward pass with tables that were made before."""
     logits, target = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])
     found = losses_of(tree, logits, target)
     for one, other in zip(found, losses_of(animals(), logits, target), strict=True):
@@ -285,7 +285,7 @@ def assert_trains(tree: Hierarchy) -> None:
 
 
 def test_made_under_inference_mode() -> None:
-    """Validation before the first training step."""
+    """This happens if validation runs before the first training step."""
     tree = animals()
     with torch.inference_mode():
         losses_of(tree, torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
@@ -321,10 +321,10 @@ class LogProbs(torch.nn.Module):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported_before_the_first_call(strict: bool) -> None:
-    """The eager model, and a second export, find tables that hold numbers."""
+    """The eager model and a second export then find tables with real numbers."""
     model, x = LogProbs(animals()), torch.randn(2, 5)
     if strict:
-        Tables.of(model.tree).nodes()  # a full graph cannot hold what makes them
+        Tables.of(model.tree).nodes()  # they cannot be made within a full graph
     exported = torch.export.export(model, (x,), strict=strict).module()
     torch.testing.assert_close(model(x), exported(x))
     again = torch.export.export(model, (x,), strict=strict).module()
@@ -333,7 +333,7 @@ def test_exported_before_the_first_call(strict: bool) -> None:
 
 
 def test_compiled_before_the_first_call() -> None:
-    """Cold: the table is made between two graphs. Warm: it is found within one."""
+    """At the first call the table is made between two graphs; later it is found within one."""
     tree, x = animals(), torch.randn(2, 3)
     torch._dynamo.reset()
 
@@ -353,7 +353,7 @@ def test_cached_tables_are_traced() -> None:
         found = losses_of(tree, x, target)
         return sum(part.double().sum() for part in (*found[:3], found[4]))
 
-    # Metrics look at values; they are left out.
+    # Metrics read values, which breaks a graph, so they are left out.
     def without_metrics(x: torch.Tensor) -> torch.Tensor:
         loss = hace.functional.hace_loss(x, target, tree, label_smoothing=0.1)
         return loss + hace.functional.node_log_probs(x, tree).exp().sum()

@@ -1,4 +1,4 @@
-"""`python -m hace tree`: from a file to a tree in a data set's label order, on the command line."""
+"""`python -m hace tree`: reads a file, and writes a tree in a data set's label order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hace.nn.TreeLinear`: one vector per node, and each class has the sum of those on its path."""
+"""`hace.nn.TreeLinear`, with one vector per node, where a class has the sum along its path."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATHS = ["animal/dog/husky", "animal/dog/pug", "animal/cat/siamese", "vehicle/ca
 
 @pytest.fixture(params=["reference", "cpu"])
 def backend(request: pytest.FixtureRequest) -> str:
-    """Those that run on the CPU: a layer is the same code on all, and the ops' tests try all."""
+    """The backends that run on the CPU. Layers are the same on all; the ops' tests try all."""
     found = hace.backends()[request.param]
     if not found.available:
         pytest.skip(found.reason)
@@ -39,10 +39,10 @@ def animals() -> hace.Hierarchy:
 
 
 def check(layer: TreeLinear, reach: np.ndarray, input: torch.Tensor) -> None:
-    """Output and gradients next to the class weights written out, `reach.T @ weight`.
+    """Compares output and gradients with explicit class weights, `reach.T @ weight`.
 
-    A product is right to a rounding for each feature, and is rounded to the layer's dtype; so is
-    the sum of the products, one for each node on the path.
+    A product has one rounding per feature and is rounded to the layer's dtype. The sum of the
+    products has one rounding per node on the path and is rounded likewise.
     """
     x = input.detach().requires_grad_()
     output = layer(x)
@@ -75,7 +75,7 @@ def check(layer: TreeLinear, reach: np.ndarray, input: torch.Tensor) -> None:
 def assert_sums_close(
     found: torch.Tensor, expected: np.ndarray, size: np.ndarray, terms: int
 ) -> None:
-    """Within what rounding `terms` terms of that size makes, and their sum in the dtype twice."""
+    """Asserts sums within the rounding of `terms` terms, plus two roundings to the dtype."""
     unit = oracle.ROUNDOFF[oracle.working_dtype(found.dtype)]
     stored = oracle.ROUNDOFF[found.dtype]
     bound = ((8 + math.sqrt(terms)) * unit + 3 * stored) * size + oracle.UNDERFLOW[found.dtype]
@@ -91,7 +91,7 @@ def assert_sums_close(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_trees(backend: str, rng: np.random.Generator, shape: str, dtype: torch.dtype) -> None:
-    """Inner classes, forests, shuffled columns, and nodes that no class is below."""
+    """Trees have inner classes, several roots, shuffled columns, and nodes without classes."""
     tree = SHAPES[shape](rng)
     for bias in (True, False):
         layer = TreeLinear(7, hierarchy_of(tree), bias, dtype=dtype, backend=backend)
@@ -100,7 +100,7 @@ def test_trees(backend: str, rng: np.random.Generator, shape: str, dtype: torch.
 
 @pytest.mark.parametrize("shape", dags.SHAPES)
 def test_dags(shape: str) -> None:
-    """The class's node and all nodes above it, each once, by however many paths."""
+    """A class sums its node and all nodes above it, each once, however many paths lead there."""
     dag = dags.SHAPES[shape]
     for dtype in (torch.float64, torch.float32):
         layer = TreeLinear(7, dags.hierarchy_of(dag), dtype=dtype)
@@ -112,7 +112,7 @@ def test_dags(shape: str) -> None:
 def test_half_precision(
     backend: str, rng: np.random.Generator, shape: str, dtype: torch.dtype
 ) -> None:
-    """Parameters, output and gradients have it; paths are summed in float32."""
+    """Parameters, output and gradients have half precision; paths are summed in float32."""
     tree = SHAPES[shape](rng)
     layer = TreeLinear(16, hierarchy_of(tree), dtype=dtype, backend=backend)
     assert layer.weight.dtype == layer.bias.dtype == dtype
@@ -121,7 +121,7 @@ def test_half_precision(
 
 
 def test_long_paths_keep_their_digits(backend: str) -> None:
-    """2,000 equal terms: summed in bfloat16 they would stop at 256."""
+    """The sum of 2,000 equal terms would stop at 256 if it were in bfloat16."""
     layer = TreeLinear(
         1, hace.Hierarchy.from_parents(np.arange(-1, 1999)), dtype=torch.bfloat16, backend=backend
     )
@@ -133,7 +133,7 @@ def test_long_paths_keep_their_digits(backend: str) -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (3,), (2, 3), (2, 0, 3), (2, 1, 2, 2)], ids=str)
 def test_leading_dimensions(backend: str, animals: hace.Hierarchy, shape: tuple[int, ...]) -> None:
-    """(…, F) goes to (…, C), as through nn.Linear, also when it is not contiguous."""
+    """It maps (…, F) to (…, C) like nn.Linear, also if the input is not contiguous."""
     layer = TreeLinear(6, animals, backend=backend)
     reach = np.array([[node in animals.path(v) for v in animals.classes] for node in range(9)])
     check(layer, reach, torch.randn(*shape, 6))
@@ -156,7 +156,7 @@ def test_gradcheck(backend: str, rng: np.random.Generator) -> None:
 
 
 def test_shared_ancestors_learn_from_each_class(animals: hace.Hierarchy) -> None:
-    """What a husky teaches reaches the pug by way of the dog, and not the car."""
+    """Training on a husky changes the pug, by way of the dog, but not the car."""
     layer = TreeLinear(4, animals)
     before = layer.to_linear().weight.detach()
     x = torch.randn(1, 4)
@@ -170,7 +170,7 @@ def test_shared_ancestors_learn_from_each_class(animals: hace.Hierarchy) -> None
 
 
 class Allocated(TorchDispatchMode):
-    """Keeps the sizes of the tensors that operations make, except views of `known`."""
+    """Records the sizes of the tensors that operations make, except views of `known`."""
 
     def __init__(self, known: torch.Tensor) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class Allocated(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", ["tree", "DAG"])
 def test_class_weights_are_never_built(rng: np.random.Generator, kind: str) -> None:
-    """The (C, F) matrix would be many times what two rows need."""
+    """The (C, F) matrix would take many times the memory that two rows need."""
     tree = trees.random_tree(rng, 500, shuffle=True)
     hierarchy = hierarchy_of(tree)
     if kind == "DAG":
@@ -234,7 +234,7 @@ def test_to_linear_of_a_dag() -> None:
 
 @pytest.mark.parametrize("tree", [trees.flat(5, rooted=False), trees.flat(1, rooted=False)])
 def test_to_linear_is_a_copy(tree: trees.Tree) -> None:
-    """Even where each class is its whole path: training one leaves the other as it was."""
+    """Even if each class is its whole path, training one layer does not change the other."""
     layer = TreeLinear(3, hierarchy_of(tree))
     linear = layer.to_linear()
     assert torch.equal(linear.weight, layer.weight)
@@ -246,7 +246,7 @@ def test_to_linear_is_a_copy(tree: trees.Tree) -> None:
 
 
 def test_flat_forest_is_nn_linear() -> None:
-    """No ancestors, nothing to share: with the same parameters to the bit."""
+    """Without ancestors nothing is shared, so equal parameters give equal bits."""
     layer = TreeLinear(9, hierarchy_of(trees.flat(6, rooted=False)))
     plain = torch.nn.Linear(9, 6)
     plain.load_state_dict(dict(layer.named_parameters()))
@@ -269,7 +269,7 @@ INIT_TREES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
 
 @pytest.mark.parametrize("shape", INIT_TREES)
 def test_leaves_have_the_variance_of_nn_linear(rng: np.random.Generator, shape: str) -> None:
-    """1/(3F), whatever the depth: over 20,000 weights the estimate is good to about 1 %."""
+    """The variance is 1/(3F) at any depth; 20,000 weights estimate it to about 1 %."""
     tree, features = INIT_TREES[shape](rng), 20_000
     weight = TreeLinear(features, hierarchy_of(tree)).to_linear().weight.detach().double()
     leaves = weight[tree.leaf_labels()]
@@ -277,12 +277,12 @@ def test_leaves_have_the_variance_of_nn_linear(rng: np.random.Generator, shape: 
     torch.testing.assert_close(relative, torch.ones_like(relative), rtol=0, atol=0.06)
     assert (leaves.mean(1).abs() * math.sqrt(3) * features < 5).all()
     inner = np.setdiff1d(np.arange(tree.num_classes), tree.leaf_labels())
-    assert (3 * features * weight[inner].square().mean(1) < 1).all(), "not the whole of its path"
+    assert (3 * features * weight[inner].square().mean(1) < 1).all(), "a node takes everything"
 
 
 @pytest.mark.parametrize("shape", INIT_TREES)
 def test_shares_of_the_variance_sum_to_1(rng: np.random.Generator, shape: str) -> None:
-    """Each vector is uniform between bounds, whose squares add up to nn.Linear's along a path."""
+    """Vectors are uniform between bounds whose squares sum to nn.Linear's along a path."""
     tree, features = INIT_TREES[shape](rng), 20_000
     layer = TreeLinear(features, hierarchy_of(tree))
     bound = layer.weight.detach().abs().amax(1)
@@ -290,7 +290,7 @@ def test_shares_of_the_variance_sum_to_1(rng: np.random.Generator, shape: str) -
         path = tree.path(leaf)
         assert features * bound[path].square().sum().item() == pytest.approx(1, rel=2e-3)
         shares = features * bound[path].square()
-        assert (shares > 0).all(), "each node has a part"
+        assert (shares > 0).all(), "a node has no share"
 
 
 @pytest.mark.parametrize("shape", ["deep", "unbalanced"])
@@ -307,7 +307,7 @@ def test_biases_are_drawn_alike(rng: np.random.Generator, shape: str) -> None:
 
 
 def test_logits_start_alike_on_deep_and_flat_trees() -> None:
-    """So that a learning rate that suits nn.Linear suits this layer."""
+    """So a learning rate that suits nn.Linear suits this layer, too."""
     x = torch.randn(200, 256)
     plain = torch.nn.Linear(256, 64)(x).std()
     for tree in (trees.balanced([2] * 6), trees.balanced([8, 8], rooted=True), trees.flat(64)):
@@ -316,7 +316,7 @@ def test_logits_start_alike_on_deep_and_flat_trees() -> None:
 
 
 def test_reset_parameters(animals: hace.Hierarchy) -> None:
-    """Draws again from torch's generator; one seed, one layer."""
+    """It draws again from torch's generator, and equal seeds give equal layers."""
     layer = TreeLinear(4, animals)
     first = layer.weight.detach().clone()
     layer.reset_parameters()
@@ -405,7 +405,7 @@ def test_compiled(animals: hace.Hierarchy, pickled: bool) -> None:
 def test_training_decreases_the_loss(
     animals: hace.Hierarchy, make: Callable[..., Any], threads: Callable[[int], None]
 ) -> None:
-    """It goes with every loss."""
+    """The layer works with every loss."""
     threads(1)  # the steps are too small to be worth splitting
     features, target = torch.randn(32, 16), torch.randint(5, (32,))
     layer, loss_fn = TreeLinear(16, animals), make(animals)
@@ -459,7 +459,7 @@ def test_over_a_dag_on_the_backend_asked_for(backend: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_no_features(animals: hace.Hierarchy) -> None:
-    """As nn.Linear(0, C): the biases are left."""
+    """As in nn.Linear(0, C), only the biases are left."""
     layer = TreeLinear(0, animals)
     torch.nn.init.ones_(layer.bias)
     expected = torch.tensor([[3.0, 3, 3, 2, 2]]).expand(2, 5)

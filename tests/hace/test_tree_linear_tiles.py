@@ -87,14 +87,14 @@ def test_the_same_as_of_whole_logits(
 
 @pytest.mark.parametrize(
     ("sizes", "rooted", "more"),
-    # The gradient of a root above all classes is 0, and what is there is rounding alone.
+    # The gradient of a root above all classes is 0 up to rounding errors.
     [([8, 8, 8], False, 1.05), ([300], True, 1.3)],
     ids=["forest", "root"],
 )
 def test_half_precision_is_no_worse_than_with_whole_logits(
     width: int, sizes: list[int], rooted: bool, more: float
 ) -> None:
-    """Gradients of inner nodes add up over tiles in float32; only classes' are rounded before."""
+    """Inner nodes' gradients are summed over tiles in float32; only classes' are rounded before."""
     tree = hace.Hierarchy.from_parents(trees.balanced(sizes, rooted=rooted).parents)
     layer = TreeLinear(32, tree, dtype=torch.bfloat16)
     exact = TreeLinear(32, tree, dtype=torch.float64)
@@ -133,7 +133,7 @@ def test_answers(tree: hace.Hierarchy, width: int) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Notes the size of the largest tensor that an op makes, except views of `parameter`."""
+    """Records the size of the largest tensor that an op makes, except views of `parameter`."""
 
     def __init__(self, parameter: torch.Tensor) -> None:
         super().__init__()

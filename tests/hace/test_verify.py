@@ -1,4 +1,4 @@
-"""`python -m hace.verify` finds what is wrong, and does not claim what it has not looked at."""
+"""`python -m hace.verify` finds errors, and claims nothing about what it did not check."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_wrong_backend_is_found(
 
     def wrong(loss_fn: HACELoss, logits: Tensor, target: object) -> tuple[Tensor, Tensor]:
         loss, grad = right(loss_fn, logits, target)
-        if logits.dtype != torch.float64:  # the reference is asked in float64
+        if logits.dtype != torch.float64:  # the reference is called in float64
             loss, grad = (loss * 1.01, grad) if what == "loss" else (loss, grad * 1.01)
         return loss, grad
 
@@ -74,7 +74,7 @@ def test_nothing_but_the_reference_is_no_success(
 
 
 def test_the_reference_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    """In the dtypes that are not its yardstick's."""
+    """It is verified in the dtypes other than float64, in which it is the yardstick."""
     assert verify.main(["--quick", "--backend", "reference"]) == 0
     out = capsys.readouterr().out
     assert "reference  float32" in out

@@ -1,7 +1,7 @@
-"""On a device without float64 (Apple's MPS) the reference makes no such tensor.
+"""On a device without float64 (Apple's MPS), the reference makes no float64 tensor.
 
-The CPU stands in for it: a mode refuses every float64 result. Tables are made outside of all modes,
-as on the host, and moved to the device as they would be there.
+The CPU stands in for such a device: a mode refuses every float64 result. Tables are made outside of
+all modes, as on the host, and are moved to the device as they would be there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROWS = 7
 
 
 class NoFloat64(TorchDispatchMode):
-    """Refuses to make a float64 tensor."""
+    """A mode that refuses to make a float64 tensor."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -37,13 +37,13 @@ class NoFloat64(TorchDispatchMode):
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU is a device without float64, and the host another one."""
+    """Pretends that the CPU is a device without float64, and the host another device."""
     monkeypatch.setattr(widest, "WITHOUT_FLOAT64", frozenset({"cpu"}))
     monkeypatch.setattr(table_cache, "_CPU", torch.device("meta"))  # so that tables are moved
 
 
 def a_tree() -> hace.Hierarchy:
-    """A new one, whose tables nobody has made yet."""
+    """A new tree, whose tables have not been made yet."""
     return hace.Hierarchy.from_paths(PATHS)
 
 
@@ -92,7 +92,7 @@ def evaluate(loss_fn: torch.nn.Module, target: Any) -> tuple[torch.Tensor, torch
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses(name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     make, target = LOSSES[name]
-    expected = evaluate(make(), target)  # with float64, and the best backend there is
+    expected = evaluate(make(), target)  # with float64, on the best backend
     request.getfixturevalue("pretended")
     monkeypatch.setenv("HACE_BACKEND", "reference")
     with NoFloat64():
