@@ -1,7 +1,7 @@
-"""How many collectives a step takes and of how many bytes, at any number of processes.
+"""The number and the bytes of the collectives of a training step, for any number of processes.
 
-torch's fake process group runs one of many processes alone: it says nothing of values, but the
-collectives are those of all.
+torch's fake process group runs only one of the processes. Values mean nothing then, but the
+collectives are the same as in every process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROWS, FEATURES = 12, 16
 
 @contextmanager
 def one_of(world: int, rank: int) -> Iterator[None]:
-    """This process as one of many."""
+    """Makes this process one of many in a fake process group."""
     dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
     try:
         yield
@@ -41,7 +41,7 @@ def one_of(world: int, rank: int) -> Iterator[None]:
 
 
 class Collectives(TorchDispatchMode):
-    """The bytes of every collective, by name, as PyTorch's dispatcher sees them."""
+    """Records the name and the bytes of every collective that PyTorch's dispatcher sees."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Collectives(TorchDispatchMode):
 @pytest.mark.parametrize("needs", ["input", "weight", "both"])
 @pytest.mark.parametrize("world", [1, 8, 64])
 def test_a_step_is_three_all_reduces(world: int, needs: str, kind: str) -> None:
-    """12 · B · (K + 1) + 4 · B · F + 4 bytes, whichever gradients are asked for."""
+    """A step sends 12 · B · (K + 1) + 4 · B · F + 4 bytes, whichever gradients are needed."""
     rng = np.random.default_rng(0)
     case = cases.tree_case(trees.random_tree(rng, 300, inner=0.3, shuffle=True))
     rank, num_classes = world // 2, case.num_classes
@@ -85,7 +85,7 @@ PATHS = [f"{a}/{b}/{c}" for c in range(3) for a in range(5) for b in range(5)]
 
 
 def test_logits_over_a_mesh_of_64() -> None:
-    """Rows over 8, classes over 8: the verdict on targets and the mean's divisor are one number."""
+    """With rows and classes over 8 processes each, checking targets takes a single number."""
     tree = hace.Hierarchy.from_paths(PATHS)
     with one_of(64, 9):
         mesh = init_device_mesh("cpu", (8, 8))
@@ -108,7 +108,7 @@ def test_logits_over_a_mesh_of_64() -> None:
             loss.backward()
     assert logits.grad is not None
     assert logits.grad.placements == tuple(of_logits)
-    entries = 3  # of a path: a/b/c, a/b and a
+    entries = 3  # per path: a/b/c, a/b and a
     sizes = [size for _, size in seen.calls]
     assert [name for name, _ in seen.calls] == 4 * ["allreduce_"], seen.calls
     assert sum(sizes) <= 12 * ROWS * (entries + 1) + 64
@@ -116,7 +116,7 @@ def test_logits_over_a_mesh_of_64() -> None:
 
 @pytest.mark.parametrize("world", [8, 64])
 def test_a_step_of_a_classifier(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log-probabilities of the targets come with the loss, and take no more bytes."""
+    """The targets' log-probabilities come with the loss and need no additional bytes."""
     tree = hace.Hierarchy.from_paths(PATHS)
     monkeypatch.setattr(
         "hace.distributed.class_shard._checked",

@@ -1,4 +1,4 @@
-"""torch.compile of losses whose classes are in two processes."""
+"""torch.compile of losses whose classes are spread over two processes."""
 
 from __future__ import annotations
 

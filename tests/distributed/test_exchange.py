@@ -1,4 +1,4 @@
-"""A loss whose classes are spread over processes is the loss of one process."""
+"""A loss whose classes are spread over processes equals the loss in one process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def all_cases() -> Iterator[tuple[str, cases.Case]]:
 
 
 def borders(how: str, world: int, num_classes: int) -> list[int]:
-    """The first column of each process, and the end."""
+    """The first column of each process, and the end of the last one."""
     if how == "even":
         return [rank * num_classes // world for rank in range(world + 1)]
     if how == "uneven":
@@ -45,7 +45,7 @@ def shard_of(how: str, rank: int, world: int, num_classes: int) -> Shard:
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The largest difference over the largest entry."""
+    """The largest difference, relative to the largest entry."""
     if not wanted.numel():
         return 0.0
     scale = wanted.abs().max().clamp(min=1e-30)
@@ -70,7 +70,7 @@ def check(
     (dz,) = torch.autograd.grad(weighted, z)
     wanted = [dz @ exact[1], dz.T @ exact[0], dz.sum(0)]
     here = slice(shard.first, shard.last)
-    # A rounding of a logit changes the gradient by that much, relatively.
+    # The rounding error of a logit is a relative error of the gradient.
     tolerance = 2e-6 + 8 * 2.0**-24 * float(z.detach().abs().max())
 
     logits = z.detach()[:, here].float().requires_grad_()
@@ -117,7 +117,7 @@ def parity(rank: int, world: int) -> None:
 
 
 def bytes_of_a_step(rank: int, world: int) -> None:
-    """One MAX, one SUM and one sum of the input's gradient, whatever requires a gradient."""
+    """A step takes one MAX, one SUM and one sum of the input's gradient, in all cases."""
     case = cases.tree_case(trees.balanced([4, 4, 4]))
     shard = shard_of("even", rank, world, case.num_classes)
     x = torch.randn(ROWS, FEATURES, requires_grad=rank == 0)
@@ -141,7 +141,7 @@ def bytes_of_a_step(rank: int, world: int) -> None:
 
 
 def bad_targets(rank: int, world: int) -> None:
-    """A bad target in one process is the same error in all, and nobody waits."""
+    """A bad target in one process is the same error in all processes, and none waits forever."""
     case = cases.tree_case(trees.balanced([4, 4, 4]))
     shard = shard_of("even", rank, world, case.num_classes)
     logits = torch.randn(ROWS, shard.last - shard.first)

@@ -1,4 +1,4 @@
-"""Rows of the batch over one dimension of a mesh, by FSDP2 or DDP, and classes over the other."""
+"""A mesh with the batch's rows over one dimension (by FSDP2 or DDP) and classes over the other."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CLASSES, FEATURES = 60, 8
 
 
 def a_tree(ending: str = "") -> hace.Hierarchy:
-    """Its label order is not that of the tree."""
+    """A tree whose label order is not its depth-first order."""
     return hace.Hierarchy.from_paths(
         [f"{a}/{b}/{c}{ending}" for c in range(3) for a in range(4) for b in range(5)]
     )
 
 
 def layers(mesh: DeviceMesh) -> tuple[nn.Module, HierarchicalClassifier, HierarchicalClassifier]:
-    """A body, a head of one process, and the same head over the processes."""
+    """A body, a head in one process, and the same head spread over the processes."""
     body, tree = nn.Linear(5, FEATURES), a_tree()
     one = HierarchicalClassifier(FEATURES, tree, fused=False)
     many = HierarchicalClassifier(FEATURES, tree, device_mesh=mesh["classes"])
@@ -53,7 +53,7 @@ def check(how: str, mesh: DeviceMesh, folder: str) -> None:
         fully_shard(body, mesh=mesh["rows"])
     else:
         model = DistributedDataParallel(body, process_group=rows)
-    fully_shard(many, mesh=mesh["rows"])  # DDP takes no DTensors
+    fully_shard(many, mesh=mesh["rows"])  # DDP does not accept DTensors
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         many(model(x[mine]), target[mine]).loss.backward()
@@ -68,7 +68,7 @@ def check(how: str, mesh: DeviceMesh, folder: str) -> None:
 
 
 def loads(folder: str, rank: int, world: int) -> None:
-    """What a mesh of 2 x 2 wrote, on a line; and not over another tree."""
+    """A checkpoint of a 2 x 2 mesh loads on a one-dimensional mesh, but not for another tree."""
     line, wanted = init_device_mesh("cpu", (world,)), torch.load(Path(folder) / "weight.pt")
     head = HierarchicalClassifier(FEATURES, a_tree(), device_mesh=line)
     state = head.state_dict()

@@ -1,4 +1,4 @@
-"""Layers and losses as DDP and FSDP2 handle them, in two processes."""
+"""Layers and losses work with DDP and FSDP2, in two processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def plain_model(kind: str) -> Any:
 
 @pytest.mark.parametrize("kind", ["classifier", pytest.param("TreeLinear", marks=THOROUGH)])
 def test_ddp(kind: str) -> None:
-    """The mean of the processes' gradients is the gradient of the whole batch."""
+    """The mean of the gradients over processes is the gradient of the whole batch."""
     processes.run(WORLD, _ddp, kind)
 
 
@@ -72,13 +72,13 @@ def _ddp(rank: int, world: int, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["TreeLinear", pytest.param("classifier", marks=THOROUGH)])
 def test_fsdp_from_meta(kind: str) -> None:
-    """Made without memory, sharded, and filled from a checkpoint of one process."""
+    """A model is made without memory, sharded, and loaded from a checkpoint of one process."""
     processes.run(WORLD, _fsdp_from_meta, kind)
 
 
 def _fsdp_from_meta(rank: int, world: int, kind: str) -> None:
     plain = plain_model(kind)
-    state = copy.deepcopy(plain.state_dict())  # what is distributed in place
+    state = copy.deepcopy(plain.state_dict())  # the modules are distributed in place
     model = KINDS[kind](5, tree(), device="meta")
     fully_shard(model)
     model.to_empty(device="cpu")

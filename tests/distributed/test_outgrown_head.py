@@ -1,4 +1,4 @@
-"""A head that is too large for one process's memory trains over four."""
+"""A head that is too large for the memory of one process trains over four processes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ import hace
 from hace.nn import HierarchicalClassifier
 
 WORLD, WIDTH, FEATURES, ROWS, STEPS = 4, 60, 64, 16, 4
-# Beyond the process itself: the weight alone has 53 MiB, and its gradient as many.
+# The memory beyond the process itself. The weight alone has 53 MiB, and so has its gradient.
 LIMIT = 64 << 20
 
 
 def a_tree() -> hace.Hierarchy:
-    """Of 216,000 classes, three levels deep."""
+    """A tree of 216,000 classes, three levels deep."""
     return hace.Hierarchy.from_parents(trees.balanced([WIDTH] * 3).parents)
 
 
 @contextmanager
 def limited_memory(size: int) -> Iterator[None]:
-    """A process that may have `size` bytes more than it has: an allocation beyond is an error."""
+    """Lets the process allocate `size` more bytes; a larger allocation is an error."""
     held = next(
         line for line in Path("/proc/self/status").read_text().splitlines() if "VmData" in line
     )
@@ -43,7 +43,7 @@ def limited_memory(size: int) -> Iterator[None]:
 
 
 def losses_of_training(tree: hace.Hierarchy, loss: Any, **layer: Any) -> torch.Tensor:
-    """From a weight of zeros, so that every process count starts alike."""
+    """The losses of a training from a weight of zeros, the same for any number of processes."""
     head = HierarchicalClassifier(FEATURES, tree, loss, bias=False, **layer)
     torch.nn.init.zeros_(head.linear.weight)
     optimizer = torch.optim.SGD(head.parameters(), 20.0)
@@ -62,7 +62,7 @@ def losses_of_training(tree: hace.Hierarchy, loss: Any, **layer: Any) -> torch.T
 def in_limited_processes(rank: int, world: int, folder: str) -> None:
     tree, mesh = a_tree(), init_device_mesh("cpu", (world,)) if world > 1 else None
     loss = hace.HACELoss(tree)
-    # What the first step of any head allocates and keeps: threads, buffers of the BLAS, the tables.
+    # The first step of any head allocates and keeps threads, buffers of the BLAS, and tables.
     small = hace.Hierarchy.from_parents([-1, 0, 0, 0, 0, 0])
     losses_of_training(small, hace.HACELoss(small), fused=True, device_mesh=mesh)
     HierarchicalClassifier(1, tree, loss, bias=False, device_mesh=mesh)

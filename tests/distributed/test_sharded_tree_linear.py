@@ -1,4 +1,4 @@
-"""A TreeLinear whose nodes are spread over processes is the layer of one process."""
+"""A TreeLinear whose nodes are spread over processes equals the layer in one process."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def all_trees() -> Iterator[trees.Tree]:
     yield trees.random_tree(rng, 40, inner=0.1, shuffle=True)  # deep
     yield trees.flat(30)
     yield trees.chain(5)
-    yield trees.flat(1)  # processes without a class
-    yield trees.Tree(np.array([-1, 0, 0, 1, 1, -1, 5]), np.array([3, 4]))  # nodes without a class
+    yield trees.flat(1)  # some processes have no class
+    yield trees.Tree(np.array([-1, 0, 0, 1, 1, -1, 5]), np.array([3, 4]))  # nodes without class
 
 
 LOSSES: dict[str, Any] = {
@@ -78,7 +78,7 @@ def check(one: TreeLinear, many: TreeLinear, loss_fn: Any, target: Any) -> None:
 
 
 def parity(rank: int, world: int) -> None:
-    width = 1000 if rank == 1 else 7  # processes need not have tiles of one width
+    width = 1000 if rank == 1 else 7  # processes may have tiles of different widths
     for module in (columns, topk, interval_log_prob):
         module.tile_width = lambda *shape: width  # type: ignore[attr-defined]
     for shape in all_trees():
@@ -109,7 +109,7 @@ def check_answers(one: TreeLinear, many: TreeLinear) -> None:
 
 
 def collectives(rank: int, world: int) -> None:
-    """Whatever requires a gradient, and a bad target in one process is an error in all."""
+    """They do not depend on what requires a gradient; one bad target is an error in all."""
     tree = hierarchy_of(trees.balanced([5, 4, 4]))
     _, many = two_layers(tree, world)
     loss_fn, calls, all_reduce = hace.HACELoss(tree), [], dist.all_reduce
@@ -127,7 +127,7 @@ def collectives(rank: int, world: int) -> None:
     finally:
         dist.all_reduce = all_reduce
     assert (many.weight.grad is not None) == (rank == 0)
-    # Vectors and biases; maxima and sums of rings; gradients of input, vectors and biases.
+    # They are for vectors and biases, for maxima and sums of rings, and for gradients.
     shards = Tables.of(tree).node_shards(world)
     shared = {int(node) for other in range(1, world) for node in shards._above(other)}
     nodes = 8 * len(shared) * (FEATURES + 1)
@@ -179,7 +179,7 @@ def refusals(rank: int, world: int) -> None:
 
 
 def drawn(rank: int, world: int) -> None:
-    """As one process draws: between the same bounds, and no two processes the same."""
+    """Parameters have the same bounds as in one process, and no two processes draw the same."""
     tree = hierarchy_of(trees.balanced([6, 6, 6]))
     layer = TreeLinear(16, tree, device_mesh=init_device_mesh("cpu", (world,)))
     for _ in range(2):
@@ -191,7 +191,7 @@ def drawn(rank: int, world: int) -> None:
 
 
 def saves(rank: int, world: int, folder: str) -> None:
-    """Checkpoints of two processes load in four."""
+    """Checkpoints of two processes can be loaded in four."""
     tree, mesh = hierarchy_of(trees.balanced([5, 4, 4])), init_device_mesh("cpu", (world,))
     layer = TreeLinear(FEATURES, tree, device_mesh=mesh)
     if world == 2:

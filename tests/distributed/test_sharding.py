@@ -38,7 +38,7 @@ LOSSES: dict[str, Any] = {
 
 
 def a_tree() -> hace.Hierarchy:
-    """Its label order is not that of the tree."""
+    """A tree whose label order is not its depth-first order."""
     return hace.Hierarchy.from_paths(
         [f"{a}/{b}/{c}" for c in range(3) for a in range(4) for b in range(5)]
     )
@@ -52,7 +52,7 @@ def a_batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def whole(loss_fn: Any, logits: torch.Tensor, target: Any) -> tuple[torch.Tensor, ...]:
-    """Loss, incoming gradient and gradient in one process."""
+    """Loss, incoming gradient and gradient, computed in one process."""
     z = logits.clone().requires_grad_()
     loss = loss_fn(z, target)
     incoming = torch.rand_like(loss)
@@ -75,7 +75,7 @@ def meshes(world: int) -> list[tuple[DeviceMesh, list[Placement]]]:
 
 
 def dtensors(rank: int, world: int) -> None:
-    """A loss takes DTensors as it is, and gradients keep their placements."""
+    """Losses accept DTensors without changes, and gradients keep their placements."""
     tree, weight = a_tree(), torch.rand(CLASSES)
     all_meshes = meshes(world)
     for name, make in LOSSES.items():
@@ -116,7 +116,7 @@ def dtensors_of_other_shapes(rank: int, world: int) -> None:
     loss, _, _ = whole(loss_fn, logits, pair)
     found = loss_fn(distribute_tensor(logits, mesh, [Shard(1)]), pair)
     torch.testing.assert_close(found.full_tensor(), loss)
-    # A plain target goes with whole rows alone.
+    # A plain target is accepted only with whole rows.
     with pytest.raises(ValueError, match="make it a DTensor"):
         loss_fn(distribute_tensor(logits, mesh, [Shard(0)]), target)
     with pytest.raises(ValueError, match="still to be summed"):
@@ -148,7 +148,7 @@ def a_process_without_rows(rank: int, world: int) -> None:
 
 
 def bad_targets(rank: int, world: int) -> None:
-    """One process's bad target is an error in all, those of other rows too."""
+    """A bad target in one process is an error in all, also in those that have other rows."""
     tree = a_tree()
     for mesh, placements in meshes(world):
         logits, target = a_batch()
@@ -260,7 +260,7 @@ def classifiers(rank: int, world: int) -> None:
 
 
 def saves(rank: int, world: int, folder: str) -> None:
-    """Checkpoints of p processes load in q, and in one."""
+    """Checkpoints of p processes can be loaded in q processes, and in one."""
     tree, mesh = a_tree(), init_device_mesh("cpu", (world,))
     model = HierarchicalClassifier(FEATURES, tree, device_mesh=mesh)
     checkpoint.save(model.state_dict(), checkpoint_id=f"{folder}/{world}")

@@ -1,4 +1,4 @@
-"""Targets that are spread over all classes, whose classes are spread over processes."""
+"""Targets that are spread over all classes, with classes that are spread over processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def all_trees() -> Iterator[tuple[str, trees.Tree]]:
 
 
 def bounds(how: str, rank: int, world: int, num_classes: int) -> tuple[int, int]:
-    """The columns of a process."""
+    """The bounds of the columns of a process."""
     if how == "even":
         return rank * num_classes // world, (rank + 1) * num_classes // world
     if how == "uneven":
@@ -49,7 +49,7 @@ def bounds(how: str, rank: int, world: int, num_classes: int) -> tuple[int, int]
 
 
 def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The largest difference over the largest entry."""
+    """The largest difference, relative to the largest entry."""
     if not wanted.numel():
         return 0.0
     return float((found.detach().double() - wanted).abs().max() / wanted.abs().max().clamp(1e-9))
@@ -144,7 +144,7 @@ def classes_without_mass(rank: int, world: int) -> None:
 
 
 def bytes_of_a_step(rank: int, world: int) -> None:
-    """As many collectives as without smoothing; bytes by the nodes that cross borders."""
+    """There are as many collectives as without smoothing; nodes that cross borders add bytes."""
     tree = tree_cases.hierarchy_of(trees.balanced([5, 4, 4]))
     shard, loss_fn = ClassShard(tree), hace.HACELoss(tree, label_smoothing=0.2)
     calls = []

@@ -1,4 +1,4 @@
-"""Classes over processes of which each has rows of its own, as a data-parallel body gives them."""
+"""Classes over processes that each have rows of their own, as from a data-parallel body."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def a_tree() -> hace.Hierarchy:
 
 
 def sizes(how: str, world: int) -> list[int]:
-    """Rows of each process."""
+    """The number of rows of each process."""
     if how == "even":
         return [3] * world
     return [0, 5, 2, 1][:world]
@@ -83,7 +83,8 @@ def a_data_parallel_body(rank: int, world: int) -> None:
     mine = slice(3 * rank, 3 * rank + 3)
     before = many.exchanged_bytes
     many(model(x[mine]), target[mine]).loss.backward()
-    # How many rows, their features and targets; rings; a reduce-scatter of the input's gradient.
+    # The collectives: numbers of rows, features and targets, rings, and a reduce-scatter of the
+    # input's gradient.
     rows, entries = 3 * world, 3
     gathered = 8 + 3 * (4 * FEATURES + 8)
     sums = 12 * rows * (entries + 1) + 4 + 4 * rows * FEATURES

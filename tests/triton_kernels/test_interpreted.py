@@ -1,6 +1,6 @@
-"""What the Triton kernels alone have: rows split over programs, their own ops, NaN for bad targets.
+"""Features of only the Triton kernels: rows split over programs, own ops, NaN for bad targets.
 
-In Triton's interpreter, like the parity suite with `--backend=triton-interpreted`.
+They run in Triton's interpreter, like the parity suite with `--backend=triton-interpreted`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def test_split_rows(
     entropy: float,
     reduction: str,
 ) -> None:
-    """Rows of several programs, in chunks of rows, against the reference in float64."""
+    """Rows of several programs, in chunks of rows, agree with the reference in float64."""
     from hace_kernels.triton import rows
 
     width = 20_011
@@ -94,7 +94,7 @@ def test_entropy(backend: Backend, order: str, eps: float, dtype: torch.dtype) -
     logits[2, 5:35] = -torch.inf
     logits[3, 15:] -= 200
     logits[4, 15:25] = torch.finfo(dtype).max / 2
-    logits[4, 30:] = torch.finfo(dtype).min  # further below these than any number is large
+    logits[4, 30:] = torch.finfo(dtype).min  # the difference to the others overflows
     found = []
     for name in ("triton", "reference"):
         x = logits.double() if name == "reference" else logits.clone()
@@ -113,7 +113,7 @@ def test_entropy(backend: Backend, order: str, eps: float, dtype: torch.dtype) -
 @pytest.mark.parametrize("dtype", [torch.bfloat16, *thoroughly(*DTYPES[:2], DTYPES[3])], ids=str)
 @pytest.mark.parametrize("entropy", [0.3, *thoroughly(0.0)])
 def test_tiles_of_columns(backend: Backend, dtype: torch.dtype, entropy: float) -> None:
-    """The stages, with intervals that end beside a tile's border and without mass, and NaN."""
+    """The stages are right for intervals that end beside a tile's border, without mass, or NaN."""
     paths = [
         [(5, 6, 0.5), (4, 12, 0.3), (0, 20, 0.2)],
         [(20, 21, 0.5), (7, 30, 0.5)],
@@ -142,7 +142,7 @@ def test_tiles_of_columns(backend: Backend, dtype: torch.dtype, entropy: float) 
 @pytest.mark.parametrize("bad", [-1, 50, 2**40, -(2**63)])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_a_wrong_target_gives_nan(backend: Backend, bad: int, reduction: str) -> None:
-    """A kernel cannot raise: its row is NaN, and no other row's gradient is touched."""
+    """A kernel cannot raise an error: the row is NaN, and other rows are not affected."""
     case = interval_case(9, [[(i, i + 1, 0.7)] for i in range(9)] + [[(3, 3, 1.0)]])
     logits = case.logits(4, torch.float32).requires_grad_()
     for wrong in (bad, 9):
@@ -179,7 +179,7 @@ def test_same_bits_again(backend: Backend) -> None:
 
 @contextmanager
 def rows_split() -> Iterator[None]:
-    """Rows of more than 20 places have a program for every 7, and chunks hold a row or two."""
+    """Splits rows of more than 20 places into a program per 7 places, in chunks of 1 or 2 rows."""
     from hace_kernels.triton import rows, tree_rows
 
     with pytest.MonkeyPatch.context() as patch:
@@ -189,8 +189,8 @@ def rows_split() -> Iterator[None]:
         yield
 
 
-#: Under a root with 60 children a node with 90 leaves and many with one or two: a few places are
-#: far wider than the others, by columns and by inner children.
+#: Under a root with 60 children, one node has 90 leaves and many have one or two. So a few places
+#: are far wider than the others, both by columns and by inner children.
 UNEVEN = np.concatenate(
     [[-1], np.zeros(60), np.full(90, 1), np.arange(2, 61), np.arange(2, 30)]
 ).astype(np.int64)
@@ -201,7 +201,7 @@ UNEVEN = np.concatenate(
 )
 @pytest.mark.parametrize("dtype", [torch.float32, *thoroughly(torch.bfloat16)], ids=str)
 class TestSplitRows:
-    """Several programs per row, and several launches, give what one does, up to rounding."""
+    """Several programs per row, and several launches, give the same as one, up to rounding."""
 
     @pytest.fixture
     def case(self, rng: np.random.Generator, shape: str) -> TreeCase:
@@ -241,7 +241,7 @@ class TestSplitRows:
 @pytest.mark.parametrize("reduction", ["mean", *thoroughly("none")])
 @pytest.mark.parametrize("form", ["index", "pairs", *thoroughly("soft", "probabilities")])
 def test_a_wrong_target_of_a_tree_gives_nan(backend: Backend, form: str, reduction: str) -> None:
-    """Out of range, or with no class at or below it."""
+    """The target is out of range, or has no class at or below it."""
     rng = np.random.default_rng(0)
     case = TreeCase(tree_cases.SHAPES["nodes without classes"](rng))
     empty = int(np.flatnonzero(~case.reach.any(axis=1))[0])
@@ -267,7 +267,7 @@ def test_a_wrong_target_of_a_tree_gives_nan(backend: Backend, form: str, reducti
 
 @pytest.mark.parametrize("eps", [0.0, *thoroughly(1e-3)])
 def test_same_bits_for_a_row_alone(backend: Backend, eps: float) -> None:
-    """Whatever rows are with it: NaN, dead in part, far apart, ignored; and from run to run."""
+    """Neither other rows (NaN, partly -inf, far apart, ignored) nor another run change a bit."""
     case = some_case(np.random.default_rng(0), 20)
     logits, target = case.logits(6, torch.float32), case.targets(6)
     logits[0], target[4] = torch.nan, -100
@@ -329,7 +329,7 @@ def test_loss_over_a_dag(
     dtype: torch.dtype,
     eps: float,
 ) -> None:
-    """Indices, of which one is ignored, pairs and probabilities; some logits far apart or -inf."""
+    """Indices (one ignored), pairs and probabilities work, with logits far apart or -inf."""
     dag = dags.SHAPES[shape]
     options = test_dag_log_loss.smoothing(dag, rng, kind) if kind else {}
     case = test_dag_log_loss.Case(dag, rng, 0.6, **options)
@@ -353,7 +353,7 @@ def test_loss_over_larger_dags(backend: Backend, rng: np.random.Generator, shape
 
 @pytest.mark.thorough
 def test_loss_over_a_wide_dag(backend: Backend, rng: np.random.Generator) -> None:
-    """More children, parts and holders than a tile has room for."""
+    """A node has more children, parts and holders than fit into a tile."""
     test_dag_log_loss.test_widths(backend, rng, 700)
 
 

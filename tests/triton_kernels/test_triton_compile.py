@@ -1,4 +1,4 @@
-"""What the Triton kernels compile to, ahead of time and without a GPU: spills and load widths."""
+"""What the Triton kernels compile to, ahead of time without a GPU: spills and widths of loads."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel as the launcher would launch it.
+    """A kernel with the arguments with which the launcher would launch it.
 
-    `hot` kernels must not spill, and move logits and gradient 16 bytes at a time.
+    `hot` kernels must not spill, and must move logits and gradient 16 bytes at a time.
     """
 
     kernel: str
@@ -136,7 +136,7 @@ class Variant:
         return compile_kernel(function, PATH_GROUPS, types, self.constants(), options, target)
 
 
-#: Which arguments are tuples, by their names.
+#: The names of the arguments that are tuples.
 PATH_GROUPS: dict[str, Any] = {
     "rows": kernels.Rows,
     "targets": rows_kernel.Targets,
@@ -147,7 +147,7 @@ PATH_GROUPS: dict[str, Any] = {
 
 
 def leaves(function: Any, groups: dict[str, Any]) -> list[str]:
-    """The names of a kernel's arguments, those of tuples as `argument.field`."""
+    """The names of a kernel's arguments, with the fields of tuples as `argument.field`."""
     found = []
     for name in function.arg_names:
         fields = groups[name]._fields if name in groups else None
@@ -163,7 +163,7 @@ def compile_kernel(
     options: dict[str, int],
     target: GPUTarget,
 ) -> Any:
-    """As a launch would, with aligned pointers; None is the type of what is not given."""
+    """Compiles as a launch would, with aligned pointers; the type of a missing argument is None."""
     constexprs: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
 
@@ -212,7 +212,7 @@ REST = [
 
 
 def ptxas(text: str, target: GPUTarget) -> str:
-    """What NVIDIA's assembler says of a kernel's registers."""
+    """What NVIDIA's assembler reports about a kernel's registers."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     tool = tools / ("ptxas-blackwell" if target.arch >= 100 else "ptxas")
     chip = f"sm_{target.arch}{'a' if target.arch >= 90 else ''}"
@@ -224,7 +224,7 @@ def ptxas(text: str, target: GPUTarget) -> str:
 
 
 def spilled(compiled: Any, target: GPUTarget) -> int:
-    """Bytes of registers kept in memory (of vector registers, on AMD)."""
+    """The bytes of registers that are spilled to memory (of vector registers, on AMD)."""
     if target.backend == "hip":
         found = re.search(r"\.vgpr_spill_count:\s+(\d+)", compiled.asm["amdgcn"])
         assert found
@@ -236,7 +236,7 @@ def spilled(compiled: Any, target: GPUTarget) -> int:
 
 
 def wide_moves(compiled: Any, target: GPUTarget) -> tuple[int, int]:
-    """Loads and stores of 16 bytes."""
+    """The numbers of loads and of stores of 16 bytes."""
     if target.backend == "hip":
         text = compiled.asm["amdgcn"]
         return (
@@ -251,7 +251,7 @@ def wide_moves(compiled: Any, target: GPUTarget) -> tuple[int, int]:
 
 
 def quickly(target: str, variant: Variant) -> bool:
-    """What `make test` has time for: a whole row, and a pass over split ones."""
+    """Whether `make test` has time for it: only a whole row and a pass over split rows."""
     return target == "sm_90" and variant.dtype == "fp32" and variant.columns in (1000, 10**6)
 
 
@@ -262,7 +262,7 @@ def every(target: str, variants: list[Variant]) -> Iterator[Any]:
 
 
 def on_both(variants: list[Any], every_nth: int) -> list[tuple[str, Any]]:
-    """All on NVIDIA's most common chip and some on AMD's, where the source differs in nothing."""
+    """All variants for NVIDIA's most common chip, and some for AMD's, whose source is the same."""
     return [
         *(("sm_90", variant) for variant in variants),
         *(("gfx942", variant) for variant in variants[::every_nth]),
@@ -278,14 +278,14 @@ def on_both(variants: list[Any], every_nth: int) -> list[tuple[str, Any]]:
     ],
 )
 def test_hot_kernels(target: str, variant: Variant) -> None:
-    """No spills, and every logit and every entry of the gradient moves in a vector of 16 bytes."""
+    """They do not spill, and move logits and gradient in vectors of 16 bytes."""
     assert variant.hot
     compiled = variant.compile(TARGETS[target])
     assert compiled.metadata.shared <= 48 * 1024
     assert spilled(compiled, TARGETS[target]) == 0
     threads = variant.num_warps * TARGETS[target].warp_size
     vectors = variant.shape.block * variant.item // 16 // threads
-    if vectors == 0:  # fewer columns than threads have room for
+    if vectors == 0:  # there are fewer columns than elements in the threads' vectors
         return
     loads, stores = wide_moves(compiled, TARGETS[target])
     assert loads >= vectors
@@ -339,7 +339,7 @@ def of_tiles(target: str, kernels: list[tuple[str, str, bool]]) -> Iterator[Any]
     ],
 )
 def test_kernels_of_tiles(target: str, kernel: str, dtype: str, entropy: bool) -> None:
-    """No spills; tiles are narrow, and so many blocks share a multiprocessor."""
+    """They do not spill. Tiles are narrow, so many blocks share a multiprocessor."""
     function = getattr(path_tile_kernel, f"{kernel}_kernel")
     work = "*fp64" if dtype == "fp64" else "*fp32"
     pointers: dict[str, str | None] = {
@@ -363,7 +363,7 @@ def test_kernels_of_tiles(target: str, kernel: str, dtype: str, entropy: bool) -
 
 # --- ops over a whole tree ------------------------------------------------------------------------
 
-#: A small tree, a wide one, and one whose rows are split; by places and inner places.
+#: A small tree, a wide tree, and one whose rows are split: numbers of places and inner places.
 TREES = {
     "small": TreeShape(1200, 200),
     "flat": TreeShape(1001, 1),
@@ -386,7 +386,7 @@ KERNELS = {
     if name.endswith("_kernel")
 }
 
-#: Tuples among the arguments, by kernel.
+#: The arguments that are tuples, by kernel.
 _MIXED = {"nodes": dag_log_loss_kernel.MixedNodes}
 _SWEEP = {"tree": tree_sweeps.Tree, "tile": tree_sweeps.Tile}
 TREE_GROUPS: dict[str, dict[str, Any]] = {
@@ -413,7 +413,7 @@ TREE_GROUPS: dict[str, dict[str, Any]] = {
     "handed_kernel": _MIXED,
 }
 
-#: Which arguments are pointers, and to what; "logits" is the logits' type, "work" the working one.
+#: The types to which pointers point: "logits" is the logits' type, "work" the working type.
 POINTERS = {
     **dict.fromkeys(("logits", "values", "sums", "rows.logits", "rows.grad", "grad"), "logits"),
     **dict.fromkeys(("scratch", "rows.loss", "mass", "mass.at", "given.mass", "own"), "work"),
@@ -438,7 +438,7 @@ POINTERS = {
 
 @dataclass(frozen=True)
 class TreeVariant:
-    """One kernel as the launcher would launch it; `given` are arguments of other types than usual.
+    """A kernel as the launcher would launch it; `given` are arguments with unusual types.
 
     `hot` kernels must not spill.
     """

@@ -1,4 +1,4 @@
-"""What launches are compiled for, found without a GPU: kernels are compiled and not launched."""
+"""What launches compile, tested without a GPU: kernels are compiled and not launched."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ OPS = {
     for name, op in module.OPS.items()
 }
 
-#: Devices that no test has compiled for, and no machine has.
+#: Numbers of devices for which no test has compiled yet, and which no machine has.
 _DEVICES = itertools.count(1000)
 
 
 class _Driver:
-    """A GPU as far as compiling asks for one."""
+    """Those properties of a GPU that compiling asks for."""
 
     def __init__(self, device: int) -> None:
         self.device = device
@@ -61,7 +61,7 @@ class _Driver:
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels are compiled for a GPU that is not there, and not launched."""
+    """Makes launches compile for a GPU that does not exist, without launching anything."""
     run = JITFunction.run
 
     def compile_only(self: Any, *arguments: Any, **options: Any) -> Any:
@@ -73,7 +73,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def compiled(launched: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The kernels that are compiled, by name; compiling itself is left out."""
+    """The names of the kernels that would be compiled; compiling itself is left out."""
     names: list[str] = []
 
     def note(self: Any, key: Any, signature: Any, device: int, *rest: Any) -> object:
@@ -88,7 +88,7 @@ def compiled(launched: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def path_loss(
     columns: int = 100, rows: int = 3, targets: int = 5, ignore_index: int = -100, **options: Any
 ) -> None:
-    """A loss and its backward, of every second row of a wider batch where `step` is 2."""
+    """A loss and its backward pass; with `step` 2, of every second row of a larger batch."""
     step, reduction = options.pop("step", 1), options.pop("reduction", 1)
     options = {"target_weight": None, "entropy": 0.0, "eps": 0.0, **options}
     case = interval_case(columns, [[(i, i + 1, 0.7), (0, 9, 0.3)] for i in range(targets)])
@@ -104,7 +104,7 @@ def path_loss(
 def tree_loss(
     columns: int = 20, rows: int = 3, kind: str = "soft pairs", seed: int = 0, **options: Any
 ) -> None:
-    """The same of `tree_log_loss`."""
+    """The same for `tree_log_loss`."""
     case = some_case(np.random.default_rng(seed), columns)
     target, of_targets = targets_of(case, kind, rows)
     table = case.target_table(**of_targets)
@@ -125,7 +125,7 @@ def tree_loss(
 
 
 def tree_ops(columns: int = 20, rows: int = 3, seed: int = 0) -> None:
-    """The ops over a tree alone."""
+    """The ops over a tree other than the loss."""
     case = some_case(np.random.default_rng(seed), columns)
     tree, level_ptr = [*case.table.tensors], case.table.level_ptr
     logits, nodes = case.logits(rows, torch.float32), torch.randn(rows, case.num_nodes)
@@ -149,7 +149,7 @@ def tree_ops(columns: int = 20, rows: int = 3, seed: int = 0) -> None:
 def test_compiled_once_for_all_sizes(
     call: Callable[..., None], others: list[dict[str, int]], compiled: list[str]
 ) -> None:
-    """Numbers of rows, targets, places and levels are no reason to compile a kernel again."""
+    """Other numbers of rows, targets, places and levels do not compile a kernel again."""
     call()
     assert compiled
     compiled.clear()
@@ -177,5 +177,5 @@ def test_compiled_once_for_all_sizes(
     ],
 )
 def test_what_is_launched_compiles(call: Callable[..., None], launched: None) -> None:
-    """With the arguments as launchers give them, which Triton's interpreter takes otherwise."""
+    """Launchers' arguments compile; Triton's interpreter would treat them in another way."""
     call()
