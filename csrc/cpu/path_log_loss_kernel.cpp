@@ -49,6 +49,11 @@ constexpr int64_t kFetchAhead = 32;
 template <typename Real>
 constexpr Real kSmallSum = sizeof(Real) == 4 ? Real(0x1p-64) : Real(0x1p-900);
 
+// The same for rows with eps, whose gradient is as wrong as P where P is below eps: the rounding of
+// z - max alone would be 2e-6 of exp(z - max) at a difference of 40.
+template <typename Real>
+constexpr Real kSmallSumWithEps = Real(0x1p-10);
+
 template <typename Stored>
 struct RowKernel {
   using Real = work_t<Stored>;
@@ -56,9 +61,13 @@ struct RowKernel {
   const PathLogLossProblem& problem;
   Plan& plan;
   Real* const values;
+  const Real small_sum;
 
   RowKernel(const PathLogLossProblem& problem, const PathLogLossWorkspace& workspace)
-      : problem(problem), plan(plan_of(workspace)), values(static_cast<Real*>(workspace.values)) {}
+      : problem(problem),
+        plan(plan_of(workspace)),
+        values(static_cast<Real*>(workspace.values)),
+        small_sum(problem.eps > 0 ? kSmallSumWithEps<Real> : kSmallSum<Real>) {}
 
   const Stored* logits() const {
     return static_cast<const Stored*>(problem.logits) + plan.row * problem.row_stride;
@@ -196,7 +205,7 @@ struct RowKernel {
       Real* e = values + piece->begin;
       piece->max = top;
       exp_and_sum<kStore, kEntropy, Real>(x, piece->size, top, e, soon_after(*piece), *piece);
-      if (piece->sum >= kSmallSum<Real>) continue;
+      if (piece->sum >= small_sum) continue;
       piece->max = finite(max_of<Real>(x, piece->size));
       exp_and_sum<kStore, kEntropy, Real>(x, piece->size, static_cast<Real>(piece->max), e,
                                           {nullptr, nullptr}, *piece);
@@ -296,7 +305,7 @@ struct RowKernel {
           [&](auto cuts) { sum_rings<kEntropy, decltype(cuts)::value, Real>(group, e, x, top); });
     for (int64_t i = 0; i < group.num_large; ++i) {
       Piece& piece = group.pieces[i];
-      if (piece.sum >= kSmallSum<Real>) continue;
+      if (piece.sum >= small_sum) continue;
       measure_apart<kEntropy>(group, plan.interval(problem, piece.ring),
                               plan.interval(problem, piece.ring - 1), x, e, piece);
     }
@@ -319,7 +328,7 @@ struct RowKernel {
         exp_and_sum<true, true, Real>(e, piece->size, top, e, {nullptr, nullptr}, *piece);
       else
         piece->sum = sum_of(e, piece->size);
-      if (piece->sum >= kSmallSum<Real>) continue;
+      if (piece->sum >= small_sum) continue;
       const Stored* x = logits();
       for_sides(*piece, [&](Real* to, int64_t position, int64_t size) {
         for (int64_t i = 0; i < size; ++i) to[i] = to_real(x[column_at(position + i)]);

@@ -72,7 +72,7 @@ inline Line exp_of_difference(Line x, Line top, Line difference) {
   const Line of_top = difference - x;
   const Line rounding = (x - (difference - of_top)) - (top + of_top);
   const Line e = exp_nonpositive(difference);
-  return e == 0 ? e : e + e * rounding;
+  return e == 0 ? e : e * (1 + rounding);
 }
 
 // Log-sum-exp at every inner place v, as exp(top_v) * sum_v with top_v the largest logit below:

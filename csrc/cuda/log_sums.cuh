@@ -35,7 +35,7 @@ __device__ __forceinline__ LogSum<Real> merge(LogSum<Real> a, LogSum<Real> b) {
 // a / b; infinite where the type cannot hold it.
 template <typename Real>
 __device__ __forceinline__ Real ratio(LogSum<Real> a, LogSum<Real> b) {
-  return a.sum == 0 ? Real(0) : a.sum / b.sum * exp_of(a.max - finite(b.max));
+  return a.sum == 0 ? Real(0) : a.sum / b.sum * exp_of_difference(a.max, finite(b.max));
 }
 
 // log(1 + a / b).

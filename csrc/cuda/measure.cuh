@@ -13,7 +13,7 @@ struct Measure {
   double loss = 0, total = 0;
 
   __device__ __forceinline__ Real probability(LogSum<Real> below) const {
-    return exp_of(below.max - row.max) * (below.sum / row.sum);
+    return exp_of_difference(below.max, row.max) * (below.sum / row.sum);
   }
 
   // The part of mass q on a place of probability p that still pulls with eps.

@@ -79,7 +79,7 @@ __device__ __forceinline__ PieceGradient<Real> gradient_of(const RowSums<Real>& 
   using Sums = RowSums<Real>;
   const Real row_max = sums.of_row[Sums::kRowMax];
   const Real top = sums.piece(Sums::kPieceMax, piece);
-  const Real to_row = exp_of(top - row_max);
+  const Real to_row = exp_of_difference(top, row_max);
   const Real to_interval = exp_of(top - finite(sums.ring(Sums::kInsideMax, ring)));
   PieceGradient<Real> gradient = {};
   gradient.of_piece =

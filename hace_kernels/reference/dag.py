@@ -21,7 +21,7 @@ from ..closure_table import ClosureTable, Ragged
 from ..exporting import is_exported
 from ..rows import loss_dtype
 from ..transforms import in_transform
-from ..widest import widest_dtype
+from ..widest import widened, widest_dtype
 from . import dag_plain
 from .log_sums import LogSum
 
@@ -63,8 +63,10 @@ def dag_sum_down(values: Tensor, table: ClosureTable) -> Tensor:
     return sums.to(values.dtype)
 
 
-def dag_log_prob(logits: Tensor, table: ClosureTable, spread_dead: bool) -> Tensor:
-    """`log P_v` of every node by node id, (B, C) to (B, N); exact in log space.
+def dag_log_prob(
+    logits: Tensor, table: ClosureTable, spread_dead: bool, eps: float = 0.0
+) -> Tensor:
+    """`log(P_v + eps)` of every node by node id, (B, C) to (B, N); exact in log space.
 
     A node whose columns are all −inf, or that has none, gets −inf. A row that has no softmax (all
     −inf, a +inf, a NaN) is NaN.
@@ -74,6 +76,7 @@ def dag_log_prob(logits: Tensor, table: ClosureTable, spread_dead: bool) -> Tens
         table: the DAG, on the logits' device.
         spread_dead: whether a node of −inf passes its gradient on, spread evenly over its columns
             (as a log-loss needs), or does not pass any gradient on.
+        eps: what is added to probabilities, at least 0.
 
     Returns:
         float64 for float64 logits and float32 otherwise.
@@ -81,8 +84,12 @@ def dag_log_prob(logits: Tensor, table: ClosureTable, spread_dead: bool) -> Tens
     _check("logits", logits, table.num_classes, "class")
     z = logits.to(loss_dtype(logits.dtype))
     if _in_one_formula(z):
-        return dag_plain.log_prob(z, table, spread_dead)
-    return cast(Tensor, _LogProb.apply(z, table, spread_dead))  # type: ignore[no-untyped-call]
+        return dag_plain.log_prob(z, table, spread_dead, eps)
+    log_p, rounding = cast(
+        "tuple[Tensor, Tensor]",
+        _LogProb.apply(z, table, spread_dead),  # type: ignore[no-untyped-call]
+    )
+    return (log_p.exp() * (1 + rounding) + eps).log() if eps else log_p
 
 
 def dag_kept_mass(mass: Tensor, keep: Tensor, table: ClosureTable) -> Tensor:
@@ -216,11 +223,17 @@ class _LogProb(torch.autograd.Function):
 
     `log P_v = lse_v − lse`, whose gradient is `Σ_{v above j} s_vj g_v − p_j Σ_v g_v` for the shares
     `s_vj = exp(z_j − lse_v)`.
+
+    The second result, a constant, is what rounding left out of the first: of a log P of −40 that is
+    2e-6 of P in float32.
     """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, table: ClosureTable, spread_dead: bool) -> Tensor:
+    def forward(
+        ctx: Any, z: Tensor, table: ClosureTable, spread_dead: bool
+    ) -> tuple[Tensor, Tensor]:
         log_p = z.new_empty(len(z), table.num_nodes)
+        rounding = torch.empty_like(log_p)
         num_columns = table.ptr.diff().clamp(min=1)[:, None].to(z.dtype)
         tops, totals = [], []
         for rows in _row_blocks(len(z)):
@@ -229,15 +242,18 @@ class _LogProb(torch.autograd.Function):
             # In float64, so that P near 1 keeps its distance from 1 (where the maxima are equal). A
             # row without a softmax has no finite maximum or sum, and gives NaN everywhere.
             log_ratio = node.sum.log() - row.sum.log()
-            log_p[rows] = ((node.max - row.max) + log_ratio).clamp(max=0.0).t()
+            exact = ((widened(node.max) - widened(row.max)) + log_ratio).clamp(max=0.0)
+            log_p[rows] = exact.t()
+            rounding[rows] = torch.where(exact == -torch.inf, 0.0, exact - log_p[rows].t()).t()
             tops.append(node.max)
             totals.append(torch.where(node.sum == 0, num_columns, node.sum.to(z.dtype)))
         ctx.table, ctx.spread_dead = table, spread_dead
         ctx.save_for_backward(z, log_p, *tops, *totals)
-        return log_p
+        ctx.mark_non_differentiable(rounding)
+        return log_p, rounding
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, None, None]:
         z, log_p, *sums = ctx.saved_tensors
         half = len(sums) // 2
         shares = _Shares(ctx.table, tuple(sums[:half]), tuple(sums[half:]))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..closure_table import ClosureTable, Ragged
+from .log_sums import LogSum, ratio
 
 __all__ = ["log_prob", "risen_mass", "sums"]
 
@@ -20,8 +21,8 @@ def sums(values: Tensor, lists: Ragged) -> Tensor:
     return _summed(values[:, lists.item.long()], lists)
 
 
-def log_prob(z: Tensor, table: ClosureTable, spread_dead: bool) -> Tensor:
-    """`log P_v` of every node by node id, (B, C) to (B, N); see `dag.dag_log_prob`."""
+def log_prob(z: Tensor, table: ClosureTable, spread_dead: bool, eps: float) -> Tensor:
+    """`log(P_v + eps)` of every node by node id, (B, C) to (B, N); see `dag.dag_log_prob`."""
     lists = table.below
     lowest = torch.finfo(z.dtype).min
     terms = z[:, lists.item.long()]
@@ -31,6 +32,8 @@ def log_prob(z: Tensor, table: ClosureTable, spread_dead: bool) -> Tensor:
     total = _summed((terms - top.gather(1, owner)).exp(), lists)
     row_top = z.detach().clamp(min=lowest).amax(1, keepdim=True)
     row_total = (z - row_top).exp().sum(1, keepdim=True)
+    if eps:
+        return (ratio(LogSum(top, total), LogSum(row_top, row_total)) + eps).log()
     dead = total == 0
     alive = (top - row_top) + (torch.where(dead, 1.0, total).log() - row_total.log())
     # The mean of logits that are all −inf is −inf too, and its gradient is spread evenly.

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..row_paths import Rings, RowPaths
 from ..rows import loss_dtype
 from ..widest import widened, widest_dtype
-from .log_sums import LogSum, add, log_one_plus_ratio
+from .log_sums import LogSum, add, exp_of_difference, log_one_plus_ratio, ratio
 
 __all__ = ["Resolved", "RingGradient", "path_measure", "path_resolve", "path_write"]
 
@@ -160,7 +160,7 @@ def path_resolve(
 
 def _over(top: Tensor, b: LogSum) -> Tensor:
     """exp(top) / b, or 0 where the sum b is empty."""
-    return torch.where(b.sum == 0, 0.0, (top - b.max).exp() / b.sum)
+    return torch.where(b.sum == 0, 0.0, exp_of_difference(top, b.max) / b.sum)
 
 
 def _resolve_exactly(
@@ -207,8 +207,7 @@ def _resolve_with_eps(
     eps: float,
 ) -> tuple[Tensor, ...]:
     weight = paths.weight
-    p = interval.sum / total.sum * (interval.max - total.max).exp()
-    ring_p = outer.sum / total.sum * (outer.max - total.max).exp()
+    p, ring_p = ratio(interval, total), ratio(outer, total)
     outside = ring_p.flip(1).cumsum(1).flip(1)  # 1 - P
     loss = -(weight * (p + eps).log()).sum(1)
     nothing = weight.new_zeros(len(weight), 1)

@@ -98,8 +98,7 @@ def _kept_of(mass: Tensor, keep: Tensor, tree: TreeTable | ClosureTable) -> Tens
 def _log_prob(z: Tensor, tree: TreeTable | ClosureTable, eps: float) -> Tensor:
     """`log(P_v + eps)` by place."""
     if isinstance(tree, ClosureTable):
-        log_p = dag_log_prob(z, tree, spread_dead=True)
-        return (log_p.exp() + eps).log() if eps else log_p
+        return dag_log_prob(z, tree, spread_dead=True, eps=eps)
     return log_prob_at_places(z, tree, eps)
 
 

@@ -38,7 +38,15 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .log_sums import LogSum, finite, log_one_plus_ratio, merge, merge_among, ratio
+from .log_sums import (
+    LogSum,
+    exp_of_difference,
+    finite,
+    log_one_plus_ratio,
+    merge,
+    merge_among,
+    ratio,
+)
 from .rows_kernel import divided, number, times_incoming, weigh
 
 __all__ = [
@@ -579,7 +587,7 @@ def _strip_gradient(gap, e, top, strips, rings, terms, with_entropy: tl.constexp
     of_interval = tl.load(rings.at + _OF_INTERVAL * rings.step + ring, mask=whole, other=0.0)
     inside_max = tl.load(rings.at + _INSIDE_MAX * rings.step + ring, mask=whole, other=0.0)
     offset = tl.load(rings.at + _OFFSET * rings.step + ring, mask=whole, other=0.0)
-    to_row = tl.exp(top - terms.max)
+    to_row = exp_of_difference(top, terms.max)
     of_strip = of_row * to_row - of_interval * tl.exp(top - finite(inside_max))
     g = of_strip[:, None] * e
     if with_entropy:
@@ -602,7 +610,7 @@ def _write_pieces(row, path, rings, terms, factor, cut, with_entropy: tl.constex
         inside_max = tl.load(rings.at + _INSIDE_MAX * rings.step + ring, mask=there, other=0.0)
         offset = tl.load(rings.at + _OFFSET * rings.step + ring, mask=there, other=0.0)
         inside_max = finite(inside_max)
-        to_row = tl.exp(inside_max - terms.max)
+        to_row = exp_of_difference(inside_max, terms.max)
         e = tl.exp(z - inside_max[:, None])
         g = (of_row * to_row - of_interval)[:, None] * e
         if with_entropy:

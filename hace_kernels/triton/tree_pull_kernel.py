@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .log_sums import LogSum, finite
+from .log_sums import LogSum, exp_of_difference, finite
 from .rows_kernel import number, times_incoming
 from .tree_sweeps import Mass, Sums, fold, fold_levels, kept, pull_down, share_of
 
@@ -96,7 +96,7 @@ def _sum_of(sums, count):
 
 @triton.jit
 def _probability(below, row):
-    return below.sum * tl.exp(below.max - row.max) / row.sum
+    return below.sum * exp_of_difference(below.max, row.max) / row.sum
 
 
 @triton.jit

@@ -272,17 +272,15 @@ def test_class_without_mass_alone(backend: Backend) -> None:
     case.check(torch.zeros(3, 1), torch.tensor([0, 1, 2]), backend)
 
 
-@pytest.mark.not_on(
-    "reference", "cuda-emulated", "gpu", reason="exponents are rounded differences there"
-)
+@pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gaps_with_eps(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
-    """Gradients are as exact as P where nodes are 20 to 65 below the largest logit."""
+    """Gradients are as exact as P where nodes are 20 and more below the largest logit."""
     dag = dags.random_dag(rng, 60, extra=0.5, roots=2)
     case = Case(dag, rng, 1.0)
     logits = case.logits(len(case.nodes), dtype)
     for row, node in enumerate(case.nodes):
-        logits[row, torch.from_numpy(dag.reach()[node])] -= 20 + row % 40
+        logits[row, torch.from_numpy(dag.reach()[node])] -= 20 + row
     case.check(logits, torch.from_numpy(case.nodes), backend, eps=1e-6)
 
 

@@ -182,6 +182,24 @@ def test_eps_where_it_decides(backend: Backend, dtype: torch.dtype, eps: float) 
 
 
 @pytest.mark.sample(dtype=[torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", ["forest", "shuffled"])
+def test_gaps_with_eps(
+    backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype
+) -> None:
+    """Gradients are as exact as P where targets are 10 and more below the largest logit."""
+    tree = TREES[shape](rng)
+    for dilution in (0.7, 1.0):
+        case = tree_case(tree, dilution, keep_full=True)
+        logits, target = case.logits(100, dtype), torch.arange(100) % case.num_targets
+        for row in range(100):
+            path = tree.path(tree.classes[target[row]])
+            below = tree.reach()[path[min(row // 50, len(path) - 1)]]
+            logits[row, torch.from_numpy(below)] -= 10 + row % 70
+        check(case, logits, target, backend, eps=1e-6)
+
+
+@pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_ignored_rows_may_hold_anything(
     backend: Backend, rng: np.random.Generator, dtype: torch.dtype

@@ -790,6 +790,25 @@ def test_eps_where_it_decides(
     assert (error <= relative * answer.grad_scale + flushed).all()
 
 
+@pytest.mark.sample(dtype=[torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", ["index", "soft pairs", "probabilities"])
+def test_gaps_with_eps(
+    backend: Backend, rng: np.random.Generator, kind: str, dtype: torch.dtype
+) -> None:
+    """Gradients are as exact as P where nodes are 10 and more below the largest logit."""
+    case = some_case(rng)
+    target, options = targets_of(case, kind, 70)
+    if kind == "probabilities":
+        target = torch.eye(case.num_classes).double()[torch.arange(70) % case.num_classes]
+    logits = case.logits(70, dtype)
+    for row in range(70):
+        node = rng.choice(np.flatnonzero(case.reach.any(axis=1)))
+        logits[row, torch.from_numpy(case.reach[node])] -= 10 + row
+    for dilution in (0.7, 1.0):
+        check(case, logits, target, backend, dilution, eps=1e-6, **options)
+
+
 @pytest.mark.thorough_on("triton")
 @pytest.mark.sample(dtype=[torch.float32], kind=["smoothed"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
