@@ -24,19 +24,21 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .lists import bounds_of, items_of
 from .log_sums import LogSum, finite
+from .mixed_nodes_kernel import log_sums_at, log_sums_of_parts
 from .rows_kernel import number
-from .tree_pull_kernel import HEAD, lose
-from .tree_sweeps import Sums
+from .tree_pull_kernel import HEAD, lose, row_sums_at, sums_of_row
+from .tree_sweeps import level_of, num_levels_of, parts_of
 
-__all__ = ["DagLinks", "MixedNodes", "mixed_kernel", "rise_kernel", "sums_at"]
+__all__ = ["DagLinks", "mixed_kernel", "rise_kernel"]
 
 _HEAD = tl.constexpr(HEAD)
 
 # Triton compiles a kernel again for some values of its integer arguments, but not of these.
 _SIZES = (
-    "num_levels", "num_nodes", "num_places", "num_mixed", "first_row", "row_step", "parts",
-    "num_classes", "num_inner", "eps_bits", "kept_step",
+    "num_nodes", "num_places", "first_row", "row_step", "mass_step", "num_classes", "num_inner",
+    "num_mixed",
 )  # fmt: skip
 
 
@@ -50,55 +52,40 @@ class DagLinks(NamedTuple):
 
     place: Any
     by_height: Any
-    height_ptr: Any
+    levels: Any
     child_ptr: Any
     child: Any
     keep: Any
     handed: Any
 
 
-class MixedNodes(NamedTuple):
-    """Pointers to a `SpanningTree`'s mixed nodes and to the number of columns below each place."""
-
-    part_ptr: Any
-    part: Any
-    holder_ptr: Any
-    holder: Any
-    num_columns: Any
-
-
 @triton.jit(do_not_specialize=_SIZES)
-def rise_kernel(
-    reached, kept, links, num_levels, num_nodes, num_places,
-    NODES: tl.constexpr, KIDS: tl.constexpr,
-):  # fmt: skip
+def rise_kernel(reached, kept, links, num_nodes, num_places, tile):
     """Lets a row's mass by node rise, and stores by place what is kept. One program per row."""
-    block: tl.constexpr = NODES * KIDS
+    nodes: tl.constexpr = tile.nodes
+    kids: tl.constexpr = tile.kids
     work: tl.constexpr = kept.dtype.element_ty
     slot = tl.program_id(0).to(tl.int64)
     reached += slot * num_nodes
     kept += slot * num_places
-    for level in tl.range(1, num_levels, num_stages=1):
-        begin, end = tl.load(links.height_ptr + level), tl.load(links.height_ptr + level + 1)
+    for level in tl.range(1, num_levels_of(links), num_stages=1):
+        begin, end = level_of(links, level)
         tl.debug_barrier()
-        for start in tl.range(begin, end, NODES, num_stages=1):
-            i = start + tl.arange(0, NODES)
+        for start in tl.range(begin, end, nodes, num_stages=1):
+            i = start + tl.arange(0, nodes)
             there = i < end
             v = tl.load(links.by_height + i, mask=there, other=0)
-            first = tl.load(links.child_ptr + v, mask=there, other=0)
-            last = tl.load(links.child_ptr + v + 1, mask=there, other=0)
-            risen = tl.zeros((NODES,), tl.float64)
-            for more in tl.range(0, tl.max(last - first, axis=0), KIDS, num_stages=1):
-                at = first[:, None] + more + tl.arange(0, KIDS)[None, :]
-                mask = there[:, None] & (at < last[:, None])
-                child = tl.load(links.child + at, mask=mask, other=0)
+            first, last, most = bounds_of(links.child_ptr, v, there)
+            risen = tl.zeros((nodes,), tl.float64)
+            for more in tl.range(0, most, kids, num_stages=1):
+                child, mask = items_of(links.child, first, last, more, kids)
                 mass = tl.load(reached + child, mask=mask, other=0.0).to(tl.float64)
                 risen += tl.sum(mass * tl.load(links.handed + child, mask=mask, other=0.0), axis=1)
             own = tl.load(reached + v, mask=there, other=0.0).to(tl.float64)
             tl.store(reached + v, (own + risen).to(work), mask=there)
     tl.debug_barrier()
-    for start in tl.range(0, num_nodes, block, num_stages=1):
-        v = start + tl.arange(0, block)
+    for start in tl.range(0, num_nodes, nodes * kids, num_stages=1):
+        v = start + tl.arange(0, nodes * kids)
         there = v < num_nodes
         place = tl.load(links.place + v, mask=there, other=-1)
         mass = tl.load(reached + v, mask=there, other=0.0).to(tl.float64)
@@ -106,78 +93,53 @@ def rise_kernel(
         tl.store(kept + place, q.to(work), mask=place >= 0)
 
 
-@triton.jit
-def sums_at(place, mask, logits, sums, num_classes):
-    """The log-sums of places."""
-    work: tl.constexpr = sums.sum.dtype.element_ty
-    is_column, is_inner = mask & (place < num_classes), mask & (place >= num_classes)
-    logit = tl.load(logits + place, mask=is_column, other=float("-inf")).to(work)
-    top = tl.load(sums.max + place - num_classes, mask=is_inner, other=float("-inf"))
-    total = tl.load(sums.sum + place - num_classes, mask=is_inner, other=0.0)
-    return LogSum(tl.where(is_column, logit, top), tl.where(is_column, 1.0, total))
-
-
 @triton.jit(do_not_specialize=_SIZES)
 def mixed_kernel(
-    logits, kept, handed, scratch, of_mixed, row_sums, nodes, kept_step, first_row, row_step, parts,
-    num_classes, num_inner, num_mixed, eps_bits, SPREADS: tl.constexpr, NODES: tl.constexpr,
-    KIDS: tl.constexpr,
+    rows, mass, scratch, nodes, first_row, row_step, mass_step, num_classes, num_inner, num_mixed,
+    tile,
 ):  # fmt: skip
     """Adds the mixed nodes' loss and mass to the row's sums, and hands their mass to their parts.
 
-    One program per row. `kept` is the mass of mixed nodes, and its rows are `kept_step` apart.
-    `of_mixed` holds for each mixed node its largest logit, and its mass divided by its sum, or by
-    its number of columns where all of these are -inf: unless SPREADS, it keeps no mass there.
+    One program per row. `mass.at` is the mass of mixed nodes, which keep all of it, unless
+    `mass.keep` is None: then they keep none where all their columns are -inf. What places get is
+    written to `mass.handed`. `scratch.mixed` holds for each mixed node its largest logit, and its
+    mass divided by its sum, or by its number of columns where all of these are -inf.
     """
-    block: tl.constexpr = NODES * KIDS
-    has_eps: tl.constexpr = eps_bits is not None
-    work: tl.constexpr = scratch.dtype.element_ty
+    block: tl.constexpr = tile.nodes * tile.kids
+    has_eps: tl.constexpr = rows.eps is not None
+    work: tl.constexpr = scratch.places.dtype.element_ty
     slot = tl.program_id(0).to(tl.int64)
-    logits += (first_row + slot) * row_step
-    maxima = scratch + slot * 3 * num_inner
-    sums = Sums(maxima, maxima + num_inner)
+    logits = rows.logits + (first_row + slot) * row_step
+    sums, _ = sums_of_row(slot, scratch, num_inner)
     num_places = num_classes + num_inner
-    kept += slot * kept_step
-    handed += slot * num_places
-    tops = of_mixed + slot * 2 * num_mixed
+    at = mass.at + slot * mass_step
+    handed = mass.handed + slot * num_places
+    tops = scratch.mixed + slot * 2 * num_mixed
     scales = tops + num_mixed
-    row_sums += slot * (_HEAD + 3 * parts)
-    eps = number(eps_bits).to(work) if has_eps else 0.0
+    parts = parts_of(tile, num_classes, num_inner)
+    row_sums = row_sums_at(slot, scratch, parts)
+    eps = number(rows.eps).to(work) if has_eps else 0.0
     row = LogSum(finite(tl.load(sums.max + num_inner - 1)), tl.load(sums.sum + num_inner - 1))
 
-    lost, pulled = tl.zeros((NODES,), tl.float64), tl.zeros((NODES,), tl.float64)
-    for start in tl.range(0, num_mixed, NODES, num_stages=1):
-        x = start + tl.arange(0, NODES)
+    lost, pulled = tl.zeros((tile.nodes,), tl.float64), tl.zeros((tile.nodes,), tl.float64)
+    for start in tl.range(0, num_mixed, tile.nodes, num_stages=1):
+        x = start + tl.arange(0, tile.nodes)
         there = x < num_mixed
-        first = tl.load(nodes.part_ptr + x, mask=there, other=0)
-        last = tl.load(nodes.part_ptr + x + 1, mask=there, other=0)
-        most = tl.max(last - first, axis=0)
-        highest = tl.zeros((NODES, KIDS), work) + float("-inf")
-        for more in tl.range(0, most, KIDS, num_stages=1):
-            at = first[:, None] + more + tl.arange(0, KIDS)[None, :]
-            mask = there[:, None] & (at < last[:, None])
-            part = tl.load(nodes.part + at, mask=mask, other=0)
-            highest = tl.maximum(highest, sums_at(part, mask, logits, sums, num_classes).max)
-        top = tl.max(highest, axis=1)
-        shift = finite(top)
-        wide, columns = tl.zeros((NODES,), tl.float64), tl.zeros((NODES,), tl.int32)
-        for more in tl.range(0, most, KIDS, num_stages=1):
-            at = first[:, None] + more + tl.arange(0, KIDS)[None, :]
-            mask = there[:, None] & (at < last[:, None])
-            part = tl.load(nodes.part + at, mask=mask, other=0)
-            below = sums_at(part, mask, logits, sums, num_classes)
-            each = below.sum * tl.exp(below.max - shift[:, None])
-            wide += tl.sum(tl.where(mask, each, 0.0).to(tl.float64), axis=1)
+        first, last, most = bounds_of(nodes.part_ptr, x, there)
+        of = log_sums_of_parts(first, last, most, logits, sums, nodes, num_classes, tile.kids)
+        columns = tl.zeros((tile.nodes,), tl.int32)
+        for more in tl.range(0, most, tile.kids, num_stages=1):
+            part, mask = items_of(nodes.part, first, last, more, tile.kids)
             columns += tl.sum(tl.load(nodes.num_columns + part, mask=mask, other=0), axis=1)
-        total = wide.to(work)
-        q = tl.load(kept + x, mask=there, other=0.0)
-        if not SPREADS:
+        total = of.sum.to(work)
+        q = tl.load(at + x, mask=there, other=0.0)
+        if mass.keep is None:
             q = tl.where(total == 0, 0.0, q)
-        loss, pulls = lose(q, LogSum(shift, total), row, eps, has_eps)
+        loss, pulls = lose(q, LogSum(finite(of.max), total), row, eps, has_eps)
         lost += tl.where(there, loss, 0.0)
         pulled += tl.where(there, pulls, 0.0)
-        divisor = tl.where(top == float("-inf"), columns.to(work), total)
-        tl.store(tops + x, top, mask=there)
+        divisor = tl.where(of.max == float("-inf"), columns.to(work), total)
+        tl.store(tops + x, of.max, mask=there)
         tl.store(scales + x, tl.where(pulls == 0, 0.0, pulls / divisor), mask=there)
     tl.store(row_sums + 2, tl.sum(lost, axis=0))
     mass_at = row_sums + (_HEAD + parts if has_eps else 0)
@@ -187,12 +149,11 @@ def mixed_kernel(
     for start in tl.range(0, num_places, block, num_stages=1):
         place = start + tl.arange(0, block)
         there = place < num_places
-        first = tl.load(nodes.holder_ptr + place, mask=there, other=0)
-        last = tl.load(nodes.holder_ptr + place + 1, mask=there, other=0)
-        below = sums_at(place, there & (first < last), logits, sums, num_classes)
+        first, last, most = bounds_of(nodes.holder_ptr, place, there)
+        below = log_sums_at(place, there & (first < last), logits, sums, num_classes)
         columns = tl.load(nodes.num_columns + place, mask=there, other=1).to(work)
         put = tl.zeros((block,), tl.float64)
-        for more in tl.range(0, tl.max(last - first, axis=0), num_stages=1):
+        for more in tl.range(0, most, num_stages=1):
             mask = first + more < last
             x = tl.load(nodes.holder + first + more, mask=mask, other=0)
             top = tl.load(tops + x, mask=mask, other=0.0)

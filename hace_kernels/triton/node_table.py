@@ -9,47 +9,42 @@ import torch
 from torch import Tensor
 
 from ..closure_table import ClosureTable
-from .dag_log_loss_kernel import MixedNodes
-from .tree_rows import Arrays, level_bounds
+from ..spanning_tree import SpanningTree
+from ..tree_table import TreeTable
+from .mixed_nodes_kernel import MixedNodes
+from .tree_rows import Shape
 
-__all__ = ["MIXED_TILE", "NodeTable"]
-
-#: How many nodes a program handles together, how many children or parts of each, and its warps.
-MIXED_TILE = {"NODES": 64, "KIDS": 4, "num_warps": 4}
+__all__ = ["NodeTable", "mixed_nodes"]
 
 
 class NodeTable(NamedTuple):
     """A tree, or a DAG's spanning tree and what the DAG has beyond it.
 
     Attributes:
-        tree: its arrays; `place` is by the DAG's nodes, P or more at mixed nodes.
-        levels: its level_ptr on the device.
+        tree: the tree; `place` is by the DAG's nodes, P or more at mixed nodes.
         mixed: the mixed nodes; None for a tree.
         num_mixed: X, 0 for a tree.
     """
 
-    tree: Arrays
-    levels: Tensor
+    tree: TreeTable
     mixed: MixedNodes | None = None
     num_mixed: int = 0
 
     @classmethod
     def of_tree(cls, tensors: Sequence[Tensor], level_ptr: Sequence[int]) -> NodeTable:
         """From the tensors of a `TreeTable`."""
-        tree = Arrays(*tensors)
-        return cls(tree, level_bounds(level_ptr, tree.place.device))
+        return cls(TreeTable.of_tensors(tensors, level_ptr))
 
     @classmethod
     def of_dag(cls, tensors: Sequence[Tensor], sizes: Sequence[int]) -> NodeTable:
         """From the tensors and sizes of a `ClosureTable`."""
         spanning = ClosureTable.of_tensors(tensors, sizes).spanning
-        tree = Arrays(*spanning.tree.tensors)._replace(place=spanning.place)
-        levels = level_bounds(spanning.tree.level_ptr, tree.place.device)
-        mixed = MixedNodes(
-            spanning.part_ptr, spanning.part, spanning.holder_ptr, spanning.holder,
-            spanning.tree.num_columns,
-        )  # fmt: skip
-        return cls(tree, levels, mixed, spanning.part_ptr.shape[0] - 1)
+        return cls(spanning.tree._replace(place=spanning.place), *mixed_nodes(spanning))
+
+    @property
+    def shape(self) -> Shape:
+        """How the tree is divided among programs."""
+        return Shape.of(self.tree)
 
     @property
     def num_sums(self) -> int:
@@ -63,3 +58,12 @@ class NodeTable(NamedTuple):
         node = place.new_full((num_places + 1,), -1)
         numbers = torch.arange(len(place), dtype=node.dtype, device=node.device)
         return node.scatter_(0, torch.where(place >= 0, place, num_places).long(), numbers)
+
+
+def mixed_nodes(spanning: SpanningTree) -> tuple[MixedNodes, int]:
+    """The mixed nodes of a DAG as an argument of kernels, and how many they are."""
+    nodes = MixedNodes(
+        spanning.part_ptr, spanning.part, spanning.holder_ptr, spanning.holder,
+        spanning.tree.num_columns,
+    )  # fmt: skip
+    return nodes, spanning.part_ptr.shape[0] - 1

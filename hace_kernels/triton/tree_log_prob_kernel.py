@@ -9,42 +9,47 @@ has a mixed node of a DAG after them.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
 from .log_sums import finite
-from .tree_sweeps import IN_NODES_OUT, Sums, fold_up
+from .tree_sweeps import IN_NODES_OUT, Sums, fold_up, share_of_program
 
-__all__ = ["log_prob_kernel"]
+__all__ = ["LogProbRows", "log_prob_kernel"]
 
 # Triton compiles a kernel again for some values of its integer arguments, but not of these.
-_SIZES = (
-    "first_row", "programs", "row_step", "num_nodes", "num_classes", "num_inner", "num_sums",
-    "num_levels",
-)  # fmt: skip
+_SIZES = ("first_row", "row_step", "num_nodes", "num_classes", "num_inner", "num_sums")
+
+
+class LogProbRows(NamedTuple):
+    """Pointers to logits, to log-probabilities by node, and to maxima and sums by inner place."""
+
+    logits: Any
+    log_prob: Any
+    scratch: Any
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def log_prob_kernel(
-    logits, log_prob, scratch, tree, first_row, programs, row_step, num_nodes, num_classes,
-    num_inner, num_sums, num_levels, tile, STAGES: tl.constexpr,
+    rows, tree, first_row, row_step, num_nodes, num_classes, num_inner, num_sums, tile,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Some stages of a row's log-probabilities by node, with `programs` programs per row."""
-    slot = (tl.program_id(0) // programs).to(tl.int64)
-    part = tl.program_id(0) % programs
+    """Some stages of a row's log-probabilities by node. The grid is rows by programs per row."""
+    slot = tl.program_id(0).to(tl.int64)
     row = first_row + slot
-    logits += row * row_step
-    maxima = scratch + slot * 2 * num_sums
+    logits = rows.logits + row * row_step
+    maxima = rows.scratch + slot * 2 * num_sums
     sums = Sums(maxima, maxima + num_sums)
-    fold_up(part, programs, logits, sums, tree, num_classes, num_inner, num_levels, tile, STAGES)
+    fold_up(logits, sums, tree, num_classes, num_inner, tile, STAGES)
     if IN_NODES_OUT & STAGES:
         row_max = finite(tl.load(sums.max + num_inner - 1))
         log_row_sum = tl.log(tl.load(sums.sum + num_inner - 1))
         log_row_sum = tl.where(log_row_sum == float("-inf"), float("nan"), log_row_sum)
-        log_prob += row * num_nodes
-        span = tl.cdiv(num_nodes, programs)
-        last = tl.minimum((part + 1) * span, num_nodes)
-        for first in tl.range(part * span, last, tile.nodes * tile.kids):
+        log_prob = rows.log_prob + row * num_nodes
+        begin, last = share_of_program(num_nodes)
+        for first in tl.range(begin, last, tile.nodes * tile.kids):
             node = first + tl.arange(0, tile.nodes * tile.kids)
             there = node < last
             p = tl.load(tree.place + node, mask=there, other=-1)

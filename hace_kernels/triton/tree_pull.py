@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..rows import loss_dtype
 from ..schemas import TreeLogLossArguments
+from ..tree_table import TreeTable
+from .dag_log_loss_kernel import mixed_kernel
+from .mixed_nodes_kernel import MixedNodes
 from .rows import Results, bits, incoming
 from .tree_pull_kernel import (
     DOWN_COLUMNS,
@@ -22,21 +23,29 @@ from .tree_pull_kernel import (
     UP_COLUMNS,
     UP_LEVELS,
     PulledRows,
+    Scratch,
     pull_kernel,
 )
-from .tree_rows import Arrays, Stage, level_bounds
-from .tree_sweeps import Mass, Tree
+from .tree_rows import Shape, Stage, pointers
+from .tree_sweeps import Mass
 
 __all__ = ["Mixed", "Rows"]
 
 
-class Mixed(Protocol):
-    """The nodes of a DAG that are not places of its tree, and hand their mass to places."""
+@dataclass(frozen=True)
+class Mixed:
+    """The nodes of a DAG that are not places of its tree, and hand their mass to places.
 
-    def hand(
-        self, rows: range, mass: Tensor, handed: Tensor, scratch: Tensor, sums: Tensor
-    ) -> None:
-        """Writes to `handed`, and adds mass and loss to the rows' sums."""
+    Attributes:
+        nodes: as an argument of kernels.
+        count: X.
+        node: int32 (X), the nodes by their ids, for mass by node. Mass by place has theirs after
+            the places'.
+    """
+
+    nodes: MixedNodes
+    count: int
+    node: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Rows:
     Attributes:
         logits: (B, C), unit stride along a row.
         tree: the tree.
-        levels: its level_ptr on the device.
+        mixed: the nodes beside it, or None.
         keep: float64 (P), for mass by place. If None, mass is by node, and its product with log P
             is differentiated.
         node: where `keep` is None, the node of each place.
@@ -59,8 +68,8 @@ class Rows:
     """
 
     logits: Tensor
-    tree: Arrays
-    levels: Tensor
+    tree: TreeTable
+    mixed: Mixed | None = None
     keep: Tensor | None = None
     node: Tensor | None = None
     grad: Tensor | None = None
@@ -75,31 +84,30 @@ class Rows:
         cls,
         call: TreeLogLossArguments,
         results: Results,
-        tree: Arrays,
-        level_ptr: Sequence[int],
+        tree: TreeTable,
         keep: Tensor,
+        mixed: Mixed | None = None,
     ) -> Rows:
         """The rows of a loss, with an empty `counts`."""
-        logits = call.logits
-        return cls(
-            logits,
-            tree,
-            level_bounds(level_ptr, logits.device),
-            keep=keep,
-            counts=logits.new_empty(len(logits), dtype=torch.float64),
-            eps=call.eps,
-            **results._asdict(),
-        )
+        counts = call.logits.new_empty(len(call.logits), dtype=torch.float64)
+        return cls(call.logits, tree, mixed, keep, counts=counts, eps=call.eps, **results._asdict())
+
+    @property
+    def shape(self) -> Shape:
+        """How the tree is divided among programs."""
+        return Shape.of(self.tree)
 
     @property
     def scratch_bytes(self) -> int:
-        """The bytes per row, without its mass."""
-        work = loss_dtype(self.logits.dtype)
-        return 3 * self.tree.num_inner * work.itemsize + 8 * self._num_sums
+        """The bytes per row, without the mass of places."""
+        numbers = 3 * self.tree.num_inner
+        if self.mixed is not None:
+            numbers += self.tree.num_places + 3 * self.mixed.count
+        return numbers * loss_dtype(self.logits.dtype).itemsize + 8 * self._num_sums
 
     @property
     def _num_sums(self) -> int:
-        return HEAD + 3 * self.tree.shape.parts
+        return HEAD + 3 * self.shape.parts
 
     @property
     def _upwards(self) -> list[Stage]:
@@ -111,34 +119,49 @@ class Rows:
         stages = [Stage(DOWN_LEVELS, False), Stage(DOWN_COLUMNS, True)]
         return stages if self.row_loss is None else [*stages, Stage(FINISH, False)]
 
-    def pull(self, rows: range, mass: Tensor, mixed: Mixed | None = None) -> None:
+    def pull(self, rows: range, mass: Tensor) -> None:
         """Computes loss and gradient of some rows.
 
         Args:
             mass: that of these rows where there is `keep`; otherwise that of all rows.
-            mixed: hands mass to places once the upward sums are known.
         """
-        tree, logits, shape = self.tree, self.logits, self.tree.shape
+        tree, logits, shape, mixed = self.tree, self.logits, self.shape, self.mixed
         work = loss_dtype(logits.dtype)
-        scratch = logits.new_empty((len(rows), 3, tree.num_inner), dtype=work)
-        sums = logits.new_empty((len(rows), self._num_sums), dtype=torch.float64)
-        batch = PulledRows(
-            logits, self.grad, self.row_loss, self.counts, self.divisor, **incoming(self.grad_loss)
+        pulled = PulledRows(
+            logits, self.grad, self.row_loss, self.counts, self.divisor, bits(self.eps),
+            **incoming(self.grad_loss),
+        )  # fmt: skip
+        scratch = Scratch(
+            logits.new_empty((len(rows), 3, tree.num_inner), dtype=work),
+            logits.new_empty((len(rows), self._num_sums), dtype=torch.float64),
         )
-        if mixed is None:
-            at_places = Mass(mass, self.keep, self.node)
-            passes = [[*self._upwards, *self._downwards]]
-        else:
+        on_places = Mass(mass, self.keep, self.node)
+        passes = [[*self._upwards, *self._downwards]]
+        if mixed is not None:
+            # Mixed nodes hand their mass to places once the upward sums are known.
+            scratch = scratch._replace(
+                mixed=logits.new_empty((len(rows), 2, mixed.count), dtype=work)
+            )
             handed = logits.new_empty((len(rows), tree.num_places), dtype=work)
-            at_places = Mass(mass, self.keep, self.node, handed)
+            on_places = on_places._replace(handed=handed)
             passes = [self._upwards, self._downwards]
-        launches = [shape.launches(stages) for stages in passes]
-        for stages, programs in chain.from_iterable(launches):
+        for stages, programs in chain.from_iterable(map(shape.launches, passes)):
             if mixed is not None and stages & DOWN_LEVELS:
-                mixed.hand(rows, mass, handed, scratch, sums)
-            pull_kernel[(len(rows) * programs,)](
-                batch, at_places, scratch, sums, Tree(*tree, level_ptr=self.levels), mass.stride(0),
-                rows.start, shape.parts, programs, logits.stride(0), tree.num_classes,
-                tree.num_inner, len(self.levels) - 1, bits(self.eps), shape.tile, STAGES=stages,
+                own = _mass_of_mixed(mixed, rows, mass)
+                mixed_kernel[(len(rows),)](
+                    pulled, on_places._replace(at=own), scratch, mixed.nodes, rows.start,
+                    logits.stride(0), own.stride(0), tree.num_classes, tree.num_inner, mixed.count,
+                    shape.mixed_tile,
+                )  # fmt: skip
+            pull_kernel[(len(rows), programs)](
+                pulled, on_places, scratch, pointers(tree), rows.start, logits.stride(0),
+                mass.stride(0), tree.num_classes, tree.num_inner, shape.tile, STAGES=stages,
                 **shape.options,
             )  # fmt: skip
+
+
+def _mass_of_mixed(mixed: Mixed, rows: range, mass: Tensor) -> Tensor:
+    """The mass of some rows' mixed nodes, (rows, X), from that of places or of nodes."""
+    if mixed.node is None:
+        return mass[:, mass.shape[1] - mixed.count :]
+    return mass[rows.start : rows.stop].index_select(1, mixed.node)

@@ -26,7 +26,19 @@ import triton.language as tl
 
 from .log_sums import LogSum, exp_of_difference, finite
 from .rows_kernel import number, times_incoming
-from .tree_sweeps import Mass, Sums, fold, fold_levels, kept, pull_down, share_of
+from .tree_sweeps import (
+    Mass,
+    Sums,
+    fold,
+    fold_levels,
+    kept,
+    level_of,
+    num_levels_of,
+    parts_of,
+    pull_down,
+    share_of,
+    share_of_program,
+)
 
 __all__ = [
     "DOWN_COLUMNS",
@@ -37,8 +49,11 @@ __all__ = [
     "UP_COLUMNS",
     "UP_LEVELS",
     "PulledRows",
+    "Scratch",
     "lose",
     "pull_kernel",
+    "row_sums_at",
+    "sums_of_row",
 ]
 
 # The stages of the kernel; each waits for the one before.
@@ -58,12 +73,13 @@ _HEAD = tl.constexpr(HEAD)
 
 
 class PulledRows(NamedTuple):
-    """Pointers to rows of logits, to their gradients and losses, and to factors; or None.
+    """Pointers to rows of logits, to their gradients and losses, and to factors; and eps; or None.
 
     Attributes:
         logits, grad, loss: by row.
         counts: float64, the weight of each row; None for mass by node.
         divisor: float64, what `mean` divides the gradient by; None for 1.
+        eps: the bits of the number inside the logarithm; None for 0.
         grad_loss, grad_losses: as in `Targets`.
     """
 
@@ -72,16 +88,41 @@ class PulledRows(NamedTuple):
     loss: Any
     counts: Any
     divisor: Any
+    eps: Any
     grad_loss: Any = None
     grad_losses: Any = None
 
 
+class Scratch(NamedTuple):
+    """Pointers to what a chunk of rows needs memory for, one row after the other.
+
+    Attributes:
+        places: for each inner place the maximum and sum of the logits below it, and its pull.
+        rows: float64, the row's sums; see `HEAD`.
+        mixed: two numbers for each mixed node of a DAG; None for a tree.
+    """
+
+    places: Any
+    rows: Any
+    mixed: Any = None
+
+
 # Triton compiles a kernel again for some values of its integer arguments, but not of these. They
 # are not in a tuple because Triton compiles for the values of all numbers in a tuple.
-_SIZES = (
-    "mass_step", "first_row", "parts", "programs", "row_step", "num_classes",
-    "num_inner", "num_levels", "eps_bits",
-)  # fmt: skip
+_SIZES = ("first_row", "row_step", "mass_step", "num_classes", "num_inner")
+
+
+@triton.jit
+def sums_of_row(slot, scratch, num_inner):
+    """The sums of inner places in the scratch memory of a row, and where their pulls are."""
+    maxima = scratch.places + slot * 3 * num_inner
+    return Sums(maxima, maxima + num_inner), maxima + 2 * num_inner
+
+
+@triton.jit
+def row_sums_at(slot, scratch, parts):
+    """Where the sums of a row are."""
+    return scratch.rows + slot * (_HEAD + 3 * parts)
 
 
 @triton.jit
@@ -120,27 +161,25 @@ def lose(q, below, row, eps, has_eps: tl.constexpr):
 
 @triton.jit(do_not_specialize=_SIZES)
 def pull_kernel(
-    rows, mass, scratch, row_sums, tree, mass_step, first_row, parts, programs, row_step,
-    num_classes, num_inner, num_levels, eps_bits, tile, STAGES: tl.constexpr,
+    rows, mass, scratch, tree, first_row, row_step, mass_step, num_classes, num_inner, tile,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Some stages of a row's loss and gradient, with `programs` programs per row.
+    """Some stages of a row's loss and gradient. The grid is rows by programs per row.
 
     With `mass.keep`, the mass is by place, in scratch memory, and the gradient is that of the loss.
     Without it, the mass is by node, for all rows, and the gradient is that of its product with
     log P.
     """
-    work: tl.constexpr = scratch.dtype.element_ty
+    work: tl.constexpr = scratch.places.dtype.element_ty
     block: tl.constexpr = tile.nodes * tile.kids
-    has_eps: tl.constexpr = eps_bits is not None
-    slot = (tl.program_id(0) // programs).to(tl.int64)
-    part = tl.program_id(0) % programs
+    has_eps: tl.constexpr = rows.eps is not None
+    slot, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = first_row + slot
     logits = rows.logits + row * row_step
-    maxima = scratch + slot * 3 * num_inner
-    sums = Sums(maxima, maxima + num_inner)
-    pull = sums.sum + num_inner
-    row_sums += slot * (_HEAD + 3 * parts)
-    eps = number(eps_bits).to(work) if has_eps else 0.0
+    sums, pull = sums_of_row(slot, scratch, num_inner)
+    parts = parts_of(tile, num_classes, num_inner)
+    row_sums = row_sums_at(slot, scratch, parts)
+    eps = number(rows.eps).to(work) if has_eps else 0.0
     handed = None
     if mass.handed is not None:
         handed = mass.handed + slot * (num_classes + num_inner)
@@ -158,12 +197,11 @@ def pull_kernel(
 
     # Rows of weight 0 are not read.
     live = factor != 0
-    inner_span, column_span = tl.cdiv(num_inner, programs), tl.cdiv(num_classes, programs)
-    inner_first, column_first = part * inner_span, part * column_span
-    inner_last = tl.where(live, tl.minimum(inner_first + inner_span, num_inner), 0)
-    column_last = tl.minimum(column_first + column_span, num_classes)
+    inner_first, inner_last = share_of_program(num_inner)
+    column_first, column_last = share_of_program(num_classes)
+    inner_last = tl.where(live, inner_last, 0)
     column_read = tl.where(live, column_last, 0)
-    levels = tl.where(live, num_levels, 0)
+    levels = tl.where(live, num_levels_of(tree), 0)
 
     if _UP_COLUMNS & STAGES:
         stayed = fold(inner_first, inner_last, logits, sums, mass, tree, num_classes, tile, True)
@@ -203,8 +241,7 @@ def pull_kernel(
             tl.store(pull + num_inner - 1, at_root, mask=live)
         lost = tl.zeros((block,), tl.float64)
         for step in tl.range(1, levels, num_stages=1):
-            begin = tl.load(tree.level_ptr + levels - 1 - step)
-            end = tl.load(tree.level_ptr + levels - step)
+            begin, end = level_of(tree, levels - 1 - step)
             tl.debug_barrier()
             for first in tl.range(begin, end, block, num_stages=1):
                 v = first + tl.arange(0, block)

@@ -11,10 +11,11 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from ..tree_table import TreeTable
 from .rows import l2_bytes
-from .tree_sweeps import COLUMNS, LEVELS, NODES_OUT, Tile
+from .tree_sweeps import COLUMNS, LEVELS, NODES_OUT, Tile, Tree
 
-__all__ = ["UP", "Arrays", "Shape", "Stage", "chunks_of_rows", "level_bounds"]
+__all__ = ["UP", "Shape", "Stage", "chunks_of_rows", "levels_on", "pointers"]
 
 # A row of at most so many places has one program; a longer one has a program per part of a row.
 _PLACES_PER_PROGRAM = 16384
@@ -47,6 +48,11 @@ class Shape:
     places: int
     inner: int
 
+    @classmethod
+    def of(cls, tree: TreeTable) -> Shape:
+        """That of a tree."""
+        return cls(tree.num_places, tree.num_inner)
+
     @property
     def kids(self) -> int:
         """Children per place of a tile, about as many as places have on average."""
@@ -71,7 +77,15 @@ class Shape:
     @property
     def tile(self) -> Tile:
         """The tile, as constants of a kernel."""
-        return Tile(tl.constexpr(self.nodes), tl.constexpr(self.kids))
+        return self._tile(self.nodes, self.kids)
+
+    @property
+    def mixed_tile(self) -> Tile:
+        """That of kernels over the nodes of a DAG, which have few children or parts each."""
+        return self._tile(64, 4)
+
+    def _tile(self, *sizes: int) -> Tile:
+        return Tile(*map(tl.constexpr, (*sizes, self.span)))
 
     @property
     def options(self) -> dict[str, int]:
@@ -83,11 +97,14 @@ class Shape:
         return {"num_warps": self.num_warps, **registers}
 
     @property
+    def span(self) -> int:
+        """The places of one part of a row."""
+        return _PLACES_PER_PROGRAM if self.places <= _PLACES_PER_PROGRAM else _PLACES_PER_PART
+
+    @property
     def parts(self) -> int:
         """The number of programs per row."""
-        if self.places <= _PLACES_PER_PROGRAM:
-            return 1
-        return -(-self.places // _PLACES_PER_PART)
+        return -(-self.places // self.span)
 
     def launches(self, stages: Sequence[Stage]) -> list[tuple[int, int]]:
         """The launches of the stages: for each, its stages' bits and the programs per row.
@@ -105,36 +122,6 @@ class Shape:
         return found
 
 
-class Arrays(NamedTuple):
-    """The tensors of a `TreeTable`, in the order of an op's arguments."""
-
-    place: Tensor
-    parent: Tensor
-    child_ptr: Tensor
-    child: Tensor
-    num_columns: Tensor
-
-    @property
-    def num_nodes(self) -> int:
-        return self.place.shape[0]
-
-    @property
-    def num_places(self) -> int:
-        return self.parent.shape[0]
-
-    @property
-    def num_inner(self) -> int:
-        return self.child_ptr.shape[0] - 1
-
-    @property
-    def num_classes(self) -> int:
-        return self.num_places - self.num_inner
-
-    @property
-    def shape(self) -> Shape:
-        return Shape(self.num_places, self.num_inner)
-
-
 def chunks_of_rows(num_rows: int, row_bytes: int, device: torch.device) -> Iterator[range]:
     """Rows in chunks whose scratch memory, `row_bytes` per row, fits in half of the L2 cache."""
     step = max(1, l2_bytes(device) // 2 // row_bytes)
@@ -143,15 +130,21 @@ def chunks_of_rows(num_rows: int, row_bytes: int, device: torch.device) -> Itera
 
 
 @lru_cache(maxsize=64)
-def _level_bounds(level_ptr: tuple[int, ...], device: torch.device) -> Tensor:
+def _levels_on(device: torch.device, ptr: tuple[int, ...]) -> Tensor:
     with torch.inference_mode(False):
-        return torch.tensor(level_ptr, dtype=torch.int32, device=device)
+        return torch.tensor([len(ptr) - 1, *ptr], dtype=torch.int32, device=device)
 
 
-def level_bounds(level_ptr: Sequence[int], device: torch.device) -> Tensor:
-    """`level_ptr` on the device, copied there only at the first call with a tree.
+def levels_on(device: torch.device, ptr: Sequence[int]) -> Tensor:
+    """The number of levels, and after it their bounds, copied to the device at the first call.
 
     A call that is captured in a CUDA graph cannot copy, but finds it there: calls to warm up come
     before any capture.
     """
-    return _level_bounds(tuple(level_ptr), device)
+    return _levels_on(device, tuple(ptr))
+
+
+def pointers(tree: TreeTable) -> Tree:
+    """A tree as an argument of kernels."""
+    levels = levels_on(tree.device, tree.level_ptr)
+    return Tree(tree.place, tree.parent, tree.child_ptr, tree.child, tree.num_columns, levels)

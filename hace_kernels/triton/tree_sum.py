@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ..rows import loss_dtype
 from .mixed_nodes_kernel import handed_kernel, mixed_sums_kernel
-from .node_table import MIXED_TILE, NodeTable
-from .tree_rows import UP, Stage, chunks_of_rows
-from .tree_sum_kernel import down_kernel, up_kernel
-from .tree_sweeps import COLUMNS, LEVELS, Tree
+from .node_table import NodeTable
+from .tree_rows import UP, Stage, chunks_of_rows, pointers
+from .tree_sum_kernel import DownRows, UpRows, down_kernel, up_kernel
+from .tree_sweeps import COLUMNS, LEVELS
 
 __all__ = ["OPS", "inner_sums"]
 
@@ -41,8 +41,8 @@ def _up(
     passes: Sequence[Sequence[Stage]],
 ) -> Tensor:
     """Writes the sums by node, unless None; returns the inner places' sums of the last rows."""
-    tree, levels, work = table.tree, table.levels, loss_dtype(values.dtype)
-    launches = [tree.shape.launches(stages) for stages in passes]
+    tree, shape, work = table.tree, table.shape, loss_dtype(values.dtype)
+    launches = [shape.launches(stages) for stages in passes]
     scratch = values.new_empty((0, table.num_sums))
     for rows in chunks_of_rows(values.shape[0], table.num_sums * work.itemsize, values.device):
         scratch = values.new_empty((len(rows), table.num_sums), dtype=work)
@@ -50,21 +50,20 @@ def _up(
             if i > 0:
                 mixed_sums_kernel[(len(rows),)](
                     values, scratch, table.mixed, rows.start, values.stride(0), tree.num_classes,
-                    tree.num_inner, table.num_mixed, **MIXED_TILE,
+                    tree.num_inner, table.num_mixed, shape.mixed_tile,
                 )  # fmt: skip
             for stages, programs in launches_of_pass:
-                up_kernel[(len(rows) * programs,)](
-                    values, own, sums, scratch, Tree(*tree, level_ptr=levels), rows.start, programs,
+                up_kernel[(len(rows), programs)](
+                    UpRows(values, own, sums, scratch), pointers(tree), rows.start,
                     values.stride(0), tree.num_nodes, tree.num_classes, tree.num_inner,
-                    table.num_sums, len(levels) - 1, tree.shape.tile, STAGES=stages,
-                    **tree.shape.options,
+                    table.num_sums, shape.tile, STAGES=stages, **shape.options,
                 )  # fmt: skip
     return scratch
 
 
 def _sum_down(values: Tensor, table: NodeTable) -> Tensor:
     """For every column the sum over its node and all nodes above."""
-    tree, levels, work = table.tree, table.levels, loss_dtype(values.dtype)
+    tree, shape, work = table.tree, table.shape, loss_dtype(values.dtype)
     sums = values.new_empty(values.shape[0], tree.num_classes)
     node_of_place = table.node_of_places
     num_handed = 0 if table.mixed is None else tree.num_places
@@ -78,11 +77,11 @@ def _sum_down(values: Tensor, table: NodeTable) -> Tensor:
                 values, handed, table.mixed, node_of_place, rows.start, values.stride(0),
                 tree.num_places, BLOCK=256, num_warps=4,
             )  # fmt: skip
-        for stages, programs in tree.shape.launches(_DOWN):
-            down_kernel[(len(rows) * programs,)](
-                values, handed, sums, scratch, node_of_place, Tree(*tree, level_ptr=levels),
-                rows.start, programs, values.stride(0), tree.num_classes, tree.num_inner,
-                len(levels) - 1, tree.shape.tile, STAGES=stages, **tree.shape.options,
+        for stages, programs in shape.launches(_DOWN):
+            down_kernel[(len(rows), programs)](
+                DownRows(values, handed, sums, scratch, node_of_place), pointers(tree), rows.start,
+                values.stride(0), tree.num_classes, tree.num_inner, shape.tile, STAGES=stages,
+                **shape.options,
             )  # fmt: skip
     return sums
 

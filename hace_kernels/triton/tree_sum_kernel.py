@@ -6,42 +6,79 @@ has 4 bytes (float32), which its parent or its children read once.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
-from .tree_sweeps import IN_COLUMNS, IN_LEVELS, IN_NODES_OUT, Sums, fold_up
+from .tree_sweeps import (
+    IN_COLUMNS,
+    IN_LEVELS,
+    IN_NODES_OUT,
+    Sums,
+    fold_up,
+    level_of,
+    num_levels_of,
+    share_of_program,
+)
 
-__all__ = ["down_kernel", "up_kernel"]
+__all__ = ["DownRows", "UpRows", "down_kernel", "up_kernel"]
 
 # Triton compiles a kernel again for some values of its integer arguments, but not of these.
-_SIZES = (
-    "first_row", "programs", "row_step", "num_nodes", "num_classes", "num_inner", "num_sums",
-    "num_levels",
-)  # fmt: skip
+_SIZES = ("first_row", "row_step", "num_nodes", "num_classes", "num_inner", "num_sums")
+
+
+class UpRows(NamedTuple):
+    """Pointers to the rows of `tree_sum_up`.
+
+    Attributes:
+        columns: the values, by row and column.
+        own: what each inner place starts from, one vector for all rows; None for 0.
+        sums: by row and node; None where nobody asks for them.
+        scratch: the sums by inner place.
+    """
+
+    columns: Any
+    own: Any
+    sums: Any
+    scratch: Any
+
+
+class DownRows(NamedTuple):
+    """Pointers to the rows of `tree_sum_down`.
+
+    Attributes:
+        nodes: the values, by row and node.
+        handed: values by place that count beside the nodes'; or None.
+        sums: by row and column.
+        scratch: the sums by inner place.
+        node: the node of each place, or -1.
+    """
+
+    nodes: Any
+    handed: Any
+    sums: Any
+    scratch: Any
+    node: Any
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def up_kernel(
-    values, own, sums, scratch, tree, first_row, programs, row_step, num_nodes, num_classes,
-    num_inner, num_sums, num_levels, tile, STAGES: tl.constexpr,
+    rows, tree, first_row, row_step, num_nodes, num_classes, num_inner, num_sums, tile,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Sums of a row's columns: by inner place in `scratch`, and by node in `sums` unless None.
-
-    An inner place starts from its entry of `own`, one vector for all rows, unless that is None.
-    """
-    slot = (tl.program_id(0) // programs).to(tl.int64)
-    part = tl.program_id(0) % programs
+    """Some stages of the sums of a row's columns. The grid is rows by programs per row."""
+    slot = tl.program_id(0).to(tl.int64)
     row = first_row + slot
-    values += row * row_step
-    total = scratch + slot * num_sums
-    inner = Sums(None, total, own)
-    fold_up(part, programs, values, inner, tree, num_classes, num_inner, num_levels, tile, STAGES)
+    values = rows.columns + row * row_step
+    total = rows.scratch + slot * num_sums
+    inner = Sums(None, total, rows.own)
+    fold_up(values, inner, tree, num_classes, num_inner, tile, STAGES)
     if IN_NODES_OUT & STAGES:
         tl.debug_barrier()
-        sums += row * num_nodes
-        span = tl.cdiv(num_nodes, programs)
-        last = tl.minimum((part + 1) * span, num_nodes)
-        for first in tl.range(part * span, last, tile.nodes * tile.kids):
+        sums = rows.sums + row * num_nodes
+        begin, last = share_of_program(num_nodes)
+        for first in tl.range(begin, last, tile.nodes * tile.kids):
             node = first + tl.arange(0, tile.nodes * tile.kids)
             there = node < last
             p = tl.load(tree.place + node, mask=there, other=-1)
@@ -63,41 +100,39 @@ def _of_node(p, there, values, handed, node_of_place, work: tl.constexpr):
 
 @triton.jit(do_not_specialize=_SIZES)
 def down_kernel(
-    values, handed, sums, scratch, node_of_place, tree, first_row, programs, row_step, num_classes,
-    num_inner, num_levels, tile, STAGES: tl.constexpr,
-):  # fmt: skip
-    """For every column of a row the sum of the nodes' values along its path.
+    rows, tree, first_row, row_step, num_classes, num_inner, tile, STAGES: tl.constexpr
+):
+    """Some stages of the sums of the nodes' values along the paths of a row's columns.
 
-    `handed`, by place, are values that count beside the nodes', unless it is None.
+    The grid is rows by programs per row.
     """
-    slot = (tl.program_id(0) // programs).to(tl.int64)
-    part = tl.program_id(0) % programs
+    slot = tl.program_id(0).to(tl.int64)
     row = first_row + slot
-    values += row * row_step
-    total = scratch + slot * num_inner
-    if handed is not None:
-        handed += slot * (num_classes + num_inner)
-    work: tl.constexpr = scratch.dtype.element_ty
+    values = rows.nodes + row * row_step
+    total = rows.scratch + slot * num_inner
+    handed = None
+    if rows.handed is not None:
+        handed = rows.handed + slot * (num_classes + num_inner)
+    work: tl.constexpr = rows.scratch.dtype.element_ty
     if IN_LEVELS & STAGES:
+        num_levels = num_levels_of(tree)
         for step in tl.range(0, num_levels, num_stages=1):
-            level = num_levels - 1 - step
-            begin, end = tl.load(tree.level_ptr + level), tl.load(tree.level_ptr + level + 1)
+            begin, end = level_of(tree, num_levels - 1 - step)
             for first in tl.range(begin, end, tile.nodes * tile.kids, num_stages=1):
                 v = first + tl.arange(0, tile.nodes * tile.kids)
                 there = v < end
-                x = _of_node(num_classes + v, there, values, handed, node_of_place, work)
+                x = _of_node(num_classes + v, there, values, handed, rows.node, work)
                 above = tl.load(tree.parent + num_classes + v, mask=there, other=-1)
                 x += tl.load(total + above - num_classes, mask=above >= 0, other=0.0)
                 tl.store(total + v, x, mask=there)
             tl.debug_barrier()
     if IN_COLUMNS & STAGES:
-        sums += row * num_classes
-        span = tl.cdiv(num_classes, programs)
-        last = tl.minimum((part + 1) * span, num_classes)
-        for first in tl.range(part * span, last, tile.nodes * tile.kids):
+        sums = rows.sums + row * num_classes
+        begin, last = share_of_program(num_classes)
+        for first in tl.range(begin, last, tile.nodes * tile.kids):
             c = first + tl.arange(0, tile.nodes * tile.kids)
             there = c < last
-            x = _of_node(c, there, values, handed, node_of_place, work)
+            x = _of_node(c, there, values, handed, rows.node, work)
             above = tl.load(tree.parent + c, mask=there, other=num_classes)
             x += tl.load(total + above - num_classes, mask=there, other=0.0)
             tl.store(sums + c, x.to(sums.dtype.element_ty), mask=there)

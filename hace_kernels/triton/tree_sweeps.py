@@ -44,8 +44,12 @@ __all__ = [
     "fold_levels",
     "fold_up",
     "kept",
+    "level_of",
+    "num_levels_of",
+    "parts_of",
     "pull_down",
     "share_of",
+    "share_of_program",
 ]
 
 # The stages of an op, each of which waits for the one before: what is done for columns, what is
@@ -55,14 +59,17 @@ IN_COLUMNS, IN_LEVELS, IN_NODES_OUT = (tl.constexpr(bit) for bit in (COLUMNS, LE
 
 
 class Tree(NamedTuple):
-    """Pointers to the tensors of a `hace_kernels.TreeTable`, and its level_ptr."""
+    """Pointers to the tensors of a `hace_kernels.TreeTable`.
+
+    `levels` is the number of levels, and after it the table's level_ptr.
+    """
 
     place: Any
     parent: Any
     child_ptr: Any
     child: Any
     num_columns: Any
-    level_ptr: Any
+    levels: Any
 
 
 class Sums(NamedTuple):
@@ -96,10 +103,17 @@ class Mass(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """How many places are folded together, and how many children of each, as constants."""
+    """How rows are divided, as constants of a kernel.
+
+    Attributes:
+        nodes: how many places are folded together.
+        kids: how many children of each are folded together.
+        span: the places of one part of a row; see `parts_of`.
+    """
 
     nodes: Any
     kids: Any
+    span: Any
 
 
 class _Places(NamedTuple):
@@ -109,6 +123,25 @@ class _Places(NamedTuple):
     begin: Any
     end: Any
     there: Any
+
+
+@triton.jit
+def parts_of(tile, num_classes, num_inner):
+    """How many parts a row has. A stage that is split has a program for each."""
+    return tl.cdiv(num_classes + num_inner, tile.span)
+
+
+@triton.jit
+def num_levels_of(tree):
+    """The number of levels of a tree."""
+    return tl.load(tree.levels)
+
+
+@triton.jit
+def level_of(tree, level):
+    """The first inner place of a level, and the first one after it."""
+    bounds = tree.levels + 1 + level
+    return tl.load(bounds), tl.load(bounds + 1)
 
 
 # A place whose children fill more than so many widths of a tile is folded alone.
@@ -279,7 +312,7 @@ def fold_levels(num_levels, values, sums, mass, tree, num_classes, tile):
     """Folds inner children, level by level; places of the deepest level do not have any."""
     stayed = tl.full((), 0.0, tl.float64)
     for level in tl.range(1, num_levels, num_stages=1):
-        first, last = tl.load(tree.level_ptr + level), tl.load(tree.level_ptr + level + 1)
+        first, last = level_of(tree, level)
         tl.debug_barrier()
         stayed += fold(first, last, values, sums, mass, tree, num_classes, tile, False)
     tl.debug_barrier()
@@ -287,17 +320,21 @@ def fold_levels(num_levels, values, sums, mass, tree, num_classes, tile):
 
 
 @triton.jit
-def fold_up(
-    part, programs, values, sums, tree, num_classes, num_inner, num_levels, tile,
-    stages: tl.constexpr,
-):  # fmt: skip
+def share_of_program(size):
+    """What one of a row's programs (the second axis of the grid) does of `size` things."""
+    span = tl.cdiv(size, tl.num_programs(1))
+    first = tl.program_id(1) * span
+    return first, tl.minimum(first + span, size)
+
+
+@triton.jit
+def fold_up(values, sums, tree, num_classes, num_inner, tile, stages: tl.constexpr):
     """The stages of an upward sweep without mass, for one of a row's programs."""
     if IN_COLUMNS & stages:
-        span = tl.cdiv(num_inner, programs)
-        last = tl.minimum((part + 1) * span, num_inner)
-        fold(part * span, last, values, sums, None, tree, num_classes, tile, True)
+        first, last = share_of_program(num_inner)
+        fold(first, last, values, sums, None, tree, num_classes, tile, True)
     if IN_LEVELS & stages:
-        fold_levels(num_levels, values, sums, None, tree, num_classes, tile)
+        fold_levels(num_levels_of(tree), values, sums, None, tree, num_classes, tile)
 
 
 @triton.jit

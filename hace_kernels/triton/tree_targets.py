@@ -11,19 +11,17 @@ from ..target_table import TargetTable
 from .rows import bits, total_weight
 from .tree_log_loss_kernel import (
     Given,
-    Own,
+    PutRows,
     PutTable,
     SoftLabels,
     put_kernel,
     target_kernel,
 )
 from .tree_pull import Rows
+from .tree_rows import pointers
 from .tree_sum import inner_sums
 
 __all__ = ["Put", "divisor_of"]
-
-_TARGETS_AT_ONCE = 128
-_PLACES_AT_ONCE = 1024
 
 
 def divisor_of(call: TreeLogLossArguments) -> Tensor:
@@ -46,60 +44,59 @@ class Put:
     def __init__(
         self, of: TreeLogLossArguments, table: TargetTable, batch: Rows, num_places: int
     ) -> None:
-        self.of, self.table, self.batch, self.num_places = of, table, batch, num_places
+        self.of, self.batch, self.num_places = of, batch, num_places
         self.num_indices = 0 if of.indices is None else of.indices.shape[1]
-        soft_labels = table.soft_labels
-        self.spreads = table.spread is not None or table.row_spread != 0 or soft_labels is not None
+        self.given = Given(of.mass, of.indices, of.index_weight)
+        self.num_targets = table.num_targets
         self.soft: SoftLabels | None = None
-        if soft_labels is not None:
-            classes_below = inner_sums(soft_labels.is_class, of.tree, of.level_ptr)
-            self.soft = SoftLabels(*soft_labels, classes_below)
-        self.target_ptr, self.target_order = None, None
+        if table.soft_labels is not None:
+            classes_below = inner_sums(table.soft_labels.is_class, of.tree, of.level_ptr)
+            self.soft = SoftLabels(*table.soft_labels, classes_below)
+        self.spreads = table.spread is not None or table.row_spread != 0
+        by_place: tuple[Tensor | None, Tensor | None] = (None, None)
         if of.mass is not None:
-            self.target_ptr, self.target_order = _targets_of_places(table.place, num_places)
+            by_place = _targets_of_places(table.place, num_places)
+        self.table = PutTable(
+            table.place, table.unit, table.share, table.spread, bits(table.row_spread), *by_place
+        )
 
     @property
     def scratch_bytes(self) -> int:
         """The bytes per row."""
         work = loss_dtype(self.batch.logits.dtype).itemsize
         tree = self.batch.tree
-        rings = tree.num_inner if self.table.soft_labels else 0
+        rings = 0 if self.soft is None else tree.num_inner
         return (self.num_places + rings) * work + 8 + 20 * self.num_indices
 
     def __call__(self, rows: range) -> Tensor:
         """The mass that targets put on places, (rows, P)."""
-        of, table, batch, tree = self.of, self.table, self.batch, self.batch.tree
-        tensors = PutTable(table.place, table.unit, table.share, table.spread)
-        new = batch.logits.new_empty
-        count, work = len(rows), loss_dtype(batch.logits.dtype)
-        by_index = (count, self.num_indices)
-        own = Own(None, None, None)
-        if of.indices is not None:
-            places, masses = (
-                new(by_index, dtype=torch.int32),
-                new(2, *by_index, dtype=torch.float64),
-            )
-            own = Own(places, *masses)
-        rings = table.soft_labels is not None
-        alpha = new(
-            (count, tree.num_inner) if rings else count, dtype=work if rings else torch.float64
+        of, tree, batch = self.of, pointers(self.batch.tree), self.batch
+        step = self.num_indices if of.mass is None else of.mass.stride(0)
+        put = self._rows(len(rows))
+        sizes = {"num_classes": batch.tree.num_classes, "num_inner": batch.tree.num_inner}
+        target_kernel[(len(rows),)](
+            self.given, put, self.table, self.soft, tree, rows.start, step, of.ignore_index,
+            self.num_targets, **sizes,
+        )  # fmt: skip
+        put_kernel[(len(rows), batch.shape.parts)](
+            self.given, put, self.table, tree, rows.start, step, self.num_places, **sizes
         )
-        mass_step = 0 if of.mass is None else of.mass.stride(0)
-        target_kernel[(count,)](
-            Given(of.mass, of.indices, of.index_weight), own, batch.counts, alpha, tensors,
-            self.soft, tree.parent, batch.levels, rows.start, mass_step, self.num_indices,
-            of.ignore_index, table.num_targets, tree.num_classes, tree.num_inner,
-            len(batch.levels) - 1, bits(table.row_spread), BLOCK=_TARGETS_AT_ONCE,
-        )  # fmt: skip
-        reached = new((count, self.num_places), dtype=work)
-        programs = tree.shape.parts
-        put_kernel[(count * programs,)](
-            reached, of.mass, alpha, own, tensors, self.target_ptr, self.target_order,
-            tree.parent, rows.start, programs, mass_step, self.num_indices, self.num_places,
-            tree.num_classes, tree.num_inner, SPREADS=self.spreads, RINGS=rings,
-            BLOCK=_PLACES_AT_ONCE,
-        )  # fmt: skip
-        return reached
+        places: Tensor = put.places
+        return places
+
+    def _rows(self, count: int) -> PutRows:
+        """Memory for some rows."""
+        new, work = self.batch.logits.new_empty, loss_dtype(self.batch.logits.dtype)
+        put = PutRows(new((count, self.num_places), dtype=work), self.batch.counts)
+        if self.of.indices is not None:
+            mass, reached = new((2, count, self.num_indices), dtype=torch.float64)
+            place = new((count, self.num_indices), dtype=torch.int32)
+            put = put._replace(place=place, mass=mass, reached=reached)
+        if self.soft is not None:
+            return put._replace(rings=new((count, self.batch.tree.num_inner), dtype=work))
+        if self.spreads:
+            return put._replace(alpha=new(count, dtype=torch.float64))
+        return put
 
 
 def _targets_of_places(place: Tensor, num_places: int) -> tuple[Tensor, Tensor]:

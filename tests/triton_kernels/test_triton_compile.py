@@ -387,27 +387,30 @@ KERNELS = {
 }
 
 #: The arguments that are tuples, by kernel.
-_MIXED = {"nodes": dag_log_loss_kernel.MixedNodes}
 _SWEEP = {"tree": tree_sweeps.Tree, "tile": tree_sweeps.Tile}
+_MIXED = {"nodes": mixed_nodes_kernel.MixedNodes, "tile": tree_sweeps.Tile}
+_PULL = {
+    "rows": tree_pull_kernel.PulledRows,
+    "mass": tree_sweeps.Mass,
+    "scratch": tree_pull_kernel.Scratch,
+}
+_TARGETS = {
+    "given": tree_log_loss_kernel.Given,
+    "put": tree_log_loss_kernel.PutRows,
+    "table": tree_log_loss_kernel.PutTable,
+    "soft": tree_log_loss_kernel.SoftLabels,
+    **_SWEEP,
+}
 TREE_GROUPS: dict[str, dict[str, Any]] = {
-    "up_kernel": _SWEEP,
-    "down_kernel": _SWEEP,
-    "log_prob_kernel": _SWEEP,
-    "pull_kernel": {
-        "rows": tree_pull_kernel.PulledRows,
-        "mass": tree_sweeps.Mass,
-        **_SWEEP,
-    },
-    "target_kernel": {
-        "given": tree_log_loss_kernel.Given,
-        "own": tree_log_loss_kernel.Own,
-        "table": tree_log_loss_kernel.PutTable,
-        "soft": tree_log_loss_kernel.SoftLabels,
-    },
-    "put_kernel": {"own": tree_log_loss_kernel.Own, "table": tree_log_loss_kernel.PutTable},
+    "up_kernel": {"rows": tree_sum_kernel.UpRows, **_SWEEP},
+    "down_kernel": {"rows": tree_sum_kernel.DownRows, **_SWEEP},
+    "log_prob_kernel": {"rows": tree_log_prob_kernel.LogProbRows, **_SWEEP},
+    "pull_kernel": {**_PULL, **_SWEEP},
+    "target_kernel": _TARGETS,
+    "put_kernel": _TARGETS,
     "weigh_kernel": {"targets": rows_kernel.Targets},
-    "rise_kernel": {"links": dag_log_loss_kernel.DagLinks},
-    "mixed_kernel": _MIXED,
+    "rise_kernel": {"links": dag_log_loss_kernel.DagLinks, "tile": tree_sweeps.Tile},
+    "mixed_kernel": {**_PULL, **_MIXED},
     "mixed_log_sums_kernel": _MIXED,
     "mixed_sums_kernel": _MIXED,
     "handed_kernel": _MIXED,
@@ -415,25 +418,31 @@ TREE_GROUPS: dict[str, dict[str, Any]] = {
 
 #: The types to which pointers point: "logits" is the logits' type, "work" the working type.
 POINTERS = {
-    **dict.fromkeys(("logits", "values", "sums", "rows.logits", "rows.grad", "grad"), "logits"),
-    **dict.fromkeys(("scratch", "rows.loss", "mass", "mass.at", "given.mass", "own"), "work"),
-    **dict.fromkeys(("reached", "log_prob", "row_loss"), "work"),
+    **dict.fromkeys(("logits", "values", "rows.logits", "rows.columns", "rows.nodes"), "logits"),
+    **dict.fromkeys(("rows.sums", "rows.grad", "grad"), "logits"),
+    **dict.fromkeys(("scratch", "scratch.places", "scratch.mixed", "rows.scratch"), "work"),
+    **dict.fromkeys(("rows.loss", "rows.log_prob", "rows.own", "rows.handed", "loss"), "work"),
+    **dict.fromkeys(("mass.at", "mass.handed", "given.mass", "put.places", "put.rings"), "work"),
+    **dict.fromkeys(("reached", "kept", "handed", "row_loss", "factor"), "work"),
     **dict.fromkeys(("mass.keep", "table.unit", "table.share", "table.spread"), "fp64"),
-    **dict.fromkeys(("rows.counts", "counts", "rows.divisor", "divisor", "row_sums"), "fp64"),
-    **dict.fromkeys(("given.weight", "own.mass", "own.reached", "targets.weight"), "fp64"),
-    **dict.fromkeys(("soft.log_similarity", "soft.is_class", "soft.classes_below"), "fp64"),
+    **dict.fromkeys(("rows.counts", "rows.divisor", "scratch.rows", "divisor"), "fp64"),
+    **dict.fromkeys(("put.counts", "put.mass", "put.reached", "put.alpha"), "fp64"),
+    **dict.fromkeys(("given.weight", "targets.weight", "links.keep", "links.handed"), "fp64"),
+    **dict.fromkeys((f"soft.{name}" for name in _TARGETS["soft"]._fields), "fp64"),
     **dict.fromkeys((f"tree.{name}" for name in tree_sweeps.Tree._fields), "i32"),
-    **dict.fromkeys(("parent", "level_ptr", "mass.node", "node_of_place", "table.place"), "i32"),
-    **dict.fromkeys(("own.place", "target_ptr"), "i32"),
-    **dict.fromkeys(("target_order", "targets.index", "given.index"), "i64"),
-    **dict.fromkeys((f"links.{name}" for name in dag_log_loss_kernel.DagLinks._fields), "i32"),
-    **dict.fromkeys((f"nodes.{name}" for name in dag_log_loss_kernel.MixedNodes._fields), "i32"),
-    **dict.fromkeys(("links.keep", "links.handed"), "fp64"),
-    **dict.fromkeys(("kept", "handed", "of_mixed", "mass.handed"), "work"),
-    "alpha": "fp64",
-    "loss": "work",
-    "factor": "work",
+    **dict.fromkeys((f"nodes.{name}" for name in _MIXED["nodes"]._fields), "i32"),
+    **dict.fromkeys((f"links.{name}" for name in ("place", "by_height", "levels")), "i32"),
+    **dict.fromkeys(("links.child_ptr", "links.child", "mass.node", "rows.node"), "i32"),
+    **dict.fromkeys(("node_of_place", "table.place", "table.ptr", "put.place"), "i32"),
+    **dict.fromkeys(("table.target", "targets.index", "given.index"), "i64"),
 }
+
+#: Arguments that are None unless a variant gives them.
+ABSENT = (
+    *("rows.eps", "rows.divisor", "rows.grad_loss", "rows.grad_losses", "rows.own", "rows.handed"),
+    *("mass.node", "mass.handed", "scratch.mixed", "table.spread", "table.row_spread"),
+    *("targets.divisor", "targets.grad_loss", "targets.grad_losses"),
+)
 
 
 @dataclass(frozen=True)
@@ -460,11 +469,13 @@ class TreeVariant:
         function, constants = KERNELS[self.kernel], dict(self.constants)
         groups = TREE_GROUPS.get(self.kernel, {})
         options = {"num_warps": 4}
+        shape = TREES[self.tree]
+        tile = shape.mixed_tile if self.stages is None else shape.tile
+        if "tile" in groups:
+            constants.update({f"tile.{name}": at.value for name, at in tile._asdict().items()})
         if self.stages is not None:
-            tile = TREES[self.tree].tile._asdict()
-            constants.update({f"tile.{name}": size.value for name, size in tile.items()})
             constants["STAGES"] = self.stages
-            options = TREES[self.tree].options
+            options = shape.options
             if target.backend == "hip":
                 del options["maxnreg"]
         work = "fp64" if self.dtype == "fp64" else "fp32"
@@ -473,80 +484,76 @@ class TreeVariant:
             name: f"*{kinds.get(POINTERS[name], POINTERS[name])}" if name in POINTERS else "i32"
             for name in leaves(function, groups)
         }
-        types.update(dict.fromkeys(("eps_bits", "row_spread_bits", "mass.node", "mass.handed")))
-        if self.kernel == "pull_kernel":
-            types.update(dict.fromkeys(("rows.divisor", "rows.grad_loss", "rows.grad_losses")))
-        if self.kernel == "weigh_kernel":
-            absent = ("targets.divisor", "targets.grad_loss", "targets.grad_losses")
-            types.update(dict.fromkeys(absent))
+        types.update({name: None for name in ABSENT if name in types})
         types.update(self.given)
         return compile_kernel(function, groups, types, constants, options, target)
 
 
 _WITHOUT_KEEP = {"mass.keep": None, "mass.node": "*i32", "rows.counts": None, "rows.loss": None}
 _OF_DAG = {"mass.handed": "*fp32"}
-_DAG_TILE = {"NODES": 64, "KIDS": 4}
+_MIXED_OF_DAG = {**_OF_DAG, "scratch.mixed": "*fp32"}
+_EPS = {"rows.eps": "i64"}
 _ALL = 1 + 2 + 8 + 16 + 32
+_INDICES = {"given.mass": None, "given.weight": None, "table.ptr": None, "table.target": None}
+_UNIFORM = {"put.rings": None, "soft": None}
+_NOWHERE = {"put.rings": None, "put.alpha": None, "soft": None}
+_PROBABILITIES = {
+    **dict.fromkeys(("given.index", "given.weight", "put.place", "put.mass", "put.reached")),
+    **_UNIFORM,
+}
 
 TREE_HOT = [
-    *(TreeVariant("up_kernel", tree, "bf16", 7, {"own": None}) for tree in TREES),
-    *(TreeVariant("down_kernel", tree, "bf16", 3, {"handed": None}) for tree in TREES),
-    TreeVariant("down_kernel", "small", "bf16", 3),
+    *(TreeVariant("up_kernel", tree, "bf16", 7) for tree in TREES),
+    *(TreeVariant("down_kernel", tree, "bf16", 3) for tree in TREES),
+    TreeVariant("down_kernel", "small", "bf16", 3, {"rows.handed": "*fp32"}),
     *(TreeVariant("log_prob_kernel", tree, "bf16", 7) for tree in TREES),
     *(TreeVariant("pull_kernel", tree, kind, _ALL) for tree in TREES for kind in ("fp32", "bf16")),
     TreeVariant("pull_kernel", "small", "bf16", 27, _WITHOUT_KEEP),
     TreeVariant("pull_kernel", "small", "bf16", 8 + 16, {**_WITHOUT_KEEP, **_OF_DAG}),
     TreeVariant("pull_kernel", "small", "fp32", 8 + 16 + 32, _OF_DAG),
     TreeVariant("pull_kernel", "nodes", "bf16", 8 + 16 + 32, _OF_DAG),
-    TreeVariant("rise_kernel", constants=_DAG_TILE),
-    TreeVariant("mixed_kernel", constants={"SPREADS": True, **_DAG_TILE}),
-    TreeVariant("mixed_kernel", dtype="bf16", constants={"SPREADS": False, **_DAG_TILE}),
-    TreeVariant("mixed_sums_kernel", constants=_DAG_TILE),
-    TreeVariant("mixed_log_sums_kernel", constants=_DAG_TILE),
+    TreeVariant("rise_kernel"),
+    TreeVariant("mixed_kernel", given=_MIXED_OF_DAG),
+    TreeVariant("mixed_kernel", dtype="bf16", given={**_WITHOUT_KEEP, **_MIXED_OF_DAG}),
+    TreeVariant("mixed_sums_kernel"),
+    TreeVariant("mixed_log_sums_kernel"),
     TreeVariant("handed_kernel", constants={"BLOCK": 256}),
     *(
-        TreeVariant("put_kernel", given=given, constants={"BLOCK": 1024, "SPREADS": spreads,
-                                                          "RINGS": rings})
-        for given, spreads, rings in (
-            ({"mass": None}, True, False),
-            ({"mass": None, "alpha": "*fp32"}, True, True),
-            ({}, False, False),
+        TreeVariant("put_kernel", given=given)
+        for given in (
+            {**_INDICES, **_UNIFORM},
+            {**_INDICES, "put.alpha": None},
+            {**_PROBABILITIES, **_NOWHERE},
         )
     ),
-]  # fmt: skip
-_INDEX = {"given.mass": None, "given.weight": None, "table.spread": None}
-_NO_OWN = dict.fromkeys(("own.place", "own.mass", "own.reached"))
+]
 TREE_REST = [
-    TreeVariant(
-        "mixed_kernel", given={"eps_bits": "i64"}, constants={"SPREADS": True, **_DAG_TILE}
-    ),
-    TreeVariant("rise_kernel", dtype="fp64", constants=_DAG_TILE),
-    *(TreeVariant("up_kernel", "split", "fp32", stages, {"own": None}) for stages in (1, 2, 4)),
-    TreeVariant("up_kernel", "small", "fp64", 3, {"sums": None}),
-    *(TreeVariant("down_kernel", "split", "fp16", stages, {"handed": None}) for stages in (1, 2)),
-    TreeVariant("mixed_sums_kernel", dtype="fp16", constants=_DAG_TILE),
-    TreeVariant("mixed_log_sums_kernel", dtype="fp16", constants=_DAG_TILE),
+    TreeVariant("mixed_kernel", given={**_MIXED_OF_DAG, **_EPS}),
+    TreeVariant("rise_kernel", dtype="fp64"),
+    *(TreeVariant("up_kernel", "split", "fp32", stages) for stages in (1, 2, 4)),
+    TreeVariant("up_kernel", "small", "fp64", 3, {"rows.own": "*fp64", "rows.sums": None}),
+    *(TreeVariant("down_kernel", "split", "fp16", stages) for stages in (1, 2)),
+    TreeVariant("mixed_sums_kernel", dtype="fp16"),
+    TreeVariant("mixed_log_sums_kernel", dtype="fp16"),
     *(TreeVariant("log_prob_kernel", "split", "fp16", stages) for stages in (1, 2, 4)),
     *(TreeVariant("pull_kernel", "split", "bf16", stages) for stages in (1, 10, 16, 32)),
-    *(
-        TreeVariant("pull_kernel", "split", "fp32", stages, {"eps_bits": "i64"})
-        for stages in (2, 4, 8, 16)
-    ),
-    TreeVariant("pull_kernel", "small", "fp64", _ALL + 4, {"eps_bits": "i64"}),
+    *(TreeVariant("pull_kernel", "split", "fp32", stages, _EPS) for stages in (2, 4, 8, 16)),
+    TreeVariant("pull_kernel", "small", "fp64", _ALL + 4, _EPS),
     TreeVariant("pull_kernel", "small", "fp16", 27, {"rows.loss": None, "rows.grad_loss": "*fp32"}),
     TreeVariant("pull_kernel", "small", "fp32", _ALL, {"rows.grad": None}),
     TreeVariant("pull_kernel", "small", "fp32", _ALL, {"rows.divisor": "*fp64"}),
-    TreeVariant("target_kernel", given={**_INDEX, "soft": None}, constants={"BLOCK": 128}),
+    TreeVariant("target_kernel", given={**_INDICES, **_UNIFORM, "table.row_spread": "i64"}),
     TreeVariant(
         "target_kernel",
-        given={"given.mass": None, "alpha": "*fp32", "row_spread_bits": "i64"},
-        constants={"BLOCK": 128},
+        given={
+            **_INDICES,
+            "given.weight": "*fp64",
+            "put.alpha": None,
+            "table.spread": "*fp64",
+            "table.row_spread": "i64",
+        },
     ),
-    TreeVariant(
-        "target_kernel",
-        given={"given.index": None, **_NO_OWN, "soft": None},
-        constants={"BLOCK": 128},
-    ),
+    TreeVariant("target_kernel", given={**_PROBABILITIES, "table.spread": "*fp64"}),
     TreeVariant("weigh_kernel", constants={"ROWS": 1024}),
     TreeVariant("reduce_kernel", constants={"ROWS": 1024}),
     TreeVariant("scale_kernel", dtype="bf16", constants={"BLOCK": 8192}),
