@@ -27,14 +27,20 @@ def _launch(call: TreeLogLossArguments, results: Results) -> None:
     keep = torch.ones(tree.num_places, dtype=torch.float64, device=logits.device)
     batch = Rows.of_loss(call, results, tree, keep, mixed)
     put = Put(call, table, batch, dag.num_nodes)
-    links = _links(dag, table.keep)
+    links, shape = _links(dag, table.keep), Shape.of(tree)
     kept_bytes = (tree.num_places + mixed.count) * loss_dtype(logits.dtype).itemsize
     row_bytes = put.scratch_bytes + batch.scratch_bytes + kept_bytes
     for rows in chunks_of_rows(len(logits), row_bytes, logits.device):
         reached = put(rows)
         kept = reached.new_zeros((len(rows), tree.num_places + mixed.count))
         rise_kernel[(len(rows),)](
-            reached, kept, links, dag.num_nodes, kept.shape[1], Shape.of(tree).mixed_tile
+            reached,
+            kept,
+            links,
+            dag.num_nodes,
+            kept.shape[1],
+            shape.mixed_tile,
+            **shape.mixed_options,
         )
         batch.pull(rows, kept)
 

@@ -28,8 +28,8 @@ from .lists import bounds_of, items_of
 from .log_sums import LogSum, finite
 from .mixed_nodes_kernel import log_sums_at, log_sums_of_parts
 from .rows_kernel import number
-from .tree_pull_kernel import HEAD, lose, row_sums_at, sums_of_row
-from .tree_sweeps import level_of, num_levels_of, parts_of
+from .tree_pull_kernel import HEAD, lose, places_at, row_sums_at
+from .tree_sweeps import Sums, level_of, num_levels_of, parts_of
 
 __all__ = ["DagLinks", "mixed_kernel", "rise_kernel"]
 
@@ -110,7 +110,8 @@ def mixed_kernel(
     work: tl.constexpr = scratch.places.dtype.element_ty
     slot = tl.program_id(0).to(tl.int64)
     logits = rows.logits + (first_row + slot) * row_step
-    sums, _ = sums_of_row(slot, scratch, num_inner)
+    maxima, totals, _ = places_at(slot, scratch, num_inner)
+    sums = Sums(maxima, totals)
     num_places = num_classes + num_inner
     at = mass.at + slot * mass_step
     handed = mass.handed + slot * num_places

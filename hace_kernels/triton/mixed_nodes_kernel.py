@@ -117,17 +117,18 @@ def mixed_sums_kernel(
 
 @triton.jit(do_not_specialize=_SIZES)
 def handed_kernel(
-    values, handed, nodes, node_of_place, first_row, row_step, num_places, BLOCK: tl.constexpr
+    values, handed, nodes, node_of_place, first_row, row_step, num_places, tile
 ):  # fmt: skip
     """For every place of a row's tree the sum of the mixed nodes' values that it is part of."""
+    block: tl.constexpr = tile.nodes * tile.kids
     slot = tl.program_id(0).to(tl.int64)
     values += (first_row + slot) * row_step
     handed += slot * num_places
-    for start in tl.range(0, num_places, BLOCK, num_stages=1):
-        place = start + tl.arange(0, BLOCK)
+    for start in tl.range(0, num_places, block, num_stages=1):
+        place = start + tl.arange(0, block)
         there = place < num_places
         first, last, most = bounds_of(nodes.holder_ptr, place, there)
-        total = tl.zeros((BLOCK,), tl.float64)
+        total = tl.zeros((block,), tl.float64)
         for more in tl.range(0, most, num_stages=1):
             mask = first + more < last
             x = tl.load(nodes.holder + first + more, mask=mask, other=0)

@@ -14,16 +14,16 @@ from .. import path_table
 from ..rows import loss_dtype
 from ..schemas import PathLogLossArguments
 from .path_log_loss_kernel import (
-    RING_FIELDS,
-    Cut,
     PathTable,
     Rows,
-    Settings,
+    Scratch,
     measure_kernel,
     resolve_kernel,
     row_kernel,
     write_kernel,
 )
+from .path_pieces import Cut
+from .path_rings import RING_FIELDS, Settings
 from .rows import Results, bits, incoming, l2_bytes, loss_ops, total_weight
 from .rows_kernel import Targets
 
@@ -119,9 +119,10 @@ class Shape:
         return Cut(*map(tl.constexpr, sizes))
 
     @property
-    def ring_step(self) -> int:
-        """Room for a value per ring of a path, and at least for the four values of a row."""
-        return max(4, self.max_entries + 1)
+    def ring_numbers(self) -> int:
+        """The numbers that a row needs memory for: for each ring several, for the row four."""
+        numbers: int = RING_FIELDS << self.steps
+        return numbers
 
 
 def _divisor_of(call: PathLogLossArguments) -> Tensor:
@@ -154,35 +155,37 @@ def _launch(call: PathLogLossArguments, results: Results) -> None:
         "column_vectors": shape.columns // vector,
         "ignore_index": call.ignore_index,
     }
-    of_paths = {"num_targets": len(call.table[0]) - 1, "ring_step": shape.ring_step}
+    num_targets = len(call.table[0]) - 1
     cut = shape.cut(vector, 3 if settings.entropy is not None else 2)
     work = loss_dtype(logits.dtype)
     if not shape.splits:
-        rings = logits.new_empty(num_rows * RING_FIELDS * shape.ring_step, dtype=work)
+        rings = logits.new_empty(num_rows * shape.ring_numbers, dtype=work)
         row_kernel[(num_rows,)](
-            rows, targets, table, rings, **sizes, **of_paths, settings=settings, cut=cut,
-            num_warps=shape.num_warps, **(shape.registers if vector > 1 else {}),
+            rows, targets, table, rings, **sizes, num_targets=num_targets, settings=settings,
+            cut=cut, num_warps=shape.num_warps, **(shape.registers if vector > 1 else {}),
         )  # fmt: skip
         return
 
     row_bytes = shape.columns * logits.element_size()
     at_once = min(num_rows, max(1, l2_bytes(logits.device) // 2 // row_bytes))
-    rings = logits.new_empty(at_once * RING_FIELDS * shape.ring_step, dtype=work)
-    strips = logits.new_empty(at_once * cut.fields.value * shape.num_strips, dtype=work)
+    scratch = Scratch(
+        rings=logits.new_empty(at_once * shape.ring_numbers, dtype=work),
+        strips=logits.new_empty(at_once * cut.fields.value * shape.num_strips, dtype=work),
+    )
     programs = triton.cdiv(shape.num_strips, shape.strips)
     for first in range(0, num_rows, at_once):
         count = min(at_once, num_rows - first)
         measure_kernel[(programs, count)](
-            rows, call.target, table.order, strips, **sizes, first_row=first, cut=cut,
+            rows, call.target, table.order, scratch.strips, **sizes, first_row=first, cut=cut,
             num_warps=shape.num_warps,
         )  # fmt: skip
         resolve_kernel[(count,)](
-            rows, targets, table, rings, strips, **sizes, **of_paths, first_row=first,
+            rows, targets, table, scratch, **sizes, num_targets=num_targets, first_row=first,
             settings=settings, cut=cut._replace(strips=tl.constexpr(256)), num_warps=8,
         )  # fmt: skip
         if grad is not None:
             write_kernel[(programs, count)](
-                rows, Targets(call.target), table, rings, strips, **sizes, **of_paths,
+                rows, Targets(call.target), table, scratch, **sizes, num_targets=num_targets,
                 first_row=first, cut=cut, num_warps=shape.num_warps,
             )  # fmt: skip
 

@@ -28,7 +28,7 @@ def _log_prob(logits: Tensor, table: NodeTable) -> Tensor:
             if i > 0:
                 mixed_log_sums_kernel[(len(rows),)](
                     logits, scratch, table.mixed, rows.start, logits.stride(0), tree.num_classes,
-                    tree.num_inner, table.num_mixed, shape.mixed_tile,
+                    tree.num_inner, table.num_mixed, shape.mixed_tile, **shape.mixed_options,
                 )  # fmt: skip
             for stages, programs in launches_of_pass:
                 log_prob_kernel[(len(rows), programs)](

@@ -151,7 +151,7 @@ class Rows:
                 mixed_kernel[(len(rows),)](
                     pulled, on_places._replace(at=own), scratch, mixed.nodes, rows.start,
                     logits.stride(0), own.stride(0), tree.num_classes, tree.num_inner, mixed.count,
-                    shape.mixed_tile,
+                    shape.mixed_tile, **shape.mixed_options,
                 )  # fmt: skip
             pull_kernel[(len(rows), programs)](
                 pulled, on_places, scratch, pointers(tree), rows.start, logits.stride(0),

@@ -51,9 +51,9 @@ __all__ = [
     "PulledRows",
     "Scratch",
     "lose",
+    "places_at",
     "pull_kernel",
     "row_sums_at",
-    "sums_of_row",
 ]
 
 # The stages of the kernel; each waits for the one before.
@@ -113,10 +113,10 @@ _SIZES = ("first_row", "row_step", "mass_step", "num_classes", "num_inner")
 
 
 @triton.jit
-def sums_of_row(slot, scratch, num_inner):
-    """The sums of inner places in the scratch memory of a row, and where their pulls are."""
+def places_at(slot, scratch, num_inner):
+    """Where the maxima, the sums and the pulls of a row's inner places are."""
     maxima = scratch.places + slot * 3 * num_inner
-    return Sums(maxima, maxima + num_inner), maxima + 2 * num_inner
+    return maxima, maxima + num_inner, maxima + 2 * num_inner
 
 
 @triton.jit
@@ -176,7 +176,8 @@ def pull_kernel(
     slot, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = first_row + slot
     logits = rows.logits + row * row_step
-    sums, pull = sums_of_row(slot, scratch, num_inner)
+    maxima, totals, pull = places_at(slot, scratch, num_inner)
+    sums = Sums(maxima, totals)
     parts = parts_of(tile, num_classes, num_inner)
     row_sums = row_sums_at(slot, scratch, parts)
     eps = number(rows.eps).to(work) if has_eps else 0.0

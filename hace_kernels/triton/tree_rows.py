@@ -22,6 +22,12 @@ _PLACES_PER_PROGRAM = 16384
 _PLACES_PER_PART = 2048
 
 
+def _options(num_warps: int) -> dict[str, int]:
+    """Without a bound, NVIDIA's compiler spills a few registers to fit more programs."""
+    registers = {"maxnreg": 104} if torch.version.hip is None else {}
+    return {"num_warps": num_warps, **registers}
+
+
 class Stage(NamedTuple):
     """A part of an op that waits for the one before it.
 
@@ -89,12 +95,13 @@ class Shape:
 
     @property
     def options(self) -> dict[str, int]:
-        """Options of a launch.
+        """Options of a launch."""
+        return _options(self.num_warps)
 
-        Without a bound, NVIDIA's compiler spills a few registers to fit more programs.
-        """
-        registers = {"maxnreg": 104} if torch.version.hip is None else {}
-        return {"num_warps": self.num_warps, **registers}
+    @property
+    def mixed_options(self) -> dict[str, int]:
+        """Those of a launch with `mixed_tile`."""
+        return _options(4)
 
     @property
     def span(self) -> int:

@@ -50,7 +50,7 @@ def _up(
             if i > 0:
                 mixed_sums_kernel[(len(rows),)](
                     values, scratch, table.mixed, rows.start, values.stride(0), tree.num_classes,
-                    tree.num_inner, table.num_mixed, shape.mixed_tile,
+                    tree.num_inner, table.num_mixed, shape.mixed_tile, **shape.mixed_options,
                 )  # fmt: skip
             for stages, programs in launches_of_pass:
                 up_kernel[(len(rows), programs)](
@@ -75,7 +75,7 @@ def _sum_down(values: Tensor, table: NodeTable) -> Tensor:
             handed = values.new_empty((len(rows), tree.num_places), dtype=work)
             handed_kernel[(len(rows),)](
                 values, handed, table.mixed, node_of_place, rows.start, values.stride(0),
-                tree.num_places, BLOCK=256, num_warps=4,
+                tree.num_places, shape.mixed_tile, **shape.mixed_options,
             )  # fmt: skip
         for stages, programs in shape.launches(_DOWN):
             down_kernel[(len(rows), programs)](

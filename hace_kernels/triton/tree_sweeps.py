@@ -90,15 +90,15 @@ class Mass(NamedTuple):
     """Pointers to a row's mass and to what says how it rises.
 
     Attributes:
-        at: the mass by place, or by node where `keep` is None.
+        at: the mass by place, or by node where `keep` is None; None where there is no mass.
         keep: float64, the part of its mass that each place keeps; or None.
         node: where `keep` is None, the node of each place, or -1.
         handed: further mass by place that pulls but whose loss is counted elsewhere; or None.
     """
 
-    at: Any
-    keep: Any
-    node: Any
+    at: Any = None
+    keep: Any = None
+    node: Any = None
     handed: Any = None
 
 
@@ -240,16 +240,16 @@ def _fold_places(
                     share = x * tl.exp(child_max - shift[:, None])
                 alive = mask & (x != 0)
             parts += share
-            if mass is not None:
+            if mass.at is not None:
                 stay, rise = kept(c, mask, alive, mass, work)
                 stays += stay
                 rises += rise
         sum_of += tl.sum(parts, axis=1).to(tl.float64)
-        if mass is not None:
+        if mass.at is not None:
             stays_of += tl.sum(stays, axis=1).to(tl.float64)
             rises_of += tl.sum(rises, axis=1).to(tl.float64)
     tl.store(sums.sum + v, sum_of.to(work), mask=there)
-    if mass is not None:  # noqa: SIM102  (both sides of `and` would be compiled)
+    if mass.at is not None:  # noqa: SIM102  (both sides of `and` would be compiled)
         if mass.keep is not None:
             at = mass.at + num_classes + v
             reached = tl.load(at, mask=there, other=0.0).to(tl.float64) + rises_of
@@ -270,7 +270,7 @@ def fold(first, last, values, sums, mass, tree, num_classes, tile, of_columns: t
     sums of any size keep all their digits; an empty sum has max -inf and sum 0. Without `sums.max`,
     the result is the plain sum of the values and `sums.own`.
 
-    Unless it is None, `mass` (by place) rises as well: `mass_v += sum_c (1 - keep_c) mass_c`.
+    Any `mass` by place rises as well: `mass_v += sum_c (1 - keep_c) mass_c`.
     Without `keep` it stays where it is: see `kept`.
 
     Returns:
@@ -332,9 +332,9 @@ def fold_up(values, sums, tree, num_classes, num_inner, tile, stages: tl.constex
     """The stages of an upward sweep without mass, for one of a row's programs."""
     if IN_COLUMNS & stages:
         first, last = share_of_program(num_inner)
-        fold(first, last, values, sums, None, tree, num_classes, tile, True)
+        fold(first, last, values, sums, Mass(), tree, num_classes, tile, True)
     if IN_LEVELS & stages:
-        fold_levels(num_levels_of(tree), values, sums, None, tree, num_classes, tile)
+        fold_levels(num_levels_of(tree), values, sums, Mass(), tree, num_classes, tile)
 
 
 @triton.jit

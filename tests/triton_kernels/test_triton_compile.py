@@ -23,6 +23,8 @@ from hace_kernels import triton as package  # noqa: E402
 from hace_kernels.triton import (  # noqa: E402
     dag_log_loss_kernel,
     mixed_nodes_kernel,
+    path_pieces,
+    path_rings,
     path_tile_kernel,
     rows_kernel,
     tree_log_loss_kernel,
@@ -105,6 +107,8 @@ class Variant:
             "rows.loss": work,
             "rings": work,
             "strips": work,
+            "scratch.rings": work,
+            "scratch.strips": work,
             "target": "*i64",
             "targets.index": "*i64",
             "targets.weight": None,
@@ -141,8 +145,9 @@ PATH_GROUPS: dict[str, Any] = {
     "rows": kernels.Rows,
     "targets": rows_kernel.Targets,
     "table": kernels.PathTable,
-    "settings": kernels.Settings,
-    "cut": kernels.Cut,
+    "scratch": kernels.Scratch,
+    "settings": path_rings.Settings,
+    "cut": path_pieces.Cut,
 }
 
 
@@ -468,16 +473,17 @@ class TreeVariant:
     def compile(self, target: GPUTarget) -> Any:
         function, constants = KERNELS[self.kernel], dict(self.constants)
         groups = TREE_GROUPS.get(self.kernel, {})
-        options = {"num_warps": 4}
+        options: dict[str, int] = {"num_warps": 4}
         shape = TREES[self.tree]
-        tile = shape.mixed_tile if self.stages is None else shape.tile
         if "tile" in groups:
+            swept = self.stages is not None
+            tile = shape.tile if swept else shape.mixed_tile
+            options = shape.options if swept else shape.mixed_options
             constants.update({f"tile.{name}": at.value for name, at in tile._asdict().items()})
         if self.stages is not None:
             constants["STAGES"] = self.stages
-            options = shape.options
-            if target.backend == "hip":
-                del options["maxnreg"]
+        if target.backend == "hip":
+            options.pop("maxnreg", None)
         work = "fp64" if self.dtype == "fp64" else "fp32"
         kinds = {"logits": self.dtype, "work": work}
         types: dict[str, str | None] = {
@@ -517,7 +523,7 @@ TREE_HOT = [
     TreeVariant("mixed_kernel", dtype="bf16", given={**_WITHOUT_KEEP, **_MIXED_OF_DAG}),
     TreeVariant("mixed_sums_kernel"),
     TreeVariant("mixed_log_sums_kernel"),
-    TreeVariant("handed_kernel", constants={"BLOCK": 256}),
+    TreeVariant("handed_kernel"),
     *(
         TreeVariant("put_kernel", given=given)
         for given in (
