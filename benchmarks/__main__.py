@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs an NVIDIA GPU and a torch that is built for CUDA")
+    if options.graphs and options.device != "cuda":
+        parser.error("--graphs is for --device cuda")
     for file in options.taxonomy:
         try:
             trees.build(file)
@@ -71,6 +73,7 @@ def _run(cases: list[Case], options: argparse.Namespace) -> int:
         "quick": options.quick,
         "filter": options.filter,
         "seconds": seconds,
+        "cuda_graphs": options.graphs,
         "keeps_freed_memory": allocator.is_kept(),
     }
     result = Result(describe_machine(), describe_versions(), settings, [])
@@ -81,7 +84,11 @@ def _run(cases: list[Case], options: argparse.Namespace) -> int:
     with report.progress_bar(console) as bar:
         task = bar.add_task("", total=len(cases), contestant="")
         runner = Runner(
-            options.device, threads, seconds, lambda text: bar.update(task, contestant=text)
+            options.device,
+            threads,
+            seconds,
+            options.graphs,
+            lambda text: bar.update(task, contestant=text),
         )
         for case in cases:
             bar.update(task, description=case.name)
@@ -102,7 +109,7 @@ def _run(cases: list[Case], options: argparse.Namespace) -> int:
 
 
 def _run_name(options: argparse.Namespace) -> str:
-    return time.strftime("%Y-%m-%d-%H%M") + f"-{options.device}{'-quick' if options.quick else ''}"
+    return time.strftime("%Y-%m-%d-%H%M") + f"-{options.device}{'-graphs' if options.graphs else ''}{'-quick' if options.quick else ''}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how many threads to use (by default torch's choice)",
     )
+    add("--graphs", action="store_true", help="time CUDA graphs: the GPU's time without Python's")
     add("--seconds", type=float, metavar="S", help="time for each contestant of each case")
     add("--filter", default="", metavar="REGEX", help="only cases whose name matches this")
     add("--list", action="store_true", help="print the cases' names and stop")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from . import machine, trees
+from . import cuda_graphs, machine, trees
 from .cases import Case
 from .memory import MeasurementError, measure
 from .peers import PEERS, Peer, Step, WrongAnswerError, check_answer
@@ -31,12 +31,14 @@ class Runner:
         device: "cpu" or "cuda".
         threads: what counts as all of them.
         seconds: for which each contestant is timed in each case.
+        graphs: whether steps are timed as CUDA graphs.
         say: told what is going on.
     """
 
     device: str
     threads: int
     seconds: float
+    graphs: bool = False
     say: Callable[[str], None] = lambda text: None
 
     def run(self, case: Case) -> list[Record]:
@@ -93,9 +95,14 @@ class Runner:
         for entrant in entrants:
             self.say(entrant.peer.title)
             step = entrant.ready(logits, target)
+            if step is not None and self.graphs:
+                step = entrant.captured(step)
             if step is not None:
                 steps[entrant.peer.name] = step
-        return race(steps, self.seconds, self.device)
+        times = race(steps, self.seconds, self.device)
+        if self.graphs:
+            times = {name: found.divided(cuda_graphs.STEPS) for name, found in times.items()}
+        return times
 
 
 class Entrant:
@@ -142,6 +149,15 @@ class Entrant:
             self.out("failed", f"{type(error).__name__}: {message}")
             return None
         return self.peer.step(loss, logits, target)
+
+    def captured(self, step: Step) -> Step | None:
+        """The step as a CUDA graph; None if it cannot be one."""
+        try:
+            return cuda_graphs.captured(step)
+        except Exception as error:  # whatever it is, it is this contestant's result
+            message = str(error).strip().partition("\n")[0]
+            self.out("failed", f"not as a CUDA graph: {message}")
+            return None
 
     def put(self, times: dict[str, Times]) -> None:
         """Stores its figures, and their ratios to those of others."""

@@ -44,6 +44,10 @@ class Times:
         first, _, third = statistics.quantiles(self.samples, n=4, method="inclusive")
         return first, third
 
+    def divided(self, number: int) -> Times:
+        """The times of steps of which each call made a number."""
+        return Times(tuple(sample / number for sample in self.samples))
+
 
 def race(steps: Mapping[str, Step], seconds: float, device: str) -> dict[str, Times]:
     """Times each step for about `seconds`, in five turns, of one call at least.

@@ -3,11 +3,12 @@
 #pragma once
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
+#include <cstdint>
 #include <utility>
+#include <vector>
 
-#include "../tensors.h"
+#include "../empty_tensor.h"
 #include "launch.cuh"
 
 #ifdef __CUDACC__
@@ -73,10 +74,17 @@ class OnDeviceOf {
   Device device_;
 };
 
+// An uninitialised contiguous tensor on the device of another one.
+inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType type) {
+  const int32_t device_type =
+      like.is_cuda() ? aoti_torch_device_type_cuda() : aoti_torch_device_type_cpu();
+  return empty_tensor(shape, type, device_type, like.get_device_index());
+}
+
 // Memory for the duration of a call. It comes from torch's allocator, which reuses it in the order
 // of the stream.
 inline Tensor scratch(const Tensor& like, int64_t size, ScalarType type) {
-  return torch::stable::new_empty(like, {size}, type);
+  return new_tensor(like, {size}, type);
 }
 
 // Throws if a launch failed, with the op and the shape of its rows.

@@ -12,13 +12,13 @@ namespace hace {
 inline Tensor new_loss(const Tensor& logits, int64_t reduction) {
   const std::vector<int64_t> shape =
       reduction == kNone ? std::vector<int64_t>{logits.size(0)} : std::vector<int64_t>{};
-  return torch::stable::new_empty(logits, shape, loss_type(logits));
+  return new_tensor(logits, shape, loss_type(logits));
 }
 
 inline Tensor new_gradient(const Tensor& logits, bool wanted) {
   const std::vector<int64_t> shape =
       wanted ? std::vector<int64_t>{logits.size(0), logits.size(1)} : std::vector<int64_t>{0};
-  return torch::stable::new_empty(logits, shape);
+  return new_tensor(logits, shape, logits.scalar_type());
 }
 
 inline void check_incoming(const Tensor& grad_loss, const Tensor& logits, int64_t reduction) {
@@ -80,10 +80,9 @@ class RowReduction {
       : num_rows_(logits.size(0)),
         loss_(loss ? static_cast<Real*>(loss->mutable_data_ptr()) : nullptr),
         reduces_(loss && reduction != kNone),
-        rows_(scratch(logits, reduces_ ? num_rows_ : 0, loss_type(logits))),
-        divisor_(scratch(logits, reduction == kMean ? 1 : 0, ScalarType::Double)) {}
+        memory_(scratch(logits, memory_bytes(reduction), ScalarType::Byte)) {}
 
-  Real* row_loss() const { return reduces_ ? static_cast<Real*>(rows_.mutable_data_ptr()) : loss_; }
+  Real* row_loss() const { return reduces_ ? reinterpret_cast<Real*>(divisor() + 1) : loss_; }
 
   // Launches the sum of the rows' weights, by which `mean` divides; returns where it will be.
   const double* weigh(const int64_t* target, const double* target_weight, int64_t num_targets,
@@ -101,12 +100,18 @@ class RowReduction {
   }
 
  private:
-  double* divisor() const { return static_cast<double*>(divisor_.mutable_data_ptr()); }
+  // The divisor, and behind it the rows' losses, where they are reduced.
+  int64_t memory_bytes(int64_t reduction) const {
+    const int64_t rows = reduces_ ? num_rows_ * static_cast<int64_t>(sizeof(Real)) : 0;
+    return reduces_ || reduction == kMean ? static_cast<int64_t>(sizeof(double)) + rows : 0;
+  }
+
+  double* divisor() const { return static_cast<double*>(memory_.mutable_data_ptr()); }
 
   int64_t num_rows_;
   Real* loss_;
   bool reduces_, weighs_ = false;
-  Tensor rows_, divisor_;
+  Tensor memory_;
 };
 
 }  // namespace hace

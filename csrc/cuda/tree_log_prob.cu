@@ -56,8 +56,7 @@ void check_logits(const char* op, const Tensor& logits, const NodeTable& table) 
 
 Tensor log_prob(const char* op, const Tensor& logits, const NodeTable& table) {
   check_logits(op, logits, table);
-  Tensor out =
-      torch::stable::new_empty(logits, {logits.size(0), table.tree.num_nodes}, loss_type(logits));
+  Tensor out = new_tensor(logits, {logits.size(0), table.tree.num_nodes}, loss_type(logits));
   run(op, logits, table, nullptr, out);
   return out;
 }
@@ -70,7 +69,7 @@ Tensor log_prob_backward(const char* op, const Tensor& grad, const Tensor& logit
                       grad.scalar_type() == loss_type(logits),
                   op, ": the gradient must have the log-probabilities' shape and dtype");
   check_device(op, "the gradient", grad, logits);
-  Tensor out = torch::stable::new_empty(logits, {logits.size(0), logits.size(1)});
+  Tensor out = new_tensor(logits, {logits.size(0), logits.size(1)}, logits.scalar_type());
   run(op, logits, table, &grad, out);
   return out;
 }

@@ -19,7 +19,7 @@ Tensor sums(const char* op, const Tensor& values, const NodeTable& table, bool u
   const int64_t sums_width = up ? tree.num_nodes : tree.num_classes;
   STD_TORCH_CHECK(values.size(1) == width, op, ": values must have ", width, " columns, got ",
                   values.size(1));
-  Tensor out = torch::stable::new_empty(values, {values.size(0), sums_width});
+  Tensor out = new_tensor(values, {values.size(0), sums_width}, values.scalar_type());
   std::optional<InverseOnDevice> nodes;
   if (!up) nodes.emplace(table.num_places(), tree.place, tree.num_nodes, false, values, stream);
 

@@ -119,9 +119,8 @@ class RowOp:
 
     def gradient_of_batch(self, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
         """The gradient of rows (V, B, …), by a call on rows (V · B, …)."""
-        grad = grad.flatten(0, 1)
         gradient: Tensor = _Gradient.apply(  # type: ignore[no-untyped-call]
-            self, rest, grad, *_folded(rows)
+            self, rest, _as_one_batch(grad), *_folded(rows)
         )
         return _unfolded(gradient, rows)
 
@@ -366,7 +365,12 @@ def _batch_first(
 
 def _folded(rows: Rows) -> Rows:
     """Arguments (V, B, …) as (V · B, …), which the kernels take."""
-    return tuple(None if x is None else x.flatten(0, 1).contiguous() for x in rows)
+    return tuple(None if x is None else _as_one_batch(x).contiguous() for x in rows)
+
+
+def _as_one_batch(x: Tensor) -> Tensor:
+    """(V, B, …) as (V · B, …). In torch 2.11 vmap has no rule for `flatten`."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def _unfolded(x: Tensor, rows: Rows) -> Tensor:

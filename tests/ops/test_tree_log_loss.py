@@ -353,9 +353,15 @@ def test_places_in_any_order_within_a_level(backend: Backend, rng: np.random.Gen
     logits, target = case.logits(7, torch.float64), case.targets(7)
     for backend_table in ((tree, table), (permuted, moved)):
         on_device = [part.to(backend.device) for part in backend_table]
-        loss = tree_log_loss(logits, target, *on_device, reduction="none", backend=backend.name)
+        loss = tree_log_loss(
+            logits.to(backend.device),
+            target.to(backend.device),
+            *on_device,
+            reduction="none",
+            backend=backend.name,
+        )
         answer = expected(case, logits, target, reduction="none", label_smoothing=0.1)
-        assert_loss_close(loss, answer, torch.float64, 40)
+        assert_loss_close(loss.cpu(), answer, torch.float64, 40)
 
 
 def test_two_targets_at_one_place(backend: Backend) -> None:
@@ -1634,4 +1640,4 @@ def test_probabilities_have_no_soft_labels(backend: Backend) -> None:
     case = TreeCase(trees.flat(5))
     loss_of = bound(case, backend, case.target_table(soft_label_beta=2.0))
     with pytest.raises(ValueError, match="soft labels"):
-        loss_of(torch.randn(2, 5), torch.rand(2, 5))
+        loss_of(torch.randn(2, 5).to(backend.device), torch.rand(2, 5).to(backend.device))

@@ -524,8 +524,11 @@ def test_node_log_probs_of_every_shape(
     logits = torch.randn(shape, dtype=torch.float64)
     dim = min(1, len(size))
     found = node_log_probs(
-        logits, TreeCase(tree).hierarchy, logit_space=space, backend=backend.name
-    )
+        logits.to(backend.device),
+        TreeCase(tree).hierarchy,
+        logit_space=space,
+        backend=backend.name,
+    ).cpu()
     assert found.shape == (*size[:1], tree.num_nodes, *size[1:])
     rows = logits.movedim(dim, -1).reshape(-1, width)
     exact = oracle.node_log_probs(rows, columns.reach())
@@ -540,10 +543,10 @@ def test_node_log_probs_in_every_dtype(
     backend: Backend, rng: np.random.Generator, dtype: torch.dtype
 ) -> None:
     case = some_case(rng)
-    logits = case.logits(6, dtype).requires_grad_()
+    logits = case.logits(6, dtype).to(backend.device).requires_grad_()
     log_p = node_log_probs(logits, case.hierarchy, backend=backend.name)
-    exact = oracle.node_log_probs(logits, case.reach)
-    assert_log_probs_close(log_p.detach(), exact, dtype, roundings=40)
+    exact = oracle.node_log_probs(logits.cpu(), case.reach)
+    assert_log_probs_close(log_p.detach().cpu(), exact, dtype, roundings=40)
     log_p[:, 0].sum().backward()
     assert logits.grad.dtype == dtype
 
