@@ -109,7 +109,9 @@ def _run(cases: list[Case], options: argparse.Namespace) -> int:
 
 
 def _run_name(options: argparse.Namespace) -> str:
-    return time.strftime("%Y-%m-%d-%H%M") + f"-{options.device}{'-graphs' if options.graphs else ''}{'-quick' if options.quick else ''}"
+    parts = [time.strftime("%Y-%m-%d-%H%M"), options.device]
+    parts += [name for name in ("graphs", "quick") if getattr(options, name)]
+    return "-".join(parts)
 
 
 def _parser() -> argparse.ArgumentParser:

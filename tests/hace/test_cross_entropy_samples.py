@@ -24,8 +24,8 @@ from hace.functional import hace_loss
 
 pytest.importorskip("expecttest", reason="torch.testing's samples need the package expecttest")
 
-from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
-from torch.testing._internal.common_modules import module_db  # noqa: E402
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_modules import module_db
 
 pytestmark = pytest.mark.parity
 
