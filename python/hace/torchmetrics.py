@@ -159,7 +159,17 @@ class _OfLogits(_RatioMetric):
 
 
 class Accuracy(_OfAnswers):
-    """`hace.metrics.accuracy` of all batches and ranks."""
+    """`hace.metrics.accuracy` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.Accuracy(tree)
+        >>> metric.update(torch.tensor([0, 0]), torch.tensor([0, 1]))  # cat for a cat and for a dog
+        >>> metric.update(torch.tensor([0, 2]), torch.tensor([2, 2]))  # cat and car for two cars
+        >>> metric.compute()
+        tensor(0.5000)
+    """
 
     _ratio = staticmethod(accuracy_ratio)
     higher_is_better = True
@@ -169,7 +179,18 @@ class Accuracy(_OfAnswers):
 
 
 class Coverage(_OfAnswers):
-    """`hace.metrics.coverage` of all batches and ranks."""
+    """`hace.metrics.coverage` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.Coverage(tree, pred_space="nodes")
+        >>> animal = tree.index("animal")
+        >>> metric.update(torch.tensor([animal, 0]), torch.tensor([0, 1]))  # animal and cat
+        >>> metric.update(torch.tensor([2]), torch.tensor([2]))
+        >>> metric.compute()
+        tensor(0.6667)
+    """
 
     _ratio = staticmethod(coverage_ratio)
     higher_is_better = True
@@ -179,7 +200,18 @@ class Coverage(_OfAnswers):
 
 
 class AncestorOrDescendantAccuracy(_OfAnswers):
-    """`hace.metrics.ancestor_or_descendant_accuracy` of all batches and ranks."""
+    """`hace.metrics.ancestor_or_descendant_accuracy` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.AncestorOrDescendantAccuracy(tree, pred_space="nodes")
+        >>> animal = tree.index("animal")
+        >>> metric.update(torch.tensor([animal, 0]), torch.tensor([0, 1]))  # animal and cat
+        >>> metric.update(torch.tensor([2]), torch.tensor([2]))
+        >>> metric.compute()
+        tensor(0.6667)
+    """
 
     _ratio = staticmethod(related_ratio)
     higher_is_better = True
@@ -189,7 +221,17 @@ class AncestorOrDescendantAccuracy(_OfAnswers):
 
 
 class ExcessDepth(_OfAnswers):
-    """`hace.metrics.excess_depth` of all batches and ranks."""
+    """`hace.metrics.excess_depth` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.ExcessDepth(tree)
+        >>> metric.update(torch.tensor([0, 0]), torch.tensor([0, 1]))  # cat for a cat and for a dog
+        >>> metric.update(torch.tensor([0, 2]), torch.tensor([2, 2]))  # cat and car for two cars
+        >>> metric.compute()
+        tensor(0.7500)
+    """
 
     _ratio = staticmethod(excess_ratio)
     higher_is_better = False
@@ -199,7 +241,18 @@ class ExcessDepth(_OfAnswers):
 
 
 class DeficientDepth(_OfAnswers):
-    """`hace.metrics.deficient_depth` of all batches and ranks."""
+    """`hace.metrics.deficient_depth` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.DeficientDepth(tree, pred_space="nodes")
+        >>> animal = tree.index("animal")
+        >>> metric.update(torch.tensor([animal, 0]), torch.tensor([0, 1]))  # animal and cat
+        >>> metric.update(torch.tensor([2]), torch.tensor([2]))
+        >>> metric.compute()
+        tensor(0.6667)
+    """
 
     _ratio = staticmethod(deficient_ratio)
     higher_is_better = False
@@ -209,7 +262,17 @@ class DeficientDepth(_OfAnswers):
 
 
 class SiblingAccuracy(_OfAnswers):
-    """`hace.metrics.sibling_accuracy` of all batches and ranks."""
+    """`hace.metrics.sibling_accuracy` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.SiblingAccuracy(tree)
+        >>> metric.update(torch.tensor([0, 0]), torch.tensor([0, 1]))  # cat for a cat and for a dog
+        >>> metric.update(torch.tensor([0, 2]), torch.tensor([2, 2]))  # cat and car for two cars
+        >>> metric.compute()
+        tensor(0.7500)
+    """
 
     _ratio = staticmethod(sibling_ratio)
     higher_is_better = True
@@ -219,7 +282,17 @@ class SiblingAccuracy(_OfAnswers):
 
 
 class MistakeSeverity(_OfAnswers):
-    """`hace.metrics.mistake_severity` of all batches and ranks."""
+    """`hace.metrics.mistake_severity` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.MistakeSeverity(tree)
+        >>> metric.update(torch.tensor([0, 0]), torch.tensor([0, 1]))  # cat for a cat and for a dog
+        >>> metric.update(torch.tensor([0, 2]), torch.tensor([2, 2]))  # cat and car for two cars
+        >>> metric.compute()
+        tensor(1.5000)
+    """
 
     _ratio = staticmethod(severity_ratio)
     higher_is_better = False
@@ -231,7 +304,17 @@ class MistakeSeverity(_OfAnswers):
 
 
 class MeanDistance(_OfAnswers):
-    """`hace.metrics.mean_distance` of all batches and ranks."""
+    """`hace.metrics.mean_distance` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.MeanDistance(tree)
+        >>> metric.update(torch.tensor([0, 0]), torch.tensor([0, 1]))  # cat for a cat and for a dog
+        >>> metric.update(torch.tensor([0, 2]), torch.tensor([2, 2]))  # cat and car for two cars
+        >>> metric.compute()
+        tensor(0.7500)
+    """
 
     _ratio = staticmethod(distance_ratio)
     higher_is_better = False
@@ -243,7 +326,17 @@ class MeanDistance(_OfAnswers):
 
 
 class HierarchicalPrecision(_OfAnswers):
-    """`hace.metrics.hierarchical_precision` of all batches and ranks."""
+    """`hace.metrics.hierarchical_precision` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.HierarchicalPrecision(tree)
+        >>> metric.update(torch.tensor([0, 0]), torch.tensor([0, 1]))  # cat for a cat and for a dog
+        >>> metric.update(torch.tensor([0, 2]), torch.tensor([2, 2]))  # cat and car for two cars
+        >>> metric.compute()
+        tensor(0.6250)
+    """
 
     _ratio = staticmethod(precision_ratio)
     higher_is_better = True
@@ -255,7 +348,17 @@ class HierarchicalPrecision(_OfAnswers):
 
 
 class HierarchicalRecall(_OfAnswers):
-    """`hace.metrics.hierarchical_recall` of all batches and ranks."""
+    """`hace.metrics.hierarchical_recall` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.HierarchicalRecall(tree)
+        >>> metric.update(torch.tensor([0, 0]), torch.tensor([0, 1]))  # cat for a cat and for a dog
+        >>> metric.update(torch.tensor([0, 2]), torch.tensor([2, 2]))  # cat and car for two cars
+        >>> metric.compute()
+        tensor(0.6250)
+    """
 
     _ratio = staticmethod(recall_ratio)
     higher_is_better = True
@@ -267,7 +370,17 @@ class HierarchicalRecall(_OfAnswers):
 
 
 class HierarchicalF1(_OfAnswers):
-    """`hace.metrics.hierarchical_f1` of all batches and ranks."""
+    """`hace.metrics.hierarchical_f1` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.HierarchicalF1(tree)
+        >>> metric.update(torch.tensor([0, 0]), torch.tensor([0, 1]))  # cat for a cat and for a dog
+        >>> metric.update(torch.tensor([0, 2]), torch.tensor([2, 2]))  # cat and car for two cars
+        >>> metric.compute()
+        tensor(0.6250)
+    """
 
     _ratio = staticmethod(f1_ratio)
     higher_is_better = True
@@ -279,7 +392,17 @@ class HierarchicalF1(_OfAnswers):
 
 
 class LevelAccuracies(_OfAnswers):
-    """`hace.metrics.level_accuracies` of all batches and ranks: (`hierarchy.depth` + 1,)."""
+    """`hace.metrics.level_accuracies` of all batches and ranks: (`hierarchy.depth` + 1,).
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.LevelAccuracies(tree)
+        >>> metric.update(torch.tensor([0, 0]), torch.tensor([0, 1]))  # cat for a cat and for a dog
+        >>> metric.update(torch.tensor([0, 2]), torch.tensor([2, 2]))  # cat and car for two cars
+        >>> metric.compute()
+        tensor([0.7500, 0.5000])
+    """
 
     _ratio = staticmethod(level_ratio)
     higher_is_better = True
@@ -293,7 +416,17 @@ def _recall(c: Comparison) -> Ratio:
 
 
 class NodeAccuracy(_OfAnswers):
-    """`hace.metrics.node_accuracy` of all batches and ranks: (`hierarchy.num_nodes`,)."""
+    """`hace.metrics.node_accuracy` of all batches and ranks: (`hierarchy.num_nodes`,).
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.NodeAccuracy(tree)
+        >>> metric.update(torch.tensor([0, 0]), torch.tensor([0, 1]))  # cat for a cat and for a dog
+        >>> metric.update(torch.tensor([0, 2]), torch.tensor([2, 2]))  # cat and car for two cars
+        >>> metric.compute()[tree.index("vehicle")]
+        tensor(0.5000)
+    """
 
     _ratio = staticmethod(_recall)
     higher_is_better = True
@@ -303,7 +436,17 @@ class NodeAccuracy(_OfAnswers):
 
 
 class TopKAccuracy(_OfLogits):
-    """`hace.metrics.top_k_accuracy` of all batches and ranks."""
+    """`hace.metrics.top_k_accuracy` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.TopKAccuracy(tree, k=2)
+        >>> metric.update(torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0]]), torch.tensor([1, 0]))
+        >>> metric.update(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([2]))
+        >>> metric.compute()
+        tensor(1.)
+    """
 
     _ratio = staticmethod(top_k_ratio)
     higher_is_better = True
@@ -313,7 +456,17 @@ class TopKAccuracy(_OfLogits):
 
 
 class DistanceAtK(_OfLogits):
-    """`hace.metrics.distance_at_k` of all batches and ranks."""
+    """`hace.metrics.distance_at_k` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.DistanceAtK(tree, k=2)
+        >>> metric.update(torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0]]), torch.tensor([1, 0]))
+        >>> metric.update(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([2]))
+        >>> metric.compute()
+        tensor(0.6667)
+    """
 
     _ratio = staticmethod(distance_at_k_ratio)
     higher_is_better = False
@@ -330,7 +483,17 @@ class DistanceAtK(_OfLogits):
 
 
 class BestDistanceAtK(_OfLogits):
-    """`hace.metrics.best_distance_at_k` of all batches and ranks."""
+    """`hace.metrics.best_distance_at_k` of all batches and ranks.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.BestDistanceAtK(tree, k=2)
+        >>> metric.update(torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0]]), torch.tensor([1, 0]))
+        >>> metric.update(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([2]))
+        >>> metric.compute()
+        tensor(0.)
+    """
 
     _ratio = staticmethod(best_distance_ratio)
     higher_is_better = False
@@ -347,7 +510,17 @@ class BestDistanceAtK(_OfLogits):
 
 
 class LevelCalibrationError(Metric):
-    """`hace.metrics.level_calibration_error` of all batches and ranks: (`hierarchy.depth` + 1,)."""
+    """`hace.metrics.level_calibration_error` of all batches and ranks: (`hierarchy.depth` + 1,).
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.LevelCalibrationError(tree)
+        >>> metric.update(torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0]]), torch.tensor([1, 0]))
+        >>> metric.update(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([2]))
+        >>> metric.compute()
+        tensor([0.1082, 0.2646])
+    """
 
     is_differentiable = False
     higher_is_better = False
@@ -388,6 +561,15 @@ class OperatingCurveArea(Metric):
     """The area of `hace.metrics.operating_curve` of all batches and ranks.
 
     Keeps every step of the curve: a few numbers per row.
+
+    Examples:
+        >>> import torch, hace, hace.torchmetrics
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> metric = hace.torchmetrics.OperatingCurveArea(tree)
+        >>> metric.update(torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0]]), torch.tensor([1, 0]))
+        >>> metric.update(torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([2]))
+        >>> metric.compute()
+        tensor(0.9649)
     """
 
     is_differentiable = False

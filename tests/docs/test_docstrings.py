@@ -10,7 +10,7 @@ from typing import Literal, get_origin, is_typeddict
 import pytest
 
 import hace
-from hace import decode, functional, metrics, nn, optim
+from hace import decode, functional, metrics, nn, optim, pictures
 
 NOT_MADE = (optim.TileOptimizer, decode.Explanation, metrics.Reliability, metrics.Comparison)
 
@@ -34,20 +34,35 @@ PUBLIC |= {
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_example(name: str) -> None:
+    run_example(PUBLIC[name], name)
+
+
+def test_example_of_torchmetrics() -> None:
+    module = pytest.importorskip("hace.torchmetrics", reason="torchmetrics is not installed")
+    run_example(module, module.__name__)
+    for name in module.__all__:
+        run_example(getattr(module, name), name)
+
+
+@pytest.mark.parametrize("name", pictures.__all__)
+def test_example_of_a_picture(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    matplotlib.use("agg")
+    monkeypatch.chdir(tmp_path)
+    run_example(getattr(pictures, name), name)
+    (drawn,) = tmp_path.iterdir()
+    assert drawn.stat().st_size > 5000
+    matplotlib.pyplot.close("all")
+
+
+def run_example(found: object, name: str) -> None:
     finder = doctest.DocTestFinder(recurse=False)
-    (example,) = finder.find(PUBLIC[name], name, globs={})
+    (example,) = finder.find(found, name, globs={})
     assert example.examples, f"{name} has no example"
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     told: list[str] = []
     runner.run(example, out=told.append)
     assert not runner.failures, "".join(told)
-
-
-def test_example_of_torchmetrics() -> None:
-    module = pytest.importorskip("hace.torchmetrics", reason="torchmetrics is not installed")
-    tried = doctest.testmod(module)
-    assert tried.attempted
-    assert not tried.failed
 
 
 #: A section "Attributes" with a line for several attributes, four further in than the heading.

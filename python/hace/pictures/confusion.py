@@ -50,6 +50,13 @@ def confusion(
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
         ValueError: a DAG, a level outside the tree, or as for `hace.metrics.level_accuracy`.
+
+    Examples:
+        >>> import torch, hace, hace.pictures
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred, target = torch.tensor([0, 0, 0, 2]), torch.tensor([0, 1, 2, 2])
+        >>> axes = hace.pictures.confusion(pred, target, tree, level=1, title="Cats, dogs, cars")
+        >>> axes.figure.savefig("confusion.png")
     """
     c = compare(pred, target, hierarchy, **labels)
     ancestry = c.tree_ancestry("a level")

@@ -48,6 +48,14 @@ def operating_curves(
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
         ValueError: no model or too many, or as for `hace.metrics.operating_curve`.
+
+    Examples:
+        >>> import torch, hace, hace.pictures
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> models = {"ours": logits, "half as sure": logits / 2}
+        >>> axes = hace.pictures.operating_curves(models, torch.tensor([1, 0, 2]), tree)
+        >>> axes.figure.savefig("curves.png")
     """
     if not 1 <= len(logits) <= len(COLOURS):
         raise ValueError(f"logits must be of 1 to {len(COLOURS)} models, got {len(logits)}")

@@ -54,6 +54,13 @@ def error_icicle(
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
         ValueError: a DAG, or as for `hace.metrics.node_accuracy`.
+
+    Examples:
+        >>> import torch, hace, hace.pictures
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> pred, target = torch.tensor([0, 0, 0, 2]), torch.tensor([0, 1, 2, 2])
+        >>> axes = hace.pictures.error_icicle(pred, target, tree)
+        >>> axes.figure.savefig("errors.png")
     """
     hierarchy.require_tree("an icicle")
     counts = node_counts(compare(pred, target, hierarchy, **labels))

@@ -46,6 +46,13 @@ def reliability_diagrams(
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
         ValueError: a DAG, or as for `hace.metrics.reliability`.
+
+    Examples:
+        >>> import torch, hace, hace.pictures
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> logits = torch.tensor([[2.0, 1.9, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+        >>> figure = hace.pictures.reliability_diagrams(logits, torch.tensor([1, 0, 2]), tree)
+        >>> figure.savefig("reliability.png")
     """
     found = reliability(input, target, hierarchy, bins=bins, **labels)
     num_levels = len(found.count)

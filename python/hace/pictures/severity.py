@@ -55,6 +55,13 @@ def severity_histogram(
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
         ValueError: no model or too many, or as for `hace.metrics.mistake_severity`.
+
+    Examples:
+        >>> import torch, hace, hace.pictures
+        >>> tree = hace.Hierarchy.from_paths(["animal/cat", "animal/dog", "vehicle/car"])
+        >>> answers = {"always cat": torch.tensor([0, 0, 0]), "always dog": torch.tensor([1, 1, 1])}
+        >>> axes = hace.pictures.severity_histogram(answers, torch.tensor([0, 2, 2]), tree)
+        >>> axes.figure.savefig("severity.png")
     """
     check_choice("distance", distance, get_args(Distance))
     if not 1 <= len(answers) <= len(COLOURS):
