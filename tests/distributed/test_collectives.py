@@ -105,9 +105,8 @@ def test_logits_over_a_mesh_of_64() -> None:
         )
         with Collectives() as seen:
             loss = hace.HACELoss(tree)(logits, target)
-            loss.backward()
-    assert logits.grad is not None
-    assert logits.grad.placements == tuple(of_logits)
+            (grad,) = torch.autograd.grad(loss, logits)  # torch 2.11 makes `logits.grad` whole
+    assert grad.placements == tuple(of_logits)
     entries = 3  # per path: a/b/c, a/b and a
     sizes = [size for _, size in seen.calls]
     assert [name for name, _ in seen.calls] == 4 * ["allreduce_"], seen.calls
