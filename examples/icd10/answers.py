@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.text import Text
 
 from hace import decode
@@ -23,7 +24,8 @@ def tell(console: Console, trained: Trained, codes: MedicalCodes, texts: Iterabl
     """Prints the answer to each phrase as it comes."""
     for text in texts:
         for line in answer(trained, codes, text):
-            console.print(line)
+            indent = len(line.plain) - len(line.plain.lstrip())
+            console.print(Padding(line[indent:], (0, 0, 0, indent), expand=False))
 
 
 def answer(trained: Trained, codes: MedicalCodes, text: str) -> list[Text]:
@@ -49,8 +51,8 @@ def answer(trained: Trained, codes: MedicalCodes, text: str) -> list[Text]:
 
 
 def _named(node: int, probability: torch.Tensor, codes: MedicalCodes) -> str:
-    share = 100 * probability[node].item()
-    percent = f"{share:.0f} %" if share >= 0.5 else "<1 %"
+    share = int(100 * probability[node].item())  # rounded up, 49.6 would look like enough
+    percent = f"{share} %" if share > 0 else "<1 %"
     return f"{codes.codes[node]}  {codes.titles[node]}  ({percent})"
 
 

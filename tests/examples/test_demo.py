@@ -65,7 +65,7 @@ def test_answers_are_as_coarse_as_the_coder_is_unsure(trained):
         if deepest != codes.tree.roots[0]:
             assert codes.codes[deepest] in told[1]
             assert codes.titles[deepest] in told[1]
-            assert f"({100 * probability[deepest]:.0f} %)" in told[1]
+            assert f"({int(100 * probability[deepest])} %)" in told[1]
         is_code = deepest < codes.tree.num_classes
         assert len(told) == (2 if is_code else 5)
         answers[text] = is_code
@@ -80,13 +80,30 @@ def test_an_answer_without_a_probable_chapter_tells_the_likeliest() -> None:
 
     class Unsure:
         def logits(self, texts: list[str]) -> torch.Tensor:
-            return torch.tensor([[0.25, 0.15, 0.35, 0.25]]).log()
+            return torch.tensor([[0.248, 0.248, 0.304, 0.2]]).log()
 
     told = [line.plain.split() for line in answer(Unsure(), codes, "stone")]
     assert [line[0] for line in told[2:4]] == ["all/a", "all/b"]
-    assert [line[-2:] for line in told[2:4]] == [["(40", "%)"], ["(35", "%)"]]
+    assert [line[-2:] for line in told[2:4]] == [["(49", "%)"], ["(30", "%)"]]
     assert told[4][:2] == ["perhaps", "all/b/2"]
     assert len(told) == 7
+
+
+def test_a_long_answer_goes_on_below_its_beginning() -> None:
+    tree = hace.Hierarchy.from_paths(["all/a/0", "all/a/1"])
+    names = ["0", "word " * 20, *tree.names[2:]]
+    none = data.Phrases([], np.zeros(0, dtype=np.int64))
+    codes = data.MedicalCodes(tree, names, names, none, none, none, none)
+
+    class Sure:
+        def logits(self, texts: list[str]) -> torch.Tensor:
+            return torch.tensor([[0.1, 0.9]]).log()
+
+    console = Console(file=io.StringIO(), width=60)
+    tell(console, Sure(), codes, ["stone"])
+    wrapped = [line for line in console.file.getvalue().splitlines() if "word" in line]
+    assert len(wrapped) > 1
+    assert {len(line) - len(line.lstrip()) for line in wrapped} == {2}
 
 
 def test_phrases_are_asked_for_until_an_empty_line(trained, monkeypatch):
