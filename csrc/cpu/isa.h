@@ -46,12 +46,12 @@ inline Isa best_isa() {
 
 // The kernels of `name` for the best instruction set and an element type.
 #if defined(__x86_64__)
-#define HACE_BEST_KERNEL(name, element)                                \
-  (::hace::best_isa() == ::hace::Isa::kAvx512 ? name##_avx512(element) \
-   : ::hace::best_isa() == ::hace::Isa::kAvx2 ? name##_avx2(element)   \
-                                              : name##_generic(element))
+#define HACE_BEST_KERNEL(name, ...)                                        \
+  (::hace::best_isa() == ::hace::Isa::kAvx512 ? name##_avx512(__VA_ARGS__) \
+   : ::hace::best_isa() == ::hace::Isa::kAvx2 ? name##_avx2(__VA_ARGS__)   \
+                                              : name##_generic(__VA_ARGS__))
 #else
-#define HACE_BEST_KERNEL(name, element) name##_generic(element)
+#define HACE_BEST_KERNEL(name, ...) name##_generic(__VA_ARGS__)
 #endif
 
 inline const char* name_of(Isa isa) {

@@ -6,6 +6,7 @@
 #include "tree_sum_kernel.h"
 
 #include "per_isa.h"
+#include "tree_sum_strips.h"
 #include "tree_sweeps.h"
 
 namespace hace {
@@ -21,7 +22,7 @@ struct Block {
     const Tree& tree = problem.tree;
     const BlockRows<kRows> rows(first, count);
     Line* line = static_cast<Line*>(lines);
-    const LaneRows<Stored> values(problem.values, problem.row_stride, rows.row, rows.count);
+    const LaneRows<Stored> values(problem.values, problem.stride, rows.row, rows.count);
     load_columns(values, tree.num_classes, [&](int64_t column, Line x) { line[column] = x; });
     sum_up<Real>(tree, line);
     sum_parts(problem, line);
@@ -34,7 +35,7 @@ struct Block {
     const Tree& tree = problem.tree;
     const BlockRows<kRows> rows(first, count);
     Line* line = static_cast<Line*>(lines);
-    const LaneRows<Stored> values(problem.values, problem.row_stride, rows.row, rows.count);
+    const LaneRows<Stored> values(problem.values, problem.stride, rows.row, rows.count);
     load_nodes(tree, problem.mixed.count, values, line);
     hand_to_parts(problem, line);
     sum_down<Real>(tree, line);
@@ -70,12 +71,17 @@ struct Block {
   }
 };
 
+template <typename Rows>
+TreeSumKernel kernel_of() {
+  return {Rows::kRows, sizeof(typename Rows::Line), Rows::up, Rows::down};
+}
+
 }  // namespace
 
-TreeSumKernel HACE_PER_ISA(tree_sum_kernel_)(Element element) {
-  return for_element(element, [](auto stored) {
-    using Rows = Block<decltype(stored)>;
-    return TreeSumKernel{Rows::kRows, sizeof(typename Rows::Line), Rows::up, Rows::down};
+TreeSumKernel HACE_PER_ISA(tree_sum_kernel_)(Element element, bool side_by_side) {
+  return for_element(element, [&](auto stored) {
+    using Stored = decltype(stored);
+    return side_by_side ? kernel_of<StripBlock<Stored>>() : kernel_of<Block<Stored>>();
   });
 }
 

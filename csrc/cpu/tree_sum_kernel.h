@@ -11,9 +11,14 @@ namespace hace {
 struct TreeSumProblem {
   Tree tree;
   MixedNodes mixed;
-  const void* values;  // (rows, C) to go up, (rows, N) to go down; unit stride along a row
-  int64_t row_stride;
-  void* sums;  // (rows, N) or (rows, C), contiguous
+  // (rows, C) to go up, (rows, N) to go down; the distance from row to row, or from column to
+  // column if rows lie side by side.
+  const void* values;
+  int64_t stride;
+  bool side_by_side;
+  const int32_t* node_at;  // the node of each place or -1, if rows lie side by side
+  void* sums;              // (rows, N) or (rows, C), contiguous in the same order
+  int64_t num_rows;
   bool past_caches;
 };
 
@@ -26,8 +31,8 @@ struct TreeSumKernel {
   void (*down)(const TreeSumProblem&, int64_t first, int64_t count, void* lines);
 };
 
-TreeSumKernel tree_sum_kernel_generic(Element);
-TreeSumKernel tree_sum_kernel_avx2(Element);
-TreeSumKernel tree_sum_kernel_avx512(Element);
+TreeSumKernel tree_sum_kernel_generic(Element, bool side_by_side);
+TreeSumKernel tree_sum_kernel_avx2(Element, bool side_by_side);
+TreeSumKernel tree_sum_kernel_avx512(Element, bool side_by_side);
 
 }  // namespace hace

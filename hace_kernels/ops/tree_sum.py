@@ -24,7 +24,6 @@ from .node_tables import (
     num_classes_of_tree,
     num_nodes_of_dag,
     num_nodes_of_tree,
-    tree_arguments,
 )
 
 __all__ = ["tree_sum_down", "tree_sum_up"]
@@ -86,7 +85,9 @@ def tree_sum_down(
 
 def _call(op: str, values: Tensor, tree: TreeTable | ClosureTable, backend: str) -> Tensor:
     kind = "dag" if isinstance(tree, ClosureTable) else "tree"
-    return cast(Tensor, resolve(f"{kind}_{op}", backend, values)(tree_arguments(values, tree)))
+    sizes = tree.sizes if isinstance(tree, ClosureTable) else [*tree.level_ptr]
+    arguments = TreeArguments(values, tree.tensors, sizes)
+    return cast(Tensor, resolve(f"{kind}_{op}", backend, values)(arguments))
 
 
 class _SumOp(LinearOp):
@@ -100,8 +101,11 @@ class _SumOp(LinearOp):
     ) -> None:
         self.of_reference = reference
         self.kernel = getattr(torch.ops.hace_kernels, name).default
+        self.takes_columns = name.startswith("tree_") and native.cuda_device_type != "cpu"
 
         def fake(rows: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
+            if self._lie_side_by_side(rows):
+                return rows.new_empty(width(tree), rows.shape[0]).T
             return rows.new_empty(rows.shape[0], width(tree))
 
         torch.library.register_fake(f"hace_kernels::{name}", fake)
@@ -109,18 +113,27 @@ class _SumOp(LinearOp):
         register_reverse_mode(name, self._backward_in_graph, _setup_in_graph)
 
     def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:
-        return cast(Tensor, self.kernel(*arguments))
+        rows, *rest = arguments
+        return cast(Tensor, self.kernel(for_kernel(rows), *rest))
 
     def value(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
+        values, *_ = rows
+        values = values if self._lie_side_by_side(values) else for_kernel(values)
         with below_autograd():
-            return cast(Tensor, self.kernel(for_kernel(rows[0]), *rest))
+            return cast(Tensor, self.kernel(values, *rest))
 
     def reference(self, rows: Rows, rest: tuple[Any, ...]) -> Tensor:
         return self.of_reference(TreeArguments(rows[0], *rest))
 
+    def _lie_side_by_side(self, rows: Tensor) -> bool:
+        """Whether columns are contiguous instead of rows, and the kernel takes and gives that."""
+        if not self.takes_columns or rows.device.type != "cpu":
+            return False
+        return rows.stride(1) != 1 and rows.stride(0) == 1
+
     def _backward_in_graph(self, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         tree = list(ctx.saved_tensors)
-        gradient = self.transpose((for_kernel(grad), tree, ctx.level_ptr))
+        gradient = self.transpose((grad, tree, ctx.level_ptr))
         return gradient, no_grad_of(tree), None
 
 

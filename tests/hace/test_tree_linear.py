@@ -88,14 +88,38 @@ def assert_sums_close(
 # --- output and gradients -------------------------------------------------------------------------
 
 
+#: Rows with which the products are summed, and with which the vectors are: see `_has_many_rows`.
+FEW, MANY = 3, 40
+
+
+@pytest.mark.parametrize("rows", [FEW, MANY])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_trees(backend: str, rng: np.random.Generator, shape: str, dtype: torch.dtype) -> None:
+def test_trees(
+    backend: str, rng: np.random.Generator, shape: str, dtype: torch.dtype, rows: int
+) -> None:
     """Trees have inner classes, several roots, shuffled columns, and nodes without classes."""
     tree = SHAPES[shape](rng)
     for bias in (True, False):
         layer = TreeLinear(7, hierarchy_of(tree), bias, dtype=dtype, backend=backend)
-        check(layer, tree.reach(), torch.randn(5, 7, dtype=dtype))
+        check(layer, tree.reach(), torch.randn(rows, 7, dtype=dtype))
+
+
+@pytest.mark.parametrize("features", [6, 16, 130])
+def test_vectors_are_summed_where_there_are_many_rows(
+    backend: str, rng: np.random.Generator, features: int
+) -> None:
+    """Features in parts of a vector, whole ones, and several blocks of them."""
+    tree = trees.random_tree(rng, 50, roots=2, inner=0.3, shuffle=True)
+    layer = TreeLinear(features, hierarchy_of(tree), dtype=torch.float64, backend=backend)
+    for rows, sums_vectors in ((features // 5, False), (features + 1, True)):
+        x = torch.randn(rows, features, dtype=torch.float64)
+        with Allocated(layer.weight) as made:
+            output = layer(x)
+        assert (rows * tree.num_nodes in made.sizes) != sums_vectors
+        assert (features * tree.num_classes in made.sizes) == sums_vectors
+        torch.testing.assert_close(output, layer.to_linear()(x), rtol=1e-12, atol=1e-13)
+        check(layer, tree.reach(), x)
 
 
 @pytest.mark.parametrize("shape", dags.SHAPES)
@@ -107,16 +131,17 @@ def test_dags(shape: str) -> None:
         check(layer, dag.reach(), torch.randn(5, 7, dtype=dtype))
 
 
+@pytest.mark.parametrize("rows", [FEW, MANY])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", ["caterpillar", "forest", "shuffled inner classes"])
 def test_half_precision(
-    backend: str, rng: np.random.Generator, shape: str, dtype: torch.dtype
+    backend: str, rng: np.random.Generator, shape: str, dtype: torch.dtype, rows: int
 ) -> None:
     """Parameters, output and gradients have half precision; paths are summed in float32."""
     tree = SHAPES[shape](rng)
     layer = TreeLinear(16, hierarchy_of(tree), dtype=dtype, backend=backend)
     assert layer.weight.dtype == layer.bias.dtype == dtype
-    check(layer, tree.reach(), torch.randn(6, 16).to(dtype))
+    check(layer, tree.reach(), torch.randn(rows, 16).to(dtype))
     assert layer.to_linear().weight.dtype == dtype
 
 
@@ -142,7 +167,8 @@ def test_leading_dimensions(backend: str, animals: hace.Hierarchy, shape: tuple[
     assert layer(strided).shape == layer.to_linear()(strided).shape
 
 
-def test_gradcheck(backend: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("rows", [2, 5], ids=["few rows", "many rows"])
+def test_gradcheck(backend: str, rng: np.random.Generator, rows: int) -> None:
     tree = trees.random_tree(rng, 4, roots=2, inner=0.5, shuffle=True)
     layer = TreeLinear(3, hierarchy_of(tree), dtype=torch.float64, backend=backend)
 
@@ -150,8 +176,8 @@ def test_gradcheck(backend: str, rng: np.random.Generator) -> None:
         names = [name for name, _ in layer.named_parameters()]
         return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))
 
-    inputs = (torch.randn(2, 3, dtype=torch.float64).requires_grad_(), *layer.parameters())
-    assert torch.autograd.gradcheck(outputs, inputs)
+    inputs = (torch.randn(rows, 3, dtype=torch.float64).requires_grad_(), *layer.parameters())
+    assert torch.autograd.gradcheck(outputs, inputs, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(outputs, inputs)
 
 
@@ -381,12 +407,14 @@ def test_repr(animals: hace.Hierarchy) -> None:
         assert part in text
 
 
-def test_autocast(animals: hace.Hierarchy) -> None:
-    layer = TreeLinear(8, animals)
+@pytest.mark.parametrize("rows", [FEW, MANY])
+def test_autocast(animals: hace.Hierarchy, rows: int) -> None:
+    layer, x = TreeLinear(8, animals), torch.randn(rows, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = layer(torch.randn(3, 8))
+        output = layer(x)
         assert output.dtype == torch.bfloat16
-        loss = hace.HACELoss(animals)(output, torch.tensor([0, 2, 4]))
+        loss = hace.HACELoss(animals)(output, torch.arange(rows) % 5)
+    torch.testing.assert_close(output.float(), layer(x), rtol=0.05, atol=0.05)
     loss.backward()
     assert layer.weight.grad.dtype == torch.float32
     assert (layer.weight.grad.abs().sum(1) > 0).all()
@@ -395,10 +423,12 @@ def test_autocast(animals: hace.Hierarchy) -> None:
 @pytest.mark.parametrize("pickled", [False, True], ids=["new", "pickled"])
 def test_compiled(animals: hace.Hierarchy, pickled: bool) -> None:
     torch._dynamo.reset()
-    layer, x = TreeLinear(4, animals), torch.randn(3, 4)
+    layer = TreeLinear(4, animals)
     model = through_pickle(layer) if pickled else layer
-    output = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
-    torch.testing.assert_close(output, layer(x), rtol=1e-6, atol=1e-7)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+    for rows in (FEW, MANY):
+        x = torch.randn(rows, 4)
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("make", [hace.HACELoss, hace.CrossEntropyLoss, hace.HXELoss])

@@ -271,6 +271,24 @@ def test_layouts_of_the_incoming_gradient(
     assert_right(case.sweep, other, grad, incoming, 40)
 
 
+@pytest.mark.sample(dtype=[torch.float32])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_rows_side_by_side(
+    backend: Backend, rng: np.random.Generator, op: str, dtype: torch.dtype
+) -> None:
+    """As vectors of nodes lie. Sums lie in the same way, so that nothing has to be transposed."""
+    for tree in (trees.flat(100), trees.random_tree(rng, 40, roots=2, inner=0.3, shuffle=True)):
+        case = TreeCase(tree)
+        values = values_for(case, op, 150, dtype).T.contiguous().to(backend.device).T
+        check(case, op, values, backend)
+        if backend.name == "cpu":
+            sums, _ = run(case, op, values, backend)
+            _, grad = run(case, op, values, backend, sums)
+            assert sums.T.is_contiguous()
+            assert grad.T.is_contiguous()
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_rows_far_apart(
     backend: Backend, rng: np.random.Generator, tmp_path: Path, op: str
@@ -378,10 +396,14 @@ def test_no_graph_without_a_gradient(backend: Backend, rng: np.random.Generator)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("shape", ["one class", "shuffled inner classes"])
-def test_opcheck(rng: np.random.Generator, shape: str, op: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+def test_opcheck(
+    rng: np.random.Generator, layout: str, shape: str, op: str, dtype: torch.dtype
+) -> None:
     case = TreeCase(SHAPES[shape](rng))
     native = getattr(torch.ops.hace_kernels, f"tree_sum_{op}").default
-    values = values_for(case, op, 5, dtype).requires_grad_()
+    values = values_for(case, op, 5, dtype)
+    values = (LAYOUTS[layout](values) if layout in LAYOUTS else values).requires_grad_()
     torch.library.opcheck(native, (values, [*case.table[:-1]], case.table.level_ptr))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import hace_kernels
 from hace_kernels import loss_dtype
 from hace_kernels.eager import eager
+from hace_kernels.exporting import is_traced
 from hace_kernels.linear import NodeSums, OnWeightGrad, linear_topk
 
 from ..arguments import Target
@@ -41,12 +42,12 @@ __all__ = ["TreeLinear"]
 class TreeLinear(HierarchyState):
     """`nn.Linear` whose weight of class c is the sum of one vector for each node on its path.
 
-    `logits_c = Σ_{v ∈ path(c)} (v_v · x + b_v)`: the N products are summed down the tree, and the
-    (C, F) matrix of class weights is never built. Classes share the vectors of their common
-    ancestors, so rare classes learn from frequent ones. Followed by cross-entropy it is the Tree
-    Loss of Wang & Izbicki 2022, *The Tree Loss: Improving Generalization with Many Classes*; it can
-    be used with every loss here. For many classes, `loss` makes the logits tile by tile. Where
-    there is no tree, `Hierarchy.from_embeddings` makes one.
+    `logits_c = Σ_{v ∈ path(c)} (v_v · x + b_v)`: the N products of a row are summed down the tree,
+    or, on the CPU and with many rows, the vectors are summed to class weights first. Classes share
+    the vectors of their common ancestors, so rare classes learn from frequent ones. Followed by
+    cross-entropy it is the Tree Loss of Wang & Izbicki 2022, *The Tree Loss: Improving
+    Generalization with Many Classes*; it can be used with every loss here. For many classes, `loss`
+    makes the logits tile by tile. Where there is no tree, `Hierarchy.from_embeddings` makes one.
 
     On a DAG, path(c) is the class's node and all nodes above it, each once.
 
@@ -186,9 +187,27 @@ class TreeLinear(HierarchyState):
                 "the classes are spread over processes, and no process has all logits: use loss, "
                 "topk, predict and node_log_probs, or gathered() for a layer of one process"
             )
+        if self._has_many_rows(input):
+            bias = None if self.bias is None else self._sum_down(self.bias[None]).view(-1)
+            return F.linear(input, self._sum_down(self.weight.T).T, bias)
         of_nodes = F.linear(input, self.weight, self.bias)
         logits = self._sum_down(of_nodes.reshape(-1, of_nodes.shape[-1]))
         return logits.reshape(*of_nodes.shape[:-1], self.out_features)
+
+    def _has_many_rows(self, input: Tensor) -> bool:
+        """Whether to sum the vectors to class weights and multiply these, instead of all vectors.
+
+        Counted per row or feature, the entries that are summed; and the products, of which 40 take
+        as long as one such sum. Graphs are for any number of rows, and on GPUs it is not measured.
+        """
+        if torch.compiler.is_compiling() or is_traced():
+            return False
+        if input.device.type != "cpu" or not self.hierarchy.is_tree:
+            return False
+        rows = input.numel() // max(1, self.in_features)
+        nodes, classes = self.hierarchy.num_nodes, self.hierarchy.num_classes
+        saved_products = rows * self.in_features * (nodes - classes)
+        return saved_products / 40 + rows * (nodes + classes) > self.in_features * (nodes + classes)
 
     def loss(
         self,
