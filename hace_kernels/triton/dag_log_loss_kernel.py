@@ -100,10 +100,11 @@ def mixed_kernel(
 ):  # fmt: skip
     """Adds the mixed nodes' loss and mass to the row's sums, and hands their mass to their parts.
 
-    One program per row. `mass.at` is the mass of mixed nodes, which keep all of it, unless
-    `mass.keep` is None: then they keep none where all their columns are -inf. What places get is
-    written to `mass.handed`. `scratch.mixed` holds for each mixed node its largest logit, and its
-    mass divided by its sum, or by its number of columns where all of these are -inf.
+    One program per row. `mass.at` has the mass of mixed nodes after that of places, and mixed nodes
+    keep all of it. If `mass.keep` is None, it has that of mixed nodes alone, and they keep none
+    where all their columns are -inf. What places get is written to `mass.handed`. `scratch.mixed`
+    holds for each mixed node its largest logit, and its mass divided by its sum, or by its number
+    of columns where all of these are -inf.
     """
     block: tl.constexpr = tile.nodes * tile.kids
     has_eps: tl.constexpr = rows.eps is not None
@@ -114,6 +115,8 @@ def mixed_kernel(
     sums = Sums(maxima, totals)
     num_places = num_classes + num_inner
     at = mass.at + slot * mass_step
+    if mass.keep is not None:
+        at += num_places
     handed = mass.handed + slot * num_places
     tops = scratch.mixed + slot * 2 * num_mixed
     scales = tops + num_mixed

@@ -6,36 +6,26 @@ from torch import Tensor
 
 from ..rows import loss_dtype
 from .mixed_nodes_kernel import mixed_log_sums_kernel
+from .node_sweep import sweep_up
 from .node_table import NodeTable
 from .tree_log_prob_kernel import LogProbRows, log_prob_kernel
 from .tree_pull import Mixed, Rows
-from .tree_rows import UP, chunks_of_rows, pointers
+from .tree_rows import chunks_of_rows
 
 __all__ = ["OPS"]
 
 
 def _log_prob(logits: Tensor, table: NodeTable) -> Tensor:
     """The log-probability of every node."""
-    tree, shape, work = table.tree, table.shape, loss_dtype(logits.dtype)
-    log_prob = logits.new_empty((logits.shape[0], tree.num_nodes), dtype=work)
-    # Mixed nodes have their sums before any node's is wanted.
-    passes = [UP] if table.mixed is None else [UP[:-1], UP[-1:]]
-    launches = [shape.launches(stages) for stages in passes]
+    work = loss_dtype(logits.dtype)
+    log_prob = logits.new_empty((logits.shape[0], table.tree.num_nodes), dtype=work)
     row_bytes = 2 * table.num_sums * work.itemsize
     for rows in chunks_of_rows(logits.shape[0], row_bytes, logits.device):
         scratch = logits.new_empty((len(rows), 2, table.num_sums), dtype=work)
-        for i, launches_of_pass in enumerate(launches):
-            if i > 0:
-                mixed_log_sums_kernel[(len(rows),)](
-                    logits, scratch, table.mixed, rows.start, logits.stride(0), tree.num_classes,
-                    tree.num_inner, table.num_mixed, shape.mixed_tile, **shape.mixed_options,
-                )  # fmt: skip
-            for stages, programs in launches_of_pass:
-                log_prob_kernel[(len(rows), programs)](
-                    LogProbRows(logits, log_prob, scratch), pointers(tree), rows.start,
-                    logits.stride(0), tree.num_nodes, tree.num_classes, tree.num_inner,
-                    table.num_sums, shape.tile, STAGES=stages, **shape.options,
-                )  # fmt: skip
+        sweep_up(
+            (log_prob_kernel, mixed_log_sums_kernel), LogProbRows(logits, log_prob, scratch),
+            logits, scratch, rows, table,
+        )  # fmt: skip
     return log_prob
 
 

@@ -147,7 +147,9 @@ class Rows:
             passes = [self._upwards, self._downwards]
         for stages, programs in chain.from_iterable(map(shape.launches, passes)):
             if mixed is not None and stages & DOWN_LEVELS:
-                own = _mass_of_mixed(mixed, rows, mass)
+                own = mass
+                if mixed.node is not None:
+                    own = mass[rows.start : rows.stop].index_select(1, mixed.node)
                 mixed_kernel[(len(rows),)](
                     pulled, on_places._replace(at=own), scratch, mixed.nodes, rows.start,
                     logits.stride(0), own.stride(0), tree.num_classes, tree.num_inner, mixed.count,
@@ -158,10 +160,3 @@ class Rows:
                 mass.stride(0), tree.num_classes, tree.num_inner, shape.tile, STAGES=stages,
                 **shape.options,
             )  # fmt: skip
-
-
-def _mass_of_mixed(mixed: Mixed, rows: range, mass: Tensor) -> Tensor:
-    """The mass of some rows' mixed nodes, (rows, X), from that of places or of nodes."""
-    if mixed.node is None:
-        return mass[:, mass.shape[1] - mixed.count :]
-    return mass[rows.start : rows.stop].index_select(1, mixed.node)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from ..rows import loss_dtype
 from .mixed_nodes_kernel import handed_kernel, mixed_sums_kernel
+from .node_sweep import sweep_up
 from .node_table import NodeTable
-from .tree_rows import UP, Stage, chunks_of_rows, pointers
+from .tree_rows import Stage, chunks_of_rows, pointers
 from .tree_sum_kernel import DownRows, UpRows, down_kernel, up_kernel
 from .tree_sweeps import COLUMNS, LEVELS
 
@@ -21,8 +20,7 @@ _DOWN = (Stage(LEVELS, False), Stage(COLUMNS, True))
 def _sum_up(values: Tensor, table: NodeTable) -> Tensor:
     """For every node the sum of the columns at or below it."""
     sums = values.new_empty(values.shape[0], table.tree.num_nodes)
-    # Mixed nodes have their sums before any node's is wanted.
-    _up(values, None, sums, table, [UP] if table.mixed is None else [UP[:-1], UP[-1:]])
+    _up(values, None, sums, table)
     return sums
 
 
@@ -30,34 +28,19 @@ def inner_sums(x: Tensor, tree: list[Tensor], level_ptr: list[int]) -> Tensor:
     """For every inner place the sum of `x` (P) over the places at or below it: float64 (I)."""
     table = NodeTable.of_tree(tree, level_ptr)
     columns = table.tree.num_classes
-    return _up(x[None, :columns], x[columns:], None, table, [UP[:2]])[0]
+    return _up(x[None, :columns], x[columns:], None, table)[0]
 
 
-def _up(
-    values: Tensor,
-    own: Tensor | None,
-    sums: Tensor | None,
-    table: NodeTable,
-    passes: Sequence[Sequence[Stage]],
-) -> Tensor:
+def _up(values: Tensor, own: Tensor | None, sums: Tensor | None, table: NodeTable) -> Tensor:
     """Writes the sums by node, unless None; returns the inner places' sums of the last rows."""
-    tree, shape, work = table.tree, table.shape, loss_dtype(values.dtype)
-    launches = [shape.launches(stages) for stages in passes]
+    work = loss_dtype(values.dtype)
     scratch = values.new_empty((0, table.num_sums))
     for rows in chunks_of_rows(values.shape[0], table.num_sums * work.itemsize, values.device):
         scratch = values.new_empty((len(rows), table.num_sums), dtype=work)
-        for i, launches_of_pass in enumerate(launches):
-            if i > 0:
-                mixed_sums_kernel[(len(rows),)](
-                    values, scratch, table.mixed, rows.start, values.stride(0), tree.num_classes,
-                    tree.num_inner, table.num_mixed, shape.mixed_tile, **shape.mixed_options,
-                )  # fmt: skip
-            for stages, programs in launches_of_pass:
-                up_kernel[(len(rows), programs)](
-                    UpRows(values, own, sums, scratch), pointers(tree), rows.start,
-                    values.stride(0), tree.num_nodes, tree.num_classes, tree.num_inner,
-                    table.num_sums, shape.tile, STAGES=stages, **shape.options,
-                )  # fmt: skip
+        sweep_up(
+            (up_kernel, mixed_sums_kernel), UpRows(values, own, sums, scratch), values, scratch,
+            rows, table, with_nodes=sums is not None,
+        )  # fmt: skip
     return scratch
 
 

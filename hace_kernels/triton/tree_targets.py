@@ -89,9 +89,13 @@ class Put:
         new, work = self.batch.logits.new_empty, loss_dtype(self.batch.logits.dtype)
         put = PutRows(new((count, self.num_places), dtype=work), self.batch.counts)
         if self.of.indices is not None:
-            mass, reached = new((2, count, self.num_indices), dtype=torch.float64)
-            place = new((count, self.num_indices), dtype=torch.int32)
-            put = put._replace(place=place, mass=mass, reached=reached)
+            # Each is allocated alone: a part of another tensor might be aligned in another way.
+            by_index = (count, self.num_indices)
+            put = put._replace(
+                place=new(by_index, dtype=torch.int32),
+                mass=new(by_index, dtype=torch.float64),
+                reached=new(by_index, dtype=torch.float64),
+            )
         if self.soft is not None:
             return put._replace(rings=new((count, self.batch.tree.num_inner), dtype=work))
         if self.spreads:

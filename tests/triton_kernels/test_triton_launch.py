@@ -15,6 +15,8 @@ from tree_cases import some_case
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
+from dags import SHAPES  # noqa: E402
+from test_dag_log_loss import Case  # noqa: E402
 from test_tree_log_loss import targets_of  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
@@ -23,6 +25,7 @@ from triton.runtime.jit import JITFunction  # noqa: E402
 from hace_kernels import triton as package  # noqa: E402
 from hace_kernels.schemas import PathLogLossArguments, TreeLogLossArguments  # noqa: E402
 from hace_kernels.triton import (  # noqa: E402
+    dag_log_loss,
     path_log_loss,
     tree_log_loss,
     tree_log_prob,
@@ -35,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 
 OPS = {
     name: op
-    for module in (path_log_loss, tree_log_loss, tree_log_prob, tree_sum)
+    for module in (dag_log_loss, path_log_loss, tree_log_loss, tree_log_prob, tree_sum)
     for name, op in module.OPS.items()
 }
 
@@ -135,6 +138,21 @@ def tree_ops(columns: int = 20, rows: int = 3, seed: int = 0) -> None:
     OPS["tree_log_prob_backward"](log_prob, logits, tree, level_ptr)
 
 
+def dag_ops(shape: str = "shared leaf", rows: int = 3, eps: float = 0.0) -> None:
+    """All ops over a DAG."""
+    case = Case(SHAPES[shape], np.random.default_rng(0))
+    dag, sizes, logits = case.table.tensors, case.table.sizes, case.logits(rows, torch.float32)
+    OPS["dag_sum_up"](logits, dag, sizes)
+    OPS["dag_sum_down"](torch.randn(rows, case.dag.num_nodes), dag, sizes)
+    OPS["dag_log_prob_backward"](OPS["dag_log_prob"](logits, dag, sizes), logits, dag, sizes)
+    arguments = TreeLogLossArguments(
+        logits, None, case.indices(rows, 1), None, dag, sizes, case.targets.tensors,
+        case.targets.row_spread, ignore_index=-100, reduction=1, eps=eps,
+    )  # fmt: skip
+    OPS["dag_log_loss"](*arguments, True)
+    OPS["dag_log_loss_backward"](torch.ones(()), *arguments)
+
+
 @pytest.mark.parametrize(
     ("call", "others"),
     [
@@ -143,8 +161,9 @@ def tree_ops(columns: int = 20, rows: int = 3, seed: int = 0) -> None:
         (partial(path_loss, columns=70_000), [{"rows": 16}, {"columns": 80_000}, {"targets": 16}]),
         (tree_loss, [{"rows": 16}, {"columns": 22}, {"seed": 1}, {"ignore_index": 1}]),
         (tree_ops, [{"rows": 16}, {"columns": 21}, {"seed": 1}]),
+        (dag_ops, [{"rows": 16}, {"shape": "diamonds"}]),
     ],
-    ids=["path", "path, split rows", "tree loss", "tree"],
+    ids=["path", "path, split rows", "tree loss", "tree", "DAG"],
 )  # fmt: skip
 def test_compiled_once_for_all_sizes(
     call: Callable[..., None], others: list[dict[str, int]], compiled: list[str]
@@ -170,10 +189,12 @@ def test_compiled_once_for_all_sizes(
         partial(tree_loss, kind="smoothed", eps=1e-3),
         partial(tree_loss, kind="probabilities over others"),
         tree_ops,
+        dag_ops,
+        partial(dag_ops, eps=1e-3),
     ],
     ids=[
         *("path", "path, row by row", "path with everything", "split rows"),
-        *("soft pairs", "smoothed", "probabilities", "tree"),
+        *("soft pairs", "smoothed", "probabilities", "tree", "DAG", "DAG with eps"),
     ],
 )
 def test_what_is_launched_compiles(call: Callable[..., None], launched: None) -> None:
