@@ -28,6 +28,7 @@ from oracle import (
     node_log_probs,
     to_real,
 )
+from selection import thoroughly
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hace_kernels import closure_table
@@ -348,9 +349,18 @@ def test_a_dag_without_shared_nodes_is_a_tree(tree: trees.Tree) -> None:
     assert_grad_close(torch.autograd.grad(loss.sum(), z)[0], expected)
 
 
-@pytest.mark.parametrize("dead", [False, True])
-@pytest.mark.parametrize("spread", [False, True])
-@pytest.mark.parametrize("shape", ["shortcut", "small", "empty nodes"])
+@pytest.mark.parametrize(
+    ("shape", "spread", "dead"),
+    [
+        *(("shortcut", spread, dead) for spread in (False, True) for dead in (False, True)),
+        *(("small", dead, dead) for dead in (False, True)),
+        *(("empty nodes", dead, dead) for dead in (False, True)),
+        *thoroughly(
+            *((shape, not dead, dead) for shape in ("small", "empty nodes")
+              for dead in (False, True))
+        ),
+    ],
+)  # fmt: skip
 def test_derivatives_of_all_orders(shape: str, spread: bool, dead: bool) -> None:
     """Derivatives by the finite logits are right; the loss does not depend on those of -inf."""
     small = dags.random_dag(np.random.default_rng(0), 12, extra=0.5, roots=2)
@@ -564,8 +574,10 @@ class tiles:  # noqa: N801, a context manager
         self.patch.undo()
 
 
-@pytest.mark.parametrize("tile", [1, 5, 64])
-@pytest.mark.parametrize("rows", [1, 2, 100])
+@pytest.mark.parametrize(
+    ("tile", "rows"),
+    [(1, 1), (5, 2), (64, 100), *thoroughly((1, 2), (1, 100), (5, 1), (5, 100), (64, 1), (64, 2))],
+)
 @pytest.mark.parametrize("shape", ["empty nodes", "two roots", "nodes"])
 def test_log_prob_in_small_tiles(shape: str, rows: int, tile: int) -> None:
     dag = SHAPES[shape]
@@ -763,6 +775,7 @@ def ancestors(edges: np.ndarray, node: int) -> Iterator[int]:
     return iter(sorted(found))
 
 
+@pytest.mark.thorough
 def test_as_large_as_wordnet() -> None:
     edges, leaves = large_dag(82_000)
     started = time.process_time()
@@ -790,18 +803,21 @@ def test_twenty_thousand_nodes() -> None:
     assert_sums_close(grad, 1 - pull, 1 + pull)
 
 
-def test_mass_up_a_long_chain() -> None:
-    """The chain has twenty thousand levels, and its leaf is also directly below the root."""
-    nodes = np.arange(20_000)
+@pytest.mark.parametrize("levels", [5_000, *thoroughly(20_000)])
+def test_mass_up_a_long_chain(levels: int) -> None:
+    """The chain's leaf is also directly below the root."""
+    nodes = np.arange(levels)
     edges = np.concatenate([np.stack([nodes[:-1], nodes[1:]], 1), [[0, nodes[-1]]]])
     started = time.process_time()
     table = build_closure_table(edges, len(nodes), nodes[-1:])
     mass = torch.zeros(1, len(nodes), dtype=torch.float64, requires_grad=True)
-    keep = torch.full((len(nodes),), 1e-4, dtype=torch.float64)
+    share = 2 / levels
+    keep = torch.full((levels,), share, dtype=torch.float64)
     keep[0] = 1
     kept = dag_kept_mass(mass + torch.from_numpy(nodes == nodes[-1]), keep, table)
     (grad,) = torch.autograd.grad(kept.sum(), mass)
     assert time.process_time() - started < 20
-    rest = 1 - 1e-4
-    assert float(kept[0, 0].detach()) == pytest.approx(rest / 2 + rest**19_999 / 2, rel=1e-10)
+    rest = 1 - share
+    expected = rest / 2 + rest ** (levels - 1) / 2
+    assert float(kept[0, 0].detach()) == pytest.approx(expected, rel=1e-10)
     np.testing.assert_allclose(grad, 1, rtol=1e-10)  # all mass is kept at some node

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from selection import thoroughly
 from trees import Tree, caterpillar, chain
 
 from hace.weights import HACEWeights
@@ -570,13 +571,14 @@ def test_millions_of_nodes() -> None:
         np.testing.assert_array_equal(ours, theirs, strict=True)
 
 
+@pytest.mark.parametrize("levels", [20_000, *thoroughly(100_000)])
 @pytest.mark.parametrize("shape", [chain, caterpillar])
-def test_depth_of_a_hundred_thousand(implementation: str, shape: Callable[[int], Tree]) -> None:
-    tree = shape(100_000)
+def test_depth(implementation: str, shape: Callable[[int], Tree], levels: int) -> None:
+    tree = shape(levels)
     started = time.process_time()
     layout = lay_out(tree.parents, tree.classes)
     deepest = tree.num_nodes - len(tree.classes)
-    assert layout.depth.max() == layout.height[0] == max(deepest, 99_999)
+    assert layout.depth.max() == layout.height[0] == max(deepest, levels - 1)
     table = hace_table(tree, 0.7)
     # Beyond 34 levels, weights are below 2^-60, so the table's size is linear, not quadratic.
     assert table.weight.shape[0] <= 35 * tree.num_classes

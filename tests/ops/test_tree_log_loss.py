@@ -25,6 +25,7 @@ from oracle import (
     to_real,
     working_dtype,
 )
+from selection import thoroughly
 from test_hace_loss_properties import DILUTIONS, SEEDS, hierarchies, property_test
 from test_path_log_loss import LAYOUTS
 from test_path_log_loss_autograd import Watch
@@ -817,7 +818,7 @@ def test_gaps_with_eps(
 
 @pytest.mark.thorough_on("triton")
 @pytest.mark.sample(dtype=[torch.float32], kind=["smoothed"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, *thoroughly(torch.float64)], ids=str)
 @pytest.mark.parametrize(
     "kind", ["index", "smoothed", "soft pairs", "probabilities", "probabilities over others"]
 )
@@ -1321,8 +1322,14 @@ def test_no_gradient_work_without_a_gradient(
 
 @pytest.mark.thorough_on("triton")
 @pytest.mark.sample(kind=["soft pairs"], eps=[1e-2])
-@pytest.mark.parametrize("eps", [0.0, 1e-2])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "eps"),
+    [
+        *((kind, 0.0) for kind in KINDS),
+        *((kind, 1e-2) for kind in FEW_KINDS),
+        *thoroughly(*((kind, 1e-2) for kind in KINDS if kind not in FEW_KINDS)),
+    ],
+)
 def test_gradcheck(backend: Backend, rng: np.random.Generator, kind: str, eps: float) -> None:
     """First and second derivatives agree with finite differences, for different reductions."""
     reduction = REDUCTIONS[list(KINDS).index(kind) % 3]
@@ -1399,13 +1406,16 @@ def test_gradient_of_a_target(
     ("kind", "reduction", "with_grad", "dtype"),
     [
         ("index", 0, False, torch.float32),
-        ("smoothed", 0, True, torch.float64),
         ("smoothed", 1, True, torch.bfloat16),
-        ("soft by depth", 2, True, torch.float32),
         ("probabilities over others", 1, True, torch.float32),
-        ("probabilities over others", 0, False, torch.float16),
-        ("soft pairs", 2, True, torch.bfloat16),
-        ("soft pairs", 0, False, torch.float64),
+        ("soft pairs", 2, True, torch.float64),
+        *thoroughly(
+            ("smoothed", 0, True, torch.float64),
+            ("soft by depth", 2, True, torch.float32),
+            ("probabilities over others", 0, False, torch.float16),
+            ("soft pairs", 2, True, torch.bfloat16),
+            ("soft pairs", 0, False, torch.float64),
+        ),
     ],
 )
 def test_opcheck(

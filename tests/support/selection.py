@@ -22,7 +22,17 @@ from typing import Any
 import pytest
 from backend import PLACES, Backend
 
-__all__ = ["MARKERS", "backend_of", "check", "is_parity", "left_out", "mark", "may_run", "runs"]
+__all__ = [
+    "MARKERS",
+    "backend_of",
+    "check",
+    "is_parity",
+    "left_out",
+    "mark",
+    "may_run",
+    "runs",
+    "thoroughly",
+]
 
 
 def left_out(place: str) -> str:
@@ -47,6 +57,14 @@ MARKERS = [
 
 #: Which instances of a test `make test` runs on backends that cannot run everything quickly.
 QUICK = {"reference": "sampled", "cuda": "sampled", "triton": "first"}
+
+
+def thoroughly(*values: Any) -> list[Any]:
+    """Parameters for which `make test` has no time; a tuple is the values of several names."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.thorough)
+        for value in values
+    ]
 
 
 def parameters(item: pytest.Item) -> dict[str, Any]:

@@ -23,17 +23,13 @@ import tree_cases
 import trees
 from backend import Backend
 from cases import DTYPES, in_column_order, interval_case
+from selection import thoroughly
 from tree_cases import TreeCase, some_case
 
 import hace_kernels
 from hace_kernels.ops import path_log_loss
 
 pytestmark = pytest.mark.on("triton-interpreted")
-
-
-def thoroughly(*values: Any) -> list[Any]:
-    """Parameters that `make test` has no time for."""
-    return [pytest.param(value, marks=pytest.mark.thorough) for value in values]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, *thoroughly(*DTYPES[:2], DTYPES[3])], ids=str)
