@@ -65,14 +65,16 @@ test-tsan: install
 
 # From the source distribution, with the oldest torch that the package promises (3 GB to download):
 # what is written with a newer one may use what only that has.
-OLDEST = build/oldest
+OLDEST = $(abspath build/oldest)
+WITH_OLDEST_NUMPY = PIP_CONSTRAINT=$(OLDEST)/constraints.txt
 test-oldest: install
 	rm -rf $(OLDEST)/source && mkdir -p $(OLDEST)/source
+	echo "numpy==1.26.*; python_version < '3.13'" > $(OLDEST)/constraints.txt
 	$(BIN)/python setup.py -q sdist --formats gztar -d $(OLDEST)
 	tar -xzf $(OLDEST)/hace_kernels-*.tar.gz -C $(OLDEST)/source --strip-components=1
 	$(PYTHON) -m venv $(OLDEST)/env
-	$(OLDEST)/env/bin/pip install "torch==2.11.0" "numpy==1.26.*; python_version < '3.13'"
-	$(MAKE) -C $(OLDEST)/source test VENV=../env
+	$(WITH_OLDEST_NUMPY) $(OLDEST)/env/bin/pip install torch==2.11.0 numpy
+	$(WITH_OLDEST_NUMPY) $(MAKE) -C $(OLDEST)/source test VENV=$(OLDEST)/env
 
 test-large: install
 	$(BIN)/python -m pytest -m large

@@ -19,6 +19,7 @@ SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
 IN_OLDEST_TORCH = {
     *("STABLE_TORCH_LIBRARY_IMPL", "STD_TORCH_CHECK", "TORCH_BOX", "TORCH_ERROR_CODE_CHECK"),
     "aoti_torch_device_type_cpu",
+    "aoti_torch_device_type_cuda",
     "aoti_torch_empty_strided",
     "aoti_torch_get_current_cuda_stream",
     "torch::headeronly::ScalarType",
@@ -29,6 +30,7 @@ IN_OLDEST_TORCH = {
     "torch::stable::get_num_threads",
     "torch::stable::new_empty",
     "torch::stable::parallel_for",
+    "torch::stable::transpose",
     "torch/csrc/inductor/aoti_torch/c/shim.h",
     "torch/csrc/stable/accelerator.h",
     "torch/csrc/stable/library.h",
