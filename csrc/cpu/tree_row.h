@@ -54,11 +54,12 @@ struct TreeRow {
   static constexpr int kLanes = Lanes<Real>::kCount;
   static constexpr Real kSmallest = sizeof(Real) == 4 ? Real(0x1p-64) : Real(0x1p-900);
 
-  // A target's own column, and what it keeps.
+  // A target's own column, what it keeps, and its gradient.
   struct OwnColumn {
     int32_t column;
     double reached;
     Real kept;
+    Real grad;
   };
 
   const hace::TreeLogLossProblem& problem;
@@ -96,8 +97,8 @@ struct TreeRow {
         row(row),
         logits(static_cast<const Stored*>(problem.logits) + row * problem.row_stride),
         kept_unit(problem.spreads ? static_cast<const Real*>(problem.kept_unit) : nullptr),
-        e(static_cast<Real*>(values)),
-        sum(e + padded(tree.num_classes)),
+        e(exponentials(values)),
+        sum(static_cast<Real*>(values) + padded(tree.num_classes)),
         q(sum + padded(tree.num_inner)),
         alpha(q + padded(tree.num_inner)),
         rising(reinterpret_cast<double*>(alpha + padded(tree.num_inner))),
@@ -145,6 +146,14 @@ struct TreeRow {
     fault->row = row;
     fault->is_of_tree = true;
     return true;
+  }
+
+  // Where the exponentials are kept: in the gradient if it is of their type, which then has to be
+  // written only once more.
+  Real* exponentials(void* values) const {
+    if constexpr (std::is_same_v<Stored, Real>)
+      if (problem.grad) return static_cast<Real*>(problem.grad) + row * tree.num_classes;
+    return static_cast<Real*>(values);
   }
 
   int64_t above(int64_t place) const { return tree.parent[place] - tree.num_classes; }
@@ -252,7 +261,7 @@ struct TreeRow {
         own.reached += reached;
         return;
       }
-    own_columns.push_back({column, reached, 0});
+    own_columns.push_back({column, reached, 0, 0});
   }
 
   void add_own_columns(double& total, double& loss) const {
@@ -504,6 +513,8 @@ struct TreeRow {
       pulled[v] = static_cast<Real>(factor * (of_total - pulled[v]));
     const Real of_mass = static_cast<Real>(factor);
     const Line spread = broadcast(static_cast<Real>(on_every_class) * of_mass);
+    for (OwnColumn& own : own_columns)
+      own.grad = e[own.column] * pulled[above(own.column)] - own.kept * of_mass;
     for_vectors(tree.num_classes, [&](int64_t c, auto count) {
       const Parents parents = parents_of(c, count);
       Line value = load_first(e + c, count) * at(pulled, parents);
@@ -516,10 +527,7 @@ struct TreeRow {
       }
       store_first(grad + c, value, count);
     });
-    for (const OwnColumn& own : own_columns) {
-      const Real value = e[own.column] * pulled[above(own.column)] - own.kept * of_mass;
-      store_first(grad + own.column, broadcast(value), 1);
-    }
+    for (const OwnColumn& own : own_columns) store_first(grad + own.column, broadcast(own.grad), 1);
   }
 };
 
