@@ -15,6 +15,7 @@ import dags
 import numpy as np
 import pytest
 import torch
+from selection import thoroughly
 from torch.optim.swa_utils import AveragedModel
 
 import hace
@@ -389,7 +390,7 @@ def _loss_in_a_worker(module: torch.nn.Module, logits: torch.Tensor, queue: Any)
     queue.put(module(logits, TARGET).item())
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", *thoroughly("spawn")])
 def test_workers(method: str) -> None:
     context = multiprocessing.get_context(method)
     module, logits = hace.HACELoss(animals(), label_smoothing=0.1), torch.randn(4, 6)

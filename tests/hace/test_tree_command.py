@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -113,10 +113,15 @@ def test_what_cannot_be_read(
     assert "warning: no node of this hierarchy has two children" in capsys.readouterr().err
 
 
-def test_as_a_program(file: Path) -> None:
-    command = [sys.executable, "-m", "hace", "tree", str(file)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "kind" in found.stdout
+def test_as_a_program(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hace", "tree", str(file)])
+    monkeypatch.delitem(sys.modules, "hace.__main__")
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("hace", run_name="__main__")
+    assert left.value.code == 0
+    assert "kind" in capsys.readouterr().out
 
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import torch
@@ -17,6 +18,15 @@ from hace.losses import HACELoss
 needs_cpu = pytest.mark.skipif(
     not hace.backends()["cpu"].available, reason="the cpu backend is not built"
 )
+
+
+#: The derivatives by finite differences take most of the time and are the same in all tests.
+derivatives_agree = cache(verify._derivatives_agree)
+
+
+@pytest.fixture(autouse=True)
+def derivatives_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_derivatives_agree", derivatives_agree)
 
 
 @pytest.fixture(autouse=True)

@@ -62,6 +62,7 @@ def test_log_probs(
     check_log_probs(dag, logits_of(dag, rng, 5).to(dtype), rng, backend)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(rows=[17])
 @pytest.mark.parametrize("rows", [0, 1, 15, 16, 17, 33])
 def test_numbers_of_rows(backend: Backend, rng: np.random.Generator, rows: int) -> None:
@@ -163,6 +164,7 @@ def test_threads_do_not_matter(backend: Backend, rng: np.random.Generator, threa
     assert all(map(torch.equal, *found))
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.parametrize("op", ["log_prob", "sum_up", "sum_down"])
 @pytest.mark.sample(op=["log_prob"])
 def test_second_derivatives(backend: Backend, rng: np.random.Generator, op: str) -> None:

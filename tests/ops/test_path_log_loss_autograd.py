@@ -58,7 +58,7 @@ def test_second_backward(backend: Backend, case: Case, reduction: str, dtype: to
 
     The returned gradient belongs to the caller: changing it in place must not affect the next one.
     """
-    logits, target = inputs(case, backend, 6, dtype)
+    logits, target = inputs(case, backend, 3, dtype)
     loss = bound(case, backend, reduction=reduction)(logits, target)
     for factor in (3.0, 1.0, 1.0, -0.25):
         incoming = torch.full_like(loss, factor)
@@ -92,9 +92,9 @@ def test_incoming_gradients_differ_by_row(backend: Backend, case: Case, dtype: t
 def test_scaled_loss(backend: Backend, reduction: str, factor: float, dtype: torch.dtype) -> None:
     """A GradScaler's factor applies before the gradient is rounded, so small entries survive."""
     case = tree_case(trees.balanced([4, 5]))
-    rows = 64
+    rows = 16
     logits = case.logits(rows, dtype, scale=1.0)
-    logits[:, :5] -= 14
+    logits[:, :5] -= 16
     factor = factor / rows if reduction != "mean" else factor
     options: dict[str, Any] = {"reduction": reduction, "incoming": factor}
     _loss, grad = call(case, logits, torch.arange(rows) % 15 + 5, backend, **options)

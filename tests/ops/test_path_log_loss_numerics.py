@@ -196,6 +196,7 @@ def test_minus_infinity_inside_a_far_away_interval(
     check(case, logits, torch.zeros(6, dtype=torch.long), backend)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(dtype=[torch.float32], bad=[torch.nan], order=["ordered"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bad", [torch.inf, torch.nan], ids=["inf", "nan"])

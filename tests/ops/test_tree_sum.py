@@ -217,6 +217,7 @@ def test_wide_node(backend: Backend, op: str, dtype: torch.dtype) -> None:
     assert_right(case.sweep, "down" if op == "up" else "up", grad, other, roundings)
 
 
+@pytest.mark.thorough_on("triton")
 @pytest.mark.sample(kind=["caterpillar"])
 @pytest.mark.parametrize("kind", ["chain", "chain of classes", "caterpillar"])
 def test_deep_tree(backend: Backend, kind: str) -> None:
