@@ -158,7 +158,7 @@ def _wrong_trees(reports: list[Report]) -> Figure | None:
             ax.axhline(0, color="#444", lw=0.8)
             ax.tick_params(labelsize=8)
             if j == 0:
-                ax.set_ylabel(f"{AXES[outcome]}: difference to cross-entropy", fontsize=8)
+                ax.set_ylabel(f"{AXES[outcome]}:\ndifference to cross-entropy", fontsize=8)
             if k == 1:
                 ax.set_xlabel("rank correlation with the true tree", fontsize=8)
             else:
