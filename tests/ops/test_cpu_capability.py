@@ -22,8 +22,9 @@ FILES = [
     *("tree_sum", "tree_log_prob", "tree_log_loss", "pixels", "dag_log_loss"),
 ]
 PATHS = [*(f"tests/ops/test_{name}.py" for name in FILES), "tests/hace/test_soft_targets.py"]
-#: All kernels are the same to torch.compile, and the size of a tree does not matter to a vector.
-TAKES_LONG = "compiled or derivatives or large or deep"
+#: All kernels are the same to torch.compile, autograd and threads, and the size of a tree does not
+#: matter to a vector.
+TAKES_LONG = "compiled or derivatives or gradcheck or threads or large or deep or 100_000"
 
 
 @pytest.mark.skipif(not backends()["cpu"].available, reason="the cpu backend is not built")
