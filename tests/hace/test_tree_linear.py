@@ -88,7 +88,7 @@ def assert_sums_close(
 # --- output and gradients -------------------------------------------------------------------------
 
 
-#: Rows with which the products are summed, and with which the vectors are: see `_has_many_rows`.
+#: Numbers of rows with which products are summed, and with which vectors are (`_has_many_rows`).
 FEW, MANY = 3, 40
 
 
@@ -109,7 +109,7 @@ def test_trees(
 def test_vectors_are_summed_where_there_are_many_rows(
     backend: str, rng: np.random.Generator, features: int
 ) -> None:
-    """Features in parts of a vector, whole ones, and several blocks of them."""
+    """The features are less than a vector, whole vectors, or several blocks of vectors."""
     tree = trees.random_tree(rng, 50, roots=2, inner=0.3, shuffle=True)
     layer = TreeLinear(features, hierarchy_of(tree), dtype=torch.float64, backend=backend)
     for rows, sums_vectors in ((features // 5, False), (features + 1, True)):

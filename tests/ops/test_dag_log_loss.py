@@ -275,7 +275,7 @@ def test_class_without_mass_alone(backend: Backend) -> None:
 @pytest.mark.sample(dtype=[torch.float32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_gaps_with_eps(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
-    """Gradients are as exact as P where nodes are 20 and more below the largest logit."""
+    """Gradients are as exact as P where nodes are 20 or more below the largest logit."""
     dag = dags.random_dag(rng, 60, extra=0.5, roots=2)
     case = Case(dag, rng, 1.0)
     logits = case.logits(len(case.nodes), dtype)

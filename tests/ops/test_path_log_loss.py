@@ -187,7 +187,7 @@ def test_eps_where_it_decides(backend: Backend, dtype: torch.dtype, eps: float) 
 def test_gaps_with_eps(
     backend: Backend, rng: np.random.Generator, shape: str, dtype: torch.dtype
 ) -> None:
-    """Gradients are as exact as P where targets are 10 and more below the largest logit."""
+    """Gradients are as exact as P where targets are 10 or more below the largest logit."""
     tree = TREES[shape](rng)
     for dilution in (0.7, 1.0):
         case = tree_case(tree, dilution, keep_full=True)

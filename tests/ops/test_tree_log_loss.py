@@ -803,7 +803,7 @@ def test_eps_where_it_decides(
 def test_gaps_with_eps(
     backend: Backend, rng: np.random.Generator, kind: str, dtype: torch.dtype
 ) -> None:
-    """Gradients are as exact as P where nodes are 10 and more below the largest logit."""
+    """Gradients are as exact as P where nodes are 10 or more below the largest logit."""
     case = some_case(rng)
     target, options = targets_of(case, kind, 70)
     if kind == "probabilities":

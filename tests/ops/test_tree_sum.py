@@ -278,7 +278,7 @@ def test_layouts_of_the_incoming_gradient(
 def test_rows_side_by_side(
     backend: Backend, rng: np.random.Generator, op: str, dtype: torch.dtype
 ) -> None:
-    """As vectors of nodes lie. Sums lie in the same way, so that nothing has to be transposed."""
+    """The sums of strided rows have the same strides, so that nothing has to be transposed."""
     for tree in (trees.flat(100), trees.random_tree(rng, 40, roots=2, inner=0.3, shuffle=True)):
         case = TreeCase(tree)
         values = values_for(case, op, 150, dtype).T.contiguous().to(backend.device).T
