@@ -536,6 +536,7 @@ def along_path_loss(
         np.abs(weight)
         * (steps * p + path[nodes] + of_product @ path + (of_product @ length)[:, None] * p),
         z.max(axis=1, keepdims=True) - z,
+        np.abs(weight) * steps,
     )
 
 

@@ -59,7 +59,7 @@ def negative_entropy(logits: torch.Tensor) -> oracle.Answer:
         grad = p * (log_p - e[:, None])
         size = p * (1 + np.abs(log_p) + np.abs(e)[:, None])
         gap = z.max(axis=1, keepdims=True) - z
-    return oracle.Answer(e, grad, 1 + np.abs(e), size, gap)
+    return oracle.Answer(e, grad, 1 + np.abs(e), size, gap, np.ones((len(z), 1)))
 
 
 def expected(

@@ -805,11 +805,11 @@ def test_gaps_with_eps(
 ) -> None:
     """Gradients are as exact as P where nodes are 10 or more below the largest logit."""
     case = some_case(rng)
-    target, options = targets_of(case, kind, 70)
+    target, options = targets_of(case, kind, 100)
     if kind == "probabilities":
-        target = torch.eye(case.num_classes).double()[torch.arange(70) % case.num_classes]
-    logits = case.logits(70, dtype)
-    for row in range(70):
+        target = torch.eye(case.num_classes).double()[torch.arange(100) % case.num_classes]
+    logits = case.logits(100, dtype)
+    for row in range(100):
         node = rng.choice(np.flatnonzero(case.reach.any(axis=1)))
         logits[row, torch.from_numpy(case.reach[node])] -= 10 + row
     for dilution in (0.7, 1.0):

@@ -16,7 +16,7 @@ all -inf gives NaN.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -68,6 +68,7 @@ class Answer:
     loss_scale: np.ndarray
     grad_scale: np.ndarray
     gap: np.ndarray
+    per_p: np.ndarray
 
 
 # --- the formulas ---------------------------------------------------------------------------------
@@ -111,11 +112,12 @@ def _log_loss_of_terms(z: np.ndarray, reach: np.ndarray, mass: np.ndarray, eps: 
     """The same, as a sum with one term per row, node with mass, and class at or below the node."""
     grad, scale = np.zeros(z.shape, dtype=REAL), np.zeros(z.shape, dtype=REAL)
     loss, loss_scale = np.zeros(len(z), dtype=REAL), np.zeros(len(z), dtype=REAL)
+    per_p = np.zeros((len(z), 1), dtype=REAL)
     with np.errstate(invalid="ignore"):
         gap = z.max(axis=1, keepdims=True, initial=-np.inf) - z
     row, node = np.nonzero(mass)
     if len(row) == 0:
-        return Answer(loss, grad, loss_scale, scale, gap)
+        return Answer(loss, grad, loss_scale, scale, gap, per_p)
     count = reach.sum(axis=1)[node]
     assert count.all(), "there is mass at a node without a class"
     first = np.cumsum(count) - count
@@ -137,12 +139,14 @@ def _log_loss_of_terms(z: np.ndarray, reach: np.ndarray, mass: np.ndarray, eps: 
             log_prob = np.log(prob + REAL(eps))
             pull = prob / (prob + REAL(eps))
             share = p.ravel()[place] / (prob + REAL(eps))[of_pair]
+            np.add.at(per_p[:, 0], row, np.abs(q) / (prob + REAL(eps)))
         else:
             log_prob = lse - whole[row]
             pull = np.ones_like(q)
             share = np.where(
                 (lse == -np.inf)[of_pair], (REAL(1) / count)[of_pair], term / total[of_pair]
             )
+            np.add.at(per_p[:, 0], row, np.abs(q))
         np.add.at(loss, row, -q * log_prob)
         np.add.at(loss_scale, row, np.abs(q) * (1 + np.abs(log_prob)))
         for sums, sign, weight in ((grad, -1, q), (scale, 1, np.abs(q))):
@@ -151,7 +155,7 @@ def _log_loss_of_terms(z: np.ndarray, reach: np.ndarray, mass: np.ndarray, eps: 
             some = np.unique(row)
             sums[some] = of_row[some, None] * p[some]
             np.add.at(sums.reshape(-1), place, sign * weight[of_pair] * share)
-    return Answer(loss, grad, loss_scale, scale, gap)
+    return Answer(loss, grad, loss_scale, scale, gap, per_p)
 
 
 def dilution_weights(tree: Tree, dilution: float) -> np.ndarray:
@@ -185,7 +189,8 @@ def reduce(answer: Answer, reduction: str, divisor: float = 1.0, incoming: Any =
             loss, loss_scale = loss / REAL(divisor), loss_scale / np.abs(REAL(divisor))
         grad = np.where(answer.grad_scale == 0, 0, answer.grad * factor)
         grad_scale = np.where(answer.grad_scale == 0, 0, answer.grad_scale * np.abs(factor))
-    return replace(answer, loss=loss, grad=grad, loss_scale=loss_scale, grad_scale=grad_scale)
+        per_p = np.where(answer.per_p == 0, 0, answer.per_p * np.abs(factor))
+    return Answer(loss, grad, loss_scale, grad_scale, answer.gap, per_p)
 
 
 def hace(
@@ -400,6 +405,7 @@ class Sweep:
             (np.abs(q) * (1 + np.abs(np.log(prob)))).sum(1),
             p * (np.abs(q).sum(1, keepdims=True) + size),
             z.max(axis=1, keepdims=True) - z,
+            np.abs(q).sum(1, keepdims=True),
         )
 
 
@@ -487,7 +493,8 @@ def assert_grad_close(
         # If the terms of a row's largest entry cancel (a confident and right prediction), no bound
         # holds relative to what is left of them.
         of_row = np.where(largest > largest_term / 2, of_row, np.inf)
-        bound = np.minimum(own, of_row)
+        flushed = np.where(np.isfinite(answer.per_p), answer.per_p, 0)
+        bound = np.minimum(own, of_row) + UNDERFLOW[working_dtype(actual.dtype)] * flushed
         if actual.dtype in (torch.float16, torch.bfloat16):
             bound += output_roundings * (ROUNDOFF[actual.dtype] * (size + bound))
         bound += output_roundings * UNDERFLOW[actual.dtype]
