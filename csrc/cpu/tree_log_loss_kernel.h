@@ -46,8 +46,8 @@ struct TreeLogLossKernel {
   int64_t line_bytes;
   bool (*takes_row_by_row)(const TreeLogLossProblem&);
   int64_t (*row_bytes)(const TreeLogLossProblem&);
-  // Works on one row, in 64-byte aligned memory of row_bytes. False: the row is left to `run`, and
-  // only scratch has been written.
+  // Works on one row, in 64-byte aligned memory of row_bytes. False: the row is left to `run`; its
+  // gradient may hold anything.
   bool (*run_row)(const TreeLogLossProblem&, int64_t row, void* values, TreeLogLossFault* fault);
   int64_t (*num_lines)(const TreeLogLossProblem&);
   // Works on the `count` given rows, at most block_rows; `lines` is 64-byte aligned memory of

@@ -13,10 +13,9 @@
 // sums, and get their factors from their parents. So only the parents are read of the tree, and
 // those of columns are checked as they are read.
 //
-// Memory traffic in float32: the logits are read twice and the gradient is written once.
-// Exponentials and parents (4 bytes each per column) pass through the cache twice, and so does
-// kept_unit (4) if something is put on every class. Probabilities cost 12 bytes per column, and
-// mass twice 4.
+// Memory traffic in float32: the logits are read twice. The gradient is written as exponentials,
+// read, and written again. Parents (4 bytes per column) are read twice, and so is kept_unit (4) if
+// something is put on every class. Probabilities cost 12 bytes per column, and mass twice 4.
 #pragma once
 
 #include <algorithm>
@@ -113,7 +112,7 @@ struct TreeRow {
     return TreeRow(problem, row, values, own_columns).run(fault);
   }
 
-  // Works on the row. False if its masses are too far apart; then only scratch has been written.
+  // Works on the row. False if its masses are too far apart; then its loss has not been written.
   bool run(hace::TreeLogLossFault* fault) {
     top = max_of<Real>(logits, tree.num_classes);
     if (!(top > -std::numeric_limits<Real>::infinity())) return false;
