@@ -179,8 +179,8 @@ class LinearOp(RowOp):
         """`J t`."""
         if not torch._C._functorch.is_legacy_batchedtensor(tangent):
             return self((tangent, *rest.value))
-        level = _old_vmap_level()  # of vectorized `torch.autograd.functional.jacobian`
-        batches = torch._remove_batch_dim(tangent, level, 0, 0)
+        # Of vectorized `torch.autograd.functional.jacobian`.
+        batches, level = _unbatched(tangent)
         return torch._add_batch_dim(self.value_of_batch((batches,), rest), 0, level)
 
 
@@ -337,17 +337,26 @@ def _is_forward_over_forward() -> bool:
 
 def _batched_gradient(op: RowOp, grad: Tensor, rows: Rows, rest: Constant) -> Tensor:
     """The gradient under `is_grads_batched=True`, which uses an older vmap of PyTorch."""
-    level = _old_vmap_level()
-    grad = torch._remove_batch_dim(grad, level, 0, 0)
+    grad, level = _unbatched(grad)
     batches = _batch_first(all_as_rows(rows), [None] * len(rows), len(grad))
     gradient = laid_out_like(op.gradient_of_batch(grad, batches, rest), rows[0])
     return torch._add_batch_dim(gradient, 0, level)
 
 
-def _old_vmap_level() -> int:
-    level: int = torch._C._vmapmode_increment_nesting() - 1
-    torch._C._vmapmode_decrement_nesting()
-    return level
+def _unbatched(x: Tensor) -> tuple[Tensor, int]:
+    """A tensor of the older vmap with its innermost batch as first dimension, and that one's level.
+
+    PyTorch tells the level of the calling thread only; a GPU's backward has its own thread.
+    """
+    for level in range(_MOST_LEVELS, 0, -1):
+        found = torch._remove_batch_dim(x, level, _NO_SUCH_BATCH, 0)
+        if found.shape[0] != _NO_SUCH_BATCH:
+            return found, level
+    raise AssertionError("the tensor is not a batch")
+
+
+# PyTorch's own limit; and a size that no batch has, which is that of tensors without the level.
+_MOST_LEVELS, _NO_SUCH_BATCH = 64, 2**40 + 1
 
 
 def _batch_first(

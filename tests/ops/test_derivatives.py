@@ -6,6 +6,7 @@ The tests of each op compare the eager gradient itself with the oracle.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -168,6 +169,35 @@ def test_first_derivatives(backend: Backend, name: str) -> None:
     for strategy in ("reverse-mode", "forward-mode"):
         found = torch.autograd.functional.jacobian(of_x, x, vectorize=True, strategy=strategy)
         close(found, wanted)
+
+
+class _InAnotherThread(torch.autograd.Function):
+    """f(x), whose backward runs in a thread of its own, as a GPU's backward does."""
+
+    @staticmethod
+    def forward(ctx: Any, f: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Any:
+        with torch.enable_grad():
+            ctx.x = x.detach().requires_grad_()
+            ctx.value = f(ctx.x)
+        return ctx.value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, incoming: torch.Tensor) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(torch.autograd.grad, ctx.value, ctx.x, incoming, retain_graph=True)
+            return None, done.result()[0]
+
+
+@pytest.mark.sample(name=DIFFERENT)
+@pytest.mark.parametrize("name", ALL)
+def test_batches_of_gradients_in_another_thread(backend: Backend, name: str) -> None:
+    f, x, rows = function(name, backend)
+    value = f(x.requires_grad_(), *rows)
+    incoming = torch.randn(3, *value.shape, dtype=value.dtype, device=value.device)
+    wanted = [torch.autograd.grad(value, x, each, retain_graph=True)[0] for each in incoming]
+    elsewhere = _InAnotherThread.apply(lambda x: f(x, *rows), x)
+    (found,) = torch.autograd.grad(elsewhere, x, incoming, is_grads_batched=True)
+    close(found, torch.stack(wanted))
 
 
 @many_rows
