@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .exp import exp
 from .lists import bounds_of, items_of
 from .log_sums import LogSum, finite
 from .mixed_nodes_kernel import log_sums_at, log_sums_of_parts
@@ -161,7 +162,7 @@ def mixed_kernel(
             mask = first + more < last
             x = tl.load(nodes.holder + first + more, mask=mask, other=0)
             top = tl.load(tops + x, mask=mask, other=0.0)
-            share = below.sum * tl.exp(below.max - finite(top))
+            share = below.sum * exp(below.max - finite(top))
             share = tl.where(top == float("-inf"), columns, share)
             scale = tl.load(scales + x, mask=mask, other=0.0)
             put += tl.where(mask & (scale != 0), scale * share, 0.0).to(tl.float64)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .exp import exp
+
 __all__ = [
     "LogSum",
     "exp_of_difference",
@@ -40,14 +42,14 @@ def merge(a, b):
     """a + b."""
     top = tl.maximum(a.max, b.max)
     shift = finite(top)
-    return LogSum(top, a.sum * tl.exp(a.max - shift) + b.sum * tl.exp(b.max - shift))
+    return LogSum(top, a.sum * exp(a.max - shift) + b.sum * exp(b.max - shift))
 
 
 @triton.jit
 def merge_among(x, among):
     """For every i the sum of the pairs r with `among[i, r]`."""
     best = tl.max(tl.where(among, x.max[None, :], float("-inf")), axis=1)
-    parts = x.sum[None, :] * tl.exp(x.max[None, :] - finite(best)[:, None])
+    parts = x.sum[None, :] * exp(x.max[None, :] - finite(best)[:, None])
     return LogSum(best, tl.sum(tl.where(among, parts, 0.0), axis=1))
 
 
@@ -61,7 +63,7 @@ def exp_of_difference(x, top):
     difference = x - top
     of_top = difference - x
     rounding = (x - (difference - of_top)) - (top + of_top)
-    e = tl.exp(difference)
+    e = exp(difference)
     return tl.where(e == 0, e, e * (1 + rounding))
 
 

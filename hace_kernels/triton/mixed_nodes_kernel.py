@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .exp import exp
 from .lists import bounds_of, items_of
 from .log_sums import LogSum, finite
 from .tree_sweeps import Sums
@@ -67,7 +68,7 @@ def log_sums_of_parts(first, last, most, logits, sums, nodes, num_classes, kids:
     for more in tl.range(0, most, kids, num_stages=1):
         part, mask = items_of(nodes.part, first, last, more, kids)
         below = log_sums_at(part, mask, logits, sums, num_classes)
-        each = below.sum * tl.exp(below.max - shift[:, None])
+        each = below.sum * exp(below.max - shift[:, None])
         total += tl.sum(tl.where(mask, each, 0.0).to(tl.float64), axis=1)
     return LogSum(top, total)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .exp import exp
 from .log_sums import finite, merge, merge_among
 from .path_pieces import load_pieces, pieces_of, ring_of_strips
 
@@ -49,7 +50,7 @@ def measure(z, with_moment: tl.constexpr):
     """For every line of z: its mass, its logits relative to its max, and their exponentials."""
     top = tl.max(z, axis=1)
     gap = z - finite(top)[:, None]
-    e = tl.exp(gap)
+    e = exp(gap)
     total = tl.sum(e, axis=1)
     moment = tl.zeros_like(total)
     if with_moment:
@@ -61,7 +62,7 @@ def measure(z, with_moment: tl.constexpr):
 def _moment_at(mass, new_max):
     """The moment about another maximum; the gap may overflow between two finite numbers."""
     gap = tl.where(mass.sum == 0, 0.0, mass.max - new_max)
-    e = tl.exp(gap)
+    e = exp(gap)
     return tl.where(e == 0, 0.0, e * (mass.moment + gap * mass.sum))
 
 
@@ -81,7 +82,7 @@ def merge_all(mass, with_moment: tl.constexpr):
     shift = finite(best)
     if len(mass.max.shape) == 2:
         shift = shift[None, :]
-    total = tl.sum(mass.sum * tl.exp(mass.max - shift), axis=0)
+    total = tl.sum(mass.sum * exp(mass.max - shift), axis=0)
     moment = total
     if with_moment:
         moment = tl.sum(_moment_at(mass, shift), axis=0)

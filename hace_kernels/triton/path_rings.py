@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .exp import exp
 from .log_sums import LogSum, finite, log_one_plus_ratio, merge, merge_among, ratio
 from .path_masses import Mass, Memory, merge_all, merge_masses, ring_masses
 from .rows_kernel import number
@@ -120,7 +121,7 @@ def _beyond(own, ring, outside):
     """
     beyond = merge(merge_among(own, ring[None, :] > ring[:, None]), outside)
     best = tl.max(own.max, axis=0)
-    total = tl.sum(own.sum * tl.exp(own.max - finite(best)), axis=0)
+    total = tl.sum(own.sum * exp(own.max - finite(best)), axis=0)
     return beyond, merge(outside, LogSum(best, total))
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .exp import exp
 from .log_sums import finite
 
 __all__ = ["Gradient", "Paths", "Rings", "Tile", "measure_kernel", "write_kernel"]
@@ -89,7 +90,7 @@ def local(tile, position):
 def moved(top, total, moment, to):
     """A sum of exponentials and its moment, relative to a maximum that is at least its own."""
     gap = top - to
-    scale = tl.exp(gap)
+    scale = exp(gap)
     return scale * total, tl.where(scale == 0, 0.0, scale * (moment + gap * total))
 
 
@@ -114,7 +115,7 @@ def add(top, total, moment, logits, begin, end, BLOCK: tl.constexpr, MOMENT: tl.
         z = tl.load(logits + column, mask=inside, other=float("-inf")).to(work)
         here = tl.max(tl.where(z == z, z, float("-inf")), axis=0)
         gap = z - finite(here)
-        exps = tl.where(inside, tl.exp(gap), 0.0)
+        exps = tl.where(inside, exp(gap), 0.0)
         here_total = tl.sum(exps.to(tl.float64), axis=0)
         here_moment = tl.full((), 0.0, tl.float64)
         if MOMENT:
@@ -167,7 +168,7 @@ def write(logits, grad, gradient, at, begin, end, BLOCK: tl.constexpr):
         z = tl.load(logits + column, mask=inside, other=0.0).to(work)
         gap = z - shift
         gap = tl.where(gap > 0, 0.0, gap)  # logits that are computed again may be rounded up
-        exps = tl.exp(gap)
+        exps = exp(gap)
         result = tl.where(factor == 0, 0.0, exps * factor)
         if gradient.slope is not None:
             slope = tl.load(gradient.slope + at).to(work)

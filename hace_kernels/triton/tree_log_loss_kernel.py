@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .exp import exp
 from .lists import bounds_of
 from .rows_kernel import number
 from .tree_sweeps import level_of, num_levels_of, share_of_program
@@ -118,7 +119,7 @@ def _similarity(place, log_similarity, nearest):
     """
     there = place >= 0
     x = tl.load(log_similarity + place, mask=there, other=0.0)
-    return tl.where(there, tl.exp(x - nearest), 0.0)
+    return tl.where(there, exp(x - nearest), 0.0)
 
 
 @triton.jit

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from .exp import exp
 from .log_sums import LogSum, finite
 
 __all__ = [
@@ -215,7 +216,7 @@ def _fold_places(
             before = tl.load(sums.max + v, mask=there, other=minus_infinity)
             best = tl.maximum(best, before)
             shift = finite(best)
-            so_far = so_far * tl.exp(before - shift)
+            so_far = so_far * exp(before - shift)
         tl.store(sums.max + v, best, mask=there)
 
     # A lane's sum is rounded at every step, so after some steps it goes into a wider sum.
@@ -230,14 +231,14 @@ def _fold_places(
             if of_columns:
                 x = tl.load(values + c, mask=mask, other=minus_infinity if exponentials else 0.0)
                 x = x.to(work)
-                share = tl.exp(x - shift[:, None]) if exponentials else x
+                share = exp(x - shift[:, None]) if exponentials else x
                 alive = mask & (x != minus_infinity)
             else:
                 x = tl.load(sums.sum + c - num_classes, mask=mask, other=0.0)
                 share = x
                 if exponentials:
                     child_max = tl.load(sums.max + c - num_classes, mask=mask, other=minus_infinity)
-                    share = x * tl.exp(child_max - shift[:, None])
+                    share = x * exp(child_max - shift[:, None])
                 alive = mask & (x != 0)
             parts += share
             if mass.at is not None:
@@ -350,7 +351,7 @@ def share_of(child, parent, there, sums, pull):
     above = tl.load(sums.max + parent, mask=there, other=0.0)
     per_unit = tl.load(pull + parent, mask=there, other=0.0)
     is_dead = above == float("-inf")
-    return is_dead, per_unit, tl.exp(child.max - finite(above)) * child.sum
+    return is_dead, per_unit, exp(child.max - finite(above)) * child.sum
 
 
 @triton.jit
