@@ -5,7 +5,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .exp import exp
 from .log_sums import exp_of_difference, finite
 from .path_pieces import grad_of, load_pieces, pieces_of
 from .path_rings import INSIDE_MAX, OF_INTERVAL, OF_ROW, OFFSET
@@ -25,7 +24,7 @@ def strip_gradient(gap, e, top, strips, rings, terms, with_entropy: tl.constexpr
     inside_max = tl.load(rings.at + INSIDE_MAX * rings.step + ring, mask=whole, other=0.0)
     offset = tl.load(rings.at + OFFSET * rings.step + ring, mask=whole, other=0.0)
     to_row = exp_of_difference(top, terms.max)
-    of_strip = of_row * to_row - of_interval * exp(top - finite(inside_max))
+    of_strip = of_row * to_row - of_interval * tl.exp(top - finite(inside_max))
     g = of_strip[:, None] * e
     if with_entropy:
         below = tl.where(to_row == 0, 0.0, finite(top) - terms.max + terms.middle)
@@ -48,7 +47,7 @@ def write_pieces(row, path, rings, terms, factor, cut, with_entropy: tl.constexp
         offset = tl.load(rings.at + OFFSET * rings.step + ring, mask=there, other=0.0)
         inside_max = finite(inside_max)
         to_row = exp_of_difference(inside_max, terms.max)
-        e = exp(z - inside_max[:, None])
+        e = tl.exp(z - inside_max[:, None])  # as in `measure`
         g = (of_row * to_row - of_interval)[:, None] * e
         if with_entropy:
             of_all = to_row[:, None] * e

@@ -101,7 +101,7 @@ class Shape:
         bounded = not (self.wide or self.more or self.shuffled) and self.num_warps > 1
         if not bounded or torch.version.hip is not None:
             return {}
-        return {"maxnreg": 128 if self.num_warps >= 8 else 144}
+        return {"maxnreg": 128 if self.num_warps >= 8 else 152}
 
     @property
     def steps(self) -> int:

@@ -38,7 +38,6 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .exp import exp
 from .log_sums import finite
 from .path_gradient import strip_gradient, write_pieces
 from .path_masses import Memory, Strips, measure
@@ -239,6 +238,6 @@ def write_kernel(
     z = tl.load(row.logits + column, mask=read, other=float("-inf"))
     gap = z.to(top.dtype) - finite(top)[:, None]
     found = Strips(None, ring, whole)
-    g = strip_gradient(gap, exp(gap), top, found, memory, terms, cut.fields == 3)
+    g = strip_gradient(gap, tl.exp(gap), top, found, memory, terms, cut.fields == 3)
     g = tl.where(factor == 0, 0.0, g).to(row.grad.dtype.element_ty)
     tl.store(grad_of(row) + column, g, mask=in_row & whole[:, None])

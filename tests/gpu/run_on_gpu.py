@@ -2,11 +2,13 @@
 
 This is the parity suite on the GPU's backends and the tests of `test_gpu.py`. With the CUDA
 toolkit, a sample of the suite also runs under compute-sanitizer's memcheck and racecheck. Exits
-with 1 if anything failed.
+with 1 if anything failed. With `--quick`, the whole suite runs on the CUDA kernels, a sample on the
+Triton kernels, each of which is compiled first, and nothing under compute-sanitizer.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -30,12 +32,22 @@ WORKERS = min(len(os.sched_getaffinity(0)), 12) if find_spec("xdist") else 0
 #: Every CUDA kernel, for rows of one block and of several blocks.
 SANITIZED = ["--backend=gpu", "-m", "sampled", "-k", "cuda"]
 
+WHOLE = {"parity and what only a GPU shows": ["--backend=gpu", "-m", ""]}
+QUICK = {
+    "CUDA: parity and what only a GPU shows": ["--backend=gpu", "-m", "", "-k", "not triton"],
+    "Triton: a sample": ["--backend=gpu", "-m", "first or on", "-k", "triton and not test_trees"],
+}
+
 
 def main() -> int:
     """Runs all steps and returns the exit status: 1 if a step failed, else 0."""
-    outcomes = [run_step("parity and what only a GPU shows", [], ["--backend=gpu", "-m", ""])]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a part, in a few minutes")
+    quick = parser.parse_args().quick
+    steps = QUICK if quick else WHOLE
+    outcomes = [run_step(name, [], arguments) for name, arguments in steps.items()]
     sanitizer = shutil.which("compute-sanitizer")
-    for tool in ("memcheck", "racecheck"):
+    for tool in () if quick else ("memcheck", "racecheck"):
         if sanitizer is None:
             outcomes.append({"step": tool, "skipped": "compute-sanitizer is not in the PATH"})
             continue
@@ -66,7 +78,12 @@ def run_step(name: str, prefix: list[str], arguments: list[str]) -> dict[str, An
         start = time.perf_counter()
         status = subprocess.run([*command, *arguments], cwd=ROOT, check=False).returncode
         seconds = time.perf_counter() - start
-        outcome: dict[str, Any] = {"step": name, "exit_status": status, "seconds": round(seconds)}
+        outcome: dict[str, Any] = {
+            "step": name,
+            "arguments": arguments,
+            "exit_status": status,
+            "seconds": round(seconds),
+        }
         if report.exists():
             suite = ElementTree.parse(report).getroot().find("testsuite")
             assert suite is not None
