@@ -5,7 +5,7 @@
 // adds to the one inside it (ring K: what is outside of all), is segments K - r and K + r.
 #pragma once
 
-#include "launch.cuh"
+#include "reduce.cuh"
 
 namespace hace {
 
@@ -29,17 +29,20 @@ struct Path {
   __device__ int segment_begin(int segment) const { return boundary(segment - 1); }
   __device__ int segment_end(int segment) const { return boundary(segment); }
 
-  // The segment that a position is in: the number of boundaries at or before it.
+  // The segment that a position is in: the number of boundaries at or before it. Whole warps call
+  // this; each lane looks at one boundary, after a bisection where there are more of them.
   __device__ int segment_of(int position) const {
     int low = 0, high = 2 * num_intervals;
-    while (low < high) {
+    while (high - low > kWarp) {
       const int middle = (low + high) / 2;
       if (boundary(middle) <= position)
         low = middle + 1;
       else
         high = middle;
     }
-    return low;
+    const int mine = low + lane_index();
+    const bool before = mine < high && boundary(mine) <= position;
+    return low + __popc(__ballot_sync(kAllLanes, before));
   }
 
   __device__ int ring_of(int segment) const { return abs(segment - num_intervals); }

@@ -156,23 +156,27 @@ __global__ void __launch_bounds__(row_threads(kStrips), row_blocks<Stored>(kStri
   Stored* const stage =
       reinterpret_cast<Stored*>(reinterpret_cast<char*>(shared) + behind * kVectorBytes);
 
+  const Stored* const logits = problem.logits + index * problem.row_stride;
+  const StripRow<Stored> row(logits, problem.order, stages ? stage : logits, problem.columns);
+  Real x[kStrips][kPerLane];
+  const auto load = [&] {
+#pragma unroll
+    for (int i = 0; i < kStrips; ++i) row.load(i * num_warps() + warp_index(), x[i]);
+  };
+  if (!stages) load();  // on its way while the path is looked up
+
   const OpenRow<Real> open = open_row(problem, index);
   if (is_idle(open)) {
     fill_row(problem, index, open.factor, threadIdx.x, blockDim.x);
     write_loss(problem, index, open.weight);
     return;
   }
-  const Stored* const logits = problem.logits + index * problem.row_stride;
   if (stages) {
     for (int column = threadIdx.x; column < problem.columns; column += blockDim.x)
       stage[column] = logits[column];
     __syncthreads();
+    load();
   }
-  const StripRow<Stored> row(logits, problem.order, stages ? stage : logits, problem.columns);
-
-  Real x[kStrips][kPerLane];
-#pragma unroll
-  for (int i = 0; i < kStrips; ++i) row.load(i * num_warps() + warp_index(), x[i]);
 #pragma unroll
   for (int i = 0; i < kStrips; ++i) {
     const int strip = i * num_warps() + warp_index();
@@ -222,12 +226,13 @@ __global__ void __launch_bounds__(kSplitThreads)
   const SplitPlace place(strips);
   const int64_t index = first_row + place.slot;
   const StripRow<Stored> row = split_row(problem, index);
+  if (place.strip >= row.num_strips()) return;
+  Real x[kPerLane];
+  row.load(place.strip, x);  // on its way while the path is looked up
   const OpenRow<Real> open = open_row(problem, index);
-  if (is_idle(open) || place.strip >= row.num_strips()) return;
+  if (is_idle(open)) return;
   const int64_t values = RowSums<Real>::num_values(strips, problem.max_entries);
   const RowSums<Real> sums(memory + place.slot * values, strips, problem.max_entries);
-  Real x[kPerLane];
-  row.load(place.strip, x);
   measure_strip<kEntropy>(row, place.strip, open.path, sums, x);
 }
 
@@ -257,9 +262,10 @@ __global__ void __launch_bounds__(kSplitThreads)
   const int64_t index = first_row + place.slot;
   const StripRow<Stored> row = split_row(problem, index);
   if (place.strip >= row.num_strips()) return;
-  const OpenRow<Real> open = open_row(problem, index);
   Stored* const grad = problem.grad + index * problem.columns;
   Real x[kPerLane];
+  row.load(place.strip, x);  // on its way while the path is looked up
+  const OpenRow<Real> open = open_row(problem, index);
   if (is_idle(open)) {
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) x[i] = open.factor;
@@ -268,7 +274,6 @@ __global__ void __launch_bounds__(kSplitThreads)
   }
   const int64_t values = RowSums<Real>::num_values(strips, problem.max_entries);
   const RowSums<Real> sums(memory + place.slot * values, strips, problem.max_entries);
-  row.load(place.strip, x);
   // The maxima are known; the exponentials are computed again.
   for_pieces(row, place.strip, open.path, [&](int segment, int begin, int end) {
     const Real top = finite(sums.piece(RowSums<Real>::kPieceMax, place.strip + segment));
