@@ -44,28 +44,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a part, in a few minutes")
     quick = parser.parse_args().quick
-    steps = QUICK if quick else WHOLE
-    outcomes = [run_step(name, [], arguments) for name, arguments in steps.items()]
     sanitizer = shutil.which("compute-sanitizer")
-    for tool in () if quick else ("memcheck", "racecheck"):
-        if sanitizer is None:
-            outcomes.append({"step": tool, "skipped": "compute-sanitizer is not in the PATH"})
-            continue
-        prefix = [sanitizer, "--tool", tool, "--error-exitcode", "86", "--target-processes", "all"]
-        outcomes.append(run_step(tool, prefix, SANITIZED))
-    backends = {name: found.reason for name, found in hace_kernels.backends().items()}
-    record = {
+    steps = [(name, [], arguments) for name, arguments in (QUICK if quick else WHOLE).items()]
+    if not quick and sanitizer is not None:
+        for tool in ("memcheck", "racecheck"):
+            options = ["--error-exitcode", "86", "--target-processes", "all"]
+            steps.append((tool, [sanitizer, "--tool", tool, *options], SANITIZED))
+    record: dict[str, Any] = {
         "machine": describe_machine(),
         "versions": describe_versions(),
-        "backends": backends,
-        "steps": outcomes,
+        "backends": {name: found.reason for name, found in hace_kernels.backends().items()},
+        "sanitizer": sanitizer is not None and not quick,
+        "steps": [],
     }
     RESULTS.mkdir(exist_ok=True)
     now = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     path = RESULTS / f"test-gpu-{now}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    for step in steps:
+        record["steps"].append(run_step(*step))
+        path.write_text(json.dumps(record, indent=2) + "\n")  # in case the next step is cut off
     print(f"wrote {path.relative_to(ROOT)}")
-    return int(any(outcome.get("exit_status", 0) != 0 for outcome in outcomes))
+    return int(any(step["exit_status"] != 0 for step in record["steps"]))
 
 
 def run_step(name: str, prefix: list[str], arguments: list[str]) -> dict[str, Any]:
