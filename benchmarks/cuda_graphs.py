@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from .peers import Step
@@ -28,4 +30,9 @@ def captured(step: Step) -> Step:
     with torch.cuda.graph(graph):
         for _ in range(STEPS):
             step()
-    return graph.replay
+    return partial(_replay, graph, step)
+
+
+def _replay(graph: torch.cuda.CUDAGraph, step: Step) -> None:
+    """`step` comes along because the graph reads tensors that live as long as it does."""
+    graph.replay()

@@ -126,13 +126,24 @@ __device__ __forceinline__ void resolve_row(const PathLogLossProblem<Stored>& pr
 
 // ---- kernels ----
 
-// The threads of a block with so many strips per warp; each gets at least 128 registers.
-constexpr int row_threads(int strips_per_warp) { return strips_per_warp == 3 ? 512 : 256; }
-
-// How many blocks of so many threads should fit on a multiprocessor together.
+// Whether a thread needs more registers than the threads of most rows.
 template <typename Stored>
-constexpr int row_blocks(int strips_per_warp) {
-  return sizeof(work_t<Stored>) == 8 ? 1 : 512 / row_threads(strips_per_warp);
+constexpr bool is_wide(bool entropy) {
+  return entropy || sizeof(work_t<Stored>) == 8;
+}
+
+// The threads of a block with so many strips per warp.
+constexpr int row_threads(int strips_per_warp, bool wide) {
+  return strips_per_warp == 1 || wide ? 256 : 512;
+}
+
+// How many such blocks should fit on a multiprocessor together. With 1,024 threads there each has
+// 64 registers, and some values are kept in the L1 cache; on an H200 that is still faster than
+// fewer threads with more registers (docs/performance.md).
+template <typename Stored>
+constexpr int row_blocks(int strips_per_warp, bool wide) {
+  if (sizeof(work_t<Stored>) == 8 || strips_per_warp == 3) return 1;
+  return (wide ? 512 : 1024) / row_threads(strips_per_warp, wide);
 }
 
 constexpr int kSplitThreads = 256;
@@ -141,7 +152,8 @@ constexpr int kSplitStrips = kSplitThreads / kWarp;  // strips of a row that a b
 // One row per block, with at most kStrips strips per warp. Its sums are in shared memory unless
 // `memory` is given; with `stages`, its columns are put in order there too.
 template <typename Stored, int kStrips, bool kEntropy>
-__global__ void __launch_bounds__(row_threads(kStrips), row_blocks<Stored>(kStrips))
+__global__ void __launch_bounds__(row_threads(kStrips, is_wide<Stored>(kEntropy)),
+                                  row_blocks<Stored>(kStrips, is_wide<Stored>(kEntropy)))
     row_kernel(PathLogLossProblem<Stored> problem, int64_t first_row, work_t<Stored>* memory,
                bool stages) {
   using Real = work_t<Stored>;
@@ -313,17 +325,18 @@ PathLogLossPlan plan_path_log_loss(const PathLogLossProblem<Stored>& problem,
   const int64_t sums_bytes = (values * static_cast<int64_t>(sizeof(Real)) + kVectorBytes - 1) /
                              kVectorBytes * kVectorBytes;
   const int64_t row_bytes = problem.columns * static_cast<int64_t>(sizeof(Stored));
-  const int max_strips_per_warp = problem.entropy != 0 || sizeof(Real) == 8 ? 2 : 3;
+  const bool wide = is_wide<Stored>(problem.entropy != 0);
+  const int max_strips_per_warp = wide ? 2 : 3;
 
   PathLogLossPlan plan = {};
-  plan.splits = strips > max_strips_per_warp * (row_threads(max_strips_per_warp) / kWarp);
+  plan.splits = strips > max_strips_per_warp * (row_threads(max_strips_per_warp, wide) / kWarp);
   plan.rows_at_once = std::max<int64_t>(1, problem.num_rows);
   bool sums_in_shared = false;
   if (plan.splits) {
     plan.threads = kSplitThreads;
     plan.rows_at_once = std::max<int64_t>(1, device.l2_bytes / 2 / std::max<int64_t>(1, row_bytes));
   } else {
-    plan.strips_per_warp = strips <= 8 ? 1 : strips <= 16 ? 2 : max_strips_per_warp;
+    plan.strips_per_warp = strips <= 8 ? 1 : wide || strips <= 32 ? 2 : 3;
     const int64_t warps = (strips + plan.strips_per_warp - 1) / plan.strips_per_warp;
     plan.threads = static_cast<int>(std::max<int64_t>(1, warps)) * kWarp;
     sums_in_shared = sums_bytes <= kSumsInShared;

@@ -24,7 +24,17 @@ pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib (extra 
 
 import hace
 from benchmarks import __main__ as suite
-from benchmarks import allocator, gate, grids, memory, runner, segmentation, tables, timing
+from benchmarks import (
+    allocator,
+    gate,
+    grids,
+    kernel_times,
+    memory,
+    runner,
+    segmentation,
+    tables,
+    timing,
+)
 from benchmarks import trees as bench_trees
 from benchmarks.cases import Case, all_cases
 from benchmarks.peers import PEERS, Peer, WrongAnswerError, check_answer
@@ -515,3 +525,29 @@ def test_images(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     rows = capsys.readouterr().out.splitlines()[2:]
     assert len(rows) == len(segmentation.LAYOUTS) * len(segmentation.TARGETS)
     assert all(float(row.split()[-1]) > 0 for row in rows)
+
+
+def test_table_of_kernel_times(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table's form, on the CPU; only a GPU has the times."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    kinds, tree = list(TARGETS), bench_trees.build("balanced:100:2")
+    small = [Problem(tree, 4, torch.float32, kind, "cpu") for kind in kinds]
+    monkeypatch.setattr(kernel_times, "problems", lambda: iter(small))
+    monkeypatch.setattr(kernel_times, "describe_machine", lambda: {"gpu": "some GPU"})
+    monkeypatch.setattr(kernel_times, "describe_versions", lambda: {"torch": "2.11", "cuda": "13"})
+
+    def microseconds(step: Callable[[], object]) -> float:
+        step()
+        return 1234.5
+
+    monkeypatch.setattr(kernel_times, "microseconds", microseconds)
+    monkeypatch.setattr("sys.argv", ["kernel_times"])
+    kernel_times.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| 100 × 4 | float32 | index | 1234 | 1234 | 1234 |"
+    assert lines[3] == f"| 100 × 4 | float32 | {kinds[1]} | 1234 | 1234 | |"
+    assert {line.count("|") for line in lines[:7]} == {7}
+    assert lines[-1] == "some GPU, torch 2.11, CUDA 13"

@@ -112,8 +112,7 @@ def template(kernel: Kernel) -> str:
     return found[1] if found else ""
 
 
-# These kernels stream logits and gradient. They must not spill, and must move 16 bytes per thread
-# at a time.
+# These kernels stream logits and gradient, and must move 16 bytes per thread at a time.
 STREAMING = ("row_kernel", "measure_kernel", "write_kernel")
 
 
@@ -136,10 +135,19 @@ def test_every_gpu_has_every_kernel(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_no_spills(arch: str) -> None:
-    """Only kernels of double precision, which are for checks of gradients, may spill."""
+    """Only kernels of double precision, which are for checks of gradients, may spill.
+
+    Those of whole rows give up a few registers, so that more of their threads run at a time.
+    """
     single = [kernel for kernel in kernels(arch) if not template(kernel).startswith("d")]
     assert sum(map(is_streaming, single)) == 3 * (3 + 1 + 1)
-    assert [kernel for kernel in single if kernel.stack > 0] == []
+    few = {kernel.name: 24 for kernel in single if is_streaming(kernel) and is_crowded(kernel)}
+    assert [kernel for kernel in single if kernel.stack > few.get(kernel.name, 0)] == []
+
+
+def is_crowded(kernel: Kernel) -> bool:
+    """Whether it is for whole rows with one or two strips per warp."""
+    return kernel.short == "row_kernel" and "Li3" not in template(kernel)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -149,6 +157,8 @@ def test_blocks_fit_a_multiprocessor(arch: str) -> None:
     for kernel in kernels(arch):
         if kernel.short == "row_kernel" and "Li3" in template(kernel):
             assert kernel.registers * 512 <= REGISTERS, kernel
+        elif is_streaming(kernel) and is_crowded(kernel):
+            assert kernel.registers * 1024 <= REGISTERS, kernel
         elif is_streaming(kernel):
             assert kernel.registers * 2 * threads[kernel.short] <= REGISTERS, kernel
 
