@@ -137,11 +137,14 @@ def test_every_gpu_has_every_kernel(arch: str) -> None:
 def test_no_spills(arch: str) -> None:
     """Only kernels of double precision, which are for checks of gradients, may spill.
 
-    Those of whole rows give up a few registers, so that more of their threads run at a time.
+    Those of whole rows give up a few registers, so that more of their threads run at a time. On
+    sm_120 nvcc chooses to do so in `resolve_kernel`, whose time is not that of memory.
     """
     single = [kernel for kernel in kernels(arch) if not template(kernel).startswith("d")]
     assert sum(map(is_streaming, single)) == 3 * (3 + 1 + 1)
     few = {kernel.name: 24 for kernel in single if is_streaming(kernel) and is_crowded(kernel)}
+    if arch == "120":
+        few |= {kernel.name: 8 for kernel in single if kernel.short == "resolve_kernel"}
     assert [kernel for kernel in single if kernel.stack > few.get(kernel.name, 0)] == []
 
 
