@@ -9,7 +9,7 @@ export HACE_REQUIRE_NATIVE = 1
 
 C_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: install test test-all test-thorough test-oldest test-large test-asan test-tsan fuzz build-gpu test-gpu lint format clean wheels docs
+.PHONY: install test test-all test-thorough test-oldest test-large test-asan test-tsan fuzz build-gpu test-gpu test-gpu-quick lint format clean wheels docs
 .PHONY: demo demo-tune study study-quick study-report bench bench-quick bench-gpu bench-micro bench-check
 
 # Compiles what has changed since the last time; Python files are used in place.
@@ -89,6 +89,9 @@ build-gpu:
 test-gpu: build-gpu
 	$(GPU_ENVIRONMENT) $(PYTHON) tests/gpu/run_on_gpu.py
 
+test-gpu-quick: build-gpu
+	$(GPU_ENVIRONMENT) $(PYTHON) tests/gpu/run_on_gpu.py --quick
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -148,6 +151,7 @@ bench-quick: install
 	$(BIN)/python -m benchmarks --quick
 
 bench-gpu: build-gpu
+	$(GPU_ENVIRONMENT) $(PYTHON) -m benchmarks.kernel_times
 	$(GPU_ENVIRONMENT) $(PYTHON) -m benchmarks --device cuda
 
 # Each op and backend alone. glibc would give the buffers of a step back to the system and wait, at
