@@ -34,7 +34,7 @@ SANITIZED = ["--backend=gpu", "-m", "sampled", "-k", "cuda"]
 
 WHOLE = {"parity and what only a GPU shows": ["--backend=gpu", "-m", ""]}
 QUICK = {
-    "CUDA: parity and what only a GPU shows": ["--backend=gpu", "-m", "", "-k", "not triton"],
+    "CUDA: parity and what only a GPU shows": ["--backend=gpu", "-m", "", "-k", "cuda"],
     "Triton: a sample": ["--backend=gpu", "-m", "first or on", "-k", "triton and not test_trees"],
 }
 
