@@ -24,6 +24,7 @@ def strip_gradient(gap, e, top, strips, rings, terms, with_entropy: tl.constexpr
     inside_max = tl.load(rings.at + INSIDE_MAX * rings.step + ring, mask=whole, other=0.0)
     offset = tl.load(rings.at + OFFSET * rings.step + ring, mask=whole, other=0.0)
     to_row = exp_of_difference(top, terms.max)
+    # As in `measure`, the error of tl.exp is nothing beside the interval's largest exponential, 1.
     of_strip = of_row * to_row - of_interval * tl.exp(top - finite(inside_max))
     g = of_strip[:, None] * e
     if with_entropy:
