@@ -92,11 +92,11 @@ class LayeredCrossEntropyLoss(OptionsModule):
 
     def _prepare(self) -> None:
         tables, target_space = Tables.of(self.hierarchy), self.options.targets.target_space
-        is_internal = torch.from_numpy(self.hierarchy.heights > 0)
+        internal = torch.from_numpy(self.hierarchy.heights > 0).nonzero()[:, 0]
         self._nodes = PerDevice(lambda device: tables.nodes("nodes", device=device))
         self._node = PerDevice(lambda device: tables.nodes_of_targets(target_space, device=device))
-        self._is_internal = PerDevice(lambda device: outside_modes(lambda: is_internal.to(device)))
-        for on_device in (self._nodes, self._node, self._is_internal):
+        self._internal = PerDevice(lambda device: outside_modes(lambda: internal.to(device)))
+        for on_device in (self._nodes, self._node, self._internal):
             on_device.on(torch.device("cpu"))
 
     @property
@@ -108,7 +108,7 @@ class LayeredCrossEntropyLoss(OptionsModule):
         self._options = options
 
     def __getstate__(self) -> dict[str, Any]:
-        made_again = ("_nodes", "_node", "_is_internal")
+        made_again = ("_nodes", "_node", "_internal")
         return {name: value for name, value in self.__dict__.items() if name not in made_again}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -134,7 +134,8 @@ class LayeredCrossEntropyLoss(OptionsModule):
             rows.log_softmax(1, dtype=dtype), self._nodes.on(rows.device), backend=options.backend
         )
         of_target = log_path.gather(1, nodes[index, None])[:, 0]
-        loss = log_path.exp()[:, self._is_internal.on(rows.device)].sum(1) - of_target
+        of_internal = log_path.index_select(1, self._internal.on(rows.device))
+        loss = of_internal.exp().sum(1) - of_target
         loss = torch.where(in_range, loss, torch.nan)
         row_weight = row_weights(counts, index, self.weight, dtype)
         loss = torch.where(row_weight != 0, row_weight * loss, 0.0)
