@@ -5,16 +5,24 @@
 #include <optional>
 #include <vector>
 
-#include "arguments.h"
+#include "loss_ops.h"
 #include "ring_words.h"
 #include "tensors.h"
 
 namespace hace {
 
-// The arguments that forward and backward have in common, in the order of the schema.
-struct PathLogLossCall {
+// The arguments with an entry per row, in the order of the schema.
+struct PathLogLossRows {
   Tensor logits;
   Tensor target;
+
+  // Members are initialised in the order of their declaration.
+  explicit PathLogLossRows(Arguments& arguments)
+      : logits(arguments.next<Tensor>()), target(arguments.next<Tensor>()) {}
+};
+
+// The others.
+struct PathLogLossRest {
   std::vector<Tensor> table;  // the tensors of a PathTable: hace_kernels/path_table.py
   int64_t max_entries;
   std::optional<Tensor> target_weight;
@@ -23,11 +31,8 @@ struct PathLogLossCall {
   int64_t reduction;
   double eps;
 
-  // Members are initialised in the order of their declaration.
-  explicit PathLogLossCall(Arguments& arguments)
-      : logits(arguments.next<Tensor>()),
-        target(arguments.next<Tensor>()),
-        table(arguments.next<std::vector<Tensor>>()),
+  explicit PathLogLossRest(Arguments& arguments)
+      : table(arguments.next<std::vector<Tensor>>()),
         max_entries(arguments.next<int64_t>()),
         target_weight(arguments.next<std::optional<Tensor>>()),
         entropy(arguments.next<double>()),
@@ -35,6 +40,8 @@ struct PathLogLossCall {
         reduction(arguments.next<int64_t>()),
         eps(arguments.next<double>()) {}
 };
+
+using PathLogLossCall = LossCall<PathLogLossRows, PathLogLossRest>;
 
 // A path table as the kernels see it.
 struct PathArrays {

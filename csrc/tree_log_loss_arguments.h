@@ -4,19 +4,30 @@
 #include <optional>
 #include <vector>
 
-#include "arguments.h"
+#include "loss_ops.h"
 #include "targets.h"
 #include "tensors.h"
 #include "tree_tensors.h"
 
 namespace hace {
 
-// The arguments that forward and backward have in common, in the order of the schema.
-struct TreeLogLossCall {
+// The arguments with an entry per row, in the order of the schema.
+struct TreeLogLossRows {
   Tensor logits;
   std::optional<Tensor> mass;
   std::optional<Tensor> index;
   std::optional<Tensor> index_weight;
+
+  // Members are initialised in the order of their declaration.
+  explicit TreeLogLossRows(Arguments& arguments)
+      : logits(arguments.next<Tensor>()),
+        mass(arguments.next<std::optional<Tensor>>()),
+        index(arguments.next<std::optional<Tensor>>()),
+        index_weight(arguments.next<std::optional<Tensor>>()) {}
+};
+
+// The others.
+struct TreeLogLossRest {
   std::vector<Tensor> tree;  // the tensors of a TreeTable: hace_kernels/tree_table.py
   std::vector<int64_t> level_ptr;
   std::vector<std::optional<Tensor>> table;  // of a TargetTable: hace_kernels/target_table.py
@@ -25,13 +36,8 @@ struct TreeLogLossCall {
   int64_t reduction;
   double eps;
 
-  // Members are initialised in the order of their declaration.
-  explicit TreeLogLossCall(Arguments& arguments)
-      : logits(arguments.next<Tensor>()),
-        mass(arguments.next<std::optional<Tensor>>()),
-        index(arguments.next<std::optional<Tensor>>()),
-        index_weight(arguments.next<std::optional<Tensor>>()),
-        tree(arguments.next<std::vector<Tensor>>()),
+  explicit TreeLogLossRest(Arguments& arguments)
+      : tree(arguments.next<std::vector<Tensor>>()),
         level_ptr(arguments.next<std::vector<int64_t>>()),
         table(arguments.next<std::vector<std::optional<Tensor>>>()),
         row_spread(arguments.next<double>()),
@@ -39,6 +45,8 @@ struct TreeLogLossCall {
         reduction(arguments.next<int64_t>()),
         eps(arguments.next<double>()) {}
 };
+
+using TreeLogLossCall = LossCall<TreeLogLossRows, TreeLogLossRest>;
 
 inline void bind_table(const TreeLogLossCall& call, int64_t num_places, Targets& targets) {
   const auto& table = call.table;

@@ -91,11 +91,15 @@ class TreeArguments(NamedTuple):
 
 
 #: The ops that give a loss and the gradient of the logits for an incoming one of 1, which is empty
-#: (0) unless `with_grad`. The op `<name>_backward` computes the gradient for any incoming one.
-LOSSES: dict[str, type[PathLogLossArguments] | type[TreeLogLossArguments]] = {
-    "path_log_loss": PathLogLossArguments,
-    "tree_log_loss": TreeLogLossArguments,
-    "dag_log_loss": TreeLogLossArguments,
+#: (0) unless `with_grad`; and how many of their arguments have an entry per row, which come first.
+#:
+#: The op `<name>_backward` computes the gradient for any incoming one. `<name>_bind` converts the
+#: arguments that have no entry per row, once for many calls of `<name>_bound`; only the compiled
+#: library has these two.
+LOSSES: dict[str, tuple[type[PathLogLossArguments] | type[TreeLogLossArguments], int]] = {
+    "path_log_loss": (PathLogLossArguments, 2),
+    "tree_log_loss": (TreeLogLossArguments, 4),
+    "dag_log_loss": (TreeLogLossArguments, 4),
 }
 
 _TYPES: dict[Any, str] = {
@@ -109,17 +113,21 @@ _TYPES: dict[Any, str] = {
 }
 
 
-def _arguments(of: type[tuple[object, ...]]) -> str:
-    return ", ".join(f"{_TYPES[type_]} {name}" for name, type_ in get_type_hints(of).items())
+def _arguments(of: type[tuple[object, ...]], which: slice = slice(None)) -> str:
+    arguments = [f"{_TYPES[type_]} {name}" for name, type_ in get_type_hints(of).items()]
+    return ", ".join(arguments[which])
 
 
 def _schemas() -> dict[str, str]:
     """The schema of each op by its name."""
     schemas = {}
-    for name, of in LOSSES.items():
-        arguments = _arguments(of)
-        schemas[name] = f"({arguments}, bool with_grad) -> (Tensor loss, Tensor grad_logits)"
+    for name, (of, num_rows) in LOSSES.items():
+        arguments, results = _arguments(of), "(Tensor loss, Tensor grad_logits)"
+        rows, rest = _arguments(of, slice(num_rows)), _arguments(of, slice(num_rows, None))
+        schemas[name] = f"({arguments}, bool with_grad) -> {results}"
         schemas[f"{name}_backward"] = f"(Tensor grad_loss, {arguments}) -> Tensor"
+        schemas[f"{name}_bind"] = f"({rest}) -> Tensor"
+        schemas[f"{name}_bound"] = f"({rows}, Tensor bound, bool with_grad) -> {results}"
     tree = _arguments(TreeArguments)
     for kind in ("tree", "dag"):
         schemas[f"{kind}_log_prob"] = f"({tree}) -> Tensor"

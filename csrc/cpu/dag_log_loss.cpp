@@ -262,8 +262,7 @@ Tensor dag_log_loss_backward(const Tensor& grad_loss, const Call& call) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, CPU, m) {
-  m.impl("dag_log_loss", &boxed_loss<Call, dag_log_loss>);
-  m.impl("dag_log_loss_backward", &boxed_backward<Call, dag_log_loss_backward>);
+  implement_loss<Call, dag_log_loss, dag_log_loss_backward>(m, "dag_log_loss");
 }
 
 }  // namespace hace

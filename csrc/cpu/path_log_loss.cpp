@@ -232,8 +232,7 @@ Tensor path_log_loss_backward(const Tensor& grad_loss, const PathLogLossCall& ca
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, CPU, m) {
-  m.impl("path_log_loss", &boxed_loss<PathLogLossCall, path_log_loss>);
-  m.impl("path_log_loss_backward", &boxed_backward<PathLogLossCall, path_log_loss_backward>);
+  implement_loss<PathLogLossCall, path_log_loss, path_log_loss_backward>(m, "path_log_loss");
 }
 
 }  // namespace hace

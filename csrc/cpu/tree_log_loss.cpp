@@ -282,8 +282,7 @@ Tensor tree_log_loss_backward(const Tensor& grad_loss, const Call& call) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, CPU, m) {
-  m.impl("tree_log_loss", &boxed_loss<Call, tree_log_loss>);
-  m.impl("tree_log_loss_backward", &boxed_backward<Call, tree_log_loss_backward>);
+  implement_loss<Call, tree_log_loss, tree_log_loss_backward>(m, "tree_log_loss");
 }
 
 }  // namespace hace

@@ -69,8 +69,8 @@ struct DagLogLoss {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, HACE_CUDA_KEY, m) {
-  m.impl("dag_log_loss", &boxed_loss<TreeLogLossCall, loss_op<DagLogLoss>>);
-  m.impl("dag_log_loss_backward", &boxed_backward<TreeLogLossCall, loss_backward_op<DagLogLoss>>);
+  implement_loss<TreeLogLossCall, loss_op<DagLogLoss>, loss_backward_op<DagLogLoss>>(
+      m, "dag_log_loss");
 }
 
 }  // namespace hace

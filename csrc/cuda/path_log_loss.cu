@@ -68,8 +68,8 @@ struct PathLogLoss {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, HACE_CUDA_KEY, m) {
-  m.impl("path_log_loss", &boxed_loss<PathLogLossCall, loss_op<PathLogLoss>>);
-  m.impl("path_log_loss_backward", &boxed_backward<PathLogLossCall, loss_backward_op<PathLogLoss>>);
+  implement_loss<PathLogLossCall, loss_op<PathLogLoss>, loss_backward_op<PathLogLoss>>(
+      m, "path_log_loss");
 }
 
 }  // namespace hace

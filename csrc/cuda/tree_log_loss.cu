@@ -55,8 +55,8 @@ struct TreeLogLoss {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, HACE_CUDA_KEY, m) {
-  m.impl("tree_log_loss", &boxed_loss<TreeLogLossCall, loss_op<TreeLogLoss>>);
-  m.impl("tree_log_loss_backward", &boxed_backward<TreeLogLossCall, loss_backward_op<TreeLogLoss>>);
+  implement_loss<TreeLogLossCall, loss_op<TreeLogLoss>, loss_backward_op<TreeLogLoss>>(
+      m, "tree_log_loss");
 }
 
 }  // namespace hace

@@ -7,6 +7,7 @@ serves all other calls and says what is wrong with an argument.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class _BoundLoss:
         self._name, self._rest = name, rest
         self._device, self._num_classes, self._backend = device, num_classes, backend
         self._asked: str | None = None
-        self._op: LossOp | None = None
+        self._loss: Callable[..., Tensor] | None = None
 
     def __call__(self, logits: Tensor, target: Tensor | tuple[Tensor, Tensor]) -> Tensor | None:
         """The loss, or None where the op has to be called instead."""
@@ -60,32 +61,28 @@ class _BoundLoss:
                 or logits.device != self._device
             ):
                 return None
-            rows = self._targets(logits, target)
-            op = None if rows is None else self._resolved(logits)
-            return None if op is None or rows is None else op.eager(self._rest, logits, *rows)
-        except RuntimeError:  # the kernels found a target that is not valid: let the op report it
+            targets = self._targets(logits, target)
+            asked = asked_backend(self._backend)
+            if asked != self._asked:
+                self._resolve(asked, logits)
+            if targets is None or self._loss is None:
+                return None
+            return self._loss(logits, *targets)
+        except RuntimeError:  # the kernels found something that is not valid: let the op report it
             return None
 
     def _targets(self, logits: Tensor, target: Any) -> tuple[Tensor | None, ...] | None:
         """The targets as the op takes them, or None where the kernels cannot take them as is."""
         raise NotImplementedError
 
-    def _resolved(self, logits: Tensor) -> LossOp | None:
-        asked = asked_backend(self._backend)
-        if asked != self._asked:
-            op = resolve(self._name, asked, logits)
-            self._op = op if isinstance(op, LossOp) else None
-            self._asked = asked
-        return self._op
+    def _resolve(self, asked: str, logits: Tensor) -> None:
+        op = resolve(self._name, asked, logits)
+        self._loss = op.bound(self._rest) if isinstance(op, LossOp) else None
+        self._asked = asked
 
-    def _is_plain(self, target: object, dtype: torch.dtype, shape: Any) -> bool:
-        return (
-            type(target) is Tensor
-            and target.dtype == dtype
-            and target.shape == shape
-            and target.is_contiguous()
-            and target.device == self._device
-        )
+
+def _is_plain(target: object, dtype: torch.dtype) -> bool:
+    return type(target) is Tensor and target.dtype == dtype and target.is_contiguous()
 
 
 class BoundPathLogLoss(_BoundLoss):
@@ -110,7 +107,7 @@ class BoundPathLogLoss(_BoundLoss):
         super().__init__("path_log_loss", rest, table.device, table.num_classes, backend)
 
     def _targets(self, logits: Tensor, target: Any) -> tuple[Tensor | None, ...] | None:
-        return (target,) if self._is_plain(target, torch.int64, logits.shape[:1]) else None
+        return (target,) if _is_plain(target, torch.int64) else None
 
 
 class BoundTreeLogLoss(_BoundLoss):
@@ -137,25 +134,21 @@ class BoundTreeLogLoss(_BoundLoss):
         self._num_targets, self._takes_mass = table.num_targets, table.soft_labels is None
 
     def _targets(self, logits: Tensor, target: Any) -> tuple[Tensor | None, ...] | None:
-        num_rows = logits.shape[0]
         if isinstance(target, tuple):
-            return self._pair(num_rows, *target) if len(target) == 2 else None
-        if self._is_plain(target, torch.int64, (num_rows,)):
+            return self._pair(*target) if len(target) == 2 else None
+        if _is_plain(target, torch.int64) and target.dim() == 1:
             return None, target[:, None], None
         if (
             self._takes_mass
-            and self._is_plain(target, loss_dtype(logits.dtype), (num_rows, self._num_targets))
+            and _is_plain(target, loss_dtype(logits.dtype))
             and not target.requires_grad
         ):
             return target, None, None
         return None
 
-    def _pair(self, num_rows: int, index: Any, weight: Any) -> tuple[Tensor | None, ...] | None:
-        if type(index) is not Tensor or type(weight) is not Tensor or index.dim() != 2:
+    def _pair(self, index: Any, weight: Any) -> tuple[Tensor | None, ...] | None:
+        if not _is_plain(index, torch.int64) or type(weight) is not Tensor:
             return None
-        shape = (num_rows, index.shape[1])
-        if not self._is_plain(index, torch.int64, shape) or weight.requires_grad:
-            return None
-        if not self._is_plain(weight, weight.dtype, shape) or not weight.is_floating_point():
+        if weight.requires_grad or not weight.is_floating_point():
             return None
         return None, index, widened(weight)

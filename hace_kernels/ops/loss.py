@@ -2,12 +2,14 @@
 
 Each is a pair of torch ops. `name(arguments…, with_grad) -> (loss, grad_logits)` gives the gradient
 for an incoming one of 1; `name_backward(grad_loss, arguments…) -> grad_logits` computes it from the
-logits again, for any incoming one. `derivatives.py` says how eager calls use the two.
+logits again, for any incoming one. `derivatives.py` says how eager calls use the two. In the
+compiled library, `name_bound` is the first of them with arguments that `name_bind` has converted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,7 +20,7 @@ from ..exporting import add_decomposition
 from ..rows import REDUCTIONS, loss_dtype, num_rows
 from ..transforms import in_transform
 from .checks import no_grad_of
-from .derivatives import Constant, RowOp, Rows, all_as_rows, below_autograd
+from .derivatives import Constant, Eager, RowOp, Rows, all_as_rows, below_autograd, fast_apply
 from .graph_autograd import register_reverse_mode
 
 __all__ = ["LossOp"]
@@ -38,6 +40,7 @@ class LossOp(RowOp):
             rows are (V, B, …).
         scale: multiplies a gradient in place by a number; this costs little where the number is 1.
         takes_pixels: whether the kernel takes logits (N, C, S) on the CPU.
+        is_native: whether it is an op of the compiled library, which can bind arguments.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class LossOp(RowOp):
         total_weight: Callable[[Any], Tensor],
         scale: Callable[[Tensor, Tensor], Tensor] | None = None,
         takes_pixels: bool = False,
+        is_native: bool = False,
     ) -> None:
+        self._name, self._is_native = name, is_native
         self.kernel = getattr(torch.ops.hace_kernels, name).default
         self.backward_kernel = getattr(torch.ops.hace_kernels, f"{name}_backward").default
         self.arguments, self.num_rows = arguments, num_rows
@@ -75,6 +80,19 @@ class LossOp(RowOp):
             rows, rest = arguments[: self.num_rows], arguments[self.num_rows :]
             arguments = self.arguments(*all_as_rows(rows), *rest)
         return super().__call__(arguments)
+
+    def bound(self, rest: tuple[Any, ...]) -> Callable[..., Tensor]:
+        """The loss with ordinary gradients, as a function of rows that no transform made."""
+        if not self._is_native:
+            return super().bound(rest)
+        ops = torch.ops.hace_kernels
+        bound = _Bound(
+            getattr(ops, f"{self._name}_bound").default,
+            getattr(ops, f"{self._name}_bind").default(*rest),
+            rest[self._reduction] != _NONE,
+            rest,
+        )
+        return partial(fast_apply(_EagerBound), self, bound)
 
     def in_graph(self, arguments: tuple[Any, ...]) -> Tensor:
         """The loss, by the torch op that a compiled graph holds."""
@@ -180,6 +198,32 @@ class LossOp(RowOp):
         else:
             gradient = self.backward_kernel(grad_loss, *arguments)
         return (gradient, *map(no_grad_of, args[1:]))
+
+
+class _Bound(NamedTuple):
+    """The op `kernel` with its `arguments` after those of the rows, and these unconverted, `rest`.
+
+    `is_reduced`: whether the loss of the rows is one number.
+    """
+
+    kernel: Any
+    arguments: Tensor
+    is_reduced: bool
+    rest: tuple[Any, ...]
+
+
+class _EagerBound(Eager):
+    """`Eager` with bound arguments."""
+
+    @staticmethod
+    def forward(ctx: Any, op: LossOp, bound: _Bound, *rows: Tensor | None) -> Tensor:  # type: ignore[override]
+        with_grad = bound.is_reduced and rows[0].dtype != torch.float16  # type: ignore[union-attr]
+        value: Tensor
+        value, made = bound.kernel(*rows, bound.arguments, with_grad)
+        ctx.made = made if with_grad else None
+        ctx.op, ctx.rest = op, bound.rest
+        ctx.save_for_backward(*rows)
+        return value
 
 
 def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:

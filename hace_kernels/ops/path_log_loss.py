@@ -149,7 +149,7 @@ def _op(name: str, **options: Any) -> LossOp:
 
 register("path_log_loss", {"reference": _reference})
 if native.load_error is None:
-    _native = _op("path_log_loss", takes_pixels=True)
+    _native = _op("path_log_loss", takes_pixels=True, is_native=True)
     register("path_log_loss", {"cpu": _native, "cuda": _native})
 if triton.load_error is None:
     from ..triton.rows import scale_in_place

@@ -230,9 +230,9 @@ def _op(name: str, of_reference: Any = _reference, **options: Any) -> LossOp:
 register("tree_log_loss", {"reference": _reference})
 register("dag_log_loss", {"reference": _dag_reference})
 if native.load_error is None:
-    _native = _op("tree_log_loss", takes_pixels=True)
+    _native = _op("tree_log_loss", takes_pixels=True, is_native=True)
     register("tree_log_loss", {"cpu": _native, "cuda": _native})
-    _of_dags = _op("dag_log_loss", _dag_reference)
+    _of_dags = _op("dag_log_loss", _dag_reference, is_native=True)
     register("dag_log_loss", {"cpu": _of_dags, "cuda": _of_dags})
 if triton.load_error is None:
     from ..triton.rows import scale_in_place

@@ -13,6 +13,8 @@ from hace.options import TargetOptions
 from hace.tables import Tables
 from hace.weights import HACEWeights
 from hace_kernels import BoundPathLogLoss, BoundTreeLogLoss, native, path_log_loss, tree_log_loss
+from hace_kernels.ops.path_log_loss import path_log_loss_rest
+from hace_kernels.ops.tree_log_loss import tree_log_loss_rest
 
 pytestmark = pytest.mark.skipif(
     native.load_error is not None, reason="without kernels, no call is bound"
@@ -116,6 +118,30 @@ def test_losses_bind_what_they_do_not_refuse() -> None:
     for target in (MASS, PAIR):
         with pytest.raises(ValueError, match="ignore_index"):
             loss(logits_of(), target)
+
+
+def test_only_bound_arguments_are_taken() -> None:
+    ops = torch.ops.hace_kernels
+    bound = ops.path_log_loss_bind(*path_log_loss_rest(TABLE, None, 0.0, -100, "mean", 0.0))
+    expected = path_log_loss(LOGITS, TARGET, TABLE)
+    assert torch.equal(ops.path_log_loss_bound(LOGITS, TARGET, bound, False)[0], expected)
+    _, of_tree = bound_tree()
+    of_tree = ops.tree_log_loss_bind(*tree_log_loss_rest(*of_tree, -100, "mean", 0.0))
+    for wrong in (of_tree, bound.clone(), torch.zeros_like(bound), bound[:8], LOGITS):
+        with pytest.raises(RuntimeError, match="bound arguments are not those of this op"):
+            ops.path_log_loss_bound(LOGITS, TARGET, wrong, False)
+
+
+def test_bound_arguments_own_the_table() -> None:
+    expected = path_log_loss(LOGITS, TARGET, TABLE)
+    table, max_entries, *options = path_log_loss_rest(TABLE, None, 0.0, -100, "mean", 0.0)
+    bound = torch.ops.hace_kernels.path_log_loss_bind(
+        [tensor.clone() for tensor in table], max_entries, *options
+    )
+    reused = [torch.zeros_like(tensor) for tensor in table]  # would be where the clones were
+    loss, _ = torch.ops.hace_kernels.path_log_loss_bound(LOGITS, TARGET, bound, False)
+    assert torch.equal(loss, expected)
+    assert not any(map(torch.count_nonzero, reused))
 
 
 class Subclass(torch.Tensor):
