@@ -33,7 +33,7 @@ class SumsByParent {
   }
 
   // Adds values with these parents, which are inner places in range.
-  void add(Integers<Real> parents, const Line (&values)[kSums]) {
+  __attribute__((always_inline)) void add(Integers<Real> parents, const Line (&values)[kSums]) {
     if (!any(parents != parents[0])) {
       if (parents[0] != parent_ || length_ == kRun) {
         end_run();
@@ -48,26 +48,80 @@ class SumsByParent {
     Line scanned[kSums];
     for (int k = 0; k < kSums; ++k) scanned[k] = values[k];
     add_neighbours<1>(scanned, same);
-
-    Real lanes[kSums][kCount];
-    for (int k = 0; k < kSums; ++k) store(lanes[k], scanned[k]);
-    typename std::remove_reference<decltype(parents[0])>::type parent[kCount];
-    std::memcpy(parent, &parents, sizeof(parents));
     // The last lane of some siblings is the one before the next ones' first.
     const uint32_t first = ~bits_of_same(same);
-    for (uint32_t last = (first >> 1 | 1u << (kCount - 1)) & kAll; last; last &= last - 1) {
-      const int lane = __builtin_ctz(last);
-      for (int k = 0; k < kSums; ++k) sums_[k][parent[lane]] += lanes[k][lane];
-    }
+    list(parents, scanned, (first >> 1 | 1u << (kCount - 1)) & kAll);
   }
 
   // Completes the sums of inner places below `limit` with all values added so far.
-  void end_runs_below(int64_t limit) {
+  __attribute__((always_inline)) void end_runs_below(int64_t limit) {
     if (parent_ < limit) end_run();
+    add_listed();
   }
 
   // Adds what has not been added to a parent yet.
-  void end_run() {
+  __attribute__((always_inline)) void end() {
+    end_run();
+    add_listed();
+  }
+
+ private:
+  static constexpr std::make_integer_sequence<int, kCount> kLanes{};
+  static constexpr uint32_t kAll = (uint64_t{1} << kCount) - 1;
+  static constexpr int kMostListed = 32 * kCount;
+  using Parent = typename std::remove_reference<decltype(Integers<Real>{}[0])>::type;
+
+  double* sums_[kSums];
+  Line run_[kSums] = {};
+  int64_t parent_ = -1;
+  int64_t length_ = 0;
+
+  // Sums that are still to be added to those of their parents. A list of them lets the vectors
+  // that follow go on, where additions in memory would wait for each other.
+  int num_listed_ = 0;
+  Parent listed_parent_[kMostListed + kCount];
+  Real listed_[kSums][kMostListed + kCount];
+
+  __attribute__((always_inline)) void list(Integers<Real> parents, const Line (&values)[kSums],
+                                           uint32_t last) {
+#if defined(__AVX512F__)
+    const int count = __builtin_popcount(last);
+    if constexpr (kCount == 16) {
+      _mm512_storeu_si512(listed_parent_ + num_listed_,
+                          _mm512_maskz_compress_epi32(last, bit_cast<__m512i>(parents)));
+      for (int k = 0; k < kSums; ++k)
+        _mm512_storeu_ps(listed_[k] + num_listed_,
+                         _mm512_maskz_compress_ps(last, bit_cast<__m512>(values[k])));
+    } else {
+      _mm512_storeu_si512(listed_parent_ + num_listed_,
+                          _mm512_maskz_compress_epi64(last, bit_cast<__m512i>(parents)));
+      for (int k = 0; k < kSums; ++k)
+        _mm512_storeu_pd(listed_[k] + num_listed_,
+                         _mm512_maskz_compress_pd(last, bit_cast<__m512d>(values[k])));
+    }
+    num_listed_ += count;
+#else
+    Real lanes[kSums][kCount];
+    for (int k = 0; k < kSums; ++k) store(lanes[k], values[k]);
+    Parent parent[kCount];
+    std::memcpy(parent, &parents, sizeof(parents));
+    for (; last; last &= last - 1) {
+      const int lane = __builtin_ctz(last);
+      listed_parent_[num_listed_] = parent[lane];
+      for (int k = 0; k < kSums; ++k) listed_[k][num_listed_] = lanes[k][lane];
+      ++num_listed_;
+    }
+#endif
+    if (num_listed_ > kMostListed - kCount) add_listed();
+  }
+
+  __attribute__((always_inline)) void add_listed() {
+    for (int i = 0; i < num_listed_; ++i)
+      for (int k = 0; k < kSums; ++k) sums_[k][listed_parent_[i]] += listed_[k][i];
+    num_listed_ = 0;
+  }
+
+  __attribute__((always_inline)) void end_run() {
     if (length_ == 0) return;
     for (int k = 0; k < kSums; ++k) {
       sums_[k][parent_] += horizontal_sum<Real>(run_[k]);
@@ -75,15 +129,6 @@ class SumsByParent {
     }
     length_ = 0;
   }
-
- private:
-  static constexpr std::make_integer_sequence<int, kCount> kLanes{};
-  static constexpr uint32_t kAll = (uint64_t{1} << kCount) - 1;
-
-  double* sums_[kSums];
-  Line run_[kSums] = {};
-  int64_t parent_ = -1;
-  int64_t length_ = 0;
 
   // The lanes in which a comparison with lanes below is true, as bits.
 #if defined(__AVX512F__)

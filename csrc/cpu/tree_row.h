@@ -157,22 +157,31 @@ struct TreeRow {
 
   int64_t above(int64_t place) const { return tree.parent[place] - tree.num_classes; }
 
-  // The parents of `count` places from `first` on, as inner places; lanes beyond get the last one.
-  template <typename Count>
-  Parents parents_of(int64_t first, Count count) const {
-    const int32_t* const parent = tree.parent + first;
-    Parents parents;
-    if constexpr (std::is_same_v<Count, int64_t>) {
-      for (int64_t lane = 0; lane < kLanes; ++lane)
-        parents[lane] = parent[lane < count ? lane : count - 1];
-    } else {
-      parents = bit_cast<Parents>(load_indices<Real>(parent));
+  // The parents of neighbouring places as inner places.
+  struct Links {
+    const int32_t* parent;
+    Parent num_classes;
+
+    // Those of `count` places from `first` on; lanes beyond get the last one.
+    template <typename Count>
+    Parents at(int64_t first, Count count) const {
+      Parents parents;
+      if constexpr (std::is_same_v<Count, int64_t>) {
+        for (int64_t lane = 0; lane < kLanes; ++lane)
+          parents[lane] = parent[first + (lane < count ? lane : count - 1)];
+      } else {
+        parents = bit_cast<Parents>(load_indices<Real>(parent + first));
+      }
+      return parents - num_classes;
     }
-    return parents - static_cast<Parent>(tree.num_classes);
+  };
+  Links links_of_columns() const { return {tree.parent, static_cast<Parent>(tree.num_classes)}; }
+  Links links_of_inner() const {
+    return {tree.parent + tree.num_classes, static_cast<Parent>(tree.num_classes)};
   }
 
   // The numbers that `of_inner` has for these parents.
-  Line at(const Real* of_inner, Parents parents) const {
+  __attribute__((always_inline)) static Line at(const Real* of_inner, Parents parents) {
     const int64_t first = parents[0];
     const Parents from_first = parents - parents[0];
     if (!any(from_first != 0)) return broadcast(of_inner[first]);
@@ -299,29 +308,46 @@ struct TreeRow {
     }
   }
 
-  // The mass that columns keep of the targets' mass, and that they hand to their parents.
+  // An array by column, which may have a single number for all columns, or none, which is 0.
+  struct ByColumn {
+    const Real* each = nullptr;
+    Line all = {};
+
+    template <typename Count>
+    Line at(int64_t c, Count count) const {
+      return each ? load_first(each + c, count) : first_lanes<Real>(all, count, 0);
+    }
+  };
+  ByColumn by_column(const void* numbers) const {
+    const Real* const of_columns = static_cast<const Real*>(numbers);
+    if (!of_columns) return {};
+    if (problem.columns_are_alike) return {nullptr, broadcast(of_columns[0])};
+    return {of_columns, Line{}};
+  }
+
+  // What columns keep of the targets' mass, and what they hand to their parents, where the table
+  // has these shares; `mass` is null where it does not.
+  struct SharedMass {
+    const Real* mass = nullptr;
+    ByColumn kept, handed;
+  };
+  SharedMass shared_mass() const {
+    if (sizeof(Real) != 4 || !problem.mass_is_by_column || !problem.kept_of_column) return {};
+    return {mass(), by_column(problem.kept_of_column), by_column(problem.handed_of_column)};
+  }
+
+  // The same in all cases.
   template <typename Count>
   std::pair<Line, Line> split_mass(int64_t c, Count count) const {
     Line reached;
     if (problem.mass_is_by_column) {
       reached = load_first(mass() + c, count);
-      if constexpr (sizeof(Real) == 4)
-        if (problem.kept_of_column)
-          return {reached * of_columns(problem.kept_of_column, c, count),
-                  reached * of_columns(problem.handed_of_column, c, count)};
       reached *= shares(problem.share + c, count).first;
     } else {
       reached = load_first(on_columns + c, count);
     }
     const auto [kept, handed] = shares(problem.keep + c, count);
     return {reached * kept, reached * handed};
-  }
-
-  // Entries of an array by column, which may have a single number for all columns.
-  template <typename Count>
-  Line of_columns(const Real* from, int64_t c, Count count) const {
-    if (problem.columns_are_alike) return first_lanes<Real>(broadcast(from[0]), count, 0);
-    return load_first(from + c, count);
   }
 
   // Numbers of the table in the working type, and 1 minus these.
@@ -387,12 +413,19 @@ struct TreeRow {
     constexpr int kSums = kRises ? 2 : 1;
     SumsByParent<Real, kSums> by_parent(sums);
     const Unsigned<Real> num_inner = Unsigned<Real>{} + static_cast<Index<Real>>(tree.num_inner);
-    const Line spread = broadcast(static_cast<Real>(kept_unit ? on_every_class : 0));
+    const Line spread = broadcast(static_cast<Real>(on_every_class));
+    // Kept in registers: the compiler takes it that a store may change any member.
+    const Stored* const logits = this->logits;
+    const Real top = this->top;
+    Real* const e = this->e;
+    const Links columns = links_of_columns();
+    const ByColumn unit = by_column(kept_unit);
+    const SharedMass shared = shared_mass();
     auto own = own_columns.begin();
     bool sound = true;
     add_terms(tree.num_classes, total, loss,
               [&](int64_t c, auto count, Line& run_total, Line& run_loss) {
-                const Parents parents = parents_of(c, count);
+                const Parents parents = columns.at(c, count);
                 if (__builtin_expect(any(bit_cast<Unsigned<Real>>(parents) >= num_inner), 0)) {
                   sound = false;
                   return;
@@ -402,13 +435,18 @@ struct TreeRow {
                 values[0] = first_lanes<Real>(exp_nonpositive(gap), count, 0);
                 store_first(e + c, values[0], count);
                 Line kept = {};
-                if constexpr (kMass == ColumnMass::kAlike)
-                  kept = of_columns(kept_unit, c, count) * spread;
+                if constexpr (kMass == ColumnMass::kAlike) kept = unit.at(c, count) * spread;
                 if constexpr (kMass == ColumnMass::kByRing)
-                  kept = of_columns(kept_unit, c, count) * at(alpha, parents);
+                  kept = unit.at(c, count) * at(alpha, parents);
                 if constexpr (kRises) {
-                  std::tie(kept, values[1]) = split_mass(c, count);
-                  if (kept_unit) kept += of_columns(kept_unit, c, count) * spread;
+                  if (shared.mass) {
+                    const Line reached = load_first(shared.mass + c, count);
+                    kept = reached * shared.kept.at(c, count);
+                    values[1] = reached * shared.handed.at(c, count);
+                  } else {
+                    std::tie(kept, values[1]) = split_mass(c, count);
+                  }
+                  kept += unit.at(c, count) * spread;
                 }
                 by_parent.add(parents, values);
                 if constexpr (kMass != ColumnMass::kNone) {
@@ -418,7 +456,7 @@ struct TreeRow {
                   run_loss += kept == 0 ? Line{} : kept * gap;
                 }
               });
-    by_parent.end_run();
+    by_parent.end();
     return sound;
   }
 
@@ -430,7 +468,7 @@ struct TreeRow {
     SumsByParent<Real, kSums> by_parent(sums);
     for_vectors(tree.num_inner - 1, [&](int64_t v, auto count) {
       by_parent.end_runs_below(v + kLanes);
-      const Parents parents = parents_of(tree.num_classes + v, count);
+      const Parents parents = links_of_inner().at(v, count);
       if (any(parents < static_cast<Parent>(v + kLanes))) {
         for (int64_t u = v; u < v + count; ++u) {
           const int64_t parent = above(tree.num_classes + u);
@@ -449,7 +487,7 @@ struct TreeRow {
                     shares(problem.keep + tree.num_classes + v, count).second;
       by_parent.add(parents, values);
     });
-    by_parent.end_run();
+    by_parent.end();
   }
 
   // Adds the loss of all inner places but the root, and replaces S by q / S. False if a sum is too
@@ -488,7 +526,7 @@ struct TreeRow {
   void add_down(Real* numbers) const {
     const int64_t size = tree.num_inner - 1;
     const auto step = [&](int64_t v, auto count) {
-      const Parents parents = parents_of(tree.num_classes + v, count);
+      const Parents parents = links_of_inner().at(v, count);
       if (any(parents < static_cast<Parent>(v + kLanes)))
         for (int64_t u = v + count - 1; u >= v; --u)
           numbers[u] += numbers[above(tree.num_classes + u)];
@@ -514,15 +552,22 @@ struct TreeRow {
     const Line spread = broadcast(static_cast<Real>(on_every_class) * of_mass);
     for (OwnColumn& own : own_columns)
       own.grad = e[own.column] * pulled[above(own.column)] - own.kept * of_mass;
+    const Real* const e = this->e;
+    const Links columns = links_of_columns();
+    const ByColumn unit = by_column(kept_unit);
+    const SharedMass shared = shared_mass();
     for_vectors(tree.num_classes, [&](int64_t c, auto count) {
-      const Parents parents = parents_of(c, count);
+      const Parents parents = columns.at(c, count);
       Line value = load_first(e + c, count) * at(pulled, parents);
-      if constexpr (kMass == ColumnMass::kAlike) value -= of_columns(kept_unit, c, count) * spread;
+      if constexpr (kMass == ColumnMass::kAlike) value -= unit.at(c, count) * spread;
       if constexpr (kMass == ColumnMass::kByRing)
-        value -= of_columns(kept_unit, c, count) * at(alpha, parents) * of_mass;
+        value -= unit.at(c, count) * at(alpha, parents) * of_mass;
       if constexpr (kMass == ColumnMass::kOwn) {
-        value -= split_mass(c, count).first * of_mass;
-        if (kept_unit) value -= of_columns(kept_unit, c, count) * spread;
+        const Line kept = shared.mass
+                              ? load_first(shared.mass + c, count) * shared.kept.at(c, count)
+                              : split_mass(c, count).first;
+        value -= kept * of_mass;
+        value -= unit.at(c, count) * spread;
       }
       store_first(grad + c, value, count);
     });
