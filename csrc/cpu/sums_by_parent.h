@@ -33,7 +33,7 @@ class SumsByParent {
   }
 
   // Adds values with these parents, which are inner places in range.
-  __attribute__((always_inline)) void add(Integers<Real> parents, const Line (&values)[kSums]) {
+  HACE_ALWAYS_INLINE void add(Integers<Real> parents, const Line (&values)[kSums]) {
     if (!any(parents != parents[0])) {
       if (parents[0] != parent_ || length_ == kRun) {
         end_run();
@@ -54,13 +54,13 @@ class SumsByParent {
   }
 
   // Completes the sums of inner places below `limit` with all values added so far.
-  __attribute__((always_inline)) void end_runs_below(int64_t limit) {
+  HACE_ALWAYS_INLINE void end_runs_below(int64_t limit) {
     if (parent_ < limit) end_run();
     add_listed();
   }
 
   // Adds what has not been added to a parent yet.
-  __attribute__((always_inline)) void end() {
+  HACE_ALWAYS_INLINE void end() {
     end_run();
     add_listed();
   }
@@ -79,11 +79,10 @@ class SumsByParent {
   // Sums that are still to be added to those of their parents. A list of them lets the vectors
   // that follow go on, where additions in memory would wait for each other.
   int num_listed_ = 0;
-  Parent listed_parent_[kMostListed + kCount];
-  Real listed_[kSums][kMostListed + kCount];
+  Parent listed_parent_[kMostListed];
+  Real listed_[kSums][kMostListed];
 
-  __attribute__((always_inline)) void list(Integers<Real> parents, const Line (&values)[kSums],
-                                           uint32_t last) {
+  HACE_ALWAYS_INLINE void list(Integers<Real> parents, const Line (&values)[kSums], uint32_t last) {
 #if defined(__AVX512F__)
     const int count = __builtin_popcount(last);
     if constexpr (kCount == 16) {
@@ -115,13 +114,13 @@ class SumsByParent {
     if (num_listed_ > kMostListed - kCount) add_listed();
   }
 
-  __attribute__((always_inline)) void add_listed() {
+  HACE_ALWAYS_INLINE void add_listed() {
     for (int i = 0; i < num_listed_; ++i)
       for (int k = 0; k < kSums; ++k) sums_[k][listed_parent_[i]] += listed_[k][i];
     num_listed_ = 0;
   }
 
-  __attribute__((always_inline)) void end_run() {
+  HACE_ALWAYS_INLINE void end_run() {
     if (length_ == 0) return;
     for (int k = 0; k < kSums; ++k) {
       sums_[k][parent_] += horizontal_sum<Real>(run_[k]);

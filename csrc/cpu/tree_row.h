@@ -181,7 +181,7 @@ struct TreeRow {
   }
 
   // The numbers that `of_inner` has for these parents.
-  __attribute__((always_inline)) static Line at(const Real* of_inner, Parents parents) {
+  HACE_ALWAYS_INLINE static Line at(const Real* of_inner, Parents parents) {
     const int64_t first = parents[0];
     const Parents from_first = parents - parents[0];
     if (!any(from_first != 0)) return broadcast(of_inner[first]);
@@ -414,7 +414,7 @@ struct TreeRow {
     SumsByParent<Real, kSums> by_parent(sums);
     const Unsigned<Real> num_inner = Unsigned<Real>{} + static_cast<Index<Real>>(tree.num_inner);
     const Line spread = broadcast(static_cast<Real>(on_every_class));
-    // Kept in registers: the compiler takes it that a store may change any member.
+    // In registers; members would be read again after every store, which might have changed them.
     const Stored* const logits = this->logits;
     const Real top = this->top;
     Real* const e = this->e;

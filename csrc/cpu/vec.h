@@ -14,6 +14,9 @@
 
 #include "scalar_types.h"
 
+// For functions in inner loops whose state would otherwise be in memory and not in registers.
+#define HACE_ALWAYS_INLINE inline __attribute__((always_inline))
+
 namespace {
 
 #if defined(__AVX512F__)
