@@ -93,9 +93,37 @@ inline void scale_by_logits(const Real* e, const Stored* z, const Piece& piece, 
   }
 }
 
+// Exponentials that are in memory.
+template <typename Real>
+struct Kept {
+  const Real* e;
+
+  Vector<Real> at(int64_t i) const { return load(e + i); }
+  Vector<Real> first_at(int64_t i, int64_t count) const { return load_first(e + i, count); }
+};
+
+// Exponentials that are computed again, to the same bits.
+template <typename Real, typename Source>
+struct Again {
+  const Source* x;
+  Real shift;
+
+  Vector<Real> at(int64_t i) const {
+    __builtin_prefetch(x + i + kAhead);
+    return exp_nonpositive(load(x + i) - shift);
+  }
+  Vector<Real> first_at(int64_t i, int64_t count) const {
+    return exp_nonpositive(load_first(x + i, count) - shift);
+  }
+
+ private:
+  static constexpr int64_t kAhead = 1024;  // prefetched before they are used
+};
+
 // g = factor * e + offset.
-template <typename Real, typename Stored>
-inline void scale(const Real* e, int64_t n, Real factor, Real offset, Stored* g, bool past_caches) {
+template <typename Real, typename Exponentials, typename Stored>
+inline void scale(Exponentials e, int64_t n, Real factor, Real offset, Stored* g,
+                  bool past_caches) {
   constexpr int kLanes = Lanes<Real>::kCount;
   int64_t i = 0;
   if (past_caches) {
@@ -103,13 +131,13 @@ inline void scale(const Real* e, int64_t n, Real factor, Real offset, Stored* g,
     const int64_t misaligned = reinterpret_cast<uintptr_t>(g) % kLine;
     const int64_t head = misaligned ? (kLine - misaligned) / int64_t{sizeof(Stored)} : 0;
     if (head + kLanes <= n) {
-      if (head) store_first(g, load(e) * factor + offset, head);
+      if (head) store_first(g, e.at(0) * factor + offset, head);
       for (i = head; i + kLanes <= n; i += kLanes)
-        store_past_caches(g + i, load(e + i) * factor + offset);
+        store_past_caches(g + i, e.at(i) * factor + offset);
     }
   }
-  for (; i + kLanes <= n; i += kLanes) store(g + i, load(e + i) * factor + offset);
-  if (i < n) store_first(g + i, load_first(e + i, n - i) * factor + offset, n - i);
+  for (; i + kLanes <= n; i += kLanes) store(g + i, e.at(i) * factor + offset);
+  if (i < n) store_first(g + i, e.first_at(i, n - i) * factor + offset, n - i);
 }
 
 // Stores exp(x - shift) in e.

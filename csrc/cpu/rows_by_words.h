@@ -181,7 +181,7 @@ struct RowByWords {
               store(values + column, chosen_lanes<Real>(lanes, value * scale, value));
           });
     }
-    if constexpr (!kStoresLanes) scale<Real>(values, problem.columns, 1, 0, g, false);
+    if constexpr (!kStoresLanes) scale<Real>(Kept<Real>{values}, problem.columns, 1, 0, g, false);
   }
 };
 
