@@ -13,8 +13,9 @@ namespace hace {
 
 constexpr const char* kNoDag = "the arrays are not those of a ClosureTable";
 
-// The tensors of a ClosureTable that the kernels read: its intervals and its spanning tree.
-constexpr size_t kDagTensors = 20;
+// The tensors of a ClosureTable that the kernels read: its intervals, its spanning tree and its
+// plan.
+constexpr size_t kDagTensors = 21, kDagPlan = 20;
 
 inline Dag bind_dag(const std::vector<Tensor>& table) {
   STD_TORCH_CHECK(table.size() >= kDagTensors, kNoDag);

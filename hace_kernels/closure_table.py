@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .dag_plan import build_dag_plan
 from .layout import lay_out
 from .memory import memory_bytes
 from .spanning_tree import NUM_TENSORS, SpanningTree, build_spanning_tree
@@ -103,6 +104,7 @@ class ClosureTable(NamedTuple):
         edge_level_ptr: level l is the edges from edge_level_ptr[l] to edge_level_ptr[l + 1] − 1.
         intervals: the columns below each node once more, as intervals; and the nodes' parents.
         spanning: a tree of the DAG's links, and what the DAG has beyond it.
+        plan: int32, how the CPU's kernels of `dag_log_loss` add up values (`build_dag_plan`).
     """
 
     below: Ragged
@@ -114,6 +116,7 @@ class ClosureTable(NamedTuple):
     edge_level_ptr: tuple[int, ...]
     intervals: Intervals
     spanning: SpanningTree
+    plan: Tensor
 
     @property
     def device(self) -> torch.device:
@@ -155,11 +158,11 @@ class ClosureTable(NamedTuple):
     def tensors(self) -> list[Tensor]:
         """All tensors of the table, in the order in which the native ops take them.
 
-        The native ops read the intervals and the spanning tree.
+        The native ops read the intervals, the spanning tree and the plan.
         """
         edges = (self.edge_parent, self.edge_child, self.num_parents, self.column_node)
         lists = (*self.below[:4], *self.above[:4])
-        return [*self.intervals, *self.spanning.tensors, *lists, *edges]
+        return [*self.intervals, *self.spanning.tensors, self.plan, *lists, *edges]
 
     @property
     def sizes(self) -> list[int]:
@@ -194,6 +197,7 @@ class ClosureTable(NamedTuple):
 
         intervals = Intervals(*take(len(Intervals._fields)))
         spanning = SpanningTree.of_tensors(take(NUM_TENSORS), levels, heights)
+        (plan,) = take(1)
         below_each, above_each = lists(take(4), below), lists(take(4), above)
         edge_parent, edge_child, num_parents, column_node = take(4)
         return cls(
@@ -206,6 +210,7 @@ class ClosureTable(NamedTuple):
             tuple(edge_levels),
             intervals,
             spanning,
+            plan,
         )
 
     def to(self, device: torch.device | str) -> ClosureTable:
@@ -251,6 +256,9 @@ def build_closure_table(edges: Int64, num_nodes: int, classes: Int64) -> Closure
     if column_at is None:
         column_at = np.arange(len(classes), dtype=np.int32)
     interval_ptr, start, stop = _intervals(column_at, ptr, column)
+    spanning = build_spanning_tree(
+        (parent, child), height, first_parent, classes, layout, (interval_ptr, start, stop)
+    )
     of_nodes = column_at, interval_ptr, start, stop, parent_ptr, parent[by_child], height
     return ClosureTable(
         below=_ragged(ptr, column),
@@ -261,9 +269,8 @@ def build_closure_table(edges: Int64, num_nodes: int, classes: Int64) -> Closure
         column_node=torch.from_numpy(classes.astype(np.int32)),
         edge_level_ptr=tuple(_bounds(np.bincount(height[child])).tolist()),
         intervals=Intervals(*(torch.from_numpy(array.astype(np.int32)) for array in of_nodes)),
-        spanning=build_spanning_tree(
-            (parent, child), height, first_parent, classes, layout, (interval_ptr, start, stop)
-        ),
+        spanning=spanning,
+        plan=build_dag_plan(spanning, parent_ptr, parent[by_child]),
     )
 
 

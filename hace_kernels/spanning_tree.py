@@ -31,9 +31,9 @@ __all__ = ["SpanningTree", "build_spanning_tree"]
 class SpanningTree(NamedTuple):
     """A tree of a DAG's N nodes over the columns, and what the DAG has beyond it.
 
-    The first node that has exactly the columns of a place of the tree keeps its values at that
-    place. All other nodes with a column are *mixed*: they have places of their own after the P
-    places of the tree, P, P + 1, …, P + X − 1.
+    The lowest node that has exactly the columns of a place of the tree keeps its values at that
+    place (of several the first). All other nodes with a column are *mixed*: they have places of
+    their own after the P places of the tree, P, P + 1, …, P + X − 1.
 
     Attributes:
         tree: the tree.
@@ -104,6 +104,7 @@ def build_spanning_tree(
 
     place = np.full(num_nodes, -1, np.int64)
     alone = np.flatnonzero(num_parts == 1)
+    alone = alone[np.argsort(height[alone], kind="stable")]
     of_alone = part[np.searchsorted(node, alone)]
     taken, first = np.unique(of_alone, return_index=True)
     place[alone[first]] = taken

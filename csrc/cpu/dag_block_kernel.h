@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "dag.h"
+#include "dag_plan.h"
 #include "element.h"
 #include "targets.h"
 #include "tree_log_loss_kernel.h"
@@ -15,6 +16,7 @@ namespace hace {
 // including those of mixed nodes.
 struct DagBlockProblem : Targets {
   SpanningTree spanning;
+  DagPlan plan;
   const void* logits;  // (rows, C), unit stride along a row
   int64_t row_stride;
   void* grad;  // (rows, C) contiguous, of the logits' type; null: the loss alone
@@ -26,11 +28,16 @@ struct DagBlockProblem : Targets {
   const void* kept_unit_of_line;  // the same in the working type
   double total_unit;              // all of it together
 
-  // For targets as mass.
-  const void* kept;              // by place: what a node keeps of the mass that reaches it
-  const void* handed;            // by node: what it hands to each of its parents
+  // For targets as mass: what a node keeps of the mass that reaches it, by place, and what it hands
+  // to each of its parents, by node. The lanes take the latter by source of the plan, and the share
+  // that a target has into account where targets are the columns in their order.
+  const void* kept;
+  const void* handed;
   const int32_t* with_children;  // nodes, children before their parents
   int64_t num_with_children;
+  bool mass_is_by_column;
+  const void* kept_with_share;
+  const void* handed_with_share;
 
   double eps;
   const double* factor;  // by row: multiplies the gradient
@@ -64,7 +71,7 @@ struct DagBlockKernel {
   // `lines` is 64-byte aligned memory of num_lines.
   void (*run)(const DagBlockProblem&, const DagBlockRows&, void* lines, TreeLogLossFault* fault);
   // The same without eps, and faster. Rows whose masses are too far apart for it are
-  // `left_out`, by lane. It does not need part_index.
+  // `left_out`, by lane. It needs neither part_index nor what lists children.
   int64_t (*num_lanes_lines)(const DagBlockProblem&);
   void (*run_lanes)(const DagBlockProblem&, const DagBlockRows&, void* lines, bool* left_out,
                     TreeLogLossFault* fault);

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "dag_plan.h"
 #include "dag_tensors.h"
 #include "ranges.h"
 #include "tree_arguments.h"
@@ -48,6 +49,57 @@ inline void check_children(const Dag& dag, int64_t num_edges) {
                       all_within_or_none(spanning.by_height, dag.num_nodes, 0, dag.num_nodes) &&
                       all_within_or_none(spanning.child, num_edges, 0, dag.num_nodes),
                   kNoDag);
+}
+
+// The plan, checked for sums over the places of the spanning tree.
+inline DagPlan plan_of(const Dag& dag, const std::vector<Tensor>& table) {
+  const SpanningTree& spanning = dag.spanning;
+  const Tree& tree = spanning.tree;
+  const int64_t size = table[kDagPlan].numel(), num_parts = spanning.part_ptr[spanning.num_mixed];
+  const int32_t* at = int32_vector("table.plan", table[kDagPlan]);
+  STD_TORCH_CHECK(size >= 4 && all_within(at, 4, 0, size), kNoDag);
+  DagPlan plan;
+  plan.num_lines = tree.num_inner + spanning.num_mixed;
+  plan.num_slots = at[0];
+  plan.num_rising = at[1];
+  plan.num_mass_slots = at[3];
+  const int64_t num_links = at[2], num_sources = dag.num_columns + plan.num_rising;
+  const int32_t* const begin = at;
+  const auto take = [&](int64_t count) {
+    const int32_t* const array = at;
+    at += count;
+    return array;
+  };
+  take(4);
+  plan.slot = take(tree.root());
+  plan.slot_ptr = take(tree.num_inner + 1);
+  plan.part_line = take(num_parts);
+  plan.source = take(num_sources);
+  plan.line = take(plan.num_rising);
+  plan.link_ptr = take(num_sources + 1);
+  plan.link = take(num_links);
+  plan.risen_ptr = take(plan.num_rising + 1);
+  STD_TORCH_CHECK(at == begin + size, kNoDag);
+  const int64_t end = plan.num_lines + plan.num_slots;
+  STD_TORCH_CHECK(all_within_or_none(plan.slot, tree.root(), 0, end) &&
+                      is_ptr(plan.slot_ptr, tree.num_inner, plan.num_slots) &&
+                      all_within_or_none(plan.part_line, num_parts, 0, end),
+                  kNoDag);
+  return plan;
+}
+
+// Checks what lets mass rise.
+inline void check_links(const Dag& dag, const DagPlan& plan) {
+  const int64_t num_sources = dag.num_columns + plan.num_rising;
+  const int64_t num_links = plan.link_ptr[num_sources];
+  STD_TORCH_CHECK(
+      all_within_or_none(plan.source, num_sources, -1, dag.num_nodes) &&
+          all_within_or_none(plan.line, plan.num_rising, 0, plan.num_lines) &&
+          plan.risen_ptr - plan.link == num_links &&
+          is_ptr(plan.link_ptr, num_sources, num_links) &&
+          all_within_or_none(plan.link, num_links, 0, plan.num_lines + plan.num_mass_slots) &&
+          is_ptr(plan.risen_ptr, plan.num_rising, plan.num_mass_slots),
+      kNoDag);
 }
 
 // What the ops over nodes take: a tree, and what a DAG has beyond its spanning tree.

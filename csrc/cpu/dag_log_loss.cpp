@@ -65,14 +65,12 @@ struct Results {
   void* grad;
 };
 
-thread_local Rise rising;
-
 // What all rows share; the problem points to it.
 template <typename Real>
 struct Shared {
   std::vector<int32_t> part_index;
   std::vector<double> kept_unit;
-  std::vector<Real> kept_unit_of_line, kept, handed;
+  std::vector<Real> kept_unit_of_line, kept, handed, kept_with_share, handed_with_share;
   std::vector<int32_t> with_children;
 };
 
@@ -124,9 +122,36 @@ void split_mass(const Dag& dag, DagBlockProblem& problem, Shared<Real>& shared) 
   problem.num_with_children = static_cast<int64_t>(shared.with_children.size());
 }
 
+// The same by source of the plan.
+template <typename Real>
+void split_mass_of_sources(const Dag& dag, DagBlockProblem& problem, Shared<Real>& shared) {
+  const SpanningTree& spanning = dag.spanning;
+  const DagPlan& plan = problem.plan;
+  const int64_t num_columns = dag.num_columns;
+  problem.mass_is_by_column =
+      problem.num_targets == num_columns &&
+      std::equal(plan.source, plan.source + num_columns, problem.target_place);
+  shared.kept_with_share.assign(spanning.num_places(), 0);
+  shared.handed_with_share.assign(num_columns + plan.num_rising, 0);
+  for (int64_t i = 0; i < num_columns + plan.num_rising; ++i) {
+    const int32_t v = plan.source[i];
+    if (v < 0) continue;
+    const bool is_column = i < num_columns;
+    const double share = is_column && problem.mass_is_by_column ? problem.share[i] : 1;
+    const int64_t place = is_column ? i : num_columns + plan.line[i - num_columns];
+    const int32_t links = plan.link_ptr[i + 1] - plan.link_ptr[i];
+    shared.kept_with_share[place] = static_cast<Real>(problem.keep[v] * share);
+    shared.handed_with_share[i] = static_cast<Real>((1 - problem.keep[v]) / links * share);
+  }
+  problem.kept_with_share = shared.kept_with_share.data();
+  problem.handed_with_share = shared.handed_with_share.data();
+}
+
 // The mass that the targets of some rows put on places.
 class BlockTargets {
  public:
+  void start(const Dag& dag) { rising_.start(dag); }
+
   DagBlockRows of(const Problem& problem, const double* kept_unit, const int64_t* row,
                   int64_t count) {
     on_every_class_.assign(count, 0);
@@ -141,7 +166,7 @@ class BlockTargets {
         if (target != targets.ignore_index && weight != 0)
           on_every_class_[lane] += weight * targets.spread[target];
       }
-      for (const Kept& kept : rising.run(problem.dag, targets, row[lane])) {
+      for (const Kept& kept : rising_.run(problem.dag, targets, row[lane])) {
         const int32_t place = problem.dag.spanning.place[kept.node];
         if (place < 0) continue;
         const double spread = kept_unit ? on_every_class_[lane] * kept_unit[place] : 0;
@@ -156,6 +181,7 @@ class BlockTargets {
   }
 
  private:
+  Rise rising_;
   std::vector<double> on_every_class_;
   std::vector<DagOwn> own_;
 };
@@ -172,12 +198,13 @@ std::vector<int64_t> run_lanes(const DagBlockKernel& kernel, const Problem& prob
              kernel.num_lanes_lines(block) * kernel.line_bytes,
              [&](int64_t first, int64_t count, void* lines) {
                const SubnormalsAreZero guard;
-               rising.start(problem.dag);
+               BlockTargets& targets = block_targets;
+               targets.start(problem.dag);
                bool left_out[kMaxLanes] = {};
                TreeLogLossFault fault;
-               kernel.run_lanes(
-                   block, block_targets.of(problem, block.kept_unit, rows.data() + first, count),
-                   lines, left_out, &fault);
+               kernel.run_lanes(block,
+                                targets.of(problem, block.kept_unit, rows.data() + first, count),
+                                lines, left_out, &fault);
                first_fault.add(fault, fault.row);
                for (int64_t lane = 0; lane < count; ++lane)
                  if (left_out[lane]) {
@@ -203,9 +230,13 @@ void run_blocks(const Call& call, const Problem& problem, const Results& results
   block.factor = results.rows.factor.data();
   block.loss = results.loss;
   Shared<Real> shared;
+  block.plan = plan_of(dag, call.tree);
   if (problem.spreads() || block.mass) check_children(dag, call.tree[5].numel());
   if (problem.spreads()) rise_units(dag, block, shared);
-  if (block.mass) split_mass(dag, block, shared);
+  if (block.mass && call.eps == 0) {
+    check_links(dag, block.plan);
+    split_mass_of_sources(dag, block, shared);
+  }
 
   const int64_t num_rows = call.logits.size(0);
   const int64_t row_bytes = dag.num_columns * static_cast<int64_t>(call.logits.element_size());
@@ -213,17 +244,21 @@ void run_blocks(const Call& call, const Problem& problem, const Results& results
   std::vector<int64_t> rows = counting_rows(block.factor, block.grad, num_rows, row_bytes);
   FirstFault first_fault;
   if (call.eps == 0) rows = run_lanes(kernel, problem, block, rows, first_fault);
-  if (!rows.empty()) number_parts(block, shared);
-  for_blocks(
-      static_cast<int64_t>(rows.size()), kernel.block_rows,
-      kernel.num_lines(block) * kernel.line_bytes, [&](int64_t first, int64_t count, void* lines) {
-        const SubnormalsAreZero guard;
-        rising.start(dag);
-        TreeLogLossFault fault;
-        kernel.run(block, block_targets.of(problem, block.kept_unit, rows.data() + first, count),
-                   lines, &fault);
-        first_fault.add(fault, fault.row);
-      });
+  if (!rows.empty()) {
+    number_parts(block, shared);
+    if (block.mass) split_mass(dag, block, shared);
+  }
+  for_blocks(static_cast<int64_t>(rows.size()), kernel.block_rows,
+             kernel.num_lines(block) * kernel.line_bytes,
+             [&](int64_t first, int64_t count, void* lines) {
+               const SubnormalsAreZero guard;
+               BlockTargets& targets = block_targets;
+               targets.start(dag);
+               TreeLogLossFault fault;
+               kernel.run(block, targets.of(problem, block.kept_unit, rows.data() + first, count),
+                          lines, &fault);
+               first_fault.add(fault, fault.row);
+             });
   first_fault.check();
 }
 

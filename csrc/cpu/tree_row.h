@@ -369,17 +369,6 @@ struct TreeRow {
     }
   }
 
-  // Joins two halves in registers. Through memory, the load would have to wait for both stores.
-  static Vector<float> narrowed(Vector<double> low, Vector<double> high) {
-    typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
-    return joined(__builtin_convertvector(low, Half), __builtin_convertvector(high, Half),
-                  std::make_integer_sequence<int, Lanes<float>::kCount>{});
-  }
-  template <typename Half, int... kLane>
-  static Vector<float> joined(Half low, Half high, std::integer_sequence<int, kLane...>) {
-    return __builtin_shufflevector(low, high, kLane...);
-  }
-
   // ---- passes ----
 
   // Calls step(first, count) for all columns, in whole vectors as far as possible.

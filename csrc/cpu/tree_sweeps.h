@@ -48,9 +48,7 @@ struct WideSum {
     if constexpr (sizeof(Real) == 8) {
       return low;
     } else {
-      Vector<Real> x;
-      for (int i = 0; i < Lanes<Real>::kCount; ++i) x[i] = static_cast<Real>(lane(i));
-      return x;
+      return narrowed(low, high);
     }
   }
 };

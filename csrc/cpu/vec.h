@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -134,6 +135,20 @@ inline bool any(Mask mask) {
   for (const uint64_t word : words) found |= word;
   return found != 0;
 #endif
+}
+
+typedef float HalfVector __attribute__((vector_size(kVectorBytes / 2)));
+
+template <int... kLane>
+inline Vector<float> joined(HalfVector low, HalfVector high, std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(low, high, kLane...);
+}
+
+// Two vectors as one. It is joined in registers: through memory, the load would have to wait for
+// both stores.
+inline Vector<float> narrowed(Vector<double> low, Vector<double> high) {
+  return joined(__builtin_convertvector(low, HalfVector), __builtin_convertvector(high, HalfVector),
+                std::make_integer_sequence<int, Lanes<float>::kCount>{});
 }
 
 // A bit for each lane in which a comparison held.

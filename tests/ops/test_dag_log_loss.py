@@ -398,6 +398,40 @@ def test_bad_targets(backend: Backend, rng: np.random.Generator) -> None:
         assert_refused(case, torch.tensor([target]), message, backend)
 
 
+@pytest.mark.not_on(
+    "reference", "cuda-emulated", "triton-interpreted", "gpu", reason="only the CPU takes the plan"
+)
+@pytest.mark.parametrize("kind", ["index", "probabilities"])
+def test_bad_plans_are_refused(backend: Backend, rng: np.random.Generator, kind: str) -> None:
+    """No array of a plan may point out of the lines."""
+    case = Case(SHAPES["random"], rng)
+    logits = case.logits(2, torch.float32)
+    target = torch.tensor([0, 1])
+    if kind == "probabilities":
+        target = torch.rand(2, case.targets.num_targets).softmax(1)
+        target[:, case.targets.place < 0] = 0
+    plan = case.table.plan
+
+    def message(plan: torch.Tensor) -> str:
+        table = case.table._replace(plan=plan)
+        try:
+            hace_kernels.tree_log_loss(logits, target, table, case.targets, backend="cpu")
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+    refused = 0
+    for i in range(len(plan)):
+        for entry in (-7, 1 << 20):
+            bad = plan.clone()
+            bad[i] = entry
+            found = message(bad)
+            assert found == "" or "not those of a ClosureTable" in found
+            refused += found != ""
+    assert refused > len(plan) / 2  # for indices, what lets mass rise is not read
+    assert "not those of a ClosureTable" in message(plan[:-1])
+
+
 def assert_refused(case: Case, target: torch.Tensor, message: str, backend: Backend) -> None:
     """Asserts an error that names the target or, on GPU backends, a NaN for the last row."""
     device = backend.device
