@@ -154,9 +154,16 @@ void prepare(Element element, TreeLogLossProblem& problem, bool for_blocks) {
 
 // ---- the op ----
 
-// A block takes the same time however many of its lanes are used, so few rows go one by one. This
-// depends on the whole batch, so that a row's result does not depend on its place in it.
-bool are_few(int64_t num_rows, int64_t block_rows) { return 16 * num_rows <= 9 * block_rows; }
+// A block takes the same time however many of its lanes are used, so few rows go one by one. A row
+// by itself takes a sixth of a block's time if the block's lines are in the L1 cache, a tenth if
+// they are in the L2 cache, and a fourteenth if they are beyond. This depends on the whole batch,
+// so that a row's result does not depend on its place in it.
+bool are_few(int64_t num_rows, const TreeLogLossKernel& kernel, const TreeLogLossProblem& problem) {
+  const int64_t bytes = kernel.num_lines(problem) * kernel.line_bytes;
+  const int64_t most = bytes <= int64_t{32} << 10 ? 6 : bytes <= int64_t{4} << 20 ? 9 : 12;
+  const int64_t num_blocks = (num_rows + kernel.block_rows - 1) / kernel.block_rows;
+  return 16 * num_rows <= most * num_blocks * kernel.block_rows;
+}
 
 // Works on rows one by one, and returns those that it leaves to the block kernel.
 std::vector<int64_t> run_one_by_one(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem,
@@ -184,7 +191,7 @@ void run_rows(const TreeLogLossKernel& kernel, TreeLogLossProblem& problem, Elem
   std::vector<int64_t> rows = counting_rows(problem.factor, problem.grad, num_rows, row_bytes);
   problem.past_caches = writes_past_caches(problem.grad, num_rows, row_bytes);
   const int64_t num_counting = static_cast<int64_t>(rows.size());
-  if (are_few(num_counting, kernel.block_rows) && kernel.takes_row_by_row(problem))
+  if (are_few(num_counting, kernel, problem) && kernel.takes_row_by_row(problem))
     rows = run_one_by_one(kernel, problem, element, rows, first_fault);
   if (rows.empty()) return;
   first_fault.check();

@@ -227,7 +227,7 @@ class _EagerBound(Eager):
 
 
 def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    if native.cuda_device_type == gradient.device.type:  # the factor stays on the device
+    if native.emulated or not gradient.is_cpu:  # the factor stays on the device
         torch.ops.hace_kernels.scale_in_place(gradient, factor)
     elif factor.item() != 1.0:
         gradient *= factor

@@ -81,7 +81,8 @@ class PathLoss(OptionsModule):
         With a shard, `input` holds the shard's columns of the logits, and other processes hold the
         others. Logits that are DTensors need no shard.
         """
-        return path_loss(input, target, self.weight, self._tables, shard)
+        # As an attribute, a buffer is found last of all: 2 % of a small call's time.
+        return path_loss(input, target, self._buffers["weight"], self._tables, shard)
 
     def linear(
         self,
