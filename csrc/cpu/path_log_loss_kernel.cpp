@@ -55,14 +55,15 @@ constexpr Real kSmallSum = sizeof(Real) == 4 ? Real(0x1p-64) : Real(0x1p-900);
 template <typename Real>
 constexpr Real kSmallSumWithEps = Real(0x1p-10);
 
-// Logits and exponentials of longer rows do not both fit in an L2 cache, and computing the
-// exponentials again from the logits takes less time than writing and reading them: a row of 1 M
-// columns then takes 1.1 times a copy of it instead of 1.3. With narrower vectors, or in double
-// precision, it takes more.
+// Logits and exponentials of longer rows do not both fit in an L2 cache, and computing exponentials
+// again from the logits can take less time than writing and reading them. With AVX-512, an ordered
+// row of 1 M columns then takes 1.1 times a copy of it instead of 1.3, and in random order 0.8 of
+// the time.
+constexpr int64_t kKeptColumns = int64_t{1} << 17;
+
 template <typename Real>
-constexpr int64_t kKeptColumns =
-    sizeof(Real) == 4 && kVectorBytes == 64 ? int64_t{1} << 17
-                                            : std::numeric_limits<int64_t>::max();
+constexpr bool kAgainInOrder = kVectorBytes == 64 && sizeof(Real) == 4;
+constexpr bool kAgainByPosition = kVectorBytes >= 32;
 
 template <typename Stored>
 struct RowKernel {
@@ -162,7 +163,7 @@ struct RowKernel {
   void run(int stage, int64_t first, int64_t last) {
     if (first == last) return;
     if (plan.by_position) {
-      switch (stage) {
+      switch (plan.first_stage() + stage) {
         case 0:
           return exponentiate(first, last);
         case 1:
@@ -185,6 +186,13 @@ struct RowKernel {
       default:
         return write_runs(first, last);
     }
+  }
+
+  // Whether exponentials are kept for later stages; otherwise these compute them again.
+  bool keeps_exponentials() const {
+    if (problem.entropy != 0 || (plan.by_position && plan.num_column_groups == 1)) return true;
+    const bool again_pays = plan.by_position ? kAgainByPosition : kAgainInOrder<Real>;
+    return problem.grad && !(again_pays && problem.columns > kKeptColumns);
   }
 
   // ---- columns in depth-first order ----
@@ -222,11 +230,6 @@ struct RowKernel {
     }
   }
 
-  // Whether the exponentials are kept for the gradient; otherwise they are computed again.
-  bool keeps_exponentials() const {
-    return problem.entropy != 0 || (problem.grad && problem.columns <= kKeptColumns<Real>);
-  }
-
   // Backwards: what the stages before read last is still in the caches.
   void write_runs(int64_t first, int64_t last) {
     for (int64_t p = last - 1; p >= first; --p) {
@@ -254,52 +257,52 @@ struct RowKernel {
     return {begin,
             left < kGroupColumns ? left : kGroupColumns,
             {problem.position},
-            plan.pieces + group * plan.num_large,
+            plan.pieces + group * plan.num_cuts,
             plan.cuts,
-            plan.num_large};
+            plan.num_cuts};
   }
 
   void exponentiate(int64_t first, int64_t last) {
     for (int64_t g = first; g < last; ++g) {
       const ColumnGroup group = column_group(g);
-      const Stored* x = logits() + group.begin;
-      const Real top = finite(max_of<Real>(x, group.size));
-      for (int64_t i = 0; i < group.num_large; ++i) group.pieces[i].max = top;
-      if (plan.num_column_groups == 1) plan.only_max = top;
-      exp_of(x, group.size, top, values + group.begin, soon_after(group.pieces[0]));
+      find_max(group);
+      exponentiate(group);
     }
+  }
+
+  void find_max(const ColumnGroup& group) {
+    const Real top = finite(max_of<Real>(logits() + group.begin, group.size));
+    for (int64_t i = 0; i < group.num_cuts; ++i) group.pieces[i].max = top;
+    if (plan.num_column_groups == 1) plan.only_max = top;
+  }
+
+  void exponentiate(const ColumnGroup& group) {
+    exp_of(logits() + group.begin, group.size, static_cast<Real>(group.pieces[0].max),
+           values + group.begin, soon_after(group.pieces[0]));
   }
 
   // Whether exponentials are gathered, not logits: if all of a row's are relative to one maximum,
   // they need not be computed again.
   bool gathers_exponentials() const { return plan.num_column_groups == 1 && problem.entropy == 0; }
 
-  // Copies the small rings' exponentials or logits, and replaces exponentials by 0 in the row.
   void gather(int64_t first, int64_t last) {
+    for (int64_t p = first; p < last; ++p) gather(plan.gathered(p));
+  }
+
+  // Copies the exponentials or logits of a small ring, and, unless they are set apart, replaces the
+  // exponentials by 0 in the row.
+  void gather(const Piece& piece) {
     const Stored* const x = logits();
-    const bool exponentials = gathers_exponentials();
-    for (int64_t p = first; p < last; ++p) {
-      for_sides(plan.gathered(p), [&](Real* to, int64_t position, int64_t size) {
-        if (exponentials) {
-          for (int64_t i = 0; i < size; ++i) {
-            Real& value = values[column_at(position + i)];
-            to[i] = value;
-            value = 0;
-          }
-          return;
-        }
-        for (int64_t i = 0; i < size; ++i) {
-          const int64_t column = column_at(position + i);
-          if (i + kFetchAhead < size) {
-            const int64_t ahead = column_at(position + i + kFetchAhead);
-            __builtin_prefetch(x + ahead);
-            __builtin_prefetch(values + ahead, 1);
-          }
-          to[i] = to_real(x[column]);
-          values[column] = 0;
-        }
-      });
-    }
+    const bool exponentials = gathers_exponentials(), clears = !plan.sets_gathered_apart();
+    for_sides(piece, [&](Real* to, int64_t position, int64_t size) {
+      for (int64_t i = 0; i < size; ++i) {
+        const int64_t column = column_at(position + i);
+        if (!clears && i + kFetchAhead < size)
+          __builtin_prefetch(x + column_at(position + i + kFetchAhead));
+        to[i] = exponentials ? values[column] : to_real(x[column]);
+        if (clears) values[column] = 0;
+      }
+    });
   }
 
   // Measures groups of columns, and then groups of gathered values.
@@ -319,17 +322,34 @@ struct RowKernel {
     const ColumnGroup group = column_group(g);
     const Stored* x = logits() + group.begin;
     Real* e = values + group.begin;
+    if (plan.sets_gathered_apart()) find_max(group);
     const Real top = static_cast<Real>(group.pieces[0].max);
-    if (!kEntropy && group.num_large == 1)
+    const auto sum = [&](auto exponentials) {
+      group.with_cuts([&](auto cuts) {
+        sum_rings<kEntropy, decltype(cuts)::value, Real>(group, exponentials, x, top);
+      });
+    };
+    bool& is_kept = group.pieces[0].is_kept;
+    is_kept = keeps_exponentials();
+    if (is_kept && plan.sets_gathered_apart()) exponentiate(group);
+    if (!is_kept)
+      sum(Again<Real, Stored>{x, top, kGroupColumns});
+    else if (!kEntropy && group.num_cuts == 1)
       group.pieces[0].sum = sum_of(e, group.size);
     else
-      group.with_cuts(
-          [&](auto cuts) { sum_rings<kEntropy, decltype(cuts)::value, Real>(group, e, x, top); });
-    for (int64_t i = 0; i < group.num_large; ++i) {
+      sum(Kept<Real>{e});
+    for (int64_t i = 0; i < group.num_cuts; ++i) {
       Piece& piece = group.pieces[i];
-      if (piece.sum >= small_sum) continue;
-      measure_apart<kEntropy>(group, plan.interval(problem, piece.ring),
-                              plan.interval(problem, piece.ring - 1), x, e, piece);
+      if (!plan.is_large[i]) piece.sum = piece.moment = 0;
+      if (piece.sum >= small_sum || !plan.is_large[i]) continue;
+      const Interval outer = plan.interval(problem, piece.ring),
+                     inner = plan.interval(problem, piece.ring - 1);
+      const Real own_top = max_apart<Real>(group, outer, inner, x);
+      // Nothing, or only -inf and NaN, which are in the sum already.
+      if (own_top == -std::numeric_limits<Real>::infinity()) continue;
+      if (!is_kept) exponentiate(group);
+      is_kept = true;
+      measure_apart<kEntropy>(group, outer, inner, x, own_top, e, piece);
     }
   }
 
@@ -337,6 +357,8 @@ struct RowKernel {
   void measure_gathered(int64_t g) {
     Piece* const pieces = plan.pieces + plan.group_ptr[g];
     Piece* const end = plan.pieces + plan.group_ptr[g + 1];
+    if (plan.sets_gathered_apart())
+      for (const Piece* piece = pieces; piece != end; ++piece) gather(*piece);
     Real* const first = values + pieces->begin;
     const int64_t size = end[-1].begin + end[-1].size - pieces->begin;
     const bool exponentials = gathers_exponentials();
@@ -361,19 +383,28 @@ struct RowKernel {
     }
   }
 
+  // Backwards, as write_runs.
   void write_columns(int64_t first, int64_t last) {
-    for (int64_t g = first; g < last; ++g) {
+    for (int64_t g = last - 1; g >= first; --g) {
       const ColumnGroup group = column_group(g);
+      const Stored* x = logits() + group.begin;
       const Real* e = values + group.begin;
-      bool plain = true;
-      for (int64_t i = 0; i < group.num_large; ++i)
-        plain = plain && group.pieces[i].slope == 0 && group.pieces[i].offset == 0;
-      if (plain)
+      const bool is_kept = group.pieces[0].is_kept;
+      bool is_plain = true;
+      for (int64_t i = 0; i < group.num_cuts; ++i)
+        is_plain = is_plain && group.pieces[i].slope == 0 && group.pieces[i].offset == 0;
+      const auto scale_to_g = [&](auto exponentials) {
         group.with_cuts([&](auto cuts) {
-          scale_rings<decltype(cuts)::value, Real>(group, e, grad() + group.begin);
+          scale_rings<decltype(cuts)::value, Real>(group, exponentials, grad() + group.begin);
         });
+      };
+      if (!is_plain && !is_kept) exponentiate(group);
+      if (!is_plain)
+        tilt_rings<Real>(group, e, x, grad() + group.begin);
+      else if (is_kept)
+        scale_to_g(Kept<Real>{e});
       else
-        tilt_rings<Real>(group, e, logits() + group.begin, grad() + group.begin);
+        scale_to_g(Again<Real, Stored>{x, static_cast<Real>(group.pieces[0].max)});
     }
   }
 

@@ -119,17 +119,19 @@ void lay_out_by_position(const PathLogLossProblem& problem, Plan& plan, bool* is
   }
   is_large[largest] = true;
 
-  int64_t large_rings[kMostLarge];
+  plan.num_column_groups = (problem.columns + kGroupColumns - 1) / kGroupColumns;
+  int64_t rings[kMostCuts];
   for (int64_t ring = num_intervals; ring >= 0; --ring) {
-    if (!is_large[ring]) continue;
-    plan.cuts[plan.num_large] = plan.interval(problem, ring);
-    large_rings[plan.num_large++] = ring;
+    // One cut for all gathered rings between two large ones.
+    const bool is_apart = plan.num_cuts > 0 && !plan.is_large[plan.num_cuts - 1];
+    if (!is_large[ring] && (is_apart || !plan.sets_gathered_apart())) continue;
+    rings[plan.num_cuts] = ring;
+    plan.is_large[plan.num_cuts] = is_large[ring];
+    plan.cuts[plan.num_cuts++] = plan.interval(problem, ring);
   }
-  for (int64_t begin = 0; begin < problem.columns; begin += kGroupColumns) {
-    for (int64_t i = 0; i < plan.num_large; ++i)
-      add_piece(plan, begin, std::min(kGroupColumns, problem.columns - begin), large_rings[i]);
-    ++plan.num_column_groups;
-  }
+  for (int64_t begin = 0; begin < problem.columns; begin += kGroupColumns)
+    for (int64_t i = 0; i < plan.num_cuts; ++i)
+      add_piece(plan, begin, std::min(kGroupColumns, problem.columns - begin), rings[i]);
   plan.group_ptr[0] = plan.num_pieces;
   lay_out_gathered(problem, plan, is_large);
 }
@@ -148,9 +150,10 @@ int64_t plan_values(const PathLogLossProblem& problem) {
 }
 
 int64_t plan_bytes(const PathLogLossProblem& problem, int64_t max_entries) {
-  const int64_t pieces = 2 * max_entries + 1 + (1 + kMostLarge) * max_groups(problem);
+  const int64_t pieces = 2 * max_entries + 1 + (1 + kMostCuts) * max_groups(problem);
   return sizeof(Plan) + pieces * sizeof(Piece) + (max_groups(problem) + 1) * sizeof(int64_t) +
-         (max_entries + 1) * (sizeof(Ring) + sizeof(bool)) + kMostLarge * sizeof(Interval) +
+         (max_entries + 1) * (sizeof(Ring) + sizeof(bool)) +
+         kMostCuts * (sizeof(Interval) + sizeof(bool)) +
          7 * ring_stride(max_entries) * sizeof(double);
 }
 
@@ -162,16 +165,17 @@ Plan& make_plan(const PathLogLossProblem& problem, int64_t row, PathLogLossWorks
   plan.num_rings = num_intervals + 1;
   plan.rings = reinterpret_cast<Ring*>(&plan + 1);
   plan.cuts = reinterpret_cast<Interval*>(plan.rings + plan.num_rings);
-  plan.group_ptr = reinterpret_cast<int64_t*>(plan.cuts + kMostLarge);
+  plan.group_ptr = reinterpret_cast<int64_t*>(plan.cuts + kMostCuts);
   plan.pieces = reinterpret_cast<Piece*>(plan.group_ptr + max_groups(problem) + 1);
-  plan.num_pieces = plan.num_groups = plan.num_column_groups = plan.num_large = 0;
+  plan.num_pieces = plan.num_groups = plan.num_column_groups = plan.num_cuts = 0;
   plan.group_ptr[0] = 0;
   for (int64_t r = 0; r < num_intervals; ++r) plan.rings[r].weight = problem.weight[first + r];
 
   plan.by_position = goes_by_position(problem, num_intervals);
   if (plan.by_position) {
-    const int64_t most_pieces = 2 * num_intervals + 1 + (1 + kMostLarge) * max_groups(problem);
-    lay_out_by_position(problem, plan, reinterpret_cast<bool*>(plan.pieces + most_pieces));
+    const int64_t most_pieces = 2 * num_intervals + 1 + (1 + kMostCuts) * max_groups(problem);
+    plan.is_large = reinterpret_cast<bool*>(plan.pieces + most_pieces);
+    lay_out_by_position(problem, plan, plan.is_large + kMostCuts);
   } else {
     lay_out_runs(problem, plan);
   }
@@ -179,14 +183,15 @@ Plan& make_plan(const PathLogLossProblem& problem, int64_t row, PathLogLossWorks
 }
 
 int num_stages(const PathLogLossProblem& problem, const Plan& plan) {
-  return plan.by_position ? (problem.grad ? 6 : 4) : (problem.grad ? 3 : 2);
+  if (!plan.by_position) return problem.grad ? 3 : 2;
+  return (problem.grad ? 6 : 4) - plan.first_stage();
 }
 
 int64_t stage_units(const Plan& plan, int stage) {
   if (!plan.by_position) return stage == 0 ? plan.num_groups : stage == 1 ? 1 : plan.num_pieces;
   const int64_t columns = plan.num_column_groups, gathered = plan.num_gathered();
   const int64_t units[] = {columns, gathered, columns + plan.num_groups, 1, columns, gathered};
-  return units[stage];
+  return units[plan.first_stage() + stage];
 }
 
 }  // namespace hace

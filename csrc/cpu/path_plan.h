@@ -5,7 +5,9 @@
 // its position is, so that one pass over the columns, in any order, adds up all large rings, and
 // another one writes their gradients. Small rings, of which there may be many, are *gathered*:
 // their logits are copied to one place, ring after ring, and their gradients are scattered from
-// there. Gathered columns leave an exponential of 0 in the row.
+// there. In a row of one group of columns, gathered columns leave an exponential of 0. In a longer
+// row they are set apart by position, too, so that each group of columns is read only once; writing
+// to columns here and there would cost more than comparing them.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +20,8 @@ namespace hace {
 // How many columns are measured against one maximum. Twice as many in float32 fit in 256 KiB.
 constexpr int64_t kGroupColumns = 16384;
 
-constexpr int64_t kMostLarge = 17;  // rings found by position
+constexpr int64_t kMostLarge = 17;             // rings found by position
+constexpr int64_t kMostCuts = 2 * kMostLarge;  // with gathered rings between them
 
 struct Interval {
   int64_t start;
@@ -44,6 +47,8 @@ struct Piece {
   double slope;
   double middle;
   double offset;
+  bool
+      is_kept;  // by position, in the first piece of a group: its exponentials are in the workspace
 };
 
 struct Ring {
@@ -62,22 +67,27 @@ struct Plan {
   Ring* rings;
   bool by_position;
 
-  // First the pieces by position, num_large per group of columns; then runs or gathered pieces.
+  // First the pieces by position, num_cuts per group of columns; then runs or gathered pieces.
   Piece* pieces;
   int64_t num_pieces;
   // Runs or gathered pieces: group g holds pieces group_ptr[g] .. group_ptr[g + 1].
   int64_t* group_ptr;
   int64_t num_groups;
 
-  // By position: the large rings from the outermost inwards, and for each but the first an interval
-  // that contains it and those after it, but none before it.
+  // By position: intervals from the whole row inwards. What one of them adds to the next is a large
+  // ring or, in rows of several groups of columns, gathered rings, whose pieces of columns stay
+  // without mass. (In rows of one group, gathered columns are 0, and may be in any large ring.)
   int64_t num_column_groups;
   double only_max;  // the maximum, if there is a single group of columns
-  int64_t num_large;
+  int64_t num_cuts;
   Interval* cuts;
+  bool* is_large;  // by cut
 
-  int64_t num_gathered() const { return num_pieces - num_column_groups * num_large; }
-  const Piece& gathered(int64_t i) const { return pieces[num_column_groups * num_large + i]; }
+  bool sets_gathered_apart() const { return num_column_groups > 1; }
+  // Of the stages by position.
+  int first_stage() const { return sets_gathered_apart() ? 2 : 0; }
+  int64_t num_gathered() const { return num_pieces - num_column_groups * num_cuts; }
+  const Piece& gathered(int64_t i) const { return pieces[num_column_groups * num_cuts + i]; }
 
   // Interval r of the path; the whole row for the last ring, nothing for -1.
   Interval interval(const PathLogLossProblem& problem, int64_t r) const {
@@ -118,7 +128,8 @@ inline int64_t gathered_begin(const PathLogLossProblem& problem) { return proble
 Plan& make_plan(const PathLogLossProblem&, int64_t row, PathLogLossWorkspace&);
 
 // How many stages there are. Their units are, for runs: groups, 1, pieces; by position: groups of
-// columns, gathered pieces, groups of both, 1, groups of columns, gathered pieces.
+// columns, gathered pieces, groups of both, 1, groups of columns, gathered pieces, the first two
+// only if there is one group of columns.
 int num_stages(const PathLogLossProblem&, const Plan&);
 int64_t stage_units(const Plan&, int stage);
 

@@ -11,7 +11,7 @@
 namespace {
 
 using hace::Interval;
-using hace::kMostLarge;
+using hace::kMostCuts;
 using hace::Piece;
 
 // The positions of a row's columns.
@@ -46,19 +46,19 @@ struct Cut {
   auto holds(Unsigned<Real> position) const { return position - start < size; }
 };
 
-// A group of columns and its pieces: one per large ring, from the outermost inwards.
+// A group of columns and its pieces: one per cut, from the whole row inwards.
 struct ColumnGroup {
   int64_t begin;
   int64_t size;
   Positions positions;
   Piece* pieces;
   const Interval* cuts;  // those of Plan
-  int64_t num_large;
+  int64_t num_cuts;
 
   // Calls pass with the number of cuts as a constant, or with the constant -1 if there are many.
   template <typename Pass>
   void with_cuts(Pass pass) const {
-    switch (num_large) {
+    switch (num_cuts) {
       case 1:
         return pass(std::integral_constant<int, 0>{});
       case 2:
@@ -93,12 +93,12 @@ struct ColumnGroup {
 constexpr int64_t kVectorsInRun = 256;
 
 template <int kCuts>
-constexpr int64_t cut_capacity = kCuts < 0 ? kMostLarge : kCuts + 1;
+constexpr int64_t cut_capacity = kCuts < 0 ? kMostCuts : kCuts + 1;
 
-// Adds up the exponentials e and, with entropy, their moments, for which x are the logits.
-template <bool kEntropy, int kCuts, typename Real, typename Source>
-inline void sum_rings(const ColumnGroup& group, const Real* e, const Source* x, Real shift) {
-  const int64_t num_cuts = kCuts < 0 ? group.num_large - 1 : kCuts;
+// Adds up the exponentials and, with entropy, their moments, for which x are the logits.
+template <bool kEntropy, int kCuts, typename Real, typename Exponentials, typename Source>
+inline void sum_rings(const ColumnGroup& group, Exponentials e, const Source* x, Real shift) {
+  const int64_t num_cuts = kCuts < 0 ? group.num_cuts - 1 : kCuts;
   Cut<Real> cuts[cut_capacity<kCuts>];
   Vector<Real> sums[cut_capacity<kCuts>] = {}, moments[cut_capacity<kCuts>] = {};
   for (int64_t c = 0; c <= num_cuts; ++c) cuts[c] = Cut<Real>(group.cuts[c]);
@@ -107,7 +107,7 @@ inline void sum_rings(const ColumnGroup& group, const Real* e, const Source* x, 
     const int64_t to = group.size - from < kRunColumns ? group.size : from + kRunColumns;
     Vector<Real> run[cut_capacity<kCuts>] = {}, run_moments[cut_capacity<kCuts>] = {};
     group.for_vectors<Real>(from, to, [&](int64_t i, auto count, Unsigned<Real> position) {
-      Vector<Real> rest = load_first(e + i, count), rest_moment = {};
+      Vector<Real> rest = e.first_at(i, count), rest_moment = {};
       if constexpr (kEntropy)
         rest_moment = rest == 0 ? Vector<Real>{} : rest * (load_first(x + i, count) - shift);
       for (int64_t c = 0; c < num_cuts; ++c) {
@@ -134,9 +134,9 @@ inline void sum_rings(const ColumnGroup& group, const Real* e, const Source* x, 
 }
 
 // g = factor e, where factor is that of the ring that each column is in.
-template <int kCuts, typename Real, typename Stored>
-inline void scale_rings(const ColumnGroup& group, const Real* e, Stored* g) {
-  const int64_t num_cuts = kCuts < 0 ? group.num_large - 1 : kCuts;
+template <int kCuts, typename Real, typename Exponentials, typename Stored>
+inline void scale_rings(const ColumnGroup& group, Exponentials e, Stored* g) {
+  const int64_t num_cuts = kCuts < 0 ? group.num_cuts - 1 : kCuts;
   Cut<Real> cuts[cut_capacity<kCuts>];
   Vector<Real> factors[cut_capacity<kCuts>];
   for (int64_t c = 0; c <= num_cuts; ++c) {
@@ -146,7 +146,7 @@ inline void scale_rings(const ColumnGroup& group, const Real* e, Stored* g) {
   group.for_vectors<Real>([&](int64_t i, auto count, Unsigned<Real> position) {
     Vector<Real> factor = factors[0];
     for (int64_t c = 1; c <= num_cuts; ++c) factor = cuts[c].holds(position) ? factors[c] : factor;
-    store_first(g + i, load_first(e + i, count) * factor, count);
+    store_first(g + i, e.first_at(i, count) * factor, count);
   });
 }
 
@@ -155,7 +155,7 @@ template <typename Real, typename Stored>
 inline void tilt_rings(const ColumnGroup& group, const Real* e, const Stored* x, Stored* g) {
   group.for_vectors<Real>([&](int64_t i, auto count, Unsigned<Real> position) {
     Vector<Real> factor = {}, slope = {}, max = {}, middle = {}, offset = {};
-    for (int64_t c = 0; c < group.num_large; ++c) {
+    for (int64_t c = 0; c < group.num_cuts; ++c) {
       const Piece& piece = group.pieces[c];
       const auto inside = Cut<Real>(group.cuts[c]).holds(position);
       const auto put = [&](Vector<Real>& to, double value) {
@@ -174,11 +174,10 @@ inline void tilt_rings(const ColumnGroup& group, const Real* e, const Stored* x,
   });
 }
 
-// Measures one ring of the group, what `outer` adds to `inner`, against its own maximum. This is
-// for rings whose exponentials are too small beside those of others.
-template <bool kEntropy, typename Real, typename Source>
-inline void measure_apart(const ColumnGroup& group, Interval outer, Interval inner, const Source* x,
-                          Real* e, Piece& piece) {
+// The maximum of one ring of the group, what `outer` adds to `inner`; -inf if it has no column
+// here.
+template <typename Real, typename Source>
+inline Real max_apart(const ColumnGroup& group, Interval outer, Interval inner, const Source* x) {
   constexpr Real kLowest = -std::numeric_limits<Real>::infinity();
   const Cut<Real> in(outer), out(inner);
   Vector<Real> best = broadcast(kLowest);
@@ -187,9 +186,15 @@ inline void measure_apart(const ColumnGroup& group, Interval outer, Interval inn
     const Vector<Real> value = first_lanes<Real>(load_first(x + i, count), count, kLowest);
     best = max(own ? value : broadcast(kLowest), best);
   });
-  const Real top = horizontal_max<Real>(best);
-  if (top == kLowest) return;  // nothing, or only -inf and NaN, which are in the sum already
+  return horizontal_max<Real>(best);
+}
 
+// Measures one ring of the group against its own maximum. This is for rings whose exponentials are
+// too small beside those of others.
+template <bool kEntropy, typename Real, typename Source>
+inline void measure_apart(const ColumnGroup& group, Interval outer, Interval inner, const Source* x,
+                          Real top, Real* e, Piece& piece) {
+  const Cut<Real> in(outer), out(inner);
   Vector<Real> sum = {}, moment = {};
   group.for_vectors<Real>([&](int64_t i, auto count, Unsigned<Real> position) {
     const auto own = in.holds(position) & ~out.holds(position);

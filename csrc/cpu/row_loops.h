@@ -93,13 +93,16 @@ inline void scale_by_logits(const Real* e, const Stored* z, const Piece& piece, 
   }
 }
 
-// Exponentials that are in memory.
+// Exponentials that are in memory: at(i) is a vector of them, and first_at(i, n) its first n lanes.
 template <typename Real>
 struct Kept {
   const Real* e;
 
   Vector<Real> at(int64_t i) const { return load(e + i); }
-  Vector<Real> first_at(int64_t i, int64_t count) const { return load_first(e + i, count); }
+  template <typename Count>
+  Vector<Real> first_at(int64_t i, Count count) const {
+    return load_first(e + i, count);
+  }
 };
 
 // Exponentials that are computed again, to the same bits.
@@ -107,17 +110,16 @@ template <typename Real, typename Source>
 struct Again {
   const Source* x;
   Real shift;
+  int64_t ahead = 1024;  // how far what is prefetched lies
 
   Vector<Real> at(int64_t i) const {
-    __builtin_prefetch(x + i + kAhead);
-    return exp_nonpositive(load(x + i) - shift);
+    return first_at(i, std::integral_constant<int64_t, Lanes<Real>::kCount>{});
   }
-  Vector<Real> first_at(int64_t i, int64_t count) const {
-    return exp_nonpositive(load_first(x + i, count) - shift);
+  template <typename Count>
+  Vector<Real> first_at(int64_t i, Count count) const {
+    __builtin_prefetch(x + i + ahead);
+    return first_lanes<Real>(exp_nonpositive(load_first(x + i, count) - shift), count, 0);
   }
-
- private:
-  static constexpr int64_t kAhead = 1024;  // prefetched before they are used
 };
 
 // g = factor * e + offset.
