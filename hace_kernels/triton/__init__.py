@@ -32,6 +32,7 @@ def _load() -> str | None:
         )
     try:
         from . import dag_log_loss, path_log_loss, tree_log_loss, tree_log_prob, tree_sum
+        from .device import on_its_device
     except ImportError as error:
         return f"Triton cannot be imported: `pip install triton` ({error})"
     library = torch.library.Library("hace_kernels", "IMPL")  # type: ignore[no-untyped-call]
@@ -39,7 +40,8 @@ def _load() -> str | None:
     key = "CPU" if interpreted else "CUDA"
     for module in (path_log_loss, tree_log_loss, dag_log_loss, tree_log_prob, tree_sum):
         for name, implementation in module.OPS.items():
-            library.impl(f"triton_{name}", implementation, key)  # type: ignore[no-untyped-call]
+            launch = on_its_device(implementation)
+            library.impl(f"triton_{name}", launch, key)  # type: ignore[no-untyped-call]
     return None
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..reference.path_stages import RingGradient
 from ..row_paths import Rings, RowPaths
+from .device import on_its_device
 from .path_tile_kernel import Gradient, Paths, Tile, measure_kernel, write_kernel
 from .path_tile_kernel import Rings as KernelRings
 
@@ -14,6 +15,7 @@ __all__ = ["path_measure", "path_write"]
 _BLOCK = 1024
 
 
+@on_its_device
 def path_measure(logits: Tensor, paths: RowPaths, first: int, rings: Rings) -> None:
     """Merges a tile's exponentials into the rings' sums."""
     if logits.numel():
@@ -22,6 +24,7 @@ def path_measure(logits: Tensor, paths: RowPaths, first: int, rings: Rings) -> N
         )
 
 
+@on_its_device
 def path_write(
     logits: Tensor, paths: RowPaths, first: int, gradient: RingGradient, grad: Tensor
 ) -> None:

@@ -11,6 +11,7 @@ import triton
 from torch import Tensor
 
 from ..rows import loss_dtype
+from .device import on_its_device
 from .rows_kernel import Targets, reduce_kernel, scale_kernel, weigh_kernel
 
 __all__ = [
@@ -116,6 +117,7 @@ def reduced(row_loss: Tensor, divisor: Tensor | None, reduction: int) -> Tensor:
     return loss
 
 
+@on_its_device
 def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:
     """`grad *= factor` for one factor on the device; nothing is moved where it is 1."""
     if grad.numel():

@@ -150,6 +150,48 @@ def test_a_wrong_target_gives_nan(backend: Backend, bad: int, reduction: str) ->
         assert grad[[0, 1, 3]].isfinite().all()
 
 
+def test_launches_are_on_the_device_of_the_tensors(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """Triton launches on the current device, which with several GPUs may be another one."""
+    from triton.runtime.interpreter import GridExecutor
+
+    launch, launched, on_device = GridExecutor.__call__, 0, 0
+
+    @contextmanager
+    def device_of(x: torch.Tensor) -> Iterator[None]:
+        nonlocal on_device
+        assert isinstance(x, torch.Tensor)
+        on_device += 1
+        yield
+        on_device -= 1
+
+    def checked(self: Any, *arguments: Any, **options: Any) -> None:
+        nonlocal launched
+        assert on_device
+        launched += 1
+        launch(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(GridExecutor, "__call__", checked)
+    of_paths = interval_case(9, [[(3, 4, 0.5), (2, 7, 0.3)]])
+    logits = of_paths.logits(2, torch.float32).requires_grad_()
+    target = torch.zeros(2, dtype=torch.long)
+    (3 * path_log_loss(logits, target, of_paths.table, backend="triton")).backward()
+    test_path_stages.by_tiles(of_paths, logits.detach(), target, backend, [5])
+    case = some_case(rng, 8)
+    for kind in ("smoothed", "soft pairs"):
+        of_rows, options = test_tree_log_loss.targets_of(case, kind, 2)
+        test_tree_log_loss.check(case, case.logits(2, torch.float32), of_rows, backend, **options)
+    test_tree_log_prob.check(case, case.logits(2, torch.float32), backend)
+    for op in test_tree_sum.OPS:
+        values = test_tree_sum.values_for(case, op, 2, torch.float32)
+        test_tree_sum.check(case, op, values, backend)
+    of_dags = test_dag_log_loss.Case(dags.SHAPES["shared leaf"], rng)
+    of_dags.check(of_dags.logits(2, torch.float32), of_dags.indices(2), backend)
+    assert launched > 20
+
+
 def test_opcheck(backend: Backend) -> None:
     case = interval_case(9, [[(i, i + 1, 0.7), (0, 8, 0.3)] for i in range(8)])
     table = case.table
