@@ -145,13 +145,6 @@ struct DagLanes {
     if (column < tree.num_classes) step(column, tree.num_classes - column);
   }
 
-  // Fetches what a later tile reads or, with kWrites, writes. (A tile's rows are more streams than
-  // processors follow by themselves; beyond the caches this saves a sixth of the time.)
-  template <bool kWrites = false, typename T>
-  static void fetch_ahead(const T* row_of_tile) {
-    __builtin_prefetch(row_of_tile + 8 * kRows, kWrites);
-  }
-
   // ---- mass ----
 
   // Reads what targets put on every class and, where they are not the columns in their order, all

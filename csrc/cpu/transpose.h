@@ -54,6 +54,13 @@ struct LaneRows {
   }
 };
 
+// Fetches what a later step along a row reads or, with kWrites, writes. (As many rows as a vector has
+// lanes are more streams than processors follow by themselves.)
+template <bool kWrites = false, typename Stored>
+inline void fetch_ahead(const Stored* at) {
+  __builtin_prefetch(at + 8 * LaneRows<Stored>::kCount, kWrites);
+}
+
 // Calls put(column, values) for every column of the rows; values have one lane per row.
 template <typename Stored, typename Put>
 inline void load_columns(const LaneRows<Stored>& rows, int64_t columns, Put put) {
@@ -62,7 +69,10 @@ inline void load_columns(const LaneRows<Stored>& rows, int64_t columns, Put put)
   Vector<Real> lines[kCount];
   int64_t column = 0;
   for (; column + kCount <= columns; column += kCount) {
-    for (int lane = 0; lane < kCount; ++lane) lines[lane] = load(rows.row[lane] + column);
+    for (int lane = 0; lane < kCount; ++lane) {
+      fetch_ahead(rows.row[lane] + column);
+      lines[lane] = load(rows.row[lane] + column);
+    }
     transpose<Real>(lines);
     for (int k = 0; k < kCount; ++k) put(column + k, lines[k]);
   }
@@ -93,7 +103,10 @@ inline void store_columns(void* data, int64_t columns, const int64_t* rows, int 
     if (past_caches)
       for (int lane = 0; lane < count; ++lane) store_past_caches(row[lane] + column, lines[lane]);
     else
-      for (int lane = 0; lane < count; ++lane) store(row[lane] + column, lines[lane]);
+      for (int lane = 0; lane < count; ++lane) {
+        fetch_ahead<true>(row[lane] + column);
+        store(row[lane] + column, lines[lane]);
+      }
   }
   const int left = static_cast<int>(columns - column);
   for (int k = 0; k < left; ++k) lines[k] = get(column + k);
