@@ -1,9 +1,11 @@
 // The arguments of `tree_log_loss`, with the checks that do not read their values.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <vector>
 
+#include "derived.h"
 #include "loss_ops.h"
 #include "targets.h"
 #include "tensors.h"
@@ -35,6 +37,7 @@ struct TreeLogLossRest {
   int64_t ignore_index;
   int64_t reduction;
   double eps;
+  std::shared_ptr<Derived> derived = std::make_shared<Derived>();
 
   explicit TreeLogLossRest(Arguments& arguments)
       : tree(arguments.next<std::vector<Tensor>>()),

@@ -51,7 +51,7 @@ inline void check_children(const Dag& dag, int64_t num_edges) {
                   kNoDag);
 }
 
-// The plan, checked for sums over the places of the spanning tree.
+// The plan, checked.
 inline DagPlan plan_of(const Dag& dag, const std::vector<Tensor>& table) {
   const SpanningTree& spanning = dag.spanning;
   const Tree& tree = spanning.tree;
@@ -81,25 +81,17 @@ inline DagPlan plan_of(const Dag& dag, const std::vector<Tensor>& table) {
   plan.risen_ptr = take(plan.num_rising + 1);
   STD_TORCH_CHECK(at == begin + size, kNoDag);
   const int64_t end = plan.num_lines + plan.num_slots;
-  STD_TORCH_CHECK(all_within_or_none(plan.slot, tree.root(), 0, end) &&
-                      is_ptr(plan.slot_ptr, tree.num_inner, plan.num_slots) &&
-                      all_within_or_none(plan.part_line, num_parts, 0, end),
-                  kNoDag);
-  return plan;
-}
-
-// Checks what lets mass rise.
-inline void check_links(const Dag& dag, const DagPlan& plan) {
-  const int64_t num_sources = dag.num_columns + plan.num_rising;
-  const int64_t num_links = plan.link_ptr[num_sources];
   STD_TORCH_CHECK(
-      all_within_or_none(plan.source, num_sources, -1, dag.num_nodes) &&
+      all_within_or_none(plan.slot, tree.root(), 0, end) &&
+          is_ptr(plan.slot_ptr, tree.num_inner, plan.num_slots) &&
+          all_within_or_none(plan.part_line, num_parts, 0, end) &&
+          all_within_or_none(plan.source, num_sources, -1, dag.num_nodes) &&
           all_within_or_none(plan.line, plan.num_rising, 0, plan.num_lines) &&
-          plan.risen_ptr - plan.link == num_links &&
           is_ptr(plan.link_ptr, num_sources, num_links) &&
           all_within_or_none(plan.link, num_links, 0, plan.num_lines + plan.num_mass_slots) &&
           is_ptr(plan.risen_ptr, plan.num_rising, plan.num_mass_slots),
       kNoDag);
+  return plan;
 }
 
 // What the ops over nodes take: a tree, and what a DAG has beyond its spanning tree.

@@ -8,14 +8,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <mutex>
 #include <tuple>
-#include <type_traits>
 #include <vector>
 
 #include "dag_block_kernel.h"
 #include "dag_checks.h"
 #include "dag_rise.h"
+#include "dag_shares.h"
 #include "errors.h"
 #include "first_fault.h"
 #include "isa.h"
@@ -32,28 +33,60 @@ namespace {
 
 using Call = TreeLogLossCall;
 
-struct Problem {
+// What follows from a call's arguments without the rows, with the checks of their values. Bound
+// arguments keep it.
+struct Prepared {
   Dag dag;
+  DagPlan plan;
+  Targets targets;                               // those of the table
+  std::shared_ptr<Derived> units[2], shares[2];  // by whether numbers are float64
+
+  explicit Prepared(const Call& call)
+      : dag(dag_of(call.tree)), plan(plan_of(dag, call.tree)), targets{} {
+    check_children(dag, call.tree[5].numel());
+    check_reduction("dag_log_loss", call.reduction);
+    bind_table(call, dag.num_nodes, targets);
+    STD_TORCH_CHECK(
+        !targets.log_similarity,
+        "dag_log_loss: soft labels need lowest common ancestors, which a DAG does not have");
+    for (int wide = 0; wide < 2; ++wide) {
+      units[wide] = std::make_shared<Derived>();
+      shares[wide] = std::make_shared<Derived>();
+    }
+  }
+
+  template <typename Real>
+  const DagUnits<Real>& units_of() const {
+    return units[sizeof(Real) == 8]->get<DagUnits<Real>>(
+        [&] { return DagUnits<Real>(dag, targets); });
+  }
+
+  template <typename Real>
+  const DagShares<Real>& shares_of() const {
+    return shares[sizeof(Real) == 8]->get<DagShares<Real>>([&] {
+      STD_TORCH_CHECK(
+          all_within_or_none(targets.target_place, targets.num_targets, -1, dag.num_nodes),
+          kNoPlace);
+      return DagShares<Real>(dag, plan, targets);
+    });
+  }
+};
+
+struct Problem {
+  const Prepared& prepared;
+  const Dag& dag;
   Targets targets;
 
   bool spreads() const { return targets.spread || targets.row_spread != 0; }
 };
 
 Problem problem_of(const Call& call) {
-  Problem problem = {dag_of(call.tree), {}};
+  const Prepared& prepared = call.derived->get<Prepared>([&] { return Prepared(call); });
+  Problem problem = {prepared, prepared.dag, prepared.targets};
   check_rows("dag_log_loss", call.logits);
-  check_reduction("dag_log_loss", call.reduction);
   STD_TORCH_CHECK(call.logits.size(1) == problem.dag.num_columns, "dag_log_loss: logits must have ",
                   problem.dag.num_columns, " columns, got ", call.logits.size(1));
-  bind_table(call, problem.dag.num_nodes, problem.targets);
   bind_rows(call, problem.targets);
-  const Targets& targets = problem.targets;
-  STD_TORCH_CHECK(
-      !targets.log_similarity,
-      "dag_log_loss: soft labels need lowest common ancestors, which a DAG does not have");
-  STD_TORCH_CHECK(!targets.mass || all_within_or_none(targets.target_place, targets.num_targets, -1,
-                                                      problem.dag.num_nodes),
-                  kNoPlace);
   return problem;
 }
 
@@ -64,88 +97,6 @@ struct Results {
   double* loss;
   void* grad;
 };
-
-// What all rows share; the problem points to it.
-template <typename Real>
-struct Shared {
-  std::vector<int32_t> part_index;
-  std::vector<double> kept_unit;
-  std::vector<Real> kept_unit_of_line, kept, handed, kept_with_share, handed_with_share;
-  std::vector<int32_t> with_children;
-};
-
-template <typename Real>
-void number_parts(DagBlockProblem& problem, Shared<Real>& shared) {
-  const SpanningTree& spanning = problem.spanning;
-  shared.part_index.assign(spanning.tree.num_places(), -1);
-  for (int64_t i = 0; i < spanning.part_ptr[spanning.num_mixed]; ++i) {
-    int32_t& index = shared.part_index[spanning.part[i]];
-    if (index < 0) index = static_cast<int32_t>(problem.num_part_places++);
-  }
-  problem.part_index = shared.part_index.data();
-}
-
-// Computes what places keep of 1 on every class.
-template <typename Real>
-void rise_units(const Dag& dag, DagBlockProblem& problem, Shared<Real>& shared) {
-  const SpanningTree& spanning = dag.spanning;
-  std::vector<double> reaching(problem.unit, problem.unit + dag.num_nodes);
-  shared.kept_unit.assign(spanning.num_places(), 0);
-  for (int64_t i = 0; i < dag.num_nodes; ++i) {
-    const int32_t v = spanning.by_height[i];
-    const int64_t first = dag.parent_ptr[v], last = dag.parent_ptr[v + 1];
-    const double each = (1 - problem.keep[v]) / static_cast<double>(last - first) * reaching[v];
-    for (int64_t e = first; e < last; ++e) reaching[dag.parent[e]] += each;
-    if (spanning.place[v] >= 0) shared.kept_unit[spanning.place[v]] = problem.keep[v] * reaching[v];
-  }
-  shared.kept_unit_of_line.assign(shared.kept_unit.begin(), shared.kept_unit.end());
-  for (const double kept : shared.kept_unit) problem.total_unit += kept;
-  problem.kept_unit = shared.kept_unit.data();
-  problem.kept_unit_of_line = shared.kept_unit_of_line.data();
-}
-
-template <typename Real>
-void split_mass(const Dag& dag, DagBlockProblem& problem, Shared<Real>& shared) {
-  const SpanningTree& spanning = dag.spanning;
-  shared.kept.assign(spanning.num_places(), 0);
-  shared.handed.assign(dag.num_nodes, 0);
-  for (int64_t i = 0; i < dag.num_nodes; ++i) {
-    const int32_t v = spanning.by_height[i];
-    const int32_t parents = dag.parent_ptr[v + 1] - dag.parent_ptr[v];
-    if (spanning.place[v] >= 0) shared.kept[spanning.place[v]] = static_cast<Real>(problem.keep[v]);
-    shared.handed[v] = static_cast<Real>((1 - problem.keep[v]) / parents);
-    if (spanning.child_ptr[v] < spanning.child_ptr[v + 1]) shared.with_children.push_back(v);
-  }
-  problem.kept = shared.kept.data();
-  problem.handed = shared.handed.data();
-  problem.with_children = shared.with_children.data();
-  problem.num_with_children = static_cast<int64_t>(shared.with_children.size());
-}
-
-// The same by source of the plan.
-template <typename Real>
-void split_mass_of_sources(const Dag& dag, DagBlockProblem& problem, Shared<Real>& shared) {
-  const SpanningTree& spanning = dag.spanning;
-  const DagPlan& plan = problem.plan;
-  const int64_t num_columns = dag.num_columns;
-  problem.mass_is_by_column =
-      problem.num_targets == num_columns &&
-      std::equal(plan.source, plan.source + num_columns, problem.target_place);
-  shared.kept_with_share.assign(spanning.num_places(), 0);
-  shared.handed_with_share.assign(num_columns + plan.num_rising, 0);
-  for (int64_t i = 0; i < num_columns + plan.num_rising; ++i) {
-    const int32_t v = plan.source[i];
-    if (v < 0) continue;
-    const bool is_column = i < num_columns;
-    const double share = is_column && problem.mass_is_by_column ? problem.share[i] : 1;
-    const int64_t place = is_column ? i : num_columns + plan.line[i - num_columns];
-    const int32_t links = plan.link_ptr[i + 1] - plan.link_ptr[i];
-    shared.kept_with_share[place] = static_cast<Real>(problem.keep[v] * share);
-    shared.handed_with_share[i] = static_cast<Real>((1 - problem.keep[v]) / links * share);
-  }
-  problem.kept_with_share = shared.kept_with_share.data();
-  problem.handed_with_share = shared.handed_with_share.data();
-}
 
 // The mass that the targets of some rows put on places.
 class BlockTargets {
@@ -216,6 +167,25 @@ std::vector<int64_t> run_lanes(const DagBlockKernel& kernel, const Problem& prob
   return left;
 }
 
+// Works on rows by dag_block_kernel.cpp.
+template <typename Real>
+void run_left(const DagBlockKernel& kernel, const Problem& problem, DagBlockProblem& block,
+              const std::vector<int64_t>& rows, FirstFault& first_fault) {
+  const DagParts<Real> parts(problem.dag, problem.targets);
+  parts.bind(block);
+  for_blocks(static_cast<int64_t>(rows.size()), kernel.block_rows,
+             kernel.num_lines(block) * kernel.line_bytes,
+             [&](int64_t first, int64_t count, void* lines) {
+               const SubnormalsAreZero guard;
+               BlockTargets& targets = block_targets;
+               targets.start(problem.dag);
+               TreeLogLossFault fault;
+               kernel.run(block, targets.of(problem, block.kept_unit, rows.data() + first, count),
+                          lines, &fault);
+               first_fault.add(fault, fault.row);
+             });
+}
+
 template <typename Real>
 void run_blocks(const Call& call, const Problem& problem, const Results& results) {
   const DagBlockKernel kernel = HACE_BEST_KERNEL(dag_block_kernel, element_of(call.logits));
@@ -229,14 +199,9 @@ void run_blocks(const Call& call, const Problem& problem, const Results& results
   block.eps = call.eps;
   block.factor = results.rows.factor.data();
   block.loss = results.loss;
-  Shared<Real> shared;
-  block.plan = plan_of(dag, call.tree);
-  if (problem.spreads() || block.mass) check_children(dag, call.tree[5].numel());
-  if (problem.spreads()) rise_units(dag, block, shared);
-  if (block.mass && call.eps == 0) {
-    check_links(dag, block.plan);
-    split_mass_of_sources(dag, block, shared);
-  }
+  block.plan = problem.prepared.plan;
+  if (problem.spreads()) problem.prepared.units_of<Real>().bind(block);
+  if (block.mass && call.eps == 0) problem.prepared.shares_of<Real>().bind(block);
 
   const int64_t num_rows = call.logits.size(0);
   const int64_t row_bytes = dag.num_columns * static_cast<int64_t>(call.logits.element_size());
@@ -244,21 +209,7 @@ void run_blocks(const Call& call, const Problem& problem, const Results& results
   std::vector<int64_t> rows = counting_rows(block.factor, block.grad, num_rows, row_bytes);
   FirstFault first_fault;
   if (call.eps == 0) rows = run_lanes(kernel, problem, block, rows, first_fault);
-  if (!rows.empty()) {
-    number_parts(block, shared);
-    if (block.mass) split_mass(dag, block, shared);
-  }
-  for_blocks(static_cast<int64_t>(rows.size()), kernel.block_rows,
-             kernel.num_lines(block) * kernel.line_bytes,
-             [&](int64_t first, int64_t count, void* lines) {
-               const SubnormalsAreZero guard;
-               BlockTargets& targets = block_targets;
-               targets.start(dag);
-               TreeLogLossFault fault;
-               kernel.run(block, targets.of(problem, block.kept_unit, rows.data() + first, count),
-                          lines, &fault);
-               first_fault.add(fault, fault.row);
-             });
+  if (!rows.empty()) run_left<Real>(kernel, problem, block, rows, first_fault);
   first_fault.check();
 }
 
