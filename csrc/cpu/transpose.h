@@ -54,8 +54,8 @@ struct LaneRows {
   }
 };
 
-// Fetches what a later step along a row reads or, with kWrites, writes. (As many rows as a vector has
-// lanes are more streams than processors follow by themselves.)
+// Fetches what a later step along a row reads or, with kWrites, writes. (As many rows as a vector
+// has lanes are more streams than processors follow by themselves.)
 template <bool kWrites = false, typename Stored>
 inline void fetch_ahead(const Stored* at) {
   __builtin_prefetch(at + 8 * LaneRows<Stored>::kCount, kWrites);
