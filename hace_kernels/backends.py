@@ -169,6 +169,8 @@ def _lack(op: str, name: str, device: torch.device, dtype: torch.dtype) -> str |
     if device.type != takes:
         kind = {"cpu": "CPU", "cuda": "GPU"}[takes]
         return f"it takes {kind} tensors, but the logits are on {device}; use backend='auto'"
+    if name == "cuda" and (missing := native.cuda_lack_on(device)) is not None:
+        return missing
     if dtype not in _KERNEL_DTYPES:
         return f"it takes {', '.join(map(str, _KERNEL_DTYPES))}, but the logits are {dtype}"
     return None

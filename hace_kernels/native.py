@@ -11,8 +11,10 @@ the CPU and take CPU tensors. That is slow and meant for tests (tests/cuda_kerne
 
 from __future__ import annotations
 
+import ctypes
 import os
 import warnings
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -20,7 +22,15 @@ import torch
 from . import schemas  # noqa: F401  (defines the ops that the library implements)
 from .missing_library import why_missing
 
-__all__ = ["LIBRARY", "cpu_lack", "cuda_device_type", "cuda_lack", "emulated", "load_error"]
+__all__ = [
+    "LIBRARY",
+    "cpu_lack",
+    "cuda_device_type",
+    "cuda_lack",
+    "cuda_lack_on",
+    "emulated",
+    "load_error",
+]
 
 emulated = "HACE_CUDA_EMULATION" in os.environ
 
@@ -85,3 +95,30 @@ def cuda_lack() -> str | None:
     if not emulated and not torch.cuda.is_available():
         return "torch finds no GPU"
     return None
+
+
+def cuda_lack_on(device: torch.device) -> str | None:
+    """What keeps the CUDA kernels from running on a GPU, or None: they are compiled for some."""
+    if emulated:
+        return _lack_on(-1)
+    return _lack_on(torch.cuda.current_device() if device.index is None else device.index)
+
+
+# The effect of torch.compiler.assume_constant_result, which would take 1.6 s to import.
+cuda_lack_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@cache
+def _lack_on(index: int) -> str | None:
+    lack_of = ctypes.CDLL(str(LIBRARY)).hace_cuda_lack
+    lack_of.restype = ctypes.c_char_p
+    with torch.cuda.device(index):
+        error: bytes | None = lack_of()
+    if error is None:
+        return None
+    gpu = "the emulated GPU" if emulated else torch.cuda.get_device_name(index)
+    return (
+        f"{LIBRARY.name} does not run on {gpu} ({error.decode()}): install the CUDA toolkit (nvcc) "
+        "and run `HACE_BUILD=cuda pip install --no-build-isolation .`, which compiles it for the "
+        "GPUs at hand"
+    )

@@ -52,6 +52,23 @@ def test_verify() -> None:
     assert "\ncuda " in done.stdout
 
 
+def test_a_gpu_that_it_is_not_compiled_for() -> None:
+    """`auto` takes another backend there, and "cuda" says why it cannot run."""
+    code = """if True:
+        import torch
+        from hace_kernels.backends import choose
+        device = torch.device("cpu")
+        print(choose("path_log_loss", "auto", device, torch.float32))
+        choose("path_log_loss", "cuda", device, torch.float32)
+    """
+    done = run(emulator.library(), "-c", code)
+    assert (done.returncode, done.stdout) == (0, "cuda\n"), done.stderr
+    done = run(emulator.library(), "-c", code, HACE_EMULATED_OTHER_GPU="1")
+    assert (done.returncode, done.stdout) == (1, "reference\n"), done.stderr
+    assert "no kernel image is available" in done.stderr
+    assert "BackendError" in done.stderr
+
+
 @pytest.mark.parametrize("order", ["backward", "random:1"])
 def test_any_order_of_threads_and_blocks(order: str) -> None:
     """What a missing barrier spoils depends on which thread comes first."""
