@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -136,7 +136,7 @@ def chunks_of_rows(num_rows: int, row_bytes: int, device: torch.device) -> Itera
         yield range(first, min(first + step, num_rows))
 
 
-@lru_cache(maxsize=64)
+@cache  # without a limit, since captured graphs hold the addresses of what is in it
 def _levels_on(device: torch.device, ptr: tuple[int, ...]) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor([len(ptr) - 1, *ptr], dtype=torch.int32, device=device)

@@ -29,6 +29,7 @@ from hace_kernels.triton import (  # noqa: E402
     path_log_loss,
     tree_log_loss,
     tree_log_prob,
+    tree_rows,
     tree_sum,
 )
 
@@ -151,6 +152,15 @@ def dag_ops(shape: str = "shared leaf", rows: int = 3, eps: float = 0.0) -> None
     )  # fmt: skip
     OPS["dag_log_loss"](*arguments, True)
     OPS["dag_log_loss_backward"](torch.ones(()), *arguments)
+
+
+def test_levels_stay_where_captured_graphs_read_them() -> None:
+    """A graph that was captured holds the address of a tree's levels, however many trees follow."""
+    device = torch.device("cpu")
+    levels = tree_rows.levels_on(device, (0, 1, 2))
+    for size in range(3, 300):
+        tree_rows.levels_on(device, (0, 1, size))
+    assert tree_rows.levels_on(device, (0, 1, 2)) is levels
 
 
 @pytest.mark.parametrize(
