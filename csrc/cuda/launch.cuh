@@ -52,12 +52,13 @@ inline Device device_of(int index, cudaStream_t stream) {
 // An upper bound of the bytes of shared memory that kernels declare statically.
 constexpr int64_t kStaticBytes = 4096;
 
-// Lets blocks of a kernel have this much dynamic shared memory; up to 48 KiB are always allowed.
+// Lets blocks of a kernel have this much dynamic shared memory; up to 48 KiB are always allowed. It
+// allows all that the device has: another thread may launch the same kernel with less meanwhile.
 template <typename Kernel>
-void allow_shared(Kernel* kernel, int64_t bytes) {
+void allow_shared(Kernel* kernel, int64_t bytes, const Device& device) {
   if (bytes + kStaticBytes > (int64_t{48} << 10))
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         static_cast<int>(bytes));
+                         static_cast<int>(device.shared_bytes - kStaticBytes));
 }
 
 }  // namespace hace

@@ -26,7 +26,7 @@ struct PathLogLoss {
     const PathArrays paths = hace::check(call);
     check_devices(call);
     const Tensor& logits = call.logits;
-    STD_TORCH_CHECK(logits.size(1) < (int64_t{1} << 31) - kStrip, "path_log_loss: rows of ",
+    STD_TORCH_CHECK(logits.size(1) < (int64_t{1} << 31) - 2 * kStrip, "path_log_loss: rows of ",
                     logits.size(1), " columns are too long");
     const OnDeviceOf here(logits);
     const cudaStream_t stream = here.device().stream;
@@ -58,7 +58,8 @@ struct PathLogLoss {
       if (call.reduction == kMean)
         problem.divisor = reduction.weigh(problem.target, problem.target_weight, num_targets,
                                           call.ignore_index, stream);
-      run_path_log_loss(problem, plan, static_cast<Real*>(memory.mutable_data_ptr()), stream);
+      run_path_log_loss(problem, plan, static_cast<Real*>(memory.mutable_data_ptr()),
+                        here.device());
       reduction.reduce(stream);
     });
     check_launches("path_log_loss", logits);

@@ -316,6 +316,9 @@ struct PathLogLossPlan {
 constexpr int64_t kSumsInShared = int64_t{16} << 10;
 constexpr int64_t kMemoryAtOnce = int64_t{64} << 20;
 
+// A launch has at most so many blocks, of one row each; CUDA allows twice as many.
+constexpr int64_t kMostBlocks = int64_t{1} << 30;
+
 template <typename Stored>
 PathLogLossPlan plan_path_log_loss(const PathLogLossProblem<Stored>& problem,
                                    const Device& device) {
@@ -330,7 +333,7 @@ PathLogLossPlan plan_path_log_loss(const PathLogLossProblem<Stored>& problem,
 
   PathLogLossPlan plan = {};
   plan.splits = strips > max_strips_per_warp * (row_threads(max_strips_per_warp, wide) / kWarp);
-  plan.rows_at_once = std::max<int64_t>(1, problem.num_rows);
+  plan.rows_at_once = std::clamp<int64_t>(problem.num_rows, 1, kMostBlocks);
   bool sums_in_shared = false;
   if (plan.splits) {
     plan.threads = kSplitThreads;
@@ -356,11 +359,11 @@ PathLogLossPlan plan_path_log_loss(const PathLogLossProblem<Stored>& problem,
 
 template <bool kEntropy, typename Stored>
 void launch_whole_rows(const PathLogLossProblem<Stored>& problem, const PathLogLossPlan& plan,
-                       int64_t first, int64_t count, work_t<Stored>* memory, cudaStream_t stream) {
+                       int64_t first, int64_t count, work_t<Stored>* memory, const Device& device) {
   const auto launch = [&](auto* kernel) {
-    allow_shared(kernel, plan.shared_bytes);
+    allow_shared(kernel, plan.shared_bytes, device);
     HACE_LAUNCH(kernel, dim3(static_cast<unsigned>(count)), dim3(plan.threads),
-                static_cast<size_t>(plan.shared_bytes), stream, problem, first, memory,
+                static_cast<size_t>(plan.shared_bytes), device.stream, problem, first, memory,
                 plan.stages);
   };
   if (plan.strips_per_warp == 1) return launch(&row_kernel<Stored, 1, kEntropy>);
@@ -385,18 +388,18 @@ void launch_split_rows(const PathLogLossProblem<Stored>& problem, int64_t first,
 // Computes the rows' weighted losses and their gradients. `memory` has plan.memory_values entries.
 template <typename Stored>
 void run_path_log_loss(const PathLogLossProblem<Stored>& problem, const PathLogLossPlan& plan,
-                       work_t<Stored>* memory, cudaStream_t stream) {
+                       work_t<Stored>* memory, const Device& device) {
   const bool entropy = problem.entropy != 0;
   for (int64_t first = 0; first < problem.num_rows; first += plan.rows_at_once) {
     const int64_t count = std::min(plan.rows_at_once, problem.num_rows - first);
     if (plan.splits && entropy)
-      launch_split_rows<true>(problem, first, count, memory, stream);
+      launch_split_rows<true>(problem, first, count, memory, device.stream);
     else if (plan.splits)
-      launch_split_rows<false>(problem, first, count, memory, stream);
+      launch_split_rows<false>(problem, first, count, memory, device.stream);
     else if (entropy)
-      launch_whole_rows<true>(problem, plan, first, count, memory, stream);
+      launch_whole_rows<true>(problem, plan, first, count, memory, device);
     else
-      launch_whole_rows<false>(problem, plan, first, count, memory, stream);
+      launch_whole_rows<false>(problem, plan, first, count, memory, device);
   }
 }
 

@@ -12,7 +12,7 @@ template <typename Launch>
 void run(const PathTileCall& call, Launch launch) {
   const Tensor& logits = call.logits;
   if (logits.numel() == 0) return;
-  STD_TORCH_CHECK(logits.size(1) < (int64_t{1} << 31) - kStrip, call.op, ": tiles of ",
+  STD_TORCH_CHECK(logits.size(1) < (int64_t{1} << 31) - 2 * kStrip, call.op, ": tiles of ",
                   logits.size(1), " columns are too wide");
   check_device(call.op, "start", call.start, logits);
   check_device(call.op, "stop", call.stop, logits);

@@ -181,11 +181,11 @@ inline RowPlan plan_rows(const Tree& tree, int64_t num_rows, int64_t row_bytes,
 // Launches a kernel whose only argument, `problem`, contains a RowMemory.
 template <typename Problem>
 inline void launch_rows(void (*kernel)(Problem), const Problem& problem, const RowPlan& plan,
-                        cudaStream_t stream) {
+                        const Device& device) {
   if (plan.blocks == 0) return;
-  allow_shared(kernel, plan.shared_bytes);
+  allow_shared(kernel, plan.shared_bytes, device);
   HACE_LAUNCH(kernel, dim3(plan.blocks), dim3(plan.threads), static_cast<size_t>(plan.shared_bytes),
-              stream, problem);
+              device.stream, problem);
 }
 
 }  // namespace hace

@@ -42,7 +42,7 @@ void run(const char* op, const Tensor& logits, const NodeTable& table, const Ten
     const RowScratch memory(logits, plan);
     problem.memory = memory.get();
     launch_rows(grad ? tree_log_prob_backward_kernel<Stored> : tree_log_prob_kernel<Stored>,
-                problem, plan, stream);
+                problem, plan, here.device());
   });
   check_launches(op, logits);
 }

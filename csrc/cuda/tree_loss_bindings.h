@@ -34,7 +34,7 @@ void launch_loss(const TreeLogLossCall& call, const LossOutputs& outputs, const 
   if (call.reduction == kMean)
     problem.divisor = reduction.weigh(targets.single() ? targets.index : nullptr, targets.weight,
                                       targets.num_targets, call.ignore_index, device.stream);
-  launch_rows(kernel, problem, plan, device.stream);
+  launch_rows(kernel, problem, plan, device);
   reduction.reduce(device.stream);
 }
 

@@ -39,7 +39,7 @@ Tensor sums(const char* op, const Tensor& values, const NodeTable& table, bool u
     const RowScratch memory(values, plan);
     problem.memory = memory.get();
     launch_rows(up ? tree_sum_up_kernel<Stored> : tree_sum_down_kernel<Stored>, problem, plan,
-                stream);
+                here.device());
   });
   check_launches(op, values);
   return out;

@@ -340,6 +340,7 @@ class TestLimits:
             "grid.y: cudaErrorInvalidConfiguration, 0 runs",
             "grid.z: cudaErrorInvalidConfiguration, 0 runs",
             "shared: cudaErrorInvalidValue, 0 runs",
+            "shared, less allowed meanwhile: cudaSuccess, 1 runs",
             "allow too much: cudaErrorInvalidValue, 0 runs",
             "shared, allowed: cudaSuccess, 1 runs",
             "shared, beyond: cudaErrorInvalidValue, 0 runs",
@@ -348,6 +349,11 @@ class TestLimits:
         refused = [line for line in done.stderr.splitlines() if "refused mark at" in line]
         assert len(refused) == 9
         assert all("limits.cu:" in line for line in refused)
+
+    @pytest.mark.parametrize(("rows", "at_once"), [(0, 1), (5, 5), (2**32 + 5, 2**30)])
+    def test_batches_beyond_a_launch(self, build: Build, rows: int, at_once: int) -> None:
+        """Several launches take more rows than one has blocks for."""
+        assert run(build("plans"), str(rows)).stdout == f"{at_once}\n"
 
     def test_smaller_devices(self, build: Build) -> None:
         done = run(

@@ -45,6 +45,11 @@ int main() {
   launch("grid.y", dim3(1, 65536), 32, 16);
   launch("grid.z", dim3(1, 1, 65536), 32, 16);
   launch("shared", 1, 32, 48 * 1024 + 1);
+  const hace::Device device = hace::device_of(0, nullptr);
+  const int64_t dynamic = device.shared_bytes - hace::kStaticBytes;
+  hace::allow_shared(mark, dynamic, device);
+  hace::allow_shared(mark, 48 * 1024, device);  // as another thread may do
+  launch("shared, less allowed meanwhile", 1, 32, static_cast<size_t>(dynamic));
   int most = 0, l2 = 0, multiprocessors = 0, major = 0, blocks = 0;
   cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
   cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, 0);
