@@ -34,6 +34,9 @@ __all__ = ["OPS", "Shape"]
 # in depth-first order.
 _ROW_BYTES, _ROW_BYTES_WITH_MORE, _ROW_BYTES_SHUFFLED = 65536, 32768, 16384
 
+# The most memory for the rings of the rows of one launch, of rows that are not split.
+_RING_BYTES = 64 * 2**20
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -159,11 +162,14 @@ def _launch(call: PathLogLossArguments, results: Results) -> None:
     cut = shape.cut(vector, 3 if settings.entropy is not None else 2)
     work = loss_dtype(logits.dtype)
     if not shape.splits:
-        rings = logits.new_empty(num_rows * shape.ring_numbers, dtype=work)
-        row_kernel[(num_rows,)](
-            rows, targets, table, rings, **sizes, num_targets=num_targets, settings=settings,
-            cut=cut, num_warps=shape.num_warps, **(shape.registers if vector > 1 else {}),
-        )  # fmt: skip
+        at_once = min(num_rows, max(1, _RING_BYTES // (shape.ring_numbers * work.itemsize)))
+        rings = logits.new_empty(at_once * shape.ring_numbers, dtype=work)
+        for first in range(0, num_rows, at_once):
+            row_kernel[(min(at_once, num_rows - first),)](
+                rows, targets, table, rings, **sizes, num_targets=num_targets, first_row=first,
+                settings=settings, cut=cut, num_warps=shape.num_warps,
+                **(shape.registers if vector > 1 else {}),
+            )  # fmt: skip
         return
 
     row_bytes = shape.columns * logits.element_size()

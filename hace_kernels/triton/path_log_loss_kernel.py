@@ -129,14 +129,15 @@ def _store_loss(row, loss, counts_for, row_loss):
 
 @triton.jit(do_not_specialize=_SIZES)
 def row_kernel(
-    rows, targets, table, rings, row_vectors, column_vectors, num_targets, ignore_index, settings,
-    cut,
+    rows, targets, table, rings, row_vectors, column_vectors, num_targets, ignore_index, first_row,
+    settings, cut,
 ):  # fmt: skip
     """Loss and gradient of rows of at most cut.strip * cut.strips columns. One program per row."""
-    number_of = tl.program_id(0).to(tl.int64)
+    slot = tl.program_id(0).to(tl.int64)
+    number_of = slot + first_row
     logits, columns = _logits_at(number_of, rows, row_vectors, cut), column_vectors * cut.vector
     row = Row(number_of, logits, rows.grad, table.order, columns)
-    memory = rings_of(number_of, rings, cut)
+    memory = rings_of(slot, rings, cut)
     path, counts_for, factor = _open_row(number_of, targets, table, num_targets, ignore_index)
     has_entropy: tl.constexpr = settings.entropy is not None
 

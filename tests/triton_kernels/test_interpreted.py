@@ -78,6 +78,17 @@ def test_split_rows(
     assert ((grad.double() - wanted_grad).abs() <= bound).all()
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_many_short_rows(backend: Backend, monkeypatch: pytest.MonkeyPatch, reduction: str) -> None:
+    """Where the rings of all rows are too much memory, several launches use it in turn."""
+    from hace_kernels.triton import path_log_loss as launches
+
+    case = interval_case(9, [[(3, 4, 0.5), (2, 7, 0.3)], [(0, 1, 1.0)]])
+    logits, target = case.logits(5, torch.float32), torch.tensor([0, 1, -100, 0, 1])
+    monkeypatch.setattr(launches, "_RING_BYTES", 2 * 4 * 8 * 4)  # of two rows
+    cases.check(case, logits, target, backend, reduction=reduction)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("eps", [0.0, 1e-3])
 @pytest.mark.parametrize("order", ["ordered", "shuffled"])

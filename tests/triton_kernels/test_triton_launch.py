@@ -18,6 +18,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 from dags import SHAPES  # noqa: E402
 from test_dag_log_loss import Case  # noqa: E402
 from test_tree_log_loss import targets_of  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
@@ -185,6 +186,38 @@ def test_compiled_once_for_all_sizes(
     for sizes in others:
         call(**sizes)
         assert not compiled, sizes
+
+
+class _Allocations(TorchDispatchMode):
+    """The bytes of the tensors that are allocated meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: list[int] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        found = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten.new_empty.default:
+            self.bytes.append(found.nbytes)
+        return found
+
+
+def test_many_short_rows_take_little_memory(compiled: list[str]) -> None:
+    """The rings of a million rows would take far more memory than the rows themselves."""
+    rows, columns = 10**6, 16
+    case = interval_case(columns, [[(5, 6, 0.5), *[(4, 7 + i, 0.1) for i in range(9)]]])
+    arguments = PathLogLossArguments(
+        torch.zeros(rows, columns), torch.zeros(rows, dtype=torch.long), case.table.tensors,
+        case.table.max_entries, None, 0.0, -100, 1, 0.0,
+    )  # fmt: skip
+    with _Allocations() as allocations:
+        OPS["path_log_loss"](*arguments, True)
+    assert "row_kernel" in compiled
+    gradient = 4 * rows * columns
+    assert gradient in allocations.bytes
+    assert sum(allocations.bytes) <= gradient + 4 * rows + 2**26 + 100
 
 
 @pytest.mark.thorough
