@@ -137,6 +137,16 @@ def _schemas() -> dict[str, str]:
     return schemas
 
 
+#: Ops of the CPU only, which `ops/tree_linear.py` explains.
+_ON_CPU = {
+    "tree_linear_hand_down": "(Tensor values, Tensor? bias, Tensor[] tree, int first_class) "
+    "-> Tensor",
+    "tree_linear_gather_up": "(Tensor values, Tensor[] tree, int first_class) -> Tensor",
+    "tree_linear_vectors_up": "(Tensor(a!) vectors, Tensor[] tree, int first_class) -> ()",
+    "tree_linear_nodes_down": "(Tensor values, Tensor[] tree, int first_class) -> Tensor",
+    "tree_linear_nodes_up": "(Tensor values, Tensor[] tree, int first_class) -> Tensor",
+}
+
 #: The ops that write into tensors of the caller.
 _IN_PLACE = {
     # The stages of path_log_loss on a tile of columns (rows, T), whose first is class position
@@ -157,5 +167,5 @@ _LIBRARY = torch.library.Library("hace_kernels", "DEF")  # type: ignore[no-untyp
 for _name, _schema in _schemas().items():
     for _prefix in ("", "triton_"):
         _LIBRARY.define(f"{_prefix}{_name}{_schema}")  # type: ignore[no-untyped-call]
-for _name, _schema in _IN_PLACE.items():
+for _name, _schema in (_ON_CPU | _IN_PLACE).items():
     _LIBRARY.define(_name + _schema)  # type: ignore[no-untyped-call]

@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "log.h"
+#include "of_parents.h"
 #include "row_loops.h"
 #include "soft_label.h"
 #include "sums_by_parent.h"
@@ -48,7 +49,7 @@ template <typename Stored>
 struct TreeRow {
   using Real = work_t<Stored>;
   using Line = Vector<Real>;
-  using Parent = std::make_signed_t<Index<Real>>;
+  using Links = ParentLinks<Real>;
   using Parents = Integers<Real>;
   static constexpr int kLanes = Lanes<Real>::kCount;
   static constexpr Real kSmallest = sizeof(Real) == 4 ? Real(0x1p-64) : Real(0x1p-900);
@@ -157,54 +158,6 @@ struct TreeRow {
 
   int64_t above(int64_t place) const { return tree.parent[place] - tree.num_classes; }
 
-  // The parents of neighbouring places as inner places.
-  struct Links {
-    const int32_t* parent;
-    Parent num_classes;
-
-    // Those of `count` places from `first` on; lanes beyond get the last one.
-    template <typename Count>
-    Parents at(int64_t first, Count count) const {
-      Parents parents;
-      if constexpr (std::is_same_v<Count, int64_t>) {
-        for (int64_t lane = 0; lane < kLanes; ++lane)
-          parents[lane] = parent[first + (lane < count ? lane : count - 1)];
-      } else {
-        parents = bit_cast<Parents>(load_indices<Real>(parent + first));
-      }
-      return parents - num_classes;
-    }
-  };
-  Links links_of_columns() const { return {tree.parent, static_cast<Parent>(tree.num_classes)}; }
-  Links links_of_inner() const {
-    return {tree.parent + tree.num_classes, static_cast<Parent>(tree.num_classes)};
-  }
-
-  // The numbers that `of_inner` has for these parents.
-  HACE_ALWAYS_INLINE static Line at(const Real* of_inner, Parents parents) {
-    const int64_t first = parents[0];
-    const Parents from_first = parents - parents[0];
-    if (!any(from_first != 0)) return broadcast(of_inner[first]);
-#if defined(__AVX512F__)
-    if constexpr (sizeof(Real) == 4) {
-      if (!any(bit_cast<Unsigned<Real>>(from_first) >= kLanes))
-        return bit_cast<Line>(_mm512_permutexvar_ps(bit_cast<__m512i>(from_first),
-                                                    bit_cast<__m512>(load(of_inner + first))));
-      return bit_cast<Line>(_mm512_i32gather_ps(bit_cast<__m512i>(parents), of_inner, 4));
-    }
-#elif defined(__AVX2__)
-    if constexpr (sizeof(Real) == 4) {
-      if (!any(bit_cast<Unsigned<Real>>(from_first) >= kLanes))
-        return bit_cast<Line>(_mm256_permutevar8x32_ps(bit_cast<__m256>(load(of_inner + first)),
-                                                       bit_cast<__m256i>(from_first)));
-      return bit_cast<Line>(_mm256_i32gather_ps(of_inner, bit_cast<__m256i>(parents), 4));
-    }
-#endif
-    Line values;
-    for (int lane = 0; lane < kLanes; ++lane) values[lane] = of_inner[parents[lane]];
-    return values;
-  }
-
   // ---- indices ----
 
   // Puts the mass of indices on places. False if a target's path leads out of the tree.
@@ -240,7 +193,7 @@ struct TreeRow {
             problem, target, weight * problem.share[target],
             [&](int64_t v, double delta) { alpha[v] += static_cast<Real>(delta); }, put_at);
       });
-      add_down(alpha);
+      add_down(tree, alpha);
     } else {
       for_targets([&](int64_t target, double weight) {
         double reached = weight * problem.share[target];
@@ -407,7 +360,7 @@ struct TreeRow {
     const Stored* const logits = this->logits;
     const Real top = this->top;
     Real* const e = this->e;
-    const Links columns = links_of_columns();
+    const auto columns = Links::of_columns(tree);
     const ByColumn unit = by_column(kept_unit);
     const SharedMass shared = shared_mass();
     auto own = own_columns.begin();
@@ -426,7 +379,7 @@ struct TreeRow {
                 Line kept = {};
                 if constexpr (kMass == ColumnMass::kAlike) kept = unit.at(c, count) * spread;
                 if constexpr (kMass == ColumnMass::kByRing)
-                  kept = unit.at(c, count) * at(alpha, parents);
+                  kept = unit.at(c, count) * of_parents<Real>(alpha, parents);
                 if constexpr (kRises) {
                   if (shared.mass) {
                     const Line reached = load_first(shared.mass + c, count);
@@ -457,8 +410,8 @@ struct TreeRow {
     SumsByParent<Real, kSums> by_parent(sums);
     for_vectors(tree.num_inner - 1, [&](int64_t v, auto count) {
       by_parent.end_runs_below(v + kLanes);
-      const Parents parents = links_of_inner().at(v, count);
-      if (any(parents < static_cast<Parent>(v + kLanes))) {
+      const Parents parents = Links::of_inner(tree).at(v, count);
+      if (any(parents < static_cast<typename Links::Parent>(v + kLanes))) {
         for (int64_t u = v; u < v + count; ++u) {
           const int64_t parent = above(tree.num_classes + u);
           sum[u] = static_cast<Real>(rising[u]);
@@ -511,29 +464,12 @@ struct TreeRow {
     return sound;
   }
 
-  // Adds to the number of every inner place those of all places above it.
-  void add_down(Real* numbers) const {
-    const int64_t size = tree.num_inner - 1;
-    const auto step = [&](int64_t v, auto count) {
-      const Parents parents = links_of_inner().at(v, count);
-      if (any(parents < static_cast<Parent>(v + kLanes)))
-        for (int64_t u = v + count - 1; u >= v; --u)
-          numbers[u] += numbers[above(tree.num_classes + u)];
-      else
-        store_first(numbers + v, load_first(numbers + v, count) + at(numbers, parents), count);
-    };
-    const int64_t whole = size / kLanes * kLanes;
-    if (whole < size) step(whole, size - whole);
-    for (int64_t v = whole - kLanes; v >= 0; v -= kLanes)
-      step(v, std::integral_constant<int64_t, kLanes>{});
-  }
-
   template <ColumnMass kMass>
   void write(double of_total) {
     Stored* const grad = static_cast<Stored*>(problem.grad) + row * tree.num_classes;
     Real* const pulled = sum;  // sum of q / S from here to the root, then the exponentials' factor
     pulled[tree.num_inner - 1] = 0;
-    add_down(pulled);
+    add_down(tree, pulled);
     const double factor = problem.factor[row];
     for (int64_t v = 0; v < tree.num_inner; ++v)
       pulled[v] = static_cast<Real>(factor * (of_total - pulled[v]));
@@ -542,15 +478,15 @@ struct TreeRow {
     for (OwnColumn& own : own_columns)
       own.grad = e[own.column] * pulled[above(own.column)] - own.kept * of_mass;
     const Real* const e = this->e;
-    const Links columns = links_of_columns();
+    const auto columns = Links::of_columns(tree);
     const ByColumn unit = by_column(kept_unit);
     const SharedMass shared = shared_mass();
     for_vectors(tree.num_classes, [&](int64_t c, auto count) {
       const Parents parents = columns.at(c, count);
-      Line value = load_first(e + c, count) * at(pulled, parents);
+      Line value = load_first(e + c, count) * of_parents<Real>(pulled, parents);
       if constexpr (kMass == ColumnMass::kAlike) value -= unit.at(c, count) * spread;
       if constexpr (kMass == ColumnMass::kByRing)
-        value -= unit.at(c, count) * at(alpha, parents) * of_mass;
+        value -= unit.at(c, count) * of_parents<Real>(alpha, parents) * of_mass;
       if constexpr (kMass == ColumnMass::kOwn) {
         const Line kept = shared.mass
                               ? load_first(shared.mass + c, count) * shared.kept.at(c, count)

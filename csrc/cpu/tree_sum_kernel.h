@@ -20,6 +20,7 @@ struct TreeSumProblem {
   void* sums;              // (rows, N) or (rows, C), contiguous in the same order
   int64_t num_rows;
   bool past_caches;
+  bool columns_in_place = false;  // rows side by side, upwards: the values lie where sums belong
 };
 
 // The next `count` rows from `first` on, at most `block_rows` at a time; `lines` has a line of

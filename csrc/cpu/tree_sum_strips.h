@@ -46,6 +46,7 @@ class StripBlock {
         sums_(static_cast<Stored*>(problem.sums) + first),
         sums_stride_(problem.num_rows),
         count_(static_cast<int>(count)),
+        columns_in_place_(problem.columns_in_place),
         line_(static_cast<Line*>(lines)) {}
 
   void up() {
@@ -67,7 +68,7 @@ class StripBlock {
       const int32_t child = tree_.child[i];
       if (child < tree_.num_classes) {
         const Line line = value(child);
-        write_node(child, line);
+        if (!columns_in_place_) write_node(child, line);
         narrow += line;
       } else {
         narrow += line_[child - tree_.num_classes];
@@ -130,6 +131,7 @@ class StripBlock {
   Stored* const sums_;
   const int64_t sums_stride_;
   const int count_;
+  const bool columns_in_place_;
   Line* const line_;
 };
 

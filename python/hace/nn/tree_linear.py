@@ -14,6 +14,8 @@ from hace_kernels import loss_dtype
 from hace_kernels.eager import eager
 from hace_kernels.exporting import is_traced
 from hace_kernels.linear import NodeSums, OnWeightGrad, linear_topk
+from hace_kernels.ops.tree_linear import ClassRows, linear_of_nodes, takes_linear_of_nodes
+from hace_kernels.tree_table import TreeTable
 
 from ..arguments import Target
 from ..hierarchy import Hierarchy
@@ -143,10 +145,12 @@ class TreeLinear(HierarchyState):
     def _prepare(self) -> None:
         tables = Tables.of(self.hierarchy)
         self._nodes = PerDevice(lambda device: tables.nodes(device=device))
-        self._nodes.on(torch.device("cpu"))
+        table = self._nodes.on(torch.device("cpu"))
+        self._class_rows = ClassRows.of(table) if isinstance(table, TreeTable) else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_nodes"}
+        made = ("_nodes", "_class_rows")
+        return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -187,10 +191,27 @@ class TreeLinear(HierarchyState):
                 "the classes are spread over processes, and no process has all logits: use loss, "
                 "topk, predict and node_log_probs, or gathered() for a layer of one process"
             )
-        if self._has_many_rows(input):
+        sum_vectors = self._has_many_rows(input)
+        if self._takes_class_rows(input):
+            assert self._class_rows is not None
+            return linear_of_nodes(
+                input, self.weight, self.bias, self._class_rows, sum_vectors, self._sum_logits
+            )
+        if sum_vectors:
             bias = None if self.bias is None else self._sum_down(self.bias[None]).view(-1)
             return F.linear(input, self._sum_down(self.weight.T).T, bias)
-        of_nodes = F.linear(input, self.weight, self.bias)
+        return self._sum_logits(input, self.weight, self.bias)
+
+    def _takes_class_rows(self, input: Tensor) -> bool:
+        """Whether the C++ kernels for classes whose vectors lie one after the other can be used."""
+        if self._class_rows is None or self.backend not in ("auto", "cpu"):
+            return False
+        if torch.compiler.is_compiling() or is_traced():
+            return False
+        return takes_linear_of_nodes(input, self.weight, self.bias)
+
+    def _sum_logits(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        of_nodes = F.linear(input, weight, bias)
         logits = self._sum_down(of_nodes.reshape(-1, of_nodes.shape[-1]))
         return logits.reshape(*of_nodes.shape[:-1], self.out_features)
 

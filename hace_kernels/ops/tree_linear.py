@@ -1,0 +1,271 @@
+"""A linear layer of nodes whose classes sum the vectors of the nodes above them, on the CPU.
+
+Where the vectors of the classes lie one after the other, as they do in most hierarchies, little is
+to be done beside the products of `nn.Linear`:
+
+- *By logits*: the logits of all nodes, summed down the tree. For few logits.
+- *By parts*: the logits of the inner nodes are summed down the tree first, and the product of the
+  classes' vectors is added to these, as `nn.Linear`'s is to its bias. Gradients of classes'
+  vectors are products, as they are, in the rows where they belong.
+- *By vectors*: the vectors are summed to class weights first. Gradients of classes' vectors are
+  products again, and are summed to those of the inner nodes. For many rows.
+
+The gradients are ordinary ones, for tensors that no transform made; for all others there are ops
+that have all derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from .. import native
+from ..transforms import in_func_transform, in_transform
+from ..tree_table import TreeTable
+from .derivatives import below_autograd, fast_apply
+
+__all__ = ["ClassRows", "linear_of_nodes", "takes_linear_of_nodes"]
+
+#: The layer as a function of input, weight and bias, by ops that have all derivatives.
+Plain: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class ClassRows(NamedTuple):
+    """A tree whose classes are leaves, and the first nodes or the last ones, in label order.
+
+    Attributes:
+        tree: the tensors of the tree table, on the CPU.
+        level_ptr: its levels.
+        first: the node that is class 0.
+        inner, own: the nodes that are no classes, and the classes.
+    """
+
+    tree: list[Tensor]
+    level_ptr: list[int]
+    first: int
+    inner: slice
+    own: slice
+
+    @classmethod
+    def of(cls, table: TreeTable) -> ClassRows | None:
+        """The classes of this tree, or None where they lie otherwise."""
+        num_classes, num_nodes = table.num_classes, table.num_nodes
+        others = num_nodes - num_classes
+        columns = torch.arange(num_classes, dtype=table.place.dtype)
+        for first in {0, others}:
+            if first >= 0 and torch.equal(table.place[first : first + num_classes], columns):
+                inner = slice(num_classes, num_nodes) if first == 0 else slice(0, others)
+                own = slice(first, first + num_classes)
+                return cls(table.tensors, [*table.level_ptr], first, inner, own)
+        return None
+
+
+def takes_linear_of_nodes(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether `linear_of_nodes` takes these: plain tensors of single or double precision."""
+    dtype = weight.dtype
+    if dtype not in _DTYPES or input.dtype != dtype or in_transform() or native.cpu_lack():
+        return False
+    if type(input) not in _PLAIN or type(weight) not in _PLAIN or torch.is_autocast_enabled("cpu"):
+        return False
+    if bias is not None and (type(bias) not in _PLAIN or bias.dtype != dtype):
+        return False
+    return input.is_cpu and weight.is_cpu and input.dim() > 0 and input.shape[-1] == weight.shape[1]
+
+
+_DTYPES = torch.float32, torch.float64
+_PLAIN = Tensor, torch.nn.Parameter
+
+# Entries of the logits up to which all nodes' logits are summed: reading and writing these twice
+# more takes as long as calling the ops for parts, some 30 us (benchmarks/test_tree_linear.py).
+_FEW_LOGITS = 65_536
+
+
+def linear_of_nodes(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    classes: ClassRows,
+    sum_vectors: bool,
+    plain: Plain,
+) -> Tensor:
+    """The logits (…, C) of input (…, F) for vectors (N, F) of nodes and their biases (N) or None.
+
+    Args:
+        input, weight, bias: that `takes_linear_of_nodes`.
+        classes: where the classes' vectors lie.
+        sum_vectors: whether to go by vectors.
+        plain: the same function.
+    """
+    rows = input if input.dim() == 2 else input.reshape(-1, input.shape[-1])
+    few = rows.shape[0] * weight.shape[0] <= _FEW_LOGITS
+    apply = _by_vectors if sum_vectors else _by_logits if few else _by_parts
+    logits: Tensor = apply(rows, weight, bias, classes, plain)
+    return logits if input.dim() == 2 else logits.reshape(*input.shape[:-1], logits.shape[1])
+
+
+class _LinearOfNodes(torch.autograd.Function):
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        rows, weight, bias, *more = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled() or in_func_transform() or _is_legacy_batched(grad):
+            found = _gradients_of(ctx.plain, (rows, weight, bias), needed, grad)
+        else:
+            with below_autograd():
+                grad = grad if grad.stride(1) == 1 else grad.contiguous()
+                found = ctx.gradients(ctx.classes, needed, grad, rows, weight, bias, *more)
+        return (*found, None, None)
+
+
+def _keep(
+    ctx: Any, gradients: Callable[..., Any], classes: ClassRows, plain: Plain, *tensors: Any
+) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.gradients, ctx.classes, ctx.plain = gradients, classes, plain
+
+
+class _ByLogits(_LinearOfNodes):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        classes: ClassRows,
+        plain: Plain,
+    ) -> Tensor:
+        _keep(ctx, _gradients_by_logits, classes, plain, rows, weight, bias)
+        with below_autograd():
+            of_nodes = F.linear(rows, weight, bias)
+            logits: Tensor = _nodes_down(of_nodes, classes.tree, classes.first)
+        return logits
+
+
+def _gradients_by_logits(
+    classes: ClassRows,
+    needed: tuple[bool, ...],
+    grad: Tensor,
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    of_nodes = _nodes_up(grad, classes.tree, classes.first)
+    return (
+        of_nodes.mm(weight) if needed[0] else None,
+        of_nodes.t().mm(rows) if needed[1] else None,
+        of_nodes.sum(0) if needed[2] else None,
+    )
+
+
+class _ByParts(_LinearOfNodes):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        classes: ClassRows,
+        plain: Plain,
+    ) -> Tensor:
+        _keep(ctx, _gradients_by_parts, classes, plain, rows, weight, bias)
+        with below_autograd():
+            inner_bias = None if bias is None else bias[classes.inner]
+            own_bias = None if bias is None else bias[classes.own].contiguous()
+            above = F.linear(rows, weight[classes.inner], inner_bias)
+            logits: Tensor = _hand_down(above, own_bias, classes.tree, classes.first)
+            return logits.addmm_(rows, weight[classes.own].t())
+
+
+def _gradients_by_parts(
+    classes: ClassRows,
+    needed: tuple[bool, ...],
+    grad: Tensor,
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    above = _gather_up(grad, classes.tree, classes.first)
+    grad_rows = grad_weight = grad_bias = None
+    if needed[0]:
+        grad_rows = grad.mm(weight[classes.own]).addmm_(above, weight[classes.inner])
+    if needed[1]:
+        grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        torch.mm(grad.t(), rows, out=grad_weight[classes.own])
+        torch.mm(above.t(), rows, out=grad_weight[classes.inner])
+    if needed[2]:
+        grad_bias = grad.new_empty(weight.shape[0])
+        torch.sum(grad, 0, out=grad_bias[classes.own])
+        torch.sum(above, 0, out=grad_bias[classes.inner])
+    return grad_rows, grad_weight, grad_bias
+
+
+class _ByVectors(_LinearOfNodes):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        classes: ClassRows,
+        plain: Plain,
+    ) -> Tensor:
+        with below_autograd():
+            vectors = weight if weight.stride(1) == 1 else weight.contiguous()
+            of_classes = _sum_down(vectors.t(), classes.tree, classes.level_ptr).t()
+            own_bias = None
+            if bias is not None:
+                own_bias = _nodes_down(bias[None], classes.tree, classes.first)[0]
+            kept = of_classes if ctx.needs_input_grad[0] else None
+            _keep(ctx, _gradients_by_vectors, classes, plain, rows, weight, bias, kept)
+            return F.linear(rows, of_classes, own_bias)
+
+
+def _gradients_by_vectors(
+    classes: ClassRows,
+    needed: tuple[bool, ...],
+    grad: Tensor,
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    of_classes: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    grad_rows = grad_weight = grad_bias = None
+    if of_classes is not None:
+        grad_rows = grad.mm(of_classes)
+    if needed[1]:
+        grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        torch.mm(grad.t(), rows, out=grad_weight[classes.own])
+        _vectors_up(grad_weight, classes.tree, classes.first)
+    if needed[2]:
+        grad_bias = _nodes_up(grad.sum(0, keepdim=True), classes.tree, classes.first)[0]
+    return grad_rows, grad_weight, grad_bias
+
+
+_by_logits, _by_parts, _by_vectors = map(fast_apply, (_ByLogits, _ByParts, _ByVectors))
+_is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
+_nodes_down = torch.ops.hace_kernels.tree_linear_nodes_down.default
+_nodes_up = torch.ops.hace_kernels.tree_linear_nodes_up.default
+_hand_down = torch.ops.hace_kernels.tree_linear_hand_down.default
+_gather_up = torch.ops.hace_kernels.tree_linear_gather_up.default
+_vectors_up = torch.ops.hace_kernels.tree_linear_vectors_up.default
+_sum_down = torch.ops.hace_kernels.tree_sum_down.default
+
+
+def _gradients_of(
+    plain: Plain,
+    tensors: tuple[Tensor, Tensor, Tensor | None],
+    needed: tuple[bool, ...],
+    grad: Tensor,
+) -> list[Tensor | None]:
+    """The gradients of `plain`, which have derivatives of their own."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        value = plain(*tensors)
+    pairs = zip(tensors, needed, strict=True)
+    which = [x for x, is_needed in pairs if is_needed and x is not None]
+    found = iter(torch.autograd.grad(value, which, grad, create_graph=create_graph))
+    return [next(found) if is_needed else None for is_needed in needed]
