@@ -65,12 +65,17 @@ inline Tree tree_of(const std::vector<Tensor>& tensors) {
 // set per op.)
 inline thread_local Scratch thread_lines;
 
+// Blocks with less memory than this together, which take some 10 us, do not go to several threads:
+// to wake a thread takes as long, and longer by far if its processor is busy.
+constexpr int64_t kLeastBytesPerThread = int64_t{128} << 10;
+
 // Runs block(first, count, lines) over all rows, `block_rows` at a time, on all threads; `lines` is
 // that many bytes of 64-byte aligned memory.
 template <typename RunBlock>
 inline void for_blocks(int64_t num_rows, int64_t block_rows, int64_t bytes, RunBlock run_block) {
   const int64_t num_blocks = (num_rows + block_rows - 1) / block_rows;
-  parallel_for(0, num_blocks, 1, [&](int64_t first, int64_t last) {
+  const int64_t grain = std::max<int64_t>(1, kLeastBytesPerThread / std::max<int64_t>(1, bytes));
+  parallel_for(0, num_blocks, grain, [&](int64_t first, int64_t last) {
     void* const lines = thread_lines.get(bytes);
     for (int64_t block = first; block < last; ++block)
       run_block(block * block_rows, std::min(block_rows, num_rows - block * block_rows), lines);

@@ -1079,7 +1079,7 @@ def test_rows_stand_alone(
 
 @pytest.mark.not_on("triton-interpreted", reason="the interpreter has one thread")
 @pytest.mark.sample(rows=[1])
-@pytest.mark.parametrize("rows", [1, 2000])
+@pytest.mark.parametrize("rows", [1, 4, 2000])
 @pytest.mark.parametrize("kind", ["smoothed", "probabilities"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_threads(
@@ -1091,7 +1091,7 @@ def test_threads(
     rows: int,
 ) -> None:
     """Bits are the same from run to run and, from the kernels, for any number of threads."""
-    case = large_case() if rows == 1 and backend.name != "reference" else some_case(rng)
+    case = large_case() if rows < 2000 and backend.name != "reference" else some_case(rng)
     logits = case.logits(rows, torch.float32)
     target, options = targets_of(case, kind, rows)
     table = case.target_table(**options)
