@@ -25,8 +25,8 @@ struct DagBlockProblem : Targets {
   int64_t num_part_places;
   const double*
       kept_unit;  // by place: what it keeps of 1 on every class; null: nothing is put there
-  const void* kept_unit_of_line;  // the same in the working type
-  double total_unit;              // all of it together
+  const void* kept_unit_of_line;   // the same in the working type
+  double total_unit, column_unit;  // all of it together, and that of columns
 
   // For targets as mass: what a node keeps of the mass that reaches it, by place, and what it hands
   // to each of its parents, by node. The lanes take the latter by source of the plan, and the share

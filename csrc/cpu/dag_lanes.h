@@ -5,10 +5,11 @@
 //   L = W log S - sum_v q_v log S_v,     dL/dz_j = e_j (W / S - sum_{v above j} a_v)
 //
 // over all nodes v of the DAG but the columns' own, for which the second term is -q_j and log P_j
-// is z_j - max - log S. At the places of the spanning tree, S_v is the sum of its children's, and
-// what pulls at a column is a sum along its path. The columns below a mixed node x are those of its
-// parts: S_x is the sum of theirs, and a_x is added at each of them. So there is one exponential
-// per column, and all else is sums.
+// is z_j - max - log S. (Where exponentials are relative to a power of 2 instead, RowExp, its
+// distance from the maximum is added.) At the places of the spanning tree, S_v is the sum of its
+// children's, and what pulls at a column is a sum along its path. The columns below a mixed node x
+// are those of its parts: S_x is the sum of theirs, and a_x is added at each of them. So there is
+// one exponential per column, and all else is sums.
 //
 // The columns are passed in tiles of as many as a vector has lanes. A tile's exponentials are
 // computed row by row, transposed, and added to the lines of the columns' parents, as the DagPlan
@@ -33,6 +34,37 @@ enum class DagTargets {
   kOwn,         // indices: rows have mass of their own at some nodes only
   kEverywhere,  // indices that put alpha on every class too
   kMass,
+};
+
+// Exponentials relative to a row's maximum, or to a power of 2 that is close to it: e^x / 2^n0.
+template <typename Real>
+struct RowExp {
+#if defined(__FMA__)
+  static constexpr bool kPower = sizeof(Real) == 4;
+#else
+  static constexpr bool kPower = false;
+#endif
+  Vector<Real> top, lowest = {}, n0 = {};
+  double beyond = 0;  // log of what they are relative to, minus top
+
+  RowExp() = default;
+  explicit RowExp(Real of_row) : top(broadcast(of_row)) {
+    if constexpr (kPower) {
+      const double power = std::nearbyint(double(of_row) * 0x1.71547652b82fep0);
+      n0 = broadcast(static_cast<Real>(power));
+      lowest = broadcast(of_row - static_cast<Real>(kReach));
+      beyond = std::fma(power, 0x1.62e42fefa39efp-1, -double(of_row));
+    }
+  }
+
+  bool is_exact() const { return !kPower || std::fabs(top[0]) < 0x1p17f; }
+
+  Vector<Real> of(Vector<Real> x) const {
+    if constexpr (kPower)
+      return exp_over_power(x, lowest, n0);
+    else
+      return exp_of_difference(x, top, x - top);
+  }
 };
 
 // A line per inner place, mixed node and slot.
@@ -78,7 +110,7 @@ struct DagLanes {
   // The sums of q log S and of q over all places; of kEverywhere the first only, per unit of alpha.
   WideSum<Real> log_sums = {}, masses = {};
   double total[kRows] = {}, lost[kRows] = {}, own_lost[kRows] = {};
-  Line top[kRows];
+  RowExp<Real> exps[kRows];
 
   static int64_t num_tiles(const hace::DagBlockProblem& problem) {
     return (problem.spanning.tree.num_classes + kRows - 1) / kRows;
@@ -257,7 +289,8 @@ struct DagLanes {
         largest[1] = max(first_lanes<Real>(load_first(row + c, left), left, kLowest), largest[1]);
       }
       const Line both = max(max(largest[0], largest[1]), max(largest[2], largest[3]));
-      top[lane] = broadcast(horizontal_max<Real>(both));
+      exps[lane] = RowExp<Real>(horizontal_max<Real>(both));
+      if (!exps[lane].is_exact()) left_out[lane] = true;
     }
   }
 
@@ -283,8 +316,8 @@ struct DagLanes {
       for (int lane = 0; lane < count; ++lane) {
         fetch_ahead(logits.row[lane] + column);
         const Line logit = load_first(logits.row[lane] + column, columns);
-        const Line gap = logit - top[lane];
-        tile[lane] = exp_of_difference(logit, top[lane], gap);
+        const Line gap = logit - exps[lane].top;
+        tile[lane] = exps[lane].of(logit);
         if constexpr (kEverywhere) run_logits[lane] += unit_here == 0 ? Line{} : unit_here * gap;
         if constexpr (kMass) {
           const Line q = kept_of(reached[lane], kept_here, unit_here, broadcast<Real>(alpha[lane]));
@@ -300,7 +333,10 @@ struct DagLanes {
       if constexpr (kMass) hand_up(column, columns, to_parents);
       if (!kOwn && column / kRows % kRun == kRun - 1) end_run();
     });
-    if (!kOwn) end_run();
+    if (kOwn) return;
+    end_run();
+    for (int lane = 0; lane < count; ++lane)
+      lost[lane] -= (kMass ? total[lane] : problem.column_unit) * exps[lane].beyond;
   }
 
   // Adds the slots between two bounds to a line.
@@ -363,7 +399,8 @@ struct DagLanes {
       total[lane] += kEverywhere ? q - rows.on_every_class[lane] * problem.kept_unit[place] : q;
       double log_sum, ratio = 0;
       if (place < tree.num_classes) {
-        log_sum = double(load_first(logits.row[lane] + place, 1)[0]) - double(top[lane][0]);
+        log_sum = double(load_first(logits.row[lane] + place, 1)[0]) - double(exps[lane].top[0]) -
+                  exps[lane].beyond;
       } else {
         const double sum = line[place - tree.num_classes][lane];
         if (!(sum >= kSmallest)) left_out[lane] = true;

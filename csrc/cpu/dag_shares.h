@@ -15,7 +15,7 @@ template <typename Real>
 struct DagUnits {
   std::vector<double> kept;
   std::vector<Real> kept_of_line;
-  double total = 0;
+  double total = 0, of_columns = 0;
 
   DagUnits(const Dag& dag, const Targets& targets) : kept(dag.spanning.num_places()) {
     const SpanningTree& spanning = dag.spanning;
@@ -29,12 +29,14 @@ struct DagUnits {
     }
     kept_of_line.assign(kept.begin(), kept.end());
     for (const double one : kept) total += one;
+    for (int64_t c = 0; c < dag.num_columns; ++c) of_columns += kept[c];
   }
 
   void bind(DagBlockProblem& problem) const {
     problem.kept_unit = kept.data();
     problem.kept_unit_of_line = kept_of_line.data();
     problem.total_unit = total;
+    problem.column_unit = of_columns;
   }
 };
 

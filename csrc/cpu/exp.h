@@ -44,6 +44,37 @@ inline Vector<float> exp_nonpositive(Vector<float> x) {
 #endif
 }
 
+// How far below the top `exp_over_power` is 0.
+#if defined(__AVX512F__)
+constexpr float kReach = 126;
+#else
+constexpr float kReach = 86;
+#endif
+
+#if defined(__FMA__)
+// exp(x) / 2^n0 with n0 = round(top / ln 2), for x <= top and |top| < 2^17. It is as exact as exp:
+// no difference is rounded, since the product of n and the upper part of ln 2 is subtracted
+// exactly. Further than kReach below the top it is 0; `lowest` is top - kReach.
+inline Vector<float> exp_over_power(Vector<float> x, Vector<float> lowest, Vector<float> n0) {
+  constexpr float kLn2High = 0x1.62e4p-1f;
+  constexpr float kLn2Low = 0x1.7f7d1cp-20f;
+  const Vector<float> bounded = max(lowest, x);
+#if defined(__AVX512F__)
+  const Vector<float> n = bit_cast<Vector<float>>(_mm512_roundscale_ps(
+      bit_cast<__m512>(bounded * 0x1.715476p0f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  const Vector<float> e = exp_of_remainder((bounded - n * kLn2High) - n * kLn2Low);
+  return bit_cast<Vector<float>>(_mm512_scalef_ps(bit_cast<__m512>(e), bit_cast<__m512>(n - n0)));
+#else
+  constexpr float kRound = 0x1.8p23f;
+  const Vector<float> n = (bounded * 0x1.715476p0f + kRound) - kRound;
+  const Vector<float> e = exp_of_remainder((bounded - n * kLn2High) - n * kLn2Low);
+  const Vector<float> scale =
+      bit_cast<Vector<float>>((bit_cast<Words>((n - n0) + kRound) << 23) + (127u << 23));
+  return x < lowest ? Vector<float>{} : e * scale;  // NaN is not less than anything, and stays
+#endif
+}
+#endif
+
 inline Vector<double> exp_nonpositive(Vector<double> x) {
   constexpr double kLowest = -708.396;
   constexpr double kRound = 0x1.8p52;

@@ -134,6 +134,33 @@ class Case:
         assert_grad_close(grad, answer, roundings=roundings)
 
 
+class ClassCase(Case):
+    """A loss whose targets are the classes, in their order; their probabilities are its targets."""
+
+    def __init__(self, dag: Dag, rng: np.random.Generator, **options: Any) -> None:
+        super().__init__(dag, rng, **options)
+        self.of_nodes, node = self.targets, torch.tensor(list(dag.classes))
+        spread = self.targets.spread
+        self.targets = self.targets._replace(
+            place=self.targets.place[node],
+            share=self.targets.share[node],
+            spread=None if spread is None else spread[node],
+        )
+
+    def probabilities(self, rows: int) -> torch.Tensor:
+        mass = self.rng.random((rows, self.dag.num_classes))
+        mass[self.rng.random(mass.shape) < 0.5] = 0
+        return torch.from_numpy(mass)
+
+    def mass(self, target: Any, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+        by_node = torch.zeros(len(target), self.dag.num_nodes, dtype=target.dtype)
+        by_node[:, list(self.dag.classes)] = target
+        of_classes, self.targets = self.targets, self.of_nodes
+        found = super().mass(by_node, dtype)
+        self.targets = of_classes
+        return found
+
+
 def smoothing(dag: Dag, rng: np.random.Generator, kind: str) -> dict[str, Any]:
     """Options of a target table: smoothing of a kind, and class weights.
 
@@ -240,6 +267,41 @@ def test_probabilities(
 ) -> None:
     case = Case(SHAPES[shape], rng)
     case.check(case.logits(rows, dtype), case.probabilities(rows), backend, eps)
+
+
+@pytest.mark.sample(dtype=[torch.float32], kind=[None, "others"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", [None, "uniform", "others", "weights"])
+@pytest.mark.parametrize("shape", ["random", "two roots", "wide"])
+def test_probabilities_of_classes(
+    backend: Backend, rng: np.random.Generator, shape: str, kind: str | None, dtype: torch.dtype
+) -> None:
+    dag = wide() if shape == "wide" else SHAPES[shape]
+    case = ClassCase(dag, rng, **(smoothing(dag, rng, kind) if kind else {}))
+    for rows in (1, 35):
+        case.check(case.logits(rows, dtype), case.probabilities(rows), backend)
+
+
+def wide() -> Dag:
+    """Two nodes with 70 leaves each, 30 of which they share."""
+    edges = [(0, v) for v in range(2, 72)] + [(1, v) for v in range(42, 112)]
+    return Dag(edges, 112, range(2, 112))
+
+
+@pytest.mark.sample(dtype=[torch.float32])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_offsets(backend: Backend, rng: np.random.Generator, dtype: torch.dtype) -> None:
+    """The logits of a row may all be far from 0."""
+    dag = SHAPES["random"]
+    kinds = {}, smoothing(dag, rng, "uniform")
+    largest = 5e4 if dtype == torch.float16 else 1e30
+    offset = [0.3, -0.3, 80, -80, 300, -300, 5e3, -2e4, 1.2e5, -1.4e5, 1e6, largest, -largest]
+    offsets = torch.tensor(offset).clamp(-largest, largest)
+    for options in kinds:
+        case = Case(dag, rng, **options)
+        logits = (case.logits(len(offsets), torch.float64, 3.0) + offsets[:, None]).to(dtype)
+        case.check(logits, case.indices(len(offsets)), backend)
+        case.check(logits, case.probabilities(len(offsets)), backend)
 
 
 @pytest.mark.parametrize("kind", [None, "uniform", "others"])
