@@ -10,7 +10,7 @@ export HACE_REQUIRE_NATIVE = 1
 C_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: install test test-all test-thorough test-oldest test-large test-asan test-tsan fuzz build-gpu test-gpu test-gpu-quick lint format clean wheels docs
-.PHONY: demo demo-tune study study-quick study-report bench bench-quick bench-gpu bench-micro bench-check
+.PHONY: demo demo-tune study study-quick study-report bench bench-quick bench-gpu bench-gpu-quick bench-micro bench-check
 
 # Compiles what has changed since the last time; Python files are used in place.
 install: $(VENV)/.hace-installed
@@ -89,6 +89,7 @@ build-gpu:
 test-gpu: build-gpu
 	$(GPU_ENVIRONMENT) $(PYTHON) tests/gpu/run_on_gpu.py
 
+# For a GPU that is lent for a quarter of an hour; bench-gpu-quick comes after it.
 test-gpu-quick: build-gpu
 	$(GPU_ENVIRONMENT) $(PYTHON) tests/gpu/run_on_gpu.py --quick
 
@@ -153,6 +154,11 @@ bench-quick: install
 bench-gpu: build-gpu
 	$(GPU_ENVIRONMENT) $(PYTHON) -m benchmarks.kernel_times
 	$(GPU_ENVIRONMENT) $(PYTHON) -m benchmarks --device cuda
+
+# The GPU's time alone: of each step's kernels, and of steps as CUDA graphs.
+bench-gpu-quick: build-gpu
+	$(GPU_ENVIRONMENT) $(PYTHON) -m benchmarks.kernel_times
+	$(GPU_ENVIRONMENT) $(PYTHON) -m benchmarks --device cuda --graphs --quick
 
 # Each op and backend alone. glibc would give the buffers of a step back to the system and wait, at
 # the next step, for fresh pages, which takes longer than any of the losses: here everyone keeps

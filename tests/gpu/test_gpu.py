@@ -162,6 +162,21 @@ def test_no_synchronisation(backend: Backend) -> None:
     assert loss.isnan(), "a target out of range went unnoticed"
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")
+@pytest.mark.parametrize("width", [1000, 200_000])
+def test_another_gpu_than_the_current_one(backend: Backend, width: int) -> None:
+    case = some_case(width)
+    logits, target, found = case.logits(3, torch.float32), torch.arange(3), []
+    for device in ("cuda:0", "cuda:1"):
+        x = logits.to(device).requires_grad_()
+        loss = path_log_loss(x, target.to(device), case.table.to(device))
+        (grad,) = torch.autograd.grad(3 * loss, x)
+        found.append((loss.detach().cpu(), grad.cpu()))
+        assert torch.cuda.current_device() == 0
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
 @pytest.mark.parametrize(("rows", "width"), [(4096, 1000), (3, 1_000_000)])
 def test_same_bits_again(backend: Backend, rows: int, width: int) -> None:
     case = some_case(width)
