@@ -139,12 +139,12 @@ def _schemas() -> dict[str, str]:
 
 #: Ops of the CPU only, which `ops/tree_linear.py` explains.
 _ON_CPU = {
-    "tree_linear_hand_down": "(Tensor values, Tensor? bias, Tensor[] tree, int first_class) "
-    "-> Tensor",
-    "tree_linear_gather_up": "(Tensor values, Tensor[] tree, int first_class) -> Tensor",
-    "tree_linear_vectors_up": "(Tensor(a!) vectors, Tensor[] tree, int first_class) -> ()",
-    "tree_linear_nodes_down": "(Tensor values, Tensor[] tree, int first_class) -> Tensor",
-    "tree_linear_nodes_up": "(Tensor values, Tensor[] tree, int first_class) -> Tensor",
+    "tree_linear_bind": "(Tensor[] tree, int first_class) -> Tensor",
+    "tree_linear_hand_down": "(Tensor values, Tensor? bias, Tensor bound) -> Tensor",
+    "tree_linear_gather_up": "(Tensor values, Tensor bound) -> Tensor",
+    "tree_linear_vectors_up": "(Tensor(a!) vectors, Tensor bound) -> ()",
+    "tree_linear_nodes_down": "(Tensor values, Tensor bound) -> Tensor",
+    "tree_linear_nodes_up": "(Tensor values, Tensor bound) -> Tensor",
 }
 
 #: The ops that write into tensors of the caller.

@@ -1,6 +1,6 @@
 // What `hace.nn.TreeLinear` needs on the CPU beside products (hace_kernels/ops/tree_linear.py): the
-// sums over nodes that are no classes. Checks, outputs, threads; the arithmetic is in
-// tree_linear_kernel.cpp and tree_sum_kernel.cpp.
+// sums over nodes that are no classes. Their tree is bound once (loss_ops.h says why). Checks,
+// outputs, threads; the arithmetic is in tree_linear_kernel.cpp and tree_sum_kernel.cpp.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "../loss_ops.h"
 #include "isa.h"
 #include "new_tensor.h"
 #include "tree_arguments.h"
@@ -18,27 +19,45 @@
 namespace hace {
 namespace {
 
-// Nodes that are classes, in label order from `first_class` on, are leaves; all others come before
-// or after them.
-void check_classes(const Tree& tree, int64_t first_class) {
-  const int64_t others = tree.num_nodes - tree.num_classes;
-  STD_TORCH_CHECK(first_class == 0 || first_class == others,
-                  "classes must be the first nodes or the last ones, got ", first_class);
-}
+// A tree whose nodes from `first_class` on are its classes in label order, and leaves; all others
+// come before them or after them. Checked once.
+struct ClassRows {
+  std::vector<Tensor> tensors;  // keep the memory of `tree`
+  Tree tree;
+  int64_t first_class;
+  int64_t num_inner_nodes;
+  int64_t first_inner;
+  std::vector<int32_t> node_at;  // the node of each place or -1
 
-TreeLinearProblem problem_of(const char* op, const Tensor& values, const Tree& tree,
-                             int64_t first_class, int64_t width) {
+  explicit ClassRows(Arguments& arguments)
+      : tensors(arguments.next<std::vector<Tensor>>()),
+        tree(tree_of(tensors)),
+        first_class(arguments.next<int64_t>()),
+        num_inner_nodes(tree.num_nodes - tree.num_classes),
+        first_inner(first_class == 0 ? tree.num_classes : 0),
+        node_at(tree.num_places(), -1) {
+    STD_TORCH_CHECK(first_class == 0 || (first_class == num_inner_nodes && first_class > 0),
+                    "classes must be the first nodes or the last ones, got ", first_class);
+    for (int64_t c = 0; c < tree.num_classes; ++c)
+      STD_TORCH_CHECK(tree.place[first_class + c] == c, "node ", first_class + c,
+                      " is not the leaf of class ", c);
+    for (int64_t node = 0; node < tree.num_nodes; ++node)
+      if (tree.place[node] >= 0) node_at[tree.place[node]] = static_cast<int32_t>(node);
+  }
+};
+
+TreeLinearProblem problem_of(const char* op, const Tensor& values, const ClassRows& classes,
+                             int64_t width) {
   check_rows(op, values);
-  check_classes(tree, first_class);
   STD_TORCH_CHECK(values.size(1) == width, op, ": values must have ", width, " columns, got ",
                   values.size(1));
   const Element element = element_of(values);
   HACE_CHECK_TYPE(element == Element::kFloat32 || element == Element::kFloat64, op,
                   ": values must be float32 or float64");
   TreeLinearProblem problem = {};
-  problem.tree = tree;
-  problem.first_inner = first_class == 0 ? tree.num_classes : 0;
-  problem.num_inner_nodes = tree.num_nodes - tree.num_classes;
+  problem.tree = classes.tree;
+  problem.first_inner = classes.first_inner;
+  problem.num_inner_nodes = classes.num_inner_nodes;
   return problem;
 }
 
@@ -58,8 +77,8 @@ char* entry(const Tensor& rows, int64_t column) {
 }
 
 // The rows' numbers of all nodes.
-void set_nodes(TreeLinearProblem& problem, const Tensor& nodes, int64_t first_class) {
-  problem.own = entry(nodes, first_class);
+void set_nodes(TreeLinearProblem& problem, const Tensor& nodes, const ClassRows& classes) {
+  problem.own = entry(nodes, classes.first_class);
   problem.inner = entry(nodes, problem.first_inner);
   problem.own_stride = problem.inner_stride = nodes.stride(0);
 }
@@ -85,14 +104,14 @@ void gather_up(TreeLinearProblem problem, const Tensor& values) {
 }
 
 Tensor tree_linear_hand_down(const Tensor& values, const std::optional<Tensor>& bias,
-                             const std::vector<Tensor>& tensors, int64_t first_class) {
-  const Tree tree = tree_of(tensors);
-  TreeLinearProblem problem = problem_of("tree_linear_hand_down", values, tree, first_class,
-                                         tree.num_nodes - tree.num_classes);
+                             const Tensor& bound) {
+  const ClassRows& classes = bound_in<ClassRows>(bound);
+  TreeLinearProblem problem =
+      problem_of("tree_linear_hand_down", values, classes, classes.num_inner_nodes);
   problem.inner = entry(values, 0);
   problem.inner_stride = values.stride(0);
   if (bias) {
-    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == tree.num_classes &&
+    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == classes.tree.num_classes &&
                         bias->is_contiguous() && bias->scalar_type() == values.scalar_type(),
                     "tree_linear_hand_down: bias must be contiguous, one per column, and of the "
                     "values' dtype");
@@ -101,56 +120,48 @@ Tensor tree_linear_hand_down(const Tensor& values, const std::optional<Tensor>& 
   return hand_down(problem, values);
 }
 
-Tensor tree_linear_gather_up(const Tensor& values, const std::vector<Tensor>& tensors,
-                             int64_t first_class) {
-  const Tree tree = tree_of(tensors);
-  const TreeLinearProblem problem =
-      problem_of("tree_linear_gather_up", values, tree, first_class, tree.num_classes);
-  Tensor out = new_tensor({values.size(0), problem.num_inner_nodes}, values.scalar_type());
-  TreeLinearProblem to = problem;
-  to.inner = out.mutable_data_ptr();
-  to.inner_stride = problem.num_inner_nodes;
-  gather_up(to, values);
+Tensor tree_linear_gather_up(const Tensor& values, const Tensor& bound) {
+  const ClassRows& classes = bound_in<ClassRows>(bound);
+  TreeLinearProblem problem =
+      problem_of("tree_linear_gather_up", values, classes, classes.tree.num_classes);
+  Tensor out = new_tensor({values.size(0), classes.num_inner_nodes}, values.scalar_type());
+  problem.inner = out.mutable_data_ptr();
+  problem.inner_stride = classes.num_inner_nodes;
+  gather_up(problem, values);
   return out;
 }
 
-Tensor tree_linear_nodes_down(const Tensor& values, const std::vector<Tensor>& tensors,
-                              int64_t first_class) {
-  const Tree tree = tree_of(tensors);
+Tensor tree_linear_nodes_down(const Tensor& values, const Tensor& bound) {
+  const ClassRows& classes = bound_in<ClassRows>(bound);
   TreeLinearProblem problem =
-      problem_of("tree_linear_nodes_down", values, tree, first_class, tree.num_nodes);
-  set_nodes(problem, values, first_class);
+      problem_of("tree_linear_nodes_down", values, classes, classes.tree.num_nodes);
+  set_nodes(problem, values, classes);
   return hand_down(problem, values);
 }
 
-Tensor tree_linear_nodes_up(const Tensor& values, const std::vector<Tensor>& tensors,
-                            int64_t first_class) {
-  const Tree tree = tree_of(tensors);
+Tensor tree_linear_nodes_up(const Tensor& values, const Tensor& bound) {
+  const ClassRows& classes = bound_in<ClassRows>(bound);
   TreeLinearProblem problem =
-      problem_of("tree_linear_nodes_up", values, tree, first_class, tree.num_classes);
-  Tensor out = new_tensor({values.size(0), tree.num_nodes}, values.scalar_type());
-  set_nodes(problem, out, first_class);
+      problem_of("tree_linear_nodes_up", values, classes, classes.tree.num_classes);
+  Tensor out = new_tensor({values.size(0), classes.tree.num_nodes}, values.scalar_type());
+  set_nodes(problem, out, classes);
   gather_up(problem, values);
   return out;
 }
 
 // Fills the vectors (N, F) of inner nodes with the sums of those of the classes below them.
-void tree_linear_vectors_up(const Tensor& vectors, const std::vector<Tensor>& tensors,
-                            int64_t first_class) {
-  const Tree tree = tree_of(tensors);
-  check_classes(tree, first_class);
+void tree_linear_vectors_up(const Tensor& vectors, const Tensor& bound) {
+  const ClassRows& classes = bound_in<ClassRows>(bound);
+  const Tree& tree = classes.tree;
   STD_TORCH_CHECK(
       vectors.dim() == 2 && vectors.is_contiguous() && vectors.size(0) == tree.num_nodes,
       "tree_linear_vectors_up: vectors must be contiguous, one per node");
-  std::vector<int32_t> node_at(tree.num_places(), -1);
-  for (int64_t node = 0; node < tree.num_nodes; ++node)
-    if (tree.place[node] >= 0) node_at[tree.place[node]] = static_cast<int32_t>(node);
   TreeSumProblem problem = {};
   problem.tree = tree;
-  problem.values = entry(vectors, first_class * vectors.size(1));
+  problem.values = entry(vectors, classes.first_class * vectors.size(1));
   problem.stride = problem.num_rows = vectors.size(1);
   problem.side_by_side = problem.columns_in_place = true;
-  problem.node_at = node_at.data();
+  problem.node_at = classes.node_at.data();
   problem.sums = entry(vectors, 0);
   const TreeSumKernel kernel = HACE_BEST_KERNEL(tree_sum_kernel, element_of(vectors), true);
   for_blocks(
@@ -161,6 +172,7 @@ void tree_linear_vectors_up(const Tensor& vectors, const std::vector<Tensor>& te
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hace_kernels, CPU, m) {
+  m.impl("tree_linear_bind", &boxed_bind<ClassRows>);
   m.impl("tree_linear_hand_down", TORCH_BOX(&tree_linear_hand_down));
   m.impl("tree_linear_gather_up", TORCH_BOX(&tree_linear_gather_up));
   m.impl("tree_linear_vectors_up", TORCH_BOX(&tree_linear_vectors_up));

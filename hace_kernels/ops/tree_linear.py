@@ -38,42 +38,50 @@ class ClassRows(NamedTuple):
     """A tree whose classes are leaves, and the first nodes or the last ones, in label order.
 
     Attributes:
-        tree: the tensors of the tree table, on the CPU.
-        level_ptr: its levels.
-        first: the node that is class 0.
+        bound: the tree as the kernels take it.
+        tree, level_ptr: the tensors of the tree table, on the CPU, and its levels.
         inner, own: the nodes that are no classes, and the classes.
     """
 
+    bound: Tensor
     tree: list[Tensor]
     level_ptr: list[int]
-    first: int
     inner: slice
     own: slice
 
     @classmethod
     def of(cls, table: TreeTable) -> ClassRows | None:
-        """The classes of this tree, or None where they lie otherwise."""
+        """The classes of this tree; None where they lie otherwise, or without the C++ kernels."""
+        if native.cpu_lack():
+            return None
         num_classes, num_nodes = table.num_classes, table.num_nodes
         others = num_nodes - num_classes
-        columns = torch.arange(num_classes, dtype=table.place.dtype)
+        columns = torch.arange(num_classes, dtype=table.place.dtype, device="cpu")
         for first in {0, others}:
             if first >= 0 and torch.equal(table.place[first : first + num_classes], columns):
                 inner = slice(num_classes, num_nodes) if first == 0 else slice(0, others)
                 own = slice(first, first + num_classes)
-                return cls(table.tensors, [*table.level_ptr], first, inner, own)
+                bound = _bind(table.tensors, first)
+                return cls(bound, table.tensors, [*table.level_ptr], inner, own)
         return None
 
 
 def takes_linear_of_nodes(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether `linear_of_nodes` takes these: plain tensors of single or double precision."""
     dtype = weight.dtype
-    if dtype not in _DTYPES or input.dtype != dtype or in_transform() or native.cpu_lack():
-        return False
-    if type(input) not in _PLAIN or type(weight) not in _PLAIN or torch.is_autocast_enabled("cpu"):
-        return False
-    if bias is not None and (type(bias) not in _PLAIN or bias.dtype != dtype):
-        return False
-    return input.is_cpu and weight.is_cpu and input.dim() > 0 and input.shape[-1] == weight.shape[1]
+    return (
+        type(input) in _PLAIN
+        and type(weight) in _PLAIN
+        and dtype in _DTYPES
+        and input.dtype == dtype
+        and input.is_cpu
+        and weight.is_cpu
+        and (bias is None or (type(bias) in _PLAIN and bias.dtype == dtype))
+        and input.dim() > 0
+        and input.shape[-1] == weight.shape[1]
+        and not in_transform()
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 _DTYPES = torch.float32, torch.float64
@@ -141,7 +149,7 @@ class _ByLogits(_LinearOfNodes):
         _keep(ctx, _gradients_by_logits, classes, plain, rows, weight, bias)
         with below_autograd():
             of_nodes = F.linear(rows, weight, bias)
-            logits: Tensor = _nodes_down(of_nodes, classes.tree, classes.first)
+            logits: Tensor = _nodes_down(of_nodes, classes.bound)
         return logits
 
 
@@ -153,7 +161,7 @@ def _gradients_by_logits(
     weight: Tensor,
     bias: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    of_nodes = _nodes_up(grad, classes.tree, classes.first)
+    of_nodes = _nodes_up(grad, classes.bound)
     return (
         of_nodes.mm(weight) if needed[0] else None,
         of_nodes.t().mm(rows) if needed[1] else None,
@@ -176,7 +184,7 @@ class _ByParts(_LinearOfNodes):
             inner_bias = None if bias is None else bias[classes.inner]
             own_bias = None if bias is None else bias[classes.own].contiguous()
             above = F.linear(rows, weight[classes.inner], inner_bias)
-            logits: Tensor = _hand_down(above, own_bias, classes.tree, classes.first)
+            logits: Tensor = _hand_down(above, own_bias, classes.bound)
             return logits.addmm_(rows, weight[classes.own].t())
 
 
@@ -188,7 +196,7 @@ def _gradients_by_parts(
     weight: Tensor,
     bias: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    above = _gather_up(grad, classes.tree, classes.first)
+    above = _gather_up(grad, classes.bound)
     grad_rows = grad_weight = grad_bias = None
     if needed[0]:
         grad_rows = grad.mm(weight[classes.own]).addmm_(above, weight[classes.inner])
@@ -218,7 +226,7 @@ class _ByVectors(_LinearOfNodes):
             of_classes = _sum_down(vectors.t(), classes.tree, classes.level_ptr).t()
             own_bias = None
             if bias is not None:
-                own_bias = _nodes_down(bias[None], classes.tree, classes.first)[0]
+                own_bias = _nodes_down(bias[None], classes.bound)[0]
             kept = of_classes if ctx.needs_input_grad[0] else None
             _keep(ctx, _gradients_by_vectors, classes, plain, rows, weight, bias, kept)
             return F.linear(rows, of_classes, own_bias)
@@ -239,14 +247,15 @@ def _gradients_by_vectors(
     if needed[1]:
         grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
         torch.mm(grad.t(), rows, out=grad_weight[classes.own])
-        _vectors_up(grad_weight, classes.tree, classes.first)
+        _vectors_up(grad_weight, classes.bound)
     if needed[2]:
-        grad_bias = _nodes_up(grad.sum(0, keepdim=True), classes.tree, classes.first)[0]
+        grad_bias = _nodes_up(grad.sum(0, keepdim=True), classes.bound)[0]
     return grad_rows, grad_weight, grad_bias
 
 
 _by_logits, _by_parts, _by_vectors = map(fast_apply, (_ByLogits, _ByParts, _ByVectors))
 _is_legacy_batched = torch._C._functorch.is_legacy_batchedtensor
+_bind = torch.ops.hace_kernels.tree_linear_bind.default
 _nodes_down = torch.ops.hace_kernels.tree_linear_nodes_down.default
 _nodes_up = torch.ops.hace_kernels.tree_linear_nodes_up.default
 _hand_down = torch.ops.hace_kernels.tree_linear_hand_down.default

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -147,9 +148,22 @@ class TreeLinear(HierarchyState):
         self._nodes = PerDevice(lambda device: tables.nodes(device=device))
         table = self._nodes.on(torch.device("cpu"))
         self._class_rows = ClassRows.of(table) if isinstance(table, TreeTable) else None
+        self._most_numbers = self._most_numbers_of_few_rows()
+
+    def _most_numbers_of_few_rows(self) -> float:
+        """How many numbers the input may have where its rows are few; see `_has_many_rows`.
+
+        Counted per row or feature, the entries that are summed; and the products, of which 40 take
+        as long as one such sum.
+        """
+        if not self.hierarchy.is_tree:
+            return math.inf
+        nodes, classes, features = self.hierarchy.num_nodes, self.out_features, self.in_features
+        per_row = nodes + classes + features * (nodes - classes) / 40
+        return features * features * (nodes + classes) / per_row
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_nodes", "_class_rows")
+        made = ("_nodes", "_class_rows", "_most_numbers")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -191,26 +205,20 @@ class TreeLinear(HierarchyState):
                 "the classes are spread over processes, and no process has all logits: use loss, "
                 "topk, predict and node_log_probs, or gathered() for a layer of one process"
             )
-        sum_vectors = self._has_many_rows(input)
-        if self._takes_class_rows(input):
-            assert self._class_rows is not None
-            return linear_of_nodes(
-                input, self.weight, self.bias, self._class_rows, sum_vectors, self._sum_logits
-            )
-        if sum_vectors:
-            bias = None if self.bias is None else self._sum_down(self.bias[None]).view(-1)
-            return F.linear(input, self._sum_down(self.weight.T).T, bias)
-        return self._sum_logits(input, self.weight, self.bias)
-
-    def _takes_class_rows(self, input: Tensor) -> bool:
-        """Whether the C++ kernels for classes whose vectors lie one after the other can be used."""
-        if self._class_rows is None or self.backend not in ("auto", "cpu"):
-            return False
+        weight, bias = self.weight, self.bias
         if torch.compiler.is_compiling() or is_traced():
-            return False
-        return takes_linear_of_nodes(input, self.weight, self.bias)
+            return self._sum_logits(input, weight, bias)
+        sum_vectors = self._has_many_rows(input)
+        classes = self._class_rows if self.backend in ("auto", "cpu") else None
+        if classes is not None and takes_linear_of_nodes(input, weight, bias):
+            return linear_of_nodes(input, weight, bias, classes, sum_vectors, self._sum_logits)
+        if sum_vectors:
+            bias = None if bias is None else self._sum_down(bias[None]).view(-1)
+            return F.linear(input, self._sum_down(weight.T).T, bias)
+        return self._sum_logits(input, weight, bias)
 
     def _sum_logits(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The logits as sums of those of all nodes, by ops that have all derivatives."""
         of_nodes = F.linear(input, weight, bias)
         logits = self._sum_down(of_nodes.reshape(-1, of_nodes.shape[-1]))
         return logits.reshape(*of_nodes.shape[:-1], self.out_features)
@@ -218,17 +226,9 @@ class TreeLinear(HierarchyState):
     def _has_many_rows(self, input: Tensor) -> bool:
         """Whether to sum the vectors to class weights and multiply these, instead of all vectors.
 
-        Counted per row or feature, the entries that are summed; and the products, of which 40 take
-        as long as one such sum. Graphs are for any number of rows, and on GPUs it is not measured.
+        On GPUs it is not measured.
         """
-        if torch.compiler.is_compiling() or is_traced():
-            return False
-        if input.device.type != "cpu" or not self.hierarchy.is_tree:
-            return False
-        rows = input.numel() // max(1, self.in_features)
-        nodes, classes = self.hierarchy.num_nodes, self.hierarchy.num_classes
-        saved_products = rows * self.in_features * (nodes - classes)
-        return saved_products / 40 + rows * (nodes + classes) > self.in_features * (nodes + classes)
+        return input.numel() > self._most_numbers and input.is_cpu
 
     def loss(
         self,
