@@ -52,6 +52,7 @@ struct RowByWords {
     const Stored* const x = static_cast<const Stored*>(problem.logits) + row * problem.row_stride;
     Stored* g = nullptr;
     if (problem.grad) g = static_cast<Stored*>(problem.grad) + row * problem.columns;
+    fetch_lists();
     const Real top = max_of<Real>(x, problem.columns);
     exp_of(x, problem.columns, top, values,
            {reinterpret_cast<const char*>(x + problem.row_stride), reinterpret_cast<char*>(g)});
@@ -95,6 +96,15 @@ struct RowByWords {
     return {problem.rings.words + ends[0], ends[1] - ends[0]};
   }
 
+  // The lists of all paths together do not stay in the L2 cache, and a ring's is too short to be
+  // foreseen by the processor.
+  void fetch_lists() const {
+    for (int64_t r = 0; r <= num_intervals; ++r) {
+      const List list = list_of(r);
+      for (int64_t i = 0; i < list.size; i += 16) __builtin_prefetch(list.words + i, 0, 2);
+    }
+  }
+
   static int64_t begin_of(uint32_t word) { return (word >> 16) * kWordColumns; }
 
   // Calls each(first column, mask of the columns from there on) for the vectors of a word.
@@ -116,6 +126,7 @@ struct RowByWords {
   // The sum over some words; NaN if one of them is beyond the row.
   Real sum_of_run(List list) const {
     Vector<Real> sums[kWordsAtOnce] = {};
+    const Real* const values = this->values;
     for (int64_t i = 0; i < list.size; i += kWordsAtOnce) {
       for (int k = 0; k < kWordsAtOnce; ++k)
         if (list.words[i + k] > last_word) return std::numeric_limits<Real>::quiet_NaN();
@@ -168,6 +179,7 @@ struct RowByWords {
   }
 
   void write(Stored* g) {
+    Real* const values = this->values;
     for (int64_t r = 0; r <= num_intervals; ++r) {
       const Real scale = static_cast<Real>(factor[r]);
       const List list = list_of(r);
