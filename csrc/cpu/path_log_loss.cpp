@@ -176,7 +176,9 @@ void run(const PathLogLossCall& call, const PathArrays& paths, const PathRows& r
   const bool is_split = call.logits.dim() == 2 && splits_rows(num_rows, columns, threads);
   if (problem.order && !is_split) check_columns(problem.order, columns, 0, columns);
   if (call.logits.dim() == 3) return run_patches(call, kernel, problem, rows.max_entries);
-  problem.past_caches = !problem.order && writes_past_caches(grad, num_rows, row_bytes);
+  // In shorter rows, the lines that gathered columns are then scattered to are still in the caches.
+  problem.past_caches =
+      (!problem.order || is_beyond_l2(problem)) && writes_past_caches(grad, num_rows, row_bytes);
 
   const int64_t value_size = work_size(element);
   if (is_split) {

@@ -55,12 +55,9 @@ constexpr Real kSmallSum = sizeof(Real) == 4 ? Real(0x1p-64) : Real(0x1p-900);
 template <typename Real>
 constexpr Real kSmallSumWithEps = Real(0x1p-10);
 
-// Logits and exponentials of longer rows do not both fit in an L2 cache, and computing exponentials
-// again from the logits can take less time than writing and reading them. With AVX-512, an ordered
-// row of 1 M columns then takes 1.1 times a copy of it instead of 1.3, and in random order 0.8 of
-// the time.
-constexpr int64_t kKeptColumns = int64_t{1} << 17;
-
+// In rows beyond the L2 cache, computing exponentials again from the logits can take less time than
+// writing and reading them. With AVX-512, an ordered row of 1 M columns then takes 1.1 times a copy
+// of it instead of 1.3, and in random order 0.8 of the time.
 template <typename Real>
 constexpr bool kAgainInOrder = kVectorBytes == 64 && sizeof(Real) == 4;
 constexpr bool kAgainByPosition = kVectorBytes >= 32;
@@ -192,7 +189,7 @@ struct RowKernel {
   bool keeps_exponentials() const {
     if (problem.entropy != 0 || (plan.by_position && plan.num_column_groups == 1)) return true;
     const bool again_pays = plan.by_position ? kAgainByPosition : kAgainInOrder<Real>;
-    return problem.grad && !(again_pays && problem.columns > kKeptColumns);
+    return problem.grad && !(again_pays && is_beyond_l2(problem));
   }
 
   // ---- columns in depth-first order ----
@@ -395,7 +392,8 @@ struct RowKernel {
         is_plain = is_plain && group.pieces[i].slope == 0 && group.pieces[i].offset == 0;
       const auto scale_to_g = [&](auto exponentials) {
         group.with_cuts([&](auto cuts) {
-          scale_rings<decltype(cuts)::value, Real>(group, exponentials, grad() + group.begin);
+          scale_rings<decltype(cuts)::value, Real>(group, exponentials, grad() + group.begin,
+                                                   problem.past_caches);
         });
       };
       if (!is_plain && !is_kept) exponentiate(group);

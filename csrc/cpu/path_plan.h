@@ -106,6 +106,11 @@ inline int64_t rows_at_a_time(const PathLogLossProblem& problem) {
   return problem.most_intervals_in_lanes > 0 ? 16 : 1;
 }
 
+// Whether a row's logits and exponentials do not both fit in an L2 cache (of 1 MiB, in float32).
+inline bool is_beyond_l2(const PathLogLossProblem& problem) {
+  return problem.columns > (int64_t{1} << 17);
+}
+
 inline bool is_plain(const PathLogLossProblem& problem) {
   return problem.entropy == 0 && problem.eps == 0;
 }

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "exp.h"
 #include "path_plan.h"
+#include "row_loops.h"
 #include "vec.h"
 
 namespace {
@@ -135,7 +137,7 @@ inline void sum_rings(const ColumnGroup& group, Exponentials e, const Source* x,
 
 // g = factor e, where factor is that of the ring that each column is in.
 template <int kCuts, typename Real, typename Exponentials, typename Stored>
-inline void scale_rings(const ColumnGroup& group, Exponentials e, Stored* g) {
+inline void scale_rings(const ColumnGroup& group, Exponentials e, Stored* g, bool past_caches) {
   const int64_t num_cuts = kCuts < 0 ? group.num_cuts - 1 : kCuts;
   Cut<Real> cuts[cut_capacity<kCuts>];
   Vector<Real> factors[cut_capacity<kCuts>];
@@ -143,10 +145,23 @@ inline void scale_rings(const ColumnGroup& group, Exponentials e, Stored* g) {
     cuts[c] = Cut<Real>(group.cuts[c]);
     factors[c] = broadcast(static_cast<Real>(group.pieces[c].factor));
   }
-  group.for_vectors<Real>([&](int64_t i, auto count, Unsigned<Real> position) {
+  const auto gradient = [&](int64_t i, auto count, Unsigned<Real> position) {
     Vector<Real> factor = factors[0];
     for (int64_t c = 1; c <= num_cuts; ++c) factor = cuts[c].holds(position) ? factors[c] : factor;
-    store_first(g + i, e.first_at(i, count) * factor, count);
+    return e.first_at(i, count) * factor;
+  };
+  const auto put = [&](int64_t i, auto count, Unsigned<Real> position) {
+    store_first(g + i, gradient(i, count, position), count);
+  };
+  if (!past_caches) return group.for_vectors<Real>(put);
+  const int64_t before = elements_before_vector<Real>(g);
+  const int64_t head = before < group.size ? before : group.size;
+  group.for_vectors<Real>(0, head, put);
+  group.for_vectors<Real>(head, group.size, [&](int64_t i, auto count, Unsigned<Real> position) {
+    if constexpr (std::is_integral_v<decltype(count)>)
+      put(i, count, position);
+    else
+      store_past_caches(g + i, gradient(i, count, position));
   });
 }
 

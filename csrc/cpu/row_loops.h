@@ -122,6 +122,14 @@ struct Again {
   }
 };
 
+// How many elements precede the first whole vector in memory from `to` on.
+template <typename Real, typename Stored>
+inline int64_t elements_before_vector(const Stored* to) {
+  constexpr int64_t kBytes = Lanes<Real>::kCount * sizeof(Stored);
+  const int64_t misaligned = reinterpret_cast<uintptr_t>(to) % kBytes;
+  return misaligned ? (kBytes - misaligned) / int64_t{sizeof(Stored)} : 0;
+}
+
 // g = factor * e + offset.
 template <typename Real, typename Exponentials, typename Stored>
 inline void scale(Exponentials e, int64_t n, Real factor, Real offset, Stored* g,
@@ -129,9 +137,7 @@ inline void scale(Exponentials e, int64_t n, Real factor, Real offset, Stored* g
   constexpr int kLanes = Lanes<Real>::kCount;
   int64_t i = 0;
   if (past_caches) {
-    constexpr int64_t kLine = kLanes * sizeof(Stored);
-    const int64_t misaligned = reinterpret_cast<uintptr_t>(g) % kLine;
-    const int64_t head = misaligned ? (kLine - misaligned) / int64_t{sizeof(Stored)} : 0;
+    const int64_t head = elements_before_vector<Real>(g);
     if (head + kLanes <= n) {
       if (head) store_first(g, e.at(0) * factor + offset, head);
       for (i = head; i + kLanes <= n; i += kLanes)
