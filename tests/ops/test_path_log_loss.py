@@ -10,7 +10,16 @@ import pytest
 import torch
 import trees
 from backend import Backend, kernels_give_nan, many_rows
-from cases import DTYPES, Case, call, check, expected, interval_case, tree_case
+from cases import (
+    DTYPES,
+    Case,
+    call,
+    check,
+    expected,
+    in_column_order,
+    interval_case,
+    tree_case,
+)
 from oracle import ROUNDOFF, assert_grad_close, assert_loss_close, to_real
 
 from hace_kernels.ops import path_log_loss
@@ -294,14 +303,22 @@ def test_many_rows_of_few_classes(
 @pytest.mark.thorough
 @pytest.mark.not_on("reference", reason="PyTorch stores its results")
 @many_rows
+@pytest.mark.parametrize(
+    ("width", "shuffle"), [(10_007, False), (140_003, True)], ids=["ordered", "shuffled"]
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_gradient_larger_than_the_caches(backend: Backend, dtype: torch.dtype) -> None:
+def test_gradient_larger_than_the_caches(
+    backend: Backend, rng: np.random.Generator, dtype: torch.dtype, width: int, shuffle: bool
+) -> None:
     """Kernels may store gradients of 40 MB and more, with rows at every offset, in another way."""
-    width, distinct = 10_007, 7
+    distinct = 7
     paths = [
-        [(leaf, leaf + 1, 0.5), (leaf - 3, leaf + 2, 0.3), (8, 9999, 0.2)] for leaf in (50, 9000)
+        [(leaf, leaf + 1, 0.5), (leaf - 3, leaf + 2, 0.3), (8, width - 8, 0.2)]
+        for leaf in (50, 9000)
     ]
     case = interval_case(width, paths)
+    if shuffle:
+        case = in_column_order(case, rng.permutation(width))
     copies = 42 * 2**20 // (distinct * width * dtype.itemsize)
     few, target = case.logits(distinct, dtype), torch.arange(distinct) % 2
     loss, grad = call(case, few.repeat(copies, 1), target.repeat(copies), backend, reduction="none")
