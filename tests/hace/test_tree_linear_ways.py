@@ -51,12 +51,14 @@ SHAPES: dict[str, Callable[[np.random.Generator], trees.Tree]] = {
 }
 
 
-@pytest.fixture(params=["logits", "parts", "vectors"])
+WAYS = ["logits", "parts", "vectors"]
+
+
+@pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Makes all layers of the test go one way."""
-    monkeypatch.setattr(tree_linear, "_FEW_LOGITS", 2**40 if request.param == "logits" else -1)
-    many = request.param == "vectors"
-    monkeypatch.setattr(TreeLinear, "_has_many_rows", lambda self, input: many)
+    number = WAYS.index(request.param)
+    monkeypatch.setattr(tree_linear, "_way", lambda *sizes: number)
     return str(request.param)
 
 
@@ -84,6 +86,8 @@ def test_ways(rng: np.random.Generator, way: str, shape: str, where: str) -> Non
 def test_shapes_of_input(rng: np.random.Generator, way: str) -> None:
     tree = with_classes(trees.random_tree(rng, 50, roots=2), "first", rng)
     layer = TreeLinear(130, hierarchy_of(tree), dtype=torch.float64)
+    empty = TreeLinear(0, hierarchy_of(tree))
+    assert torch.equal(empty(torch.empty(2, 3, 0))[1, 2], empty.to_linear().bias)
     for shape in ((130,), (3, 5, 130), (0, 2, 130)):
         x = torch.randn(shape, dtype=torch.float64)
         assert way in node_of(layer(x)).lower()
@@ -174,3 +178,16 @@ def test_classes_elsewhere(rng: np.random.Generator, kind: str) -> None:
     layer = TreeLinear(5, hierarchy_of(tree), dtype=torch.float64)
     assert layer._class_rows is None
     check(layer, tree.reach(), torch.randn(3, 5, dtype=torch.float64))
+
+
+def test_which_way(rng: np.random.Generator) -> None:
+    """Few logits; more logits than vectors; fewer; and nearly as many inner nodes as classes."""
+    for branching, rows, features, way in (
+        ([10, 10, 10], 16, 128, "logits"),
+        ([10, 10, 10], 300, 16, "vectors"),
+        ([10, 10, 100], 16, 128, "parts"),
+        ([2] * 10, 64, 128, "vectors"),
+    ):
+        tree = with_classes(trees.balanced(branching), "first", rng)
+        layer = TreeLinear(features, hierarchy_of(tree))
+        assert way in node_of(layer(torch.randn(rows, features))).lower()

@@ -208,11 +208,10 @@ class TreeLinear(HierarchyState):
         weight, bias = self.weight, self.bias
         if torch.compiler.is_compiling() or is_traced():
             return self._sum_logits(input, weight, bias)
-        sum_vectors = self._has_many_rows(input)
         classes = self._class_rows if self.backend in ("auto", "cpu") else None
         if classes is not None and takes_linear_of_nodes(input, weight, bias):
-            return linear_of_nodes(input, weight, bias, classes, sum_vectors, self._sum_logits)
-        if sum_vectors:
+            return linear_of_nodes(input, weight, bias, classes, self._sum_logits)
+        if self._has_many_rows(input):
             bias = None if bias is None else self._sum_down(bias[None]).view(-1)
             return F.linear(input, self._sum_down(weight.T).T, bias)
         return self._sum_logits(input, weight, bias)
