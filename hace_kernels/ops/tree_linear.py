@@ -49,6 +49,11 @@ class ClassRows(NamedTuple):
     inner: slice
     own: slice
 
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return int(max(self.inner.stop, self.own.stop))
+
     @classmethod
     def of(cls, table: TreeTable) -> ClassRows | None:
         """The classes of this tree; None where they lie otherwise, or without the C++ kernels."""
@@ -128,21 +133,31 @@ def linear_of_nodes(
 class _LinearOfNodes(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        rows, weight, bias, *more = ctx.saved_tensors
         needed = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled() or in_func_transform() or _is_legacy_batched(grad):
-            found = _gradients_of(ctx.plain, (rows, weight, bias), needed, grad)
+            found = _gradients_of(ctx, needed, grad)
         else:
             with below_autograd():
                 grad = grad if grad.stride(1) == 1 else grad.contiguous()
-                found = ctx.gradients(ctx.classes, needed, grad, rows, weight, bias, *more)
+                found = ctx.gradients(ctx.classes, needed, grad, *ctx.saved_tensors)
         return (*found, None, None)
 
 
 def _keep(
-    ctx: Any, gradients: Callable[..., Any], classes: ClassRows, plain: Plain, *tensors: Any
+    ctx: Any,
+    gradients: Callable[..., Any],
+    classes: ClassRows,
+    plain: Plain,
+    tensors: tuple[Tensor, Tensor, Tensor | None],
+    of_classes: Tensor | None = None,
 ) -> None:
-    ctx.save_for_backward(*tensors)
+    """Keeps what gradients depend on, as `nn.Linear` does: any other tensor may change or go."""
+    rows, weight, bias = tensors
+    of_rows, of_weight, _ = ctx.needs_input_grad[:3]
+    ctx.save_for_backward(
+        rows if of_weight else None, weight if of_rows else None, of_classes if of_rows else None
+    )
+    ctx.shapes = rows.shape, weight.shape, None if bias is None else bias.shape
     ctx.gradients, ctx.classes, ctx.plain = gradients, classes, plain
 
 
@@ -156,7 +171,7 @@ class _ByLogits(_LinearOfNodes):
         classes: ClassRows,
         plain: Plain,
     ) -> Tensor:
-        _keep(ctx, _gradients_by_logits, classes, plain, rows, weight, bias)
+        _keep(ctx, _gradients_by_logits, classes, plain, (rows, weight, bias))
         with below_autograd():
             of_nodes = F.linear(rows, weight, bias)
             logits: Tensor = _nodes_down(of_nodes, classes.bound)
@@ -169,7 +184,7 @@ def _gradients_by_logits(
     grad: Tensor,
     rows: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
+    _of_classes: None,
 ) -> tuple[Tensor | None, ...]:
     of_nodes = _nodes_up(grad, classes.bound)
     return (
@@ -189,7 +204,7 @@ class _ByParts(_LinearOfNodes):
         classes: ClassRows,
         plain: Plain,
     ) -> Tensor:
-        _keep(ctx, _gradients_by_parts, classes, plain, rows, weight, bias)
+        _keep(ctx, _gradients_by_parts, classes, plain, (rows, weight, bias))
         with below_autograd():
             inner_bias = None if bias is None else bias[classes.inner]
             own_bias = None if bias is None else bias[classes.own].contiguous()
@@ -204,18 +219,18 @@ def _gradients_by_parts(
     grad: Tensor,
     rows: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
+    _of_classes: None,
 ) -> tuple[Tensor | None, ...]:
     above = _gather_up(grad, classes.bound)
     grad_rows = grad_weight = grad_bias = None
     if needed[0]:
         grad_rows = grad.mm(weight[classes.own]).addmm_(above, weight[classes.inner])
     if needed[1]:
-        grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        grad_weight = grad.new_empty(classes.num_nodes, rows.shape[1])
         torch.mm(grad.t(), rows, out=grad_weight[classes.own])
         torch.mm(above.t(), rows, out=grad_weight[classes.inner])
     if needed[2]:
-        grad_bias = grad.new_empty(weight.shape[0])
+        grad_bias = grad.new_empty(classes.num_nodes)
         torch.sum(grad, 0, out=grad_bias[classes.own])
         torch.sum(above, 0, out=grad_bias[classes.inner])
     return grad_rows, grad_weight, grad_bias
@@ -237,8 +252,8 @@ class _ByVectors(_LinearOfNodes):
             own_bias = None
             if bias is not None:
                 own_bias = _nodes_down(bias[None], classes.bound)[0]
-            kept = of_classes if ctx.needs_input_grad[0] else None
-            _keep(ctx, _gradients_by_vectors, classes, plain, rows, weight, bias, kept)
+            tensors = rows, weight, bias
+            _keep(ctx, _gradients_by_vectors, classes, plain, tensors, of_classes)
             return F.linear(rows, of_classes, own_bias)
 
 
@@ -247,15 +262,14 @@ def _gradients_by_vectors(
     needed: tuple[bool, ...],
     grad: Tensor,
     rows: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    of_classes: Tensor | None,
+    _weight: Tensor,
+    of_classes: Tensor,
 ) -> tuple[Tensor | None, ...]:
     grad_rows = grad_weight = grad_bias = None
-    if of_classes is not None:
+    if needed[0]:
         grad_rows = grad.mm(of_classes)
     if needed[1]:
-        grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        grad_weight = grad.new_empty(classes.num_nodes, rows.shape[1])
         torch.mm(grad.t(), rows, out=grad_weight[classes.own])
         _vectors_up(grad_weight, classes.bound)
     if needed[2]:
@@ -274,17 +288,22 @@ _vectors_up = torch.ops.hace_kernels.tree_linear_vectors_up.default
 _sum_down = torch.ops.hace_kernels.tree_sum_down.default
 
 
-def _gradients_of(
-    plain: Plain,
-    tensors: tuple[Tensor, Tensor, Tensor | None],
-    needed: tuple[bool, ...],
-    grad: Tensor,
-) -> list[Tensor | None]:
+def _gradients_of(ctx: Any, needed: tuple[bool, ...], grad: Tensor) -> list[Tensor | None]:
     """The gradients of `plain`, which have derivatives of their own."""
     create_graph = torch.is_grad_enabled()
+    rows, weight, _ = ctx.saved_tensors
+
+    def argument(kept: Tensor | None, shape: torch.Size | None, is_needed: bool) -> Any:
+        if kept is not None:  # as a view: rows that come from the weight hide no path to it
+            return kept.view_as(kept)
+        if shape is None:
+            return None
+        zero = torch.zeros((), dtype=grad.dtype, device=grad.device)
+        return zero.expand(shape).requires_grad_(is_needed)  # no gradient depends on it
+
     with torch.enable_grad():
-        value = plain(*tensors)
-    pairs = zip(tensors, needed, strict=True)
-    which = [x for x, is_needed in pairs if is_needed and x is not None]
+        tensors = list(map(argument, (rows, weight, None), ctx.shapes, needed))
+        value = ctx.plain(*tensors)
+    which = [x for x, is_needed in zip(tensors, needed, strict=True) if is_needed]
     found = iter(torch.autograd.grad(value, which, grad, create_graph=create_graph))
     return [next(found) if is_needed else None for is_needed in needed]

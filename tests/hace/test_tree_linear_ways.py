@@ -191,3 +191,77 @@ def test_which_way(rng: np.random.Generator) -> None:
         tree = with_classes(trees.balanced(branching), "first", rng)
         layer = TreeLinear(features, hierarchy_of(tree))
         assert way in node_of(layer(torch.randn(rows, features))).lower()
+
+
+@pytest.fixture
+def tied(rng: np.random.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function of the weight, of which the rows are made, too."""
+    tree = with_classes(trees.random_tree(rng, 6, roots=2), "first", rng)
+    layer = TreeLinear(3, hierarchy_of(tree), dtype=torch.float64)
+    layer.bias.requires_grad_(False)
+
+    def squares(weight: torch.Tensor) -> torch.Tensor:
+        rows = weight[:4].sin()
+        logits = torch.func.functional_call(layer, {"weight": weight}, (rows,))
+        return logits.square().sum()
+
+    squares.weight = layer.weight.detach().clone().requires_grad_()  # type: ignore[attr-defined]
+    return squares
+
+
+def test_rows_that_come_from_the_weight(
+    way: str, tied: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """Each path from the weight counts once, also in a gradient that has derivatives."""
+    weight = tied.weight  # type: ignore[attr-defined]
+    assert torch.autograd.gradcheck(tied, weight)
+    (expected,) = torch.autograd.grad(tied(weight), weight)
+    (found,) = torch.autograd.grad(tied(weight), weight, create_graph=True)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+    assert torch.autograd.gradgradcheck(tied, weight)
+
+
+def test_what_no_gradient_depends_on_may_change(rng: np.random.Generator, way: str) -> None:
+    """As with nn.Linear: the weight, if the input needs no gradient, and the other way round."""
+    tree = with_classes(trees.random_tree(rng, 20), "last", rng)
+    layer, x = TreeLinear(5, hierarchy_of(tree)), torch.randn(6, 5)
+    for wanted, frozen in ((layer.weight, x), (x, layer.weight)):
+        frozen.requires_grad_(False)
+        logits = layer(x.detach() if wanted is not x else x.requires_grad_())
+        incoming = torch.randn(logits.shape)
+        (expected,) = torch.autograd.grad(logits, wanted, incoming, retain_graph=True)
+        kept = wanted.detach().clone()
+        with torch.no_grad():
+            wanted.zero_()
+        for create_graph in (True, False):
+            (found,) = torch.autograd.grad(
+                logits, wanted, incoming, retain_graph=True, create_graph=create_graph
+            )
+            torch.testing.assert_close(found, expected)
+        with torch.no_grad():
+            wanted.copy_(kept)
+
+
+def test_second_derivatives_with_frozen_arguments(rng: np.random.Generator, way: str) -> None:
+    tree = with_classes(trees.random_tree(rng, 4, roots=2), "last", rng)
+    layer = TreeLinear(2, hierarchy_of(tree), dtype=torch.float64)
+    names = [name for name, _ in layer.named_parameters()]
+
+    def outputs(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (x,))
+
+    inputs = torch.randn(3, 2, dtype=torch.float64), *layer.parameters()
+    for frozen in range(3):
+        some = [y.detach().requires_grad_(i != frozen) for i, y in enumerate(inputs)]
+        assert torch.autograd.gradcheck(outputs, some, check_batched_grad=True)
+        assert torch.autograd.gradgradcheck(outputs, some)
+
+
+def test_backend_of_the_environment(
+    rng: np.random.Generator, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = with_classes(trees.random_tree(rng, 20), "first", rng)
+    layer, x = TreeLinear(5, hierarchy_of(tree)), torch.randn(6, 5)
+    assert way in node_of(layer(x)).lower()
+    monkeypatch.setenv("HACE_BACKEND", "reference")
+    assert way not in node_of(layer(x)).lower()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import hace_kernels
 from hace_kernels import loss_dtype
+from hace_kernels.backends import asked_backend
 from hace_kernels.eager import eager
 from hace_kernels.exporting import is_traced
 from hace_kernels.linear import NodeSums, OnWeightGrad, linear_topk
@@ -208,7 +209,7 @@ class TreeLinear(HierarchyState):
         weight, bias = self.weight, self.bias
         if torch.compiler.is_compiling() or is_traced():
             return self._sum_logits(input, weight, bias)
-        classes = self._class_rows if self.backend in ("auto", "cpu") else None
+        classes = self._class_rows if asked_backend(self.backend) in ("auto", "cpu") else None
         if classes is not None and takes_linear_of_nodes(input, weight, bias):
             return linear_of_nodes(input, weight, bias, classes, self._sum_logits)
         if self._has_many_rows(input):
