@@ -26,9 +26,9 @@
 // If the table lists the rings' columns, rows without entropy or eps go by rows_by_words.h.
 //
 // Memory traffic of a row in float32: the logits are read once (4C), their exponentials are in a
-// scratch row in the cache (or, of very long rows, the logits' last part is), and the gradient is
-// written once (4C). If columns are not in the order
-// of positions, these are read too (4C twice, the same for all rows, from the cache).
+// scratch row in the cache, and the gradient is written once (4C). If columns are not in the order
+// of positions, these are read too (4C twice, the same for all rows, from the cache). Rows beyond
+// the L2 cache read the logits again instead of exponentials (4C, from the next cache).
 
 #include <cstring>
 
