@@ -54,7 +54,7 @@ class Targets(NamedTuple):
             table = table._replace(spread=spread, row_spread=0.0)
         if weight is None:
             return table
-        weight = widened(weight)
+        weight = widened(weight).contiguous()
         unit = table.unit.index_put((self.unit_place,), weight[self.unit_target])
         # Soft labels put their mass on classes, where `unit` multiplies it.
         share = table.share * weight if table.soft_labels is None else table.share

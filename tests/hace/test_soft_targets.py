@@ -656,6 +656,17 @@ def test_weight_may_change_afterwards(backend: Backend, tree: trees.Tree) -> Non
         torch.testing.assert_close(module(logits, target), 2 * before)
 
 
+@many_rows
+def test_weight_may_have_any_strides(backend: Backend, tree: trees.Tree) -> None:
+    weight = torch.rand(tree.num_classes, 2, dtype=torch.float64)[:, 1]
+    logits = logits_for(tree, 6)
+    for module, target in soft_modules(tree, backend=backend.name).values():
+        module.weight = weight.contiguous()
+        expected = module(logits, target)
+        module.weight = weight
+        assert torch.equal(module(logits, target), expected)
+
+
 @pytest.mark.parametrize("kind", ["smoothed", "soft", "pair", "probabilities"])
 def test_autocast(tree: trees.Tree, kind: str) -> None:
     """Layers return bfloat16, the loss is float32, and gradients reach float32 parameters."""
