@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["in_forward_mode", "in_func_transform", "in_transform", "is_differentiated"]
+__all__ = [
+    "in_forward_mode",
+    "in_func_transform",
+    "in_transform",
+    "is_differentiated",
+    "without_levels",
+]
 
 #: Whether one of torch.func's transforms is active.
 in_func_transform = torch._C._are_functorch_transforms_active
@@ -40,3 +48,16 @@ def _is_differentiated_inside(tensor: Tensor) -> bool:
         if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             return False
         tensor = torch._C._functorch.get_unwrapped(tensor)
+
+
+def without_levels(x: Any) -> Any:
+    """Tensors, also those in lists and tuples, without the levels of `torch.func` they came from.
+
+    What is computed inside a transform belongs to its level, and cannot be used once that has
+    ended. For constants: nothing may be differentiated in them.
+    """
+    if isinstance(x, (list, tuple)):
+        return type(x)(map(without_levels, x))
+    while isinstance(x, Tensor) and torch._C._functorch.is_gradtrackingtensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..exporting import in_onnx_export, is_traced
 from ..rows import as_rows, laid_out_like
 from ..target_errors import translated
-from ..transforms import in_forward_mode, in_func_transform, in_transform
+from ..transforms import in_forward_mode, in_func_transform, in_transform, without_levels
 
 __all__ = [
     "Constant",
@@ -71,7 +71,8 @@ class RowOp:
             if in_transform():
                 if _is_forward_over_forward():
                     return self.reference(rows, rest)
-                value = _Value.apply(self, Constant(rest), *rows)  # type: ignore[no-untyped-call]
+                constant = Constant(without_levels(rest))
+                value = _Value.apply(self, constant, *rows)  # type: ignore[no-untyped-call]
             elif rows[0].requires_grad and torch.is_grad_enabled():
                 value = Eager.apply(self, rest, *rows)  # type: ignore[no-untyped-call]
             else:

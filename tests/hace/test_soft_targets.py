@@ -6,6 +6,7 @@ import copy
 import itertools
 import pickle
 import tracemalloc
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -665,6 +666,18 @@ def test_weight_may_have_any_strides(backend: Backend, tree: trees.Tree) -> None
         expected = module(logits, target)
         module.weight = weight
         assert torch.equal(module(logits, target), expected)
+
+
+@many_rows
+def test_derivative_after_its_transform_has_ended(backend: Backend, tree: trees.Tree) -> None:
+    """Class weights make a table in each call; the one of a nested transform has to outlive it."""
+    for kind, (module, target) in soft_modules(tree, backend=backend.name, reduction="sum").items():
+        logits, direction = logits_for(tree, 6), torch.randn(6, tree.num_classes).double()
+        _, pull = torch.func.vjp(torch.func.grad(partial(module, target=target)), logits)
+        x = logits.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(module(x, target), x, create_graph=True)
+        (expected,) = torch.autograd.grad(gradient, x, direction)
+        torch.testing.assert_close(pull(direction)[0], expected, msg=kind)
 
 
 @pytest.mark.parametrize("kind", ["smoothed", "soft", "pair", "probabilities"])
