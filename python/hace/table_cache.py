@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch._compile import _disable_dynamo
 from torch.utils._python_dispatch import _disable_current_modes
+
+from hace_kernels.transforms import in_func_transform
 
 __all__ = ["PerDevice", "TableCache", "outside_modes"]
 
@@ -24,7 +27,10 @@ _CPU = torch.device("cpu")
 
 
 def outside_modes(make: Callable[[], T]) -> T:
-    """Runs `make` outside tracing, fake tensors and inference mode, which a table outlives."""
+    """Runs `make` outside tracing, transforms, fake tensors and inference mode.
+
+    A table outlives all of these.
+    """
     # A compiler that is not imported traces nothing; importing it takes more than a second.
     if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules:
         return _untraced(make)
@@ -32,8 +38,17 @@ def outside_modes(make: Callable[[], T]) -> T:
 
 
 def _outside_modes(make: Callable[[], T]) -> T:
-    with torch.inference_mode(False), torch.no_grad(), _disable_current_modes():
+    with torch.inference_mode(False), torch.no_grad(), _disable_current_modes(), _no_transform():
         return make()
+
+
+def _no_transform() -> AbstractContextManager[Any]:
+    """Outside all of torch.func's transforms: else the tensors made there end with them."""
+    if not in_func_transform():
+        return nullcontext()
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()
 
 
 @_disable_dynamo  # which imports the compiler at the first call

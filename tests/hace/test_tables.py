@@ -373,3 +373,17 @@ def test_cached_table_of_a_dag_is_traced() -> None:
 
     compiled = torch.compile(use, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), use(x))
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.hessian, torch.func.vmap])
+def test_tables_made_inside_a_transform(transform: Any) -> None:
+    """They are kept, and serve calls after it."""
+    tree = hace.Hierarchy.from_paths([f"{transform.__name__}/cat", "animal/dog", "car"])
+    target, logits = torch.tensor([0, 2]), torch.randn(2, 3, dtype=torch.float64)
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return hace.functional.hace_loss(logits, target, tree)
+
+    transform(loss)(logits[None] if transform is torch.func.vmap else logits)
+    expected = hace.functional.hace_loss(logits, target, tree, backend="reference")
+    torch.testing.assert_close(loss(logits), expected)
