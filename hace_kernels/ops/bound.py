@@ -80,9 +80,14 @@ class _BoundLoss:
         self._loss = op.bound(self._rest) if isinstance(op, LossOp) else None
         self._asked = asked
 
-
-def _is_plain(target: object, dtype: torch.dtype) -> bool:
-    return type(target) is Tensor and target.dtype == dtype and target.is_contiguous()
+    def _is_plain(self, target: object, dtype: torch.dtype, shape: Any) -> bool:
+        return (
+            type(target) is Tensor
+            and target.dtype == dtype
+            and target.shape == shape
+            and target.is_contiguous()
+            and target.device == self._device
+        )
 
 
 class BoundPathLogLoss(_BoundLoss):
@@ -107,7 +112,7 @@ class BoundPathLogLoss(_BoundLoss):
         super().__init__("path_log_loss", rest, table.device, table.num_classes, backend)
 
     def _targets(self, logits: Tensor, target: Any) -> tuple[Tensor | None, ...] | None:
-        return (target,) if _is_plain(target, torch.int64) else None
+        return (target,) if self._is_plain(target, torch.int64, logits.shape[:1]) else None
 
 
 class BoundTreeLogLoss(_BoundLoss):
@@ -134,21 +139,25 @@ class BoundTreeLogLoss(_BoundLoss):
         self._num_targets, self._takes_mass = table.num_targets, table.soft_labels is None
 
     def _targets(self, logits: Tensor, target: Any) -> tuple[Tensor | None, ...] | None:
+        num_rows = logits.shape[0]
         if isinstance(target, tuple):
-            return self._pair(*target) if len(target) == 2 else None
-        if _is_plain(target, torch.int64) and target.dim() == 1:
+            return self._pair(num_rows, *target) if len(target) == 2 else None
+        if self._is_plain(target, torch.int64, (num_rows,)):
             return None, target[:, None], None
         if (
             self._takes_mass
-            and _is_plain(target, loss_dtype(logits.dtype))
+            and self._is_plain(target, loss_dtype(logits.dtype), (num_rows, self._num_targets))
             and not target.requires_grad
         ):
             return target, None, None
         return None
 
-    def _pair(self, index: Any, weight: Any) -> tuple[Tensor | None, ...] | None:
-        if not _is_plain(index, torch.int64) or type(weight) is not Tensor:
+    def _pair(self, num_rows: int, index: Any, weight: Any) -> tuple[Tensor | None, ...] | None:
+        if type(index) is not Tensor or type(weight) is not Tensor or index.dim() != 2:
             return None
-        if weight.requires_grad or not weight.is_floating_point():
+        shape = (num_rows, index.shape[1])
+        if not self._is_plain(index, torch.int64, shape) or weight.requires_grad:
+            return None
+        if not self._is_plain(weight, weight.dtype, shape) or not weight.is_floating_point():
             return None
         return None, index, widened(weight)
