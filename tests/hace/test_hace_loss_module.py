@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import dags
 import numpy as np
 import pytest
 import torch
@@ -108,14 +109,21 @@ def test_repr_shows_what_was_asked_for(tree: hace.Hierarchy) -> None:
     assert len(text) < 500, "the repr contains the whole hierarchy"
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}], ids=["hard", "smoothed"])
+@pytest.mark.parametrize("shape", ["tree", "DAG"])
 def test_caller_may_change_the_weight_afterwards(
-    tree: hace.Hierarchy, logits: torch.Tensor, target: torch.Tensor
+    shape: str, options: dict[str, Any], tree: hace.Hierarchy
 ) -> None:
-    """Nothing derived from the weight is stored, so loading or moving it has an effect at once."""
-    module = hace.HACELoss(tree, weight=torch.ones(5), reduction="sum")
-    before = module(logits, target)
-    module.weight.mul_(2)
-    torch.testing.assert_close(module(logits, target), 2 * before)
+    """Nothing that follows from the weight is kept, so loading or changing it has an effect."""
+    hierarchy = tree if shape == "tree" else dags.hierarchy_of(dags.diamond())
+    num_classes = hierarchy.num_classes
+    logits, target = torch.randn(4, num_classes), torch.arange(4) % num_classes
+    module = hace.HACELoss(hierarchy, weight=torch.ones(num_classes), **options)
+    module(logits, target)
+    changed = torch.arange(1.0, num_classes + 1)
+    module.weight.copy_(changed)
+    expected = hace.HACELoss(hierarchy, weight=changed, **options)(logits, target)
+    torch.testing.assert_close(module(logits, target), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}], ids=["hard", "smoothed"])
